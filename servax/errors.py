@@ -1,0 +1,117 @@
+"""One root error for everything servax refuses; each child writes its own sentence.
+
+A refusal says what was given, what was expected and what to do. The command line prints
+``str(error)`` and leaves with ``error.exit_code``: 2 for bad use, 1 for work that failed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = [
+    "AudioError",
+    "CacheError",
+    "CheckpointError",
+    "CorpusError",
+    "LeakError",
+    "MissingExtraError",
+    "RecipeError",
+    "ServaxError",
+    "SettingError",
+    "ShapeError",
+    "nearest",
+]
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the allowed name closest to `given`, or ``""``."""
+    close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def closed(sentence: str) -> str:
+    """Return `sentence` with a full stop, unless it ends in a mark already."""
+    return sentence if sentence.endswith((".", "?", "!")) else f"{sentence}."
+
+
+class ServaxError(Exception):
+    """Root of all refusals; `exit_code` is what the command line leaves with."""
+
+    exit_code = 1
+
+
+class SettingError(ServaxError, ValueError):
+    """A setting has a value outside its rule: ``epsilon is -1, expected a number >= 0``."""
+
+    exit_code = 2
+
+    def __init__(self, name: str, value: object, expected: str) -> None:
+        super().__init__(f"{name} is {value!r}, expected {expected}.")
+
+    @classmethod
+    def choice(cls, name: str, value: object, allowed: Iterable[str]) -> SettingError:
+        """Refuse a name that is not one of `allowed`, and name the nearest one."""
+        names = sorted(allowed)
+        error = cls(name, value, f"one of {', '.join(names)}")
+        error.args = (error.args[0] + nearest(str(value), names),)
+        return error
+
+
+class ShapeError(ServaxError, ValueError):
+    """A tensor has the wrong shape: ``x has shape (3, 4), expected (B, 1, M, F)``."""
+
+    exit_code = 2
+
+    def __init__(self, name: str, shape: Iterable[int], expected: str) -> None:
+        super().__init__(f"{name} has shape {tuple(shape)}, expected {expected}.")
+
+
+class AudioError(ServaxError):
+    """A sound file cannot be used; the sentence starts with its path."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(closed(f"{path}: {reason}"))
+
+
+class CorpusError(ServaxError):
+    """A corpus, its labels or its files are not what the corpus file says."""
+
+
+class LeakError(CorpusError):
+    """A speaker or a recording stands in two parts of one fold."""
+
+
+class CheckpointError(ServaxError):
+    """Saved weights or a training checkpoint cannot be used; the sentence starts with its path."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(closed(f"{path}: {reason}"))
+
+
+class CacheError(ServaxError):
+    """A cache folder cannot be written or read; the sentence starts with its path."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(closed(f"{path}: {reason}"))
+
+
+class RecipeError(ServaxError):
+    """A recipe cannot be run as it is written; the sentence starts with its path."""
+
+    exit_code = 2
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(closed(f"{path}: {reason}"))
+
+
+class MissingExtraError(ServaxError):
+    """An optional part is not installed; the sentence says how to install it."""
+
+    exit_code = 2
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"{package} is not installed: run pip install 'servax[{extra}]' and try again."
+        )
