@@ -1,0 +1,312 @@
+"""Sound in and out: any file libsndfile reads becomes mono float32 at one rate.
+
+Reading stands on soundfile (libsndfile: WAV, FLAC, OGG, MP3, AIFF, AU, CAF, …), resampling on soxr
+at its HQ setting. A file that is missing, empty, cut off, not sound, or that holds NaN is refused
+in one sentence that starts with its path; nothing is repaired silently, because a recogniser
+trained on half a recording learns half a recording.
+
+What counts as cut off differs by container. WAV, AIFF, AU and CAF state the size of their data,
+which libsndfile compares with the file ("should be"); the sizes that programs write when they
+stream to a pipe (0 and anything from 0x7FFFF000 up) claim nothing and are accepted. FLAC and MP3
+state a number of frames, OGG marks its last page.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+
+from servax.errors import AudioError, SettingError
+
+__all__ = ["Sound", "duration_seconds", "fingerprint", "inspect", "read", "write"]
+
+Samples = npt.NDArray[np.float32]
+
+LOWEST_RATE = 1_000
+HIGHEST_RATE = 768_000
+STREAMED_SIZE = 0x7FFF_F000
+"""Data sizes from here up (SoX: 0x7FFFF000 …, FFmpeg: 0xFFFFFFFF) mean "written to a pipe"."""
+END_SLACK_SECONDS = 0.1
+"""How far an `end` may lie behind the last sample: tables round their times."""
+MP3_SLACK_FRAMES = 1152
+"""MP3 counts samples in blocks of 1152 and pads at both ends."""
+LFS_POINTER = b"version https://git-lfs"
+WITHOUT_SIZE = b"data\0\0\0\0"
+MALFORMED = 3
+"""SF_ERR_MALFORMED_FILE of sndfile.h."""
+NOT_SOUND = "is not sound that libsndfile reads (WAV, FLAC, OGG, MP3, AIFF, …)"
+WRITABLE = {".wav": "WAV", ".flac": "FLAC"}
+SIZE_LINE = re.compile(
+    r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
+)
+
+
+def read(
+    path: str | Path, *, sample_rate: int = 16_000, start: float = 0.0, end: float | None = None
+) -> Samples:
+    """Return the sound between two times as one channel at one rate.
+
+    Args:
+        path: Any file libsndfile reads; channels are averaged.
+        sample_rate: Rate of the result, in hertz.
+        start: First moment wanted, in seconds.
+        end: Moment after the last one wanted, in seconds; None or NaN reads to the end.
+
+    Returns:
+        Samples (T,), float32; full scale is ±1, and float files may go beyond it.
+
+    Raises:
+        AudioError: The file is missing, empty, cut off, not sound, holds NaN or infinity, or has
+            no samples between `start` and `end`.
+        SettingError: `sample_rate`, `start` or `end` is outside its rule.
+    """
+    _check_rate(sample_rate)
+    frames, native_rate = _decode(Path(path), start, end)
+    mono = frames.mean(axis=1, dtype=np.float32)  # (T,)
+    if native_rate != sample_rate:
+        mono = soxr.resample(mono, native_rate, sample_rate, quality="HQ")
+    if mono.size == 0:
+        raise AudioError(path, f"holds less than one sample at {sample_rate} Hz")
+    return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def write(
+    path: str | Path, waveform: npt.ArrayLike, sample_rate: int, *, subtype: str = "PCM_16"
+) -> None:
+    """Write one channel as WAV or FLAC; the file appears whole or not at all.
+
+    Args:
+        path: Ends in ``.wav`` or ``.flac``; its folder must exist.
+        waveform: Samples (T,), full scale ±1; integer formats clip beyond it.
+        sample_rate: In hertz.
+        subtype: Sample format in libsndfile's words: ``PCM_16``, ``PCM_24``, ``FLOAT``, …
+
+    Raises:
+        AudioError: The waveform is empty, not (T,), or holds NaN or infinity; the folder is
+            missing; the container cannot hold `subtype`.
+        SettingError: `sample_rate` is outside its rule.
+    """
+    path = Path(path)
+    _check_rate(sample_rate)
+    samples = np.asarray(waveform)
+    if samples.ndim != 1 or samples.size == 0:
+        raise AudioError(path, f"cannot write samples of shape {samples.shape}, expected (T,)")
+    if not np.isfinite(samples).all():
+        raise AudioError(path, "refuses to write NaN or infinite samples")
+    container = WRITABLE.get(path.suffix.lower())
+    if container is None:
+        raise AudioError(path, f"cannot write {path.suffix or 'no suffix'}, use .wav or .flac")
+    if not soundfile.check_format(container, subtype):
+        raise AudioError(path, f"{container} cannot hold {subtype!r} samples")
+    if not path.parent.is_dir():
+        raise AudioError(path, "its folder does not exist, create it first")
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
+            whole = Path(folder) / path.name
+            soundfile.write(whole, samples, sample_rate, format=container, subtype=subtype)
+            whole.replace(path)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise AudioError(path, f"cannot be written ({error})") from None
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What a decoded file turned out to hold."""
+
+    fingerprint: str
+    """SHA-256 of rate, channels and native-rate samples: equal sound, equal hash."""
+    seconds: float
+    """How long it plays."""
+    sample_rate: int
+    """Native rate, in hertz."""
+    channels: int
+    """Number of channels before they are averaged."""
+    peak: float
+    """Largest absolute sample; 0 is digital silence, 1 full scale."""
+
+
+def inspect(path: str | Path, *, start: float = 0.0, end: float | None = None) -> Sound:
+    """Decode a file once and say what it holds.
+
+    Args:
+        path: Any file that `read` reads.
+        start: First moment, in seconds.
+        end: Moment after the last one, in seconds; None or NaN for the end.
+
+    Raises:
+        AudioError: As `read`.
+    """
+    frames, rate = _decode(Path(path), start, end)  # (T, channels)
+    digest = hashlib.sha256(f"{rate} {frames.shape[1]} ".encode())
+    digest.update((frames + np.float32(0.0)).astype("<f4").tobytes())  # -0.0 and 0.0 sound alike
+    return Sound(
+        fingerprint=digest.hexdigest(),
+        seconds=len(frames) / rate,
+        sample_rate=rate,
+        channels=frames.shape[1],
+        peak=float(np.abs(frames).max()),
+    )
+
+
+def fingerprint(path: str | Path, *, start: float = 0.0, end: float | None = None) -> str:
+    """Return a hash of the decoded sound: equal samples, equal hash, whatever the container.
+
+    Args:
+        path: Any file that `read` reads.
+        start: First moment, in seconds.
+        end: Moment after the last one, in seconds; None or NaN for the end.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        AudioError: As `read`.
+    """
+    return inspect(path, start=start, end=end).fingerprint
+
+
+def duration_seconds(path: str | Path) -> float:
+    """Return how long a file plays, in seconds, from its header alone.
+
+    Raises:
+        AudioError: The file is missing, empty, not sound or visibly cut off.
+    """
+    with _open(Path(path)) as sound:
+        return float(sound.frames / sound.samplerate)
+
+
+def _decode(path: Path, start: float, end: float | None) -> tuple[Samples, int]:
+    """Return samples (T, channels) at the native rate, and that rate."""
+    _check_times(start, end)
+    with _open(path) as sound:
+        rate = int(sound.samplerate)
+        duration = sound.frames / rate
+        first = round(start * rate)
+        last = sound.frames
+        if end is not None and not math.isnan(end):
+            if end > duration + END_SLACK_SECONDS:
+                raise AudioError(path, f"ends at {duration:.3f} s, before the asked {end:.3f} s")
+            last = min(round(end * rate), sound.frames)
+        if first >= last:
+            raise AudioError(
+                path, f"has no samples from {start:.3f} s on, it is {duration:.3f} s long"
+            )
+        slack = MP3_SLACK_FRAMES if sound.format == "MP3" and last == sound.frames else 0
+        try:
+            sound.seek(first)
+            frames = sound.read(last - first, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            reason = str(error.error_string).strip(" .")
+            raise AudioError(path, f"is damaged or cut off ({reason})") from None
+    if len(frames) < last - first - slack or len(frames) == 0:
+        raise AudioError(
+            path, f"is cut off: {len(frames)} samples of the {last - first} its header promises"
+        )
+    if not np.isfinite(frames).all():
+        raise AudioError(path, "holds NaN or infinite samples")
+    return frames, rate
+
+
+def _open(path: Path) -> soundfile.SoundFile:
+    """Return the opened file after every check that needs no decoding."""
+    head = _head(path)
+    if head.startswith(LFS_POINTER):
+        raise AudioError(path, "is a Git LFS pointer, not sound: run 'git lfs pull' beside it")
+    if head.startswith(b"OggS") and _ogg_is_cut(path):
+        raise AudioError(path, "is cut off: its last OGG page is missing")
+    unclosed = head.startswith(b"RIFF") and WITHOUT_SIZE in head
+    try:
+        sound = soundfile.SoundFile(_with_size(path) if unclosed else str(path))
+    except soundfile.LibsndfileError as error:
+        if error.code == MALFORMED:
+            raise AudioError(path, "is damaged or cut off (its header promises more)") from None
+        raise AudioError(path, NOT_SOUND) from None
+    except TypeError:  # a name that ends in .raw, without a rate
+        raise AudioError(path, NOT_SOUND) from None
+    try:
+        _check_header(path, sound)
+    except AudioError:
+        sound.close()
+        raise
+    return sound
+
+
+def _head(path: Path) -> bytes:
+    """Return the first bytes of what is a readable, non-empty, regular file, or refuse it."""
+    try:
+        if path.is_dir():
+            raise AudioError(path, "is a folder, expected a sound file")
+        if not path.exists():
+            raise AudioError(path, "does not exist")
+        if not path.is_file():
+            raise AudioError(path, "is not a regular file")
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise AudioError(repr(str(path)), f"cannot be opened ({reason})") from None
+    if not head:
+        raise AudioError(path, "is empty (0 bytes)")
+    return head
+
+
+def _with_size(path: Path) -> io.BytesIO:
+    """Return a WAV file whose data size was left at 0, with the size that means "streamed".
+
+    libsndfile takes 0xFFFFFFFF for "up to the end", but 0 for "no samples".
+    """
+    return io.BytesIO(path.read_bytes().replace(WITHOUT_SIZE, b"data\xff\xff\xff\xff", 1))
+
+
+def _check_header(path: Path, sound: soundfile.SoundFile) -> None:
+    """Refuse an absurd rate, a promise of more data than there is, and no samples at all."""
+    if not LOWEST_RATE <= sound.samplerate <= HIGHEST_RATE:
+        raise AudioError(
+            path,
+            f"has a sample rate of {sound.samplerate} Hz, expected {LOWEST_RATE} to {HIGHEST_RATE}",
+        )
+    for claimed, found in SIZE_LINE.findall(sound.extra_info):
+        if int(found) < int(claimed) < STREAMED_SIZE:
+            raise AudioError(
+                path, f"is cut off: {found} bytes of the {claimed} its header promises"
+            )
+    if sound.frames <= 0:
+        raise AudioError(path, "holds no samples")
+
+
+def _ogg_is_cut(path: Path) -> bool:
+    """Tell whether the last page is incomplete or lacks the end-of-stream flag (RFC 3533)."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 2 * 65_307))  # the largest page has 65 307 bytes
+        tail = file.read()
+    page = tail[tail.rfind(b"OggS") :]
+    if len(page) < 27 or len(page) < 27 + page[26]:
+        return True
+    body = sum(page[27 : 27 + page[26]])
+    return len(page) < 27 + page[26] + body or not page[5] & 0x04
+
+
+def _check_rate(sample_rate: int) -> None:
+    if not LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
+        raise SettingError(
+            "sample_rate", sample_rate, f"a number of hertz from {LOWEST_RATE} to {HIGHEST_RATE}"
+        )
+
+
+def _check_times(start: float, end: float | None) -> None:
+    if not (math.isfinite(start) and start >= 0):
+        raise SettingError("start", start, "a number of seconds >= 0")
+    if end is not None and not math.isnan(end) and not (math.isfinite(end) and end > start):
+        raise SettingError("end", end, f"a number of seconds > start ({start})")

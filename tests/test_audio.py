@@ -1,0 +1,356 @@
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from servax import audio
+from servax.errors import AudioError, SettingError
+
+RATE = 16_000
+FORMATS = [
+    # suffix, container, subtype, largest error of a decoded sample
+    (".wav", "WAV", "PCM_U8", 2**-7),
+    (".wav", "WAV", "PCM_16", 2**-15),
+    (".wav", "WAV", "PCM_24", 2**-23),
+    (".wav", "WAV", "PCM_32", 2**-23),
+    (".wav", "WAV", "FLOAT", 0.0),
+    (".wav", "WAV", "DOUBLE", 0.0),
+    (".flac", "FLAC", "PCM_16", 2**-15),
+    (".flac", "FLAC", "PCM_24", 2**-23),
+    (".aiff", "AIFF", "PCM_16", 2**-15),
+    (".ogg", "OGG", "VORBIS", 0.1),
+    (".mp3", "MP3", "MPEG_LAYER_III", 0.1),
+]
+LOSSLESS = [entry for entry in FORMATS if entry[1] not in ("OGG", "MP3")]
+
+
+def tone(rate: int, seconds: float = 1.0, hertz: float = 440.0) -> np.ndarray:
+    time = np.arange(round(rate * seconds)) / rate
+    return 0.5 * np.sin(2 * np.pi * hertz * time)
+
+
+def refusal(path: Path, sentence: str) -> str:
+    return f"^{re.escape(f'{path}: {sentence}')}$"
+
+
+def cut(path: Path, share: float) -> Path:
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    return path
+
+
+@pytest.fixture
+def wav(tmp_path: Path) -> Path:
+    path = tmp_path / "tone.wav"
+    soundfile.write(path, tone(RATE), RATE, subtype="PCM_16")
+    return path
+
+
+@pytest.mark.parametrize(("suffix", "container", "subtype", "error"), FORMATS)
+def test_read_decodes(
+    tmp_path: Path, suffix: str, container: str, subtype: str, error: float
+) -> None:
+    path = tmp_path / f"tone{suffix}"
+    expected = tone(RATE).astype(np.float32)
+    soundfile.write(path, expected, RATE, format=container, subtype=subtype)
+    samples = audio.read(path)
+    assert samples.dtype == np.float32
+    assert samples.shape == (RATE,)
+    np.testing.assert_allclose(samples, expected, rtol=0, atol=error)
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000])
+def test_resampled_tone_is_the_tone_at_the_new_rate(tmp_path: Path, rate: int) -> None:
+    path = tmp_path / "tone.wav"
+    soundfile.write(path, tone(rate), rate, subtype="FLOAT")
+    samples = audio.read(path, sample_rate=RATE)
+    assert abs(len(samples) - RATE) <= 1
+    middle = slice(2_000, 14_000)  # away from the ends, where the filter sees silence
+    np.testing.assert_allclose(samples[middle], tone(RATE)[middle], rtol=0, atol=1e-4)
+
+
+def test_read_averages_channels(tmp_path: Path) -> None:
+    path = tmp_path / "stereo.wav"
+    left, right = tone(RATE), tone(RATE, hertz=1000)
+    soundfile.write(path, np.stack([left, right], axis=1), RATE, subtype="FLOAT")
+    np.testing.assert_allclose(audio.read(path), (left + right) / 2, atol=1e-7)
+
+
+def test_read_takes_the_stretch_between_two_times(tmp_path: Path) -> None:
+    path = tmp_path / "ramp.wav"
+    ramp = np.linspace(-1, 1, 8_000, dtype=np.float32)
+    soundfile.write(path, ramp, 8_000, subtype="FLOAT")
+    stretch = audio.read(path, sample_rate=8_000, start=0.25, end=0.5)
+    np.testing.assert_array_equal(stretch, ramp[2_000:4_000])
+    rest = audio.read(path, sample_rate=8_000, start=0.25, end=float("nan"))
+    np.testing.assert_array_equal(rest, ramp[2_000:])
+
+
+def test_an_end_just_behind_the_file_reads_to_the_end(wav: Path) -> None:
+    assert audio.read(wav, end=1.05).shape == (RATE,)
+
+
+def test_a_name_without_meaning_is_read_by_its_content(tmp_path: Path, wav: Path) -> None:
+    path = wav.rename(tmp_path / "tone.bin")
+    assert audio.read(path).shape == (RATE,)
+
+
+@pytest.mark.parametrize("claimed", [0, 0xFFFFFFFF, 0x7FFFF000, 0x7FFFFFFF - 36])
+def test_sizes_of_streamed_wav_files_are_accepted(wav: Path, claimed: int) -> None:
+    whole = bytearray(wav.read_bytes())
+    whole[4:8] = struct.pack("<I", claimed)
+    whole[40:44] = struct.pack("<I", claimed)
+    wav.write_bytes(whole)
+    assert audio.read(wav).shape == (RATE,)
+
+
+def test_bytes_behind_the_data_are_no_error(wav: Path) -> None:
+    wav.write_bytes(wav.read_bytes() + b"LIST\x04\x00\x00\x00abcd")
+    assert audio.read(wav).shape == (RATE,)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "sentence"),
+    [
+        (".wav", "is cut off: 15978 bytes of the 32000 its header promises."),
+        (".aiff", "is cut off: 15981 bytes of the 32008 its header promises."),
+        (".flac", "is damaged or cut off (Error : flac decoder lost sync)."),
+        (".ogg", "is cut off: its last OGG page is missing."),
+    ],
+)
+def test_a_file_cut_in_half_is_refused(tmp_path: Path, suffix: str, sentence: str) -> None:
+    path = tmp_path / f"half{suffix}"
+    soundfile.write(path, tone(RATE), RATE)
+    with pytest.raises(AudioError, match=refusal(path, sentence)):
+        audio.read(cut(path, 0.5))
+
+
+def test_a_malformed_header_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "half.caf"
+    soundfile.write(path, tone(RATE), RATE)
+    sentence = "is damaged or cut off (its header promises more)."
+    with pytest.raises(AudioError, match=refusal(path, sentence)):
+        audio.read(cut(path, 0.5))
+
+
+def test_a_wav_file_with_an_empty_data_chunk_holds_no_samples(wav: Path) -> None:
+    whole = wav.read_bytes()
+    wav.write_bytes(whole[:40] + b"\0\0\0\0")
+    with pytest.raises(AudioError, match=refusal(wav, "holds no samples.")):
+        audio.read(wav)
+
+
+def test_a_cut_mp3_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "half.mp3"
+    soundfile.write(path, tone(RATE), RATE)
+    with pytest.raises(AudioError, match=r"half\.mp3: is cut off: \d+ samples of the 16000 its"):
+        audio.read(cut(path, 0.5))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
+@pytest.mark.parametrize("suffix", [".wav", ".aiff", ".flac", ".ogg"])
+def test_no_cut_goes_unnoticed(tmp_path: Path, suffix: str, share: float) -> None:
+    path = tmp_path / f"part{suffix}"
+    noise = np.random.default_rng(0).normal(size=3 * RATE) * 0.1
+    soundfile.write(path, noise, RATE)
+    with pytest.raises(AudioError, match=f"^{re.escape(str(path))}: "):
+        audio.read(cut(path, share))
+
+
+def test_refuses_what_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "absent.wav"
+    with pytest.raises(AudioError, match=refusal(path, "does not exist.")):
+        audio.read(path)
+
+
+def test_refuses_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match=refusal(tmp_path, "is a folder, expected a sound file.")):
+        audio.read(tmp_path)
+
+
+def test_refuses_a_device() -> None:
+    path = Path("/dev/zero")
+    if not path.exists():
+        pytest.skip("this system has no /dev/zero")
+    with pytest.raises(AudioError, match=refusal(path, "is not a regular file.")):
+        audio.read(path)
+
+
+def test_refuses_an_empty_file(tmp_path: Path) -> None:
+    path = tmp_path / "empty.wav"
+    path.touch()
+    with pytest.raises(AudioError, match=refusal(path, "is empty (0 bytes).")):
+        audio.read(path)
+
+
+def test_refuses_a_file_without_samples(tmp_path: Path) -> None:
+    path = tmp_path / "none.wav"
+    soundfile.write(path, np.zeros(0), RATE)
+    with pytest.raises(AudioError, match=refusal(path, "holds no samples.")):
+        audio.read(path)
+
+
+@pytest.mark.parametrize("name", ["text.wav", "text.raw", "text"])
+def test_refuses_what_is_not_sound(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("This is a letter, not a recording.")
+    sentence = "is not sound that libsndfile reads (WAV, FLAC, OGG, MP3, AIFF, …)."
+    with pytest.raises(AudioError, match=refusal(path, sentence)):
+        audio.read(path)
+
+
+def test_names_a_git_lfs_pointer(tmp_path: Path) -> None:
+    path = tmp_path / "pointer.wav"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    sentence = "is a Git LFS pointer, not sound: run 'git lfs pull' beside it."
+    with pytest.raises(AudioError, match=refusal(path, sentence)):
+        audio.read(path)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_refuses_samples_that_are_no_numbers(tmp_path: Path, bad: float) -> None:
+    path = tmp_path / "bad.wav"
+    samples = np.zeros((100, 2))
+    samples[50, 1] = bad
+    soundfile.write(path, samples, RATE, subtype="FLOAT")
+    with pytest.raises(AudioError, match=refusal(path, "holds NaN or infinite samples.")):
+        audio.read(path)
+
+
+@pytest.mark.parametrize("rate", [1, 999, 1_000_000])
+def test_refuses_an_absurd_rate_in_the_header(tmp_path: Path, rate: int) -> None:
+    path = tmp_path / "absurd.wav"
+    soundfile.write(path, np.zeros(100), rate)
+    sentence = f"has a sample rate of {rate} Hz, expected 1000 to 768000."
+    with pytest.raises(AudioError, match=refusal(path, sentence)):
+        audio.read(path)
+
+
+def test_refuses_a_start_behind_the_end(wav: Path) -> None:
+    sentence = "has no samples from 2.000 s on, it is 1.000 s long."
+    with pytest.raises(AudioError, match=refusal(wav, sentence)):
+        audio.read(wav, start=2.0)
+
+
+def test_refuses_an_end_far_behind_the_file(wav: Path) -> None:
+    sentence = "ends at 1.000 s, before the asked 1.500 s."
+    with pytest.raises(AudioError, match=refusal(wav, sentence)):
+        audio.read(wav, end=1.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"start": -1.0}, "start is -1.0, expected a number of seconds >= 0."),
+        ({"start": float("nan")}, "start is nan, expected a number of seconds >= 0."),
+        ({"start": 0.5, "end": 0.5}, "end is 0.5, expected a number of seconds > start (0.5)."),
+        ({"end": float("inf")}, "end is inf, expected a number of seconds > start (0.0)."),
+        (
+            {"sample_rate": 0},
+            "sample_rate is 0, expected a number of hertz from 1000 to 768000.",
+        ),
+    ],
+)
+def test_refuses_settings(wav: Path, settings: dict[str, float], sentence: str) -> None:
+    with pytest.raises(SettingError, match=f"^{re.escape(sentence)}$"):
+        audio.read(wav, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_written_sound_reads_back(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"out{suffix}"
+    audio.write(path, tone(RATE), RATE, subtype="PCM_24")
+    np.testing.assert_allclose(audio.read(path), tone(RATE), rtol=0, atol=2**-23)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_integer_samples_clip_and_do_not_wrap(tmp_path: Path) -> None:
+    path = tmp_path / "loud.wav"
+    audio.write(path, np.array([2.0, -2.0, 0.5]), RATE)
+    np.testing.assert_allclose(audio.read(path), [1.0, -1.0, 0.5], atol=2**-15)
+
+
+@pytest.mark.parametrize(
+    ("name", "samples", "subtype", "sentence"),
+    [
+        ("a.wav", [0.0, np.nan], "PCM_16", "refuses to write NaN or infinite samples."),
+        ("a.wav", [], "PCM_16", "cannot write samples of shape (0,), expected (T,)."),
+        ("a.wav", [[0.0], [0.0]], "PCM_16", "cannot write samples of shape (2, 1), expected (T,)."),
+        ("a.mp3", [0.0], "PCM_16", "cannot write .mp3, use .wav or .flac."),
+        ("a", [0.0], "PCM_16", "cannot write no suffix, use .wav or .flac."),
+        ("a.flac", [0.0], "FLOAT", "FLAC cannot hold 'FLOAT' samples."),
+        ("no/a.wav", [0.0], "PCM_16", "its folder does not exist, create it first."),
+    ],
+)
+def test_refuses_to_write(
+    tmp_path: Path, name: str, samples: list[float], subtype: str, sentence: str
+) -> None:
+    path = tmp_path / name
+    with pytest.raises(AudioError, match=refusal(path, sentence)):
+        audio.write(path, samples, RATE, subtype=subtype)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "kept.wav"
+    audio.write(path, tone(RATE), RATE)
+    before = path.read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(soundfile, "write", full)
+    sentence = "cannot be written ([Errno 28] No space left on device)."
+    with pytest.raises(AudioError, match=refusal(path, sentence)):
+        audio.write(path, np.zeros(10), RATE)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["kept.wav"]
+
+
+def test_fingerprint_is_that_of_the_samples(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    samples = np.array([0.5, -0.25, -0.0], dtype=np.float32)
+    soundfile.write(path, samples, 8_000, subtype="FLOAT")
+    told = struct.pack("<3f", 0.5, -0.25, 0.0)
+    assert audio.fingerprint(path) == hashlib.sha256(b"8000 1 " + told).hexdigest()
+
+
+def test_fingerprint_does_not_depend_on_the_container(tmp_path: Path) -> None:
+    found = set()
+    for suffix, container, subtype, _ in LOSSLESS:
+        if subtype == "PCM_U8":
+            continue
+        path = tmp_path / f"{subtype}{suffix}"
+        samples = np.round(tone(RATE) * 2**15) / 2**15  # what 16 bits hold exactly
+        soundfile.write(path, samples, RATE, format=container, subtype=subtype)
+        found.add(audio.fingerprint(path))
+    assert len(found) == 1
+
+
+def test_fingerprint_tells_rate_stretch_and_a_single_bit(tmp_path: Path) -> None:
+    samples = tone(RATE)
+    other = samples.copy()
+    other[-1] += 2**-14
+    for name, data, rate in (("a", samples, RATE), ("b", other, RATE), ("c", samples, 8_000)):
+        soundfile.write(tmp_path / f"{name}.wav", data, rate)
+    whole = {audio.fingerprint(tmp_path / f"{name}.wav") for name in "abc"}
+    part = audio.fingerprint(tmp_path / "a.wav", start=0.5)
+    assert len(whole | {part}) == 4
+
+
+def test_inspect_says_what_a_file_holds(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.stack([tone(8_000), np.zeros(8_000)], axis=1), 8_000, subtype="FLOAT")
+    sound = audio.inspect(path)
+    assert (sound.seconds, sound.sample_rate, sound.channels) == (1.0, 8_000, 2)
+    assert sound.peak == pytest.approx(0.5, abs=1e-3)
+
+
+def test_duration_seconds(wav: Path) -> None:
+    assert audio.duration_seconds(wav) == 1.0
