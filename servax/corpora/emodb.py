@@ -1,0 +1,88 @@
+"""EmoDB: 10 actors, 10 German sentences, 7 emotions, acted; 535 utterances at 16 kHz.
+
+Burkhardt, Paeschke, Rolfes, Sendlmeier & Weiss (2005), "A database of German emotional speech",
+Interspeech 2005, 1517-1520. The 535 are those that listeners recognised in at least 80 % of cases.
+
+File names are ``SSTTTEv.wav``:
+
+====  =========  ============================================================================
+part  what       values
+====  =========  ============================================================================
+SS    speaker    03 08 09 10 11 12 13 14 15 16 (male: 03 10 11 12 15)
+TTT   sentence   a01 a02 a04 a05 a07 b01 b02 b03 b09 b10
+E     emotion    W angry (Wut), L bored (Langeweile), E disgusted (Ekel), A fearful (Angst),
+                 F happy (Freude), T sad (Trauer), N neutral
+v     version    a, b, c, …: takes of the same sentence and emotion, some are missing
+====  =========  ============================================================================
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from servax.corpora.description import Description, Scan, Utterance
+from servax.corpora.filenames import scan_names
+
+__all__ = ["DESCRIPTION", "scan"]
+
+MALE = ("03", "10", "11", "12", "15")
+FEMALE = ("08", "09", "13", "14", "16")
+NAME = re.compile(r"(03|08|09|1[0-6])([ab]\d\d)([WLEAFTN])[a-z]")
+EMOTION = {
+    "W": "angry",
+    "L": "bored",
+    "E": "disgusted",
+    "A": "fearful",
+    "F": "happy",
+    "T": "sad",
+    "N": "neutral",
+}
+
+
+def scan(root: Path) -> Scan:
+    """Read ``wav/*.wav`` below `root`, or ``*.wav`` in it."""
+    return scan_names(
+        root,
+        ("wav/*.wav", "*.wav"),
+        _read,
+        grammar="SSTTTEv.wav",
+    )
+
+
+def _read(stem: str, path: str) -> Utterance | None:
+    """Return the utterance of a name, or None when it does not follow the grammar."""
+    match = NAME.fullmatch(stem)
+    if match is None:
+        return None
+    speaker, text, letter = match.groups()
+    return Utterance(
+        utterance=stem,
+        path=path,
+        emotion=EMOTION[letter],
+        speaker=speaker,
+        gender="male" if speaker in MALE else "female",
+        text=text,
+    )
+
+
+DESCRIPTION = Description(
+    name="emodb",
+    title="Berlin Database of Emotional Speech",
+    homepage="http://emodb.bilderbar.info",
+    licence="free for research",
+    reference="Burkhardt et al. (2005), Interspeech, 1517-1520",
+    language="German",
+    counts={
+        "angry": 127,
+        "bored": 81,
+        "disgusted": 46,
+        "fearful": 69,
+        "happy": 71,
+        "neutral": 79,
+        "sad": 62,
+    },
+    speakers=tuple(sorted(MALE + FEMALE)),
+    scan=scan,
+    by_hand="download the archive from http://emodb.bilderbar.info and unpack its folder wav",
+)

@@ -1,0 +1,243 @@
+"""Anybody's own corpus: a CSV or Parquet table with a row per utterance.
+
+=========  ==========  ======================================================================
+column     needed      what
+=========  ==========  ======================================================================
+path       yes         sound file, absolute or relative to the folder of the manifest
+label      yes         class name
+speaker    yes         whoever must not stand in two parts of a fold
+session    no          recording session shared by speakers
+start      no          first moment, in seconds; empty is 0
+end        no          moment after the last one, in seconds; empty is the end of the file
+gender     no          female, male or empty
+text       no          identity of the sentence
+utterance  no          unique name; default: the path, and the start where a path repeats
+=========  ==========  ======================================================================
+
+Other columns are passed over, unless they look like a misspelt one of these. CSV is UTF-8, comma
+separated, with a header. Every cell is read as text, so that speaker ``01`` stays ``01``.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+
+from servax.corpora.description import Scan, Utterance
+from servax.errors import CorpusError, nearest
+
+__all__ = ["SUFFIXES", "is_manifest", "read_manifest"]
+
+SUFFIXES = (".csv", ".parquet")
+NEEDED = ("path", "label", "speaker")
+OPTIONAL = ("session", "start", "end", "gender", "text", "utterance")
+GENDERS = ("", "female", "male")
+
+Row = dict[str, str]
+
+
+def is_manifest(name: str) -> bool:
+    """Tell whether a corpus name is the path of a manifest."""
+    return Path(name).suffix.lower() in SUFFIXES
+
+
+def read_manifest(path: Path, root: Path) -> Scan:
+    """Return the utterances of a manifest, every row checked.
+
+    Args:
+        path: ``.csv`` or ``.parquet`` file.
+        root: Folder that relative paths start from.
+
+    Raises:
+        CorpusError: The table cannot be read, or a row breaks a rule; the sentence names the line
+            (the header of a CSV file is line 1; Parquet rows count from 1).
+    """
+    if not path.is_file():
+        raise CorpusError(f"{path}: does not exist or is no file, expected a CSV or Parquet table.")
+    read = _read_csv if path.suffix.lower() == ".csv" else _read_parquet
+    columns, rows = read(path)
+    _check_columns(path, columns)
+    if not rows:
+        raise CorpusError(f"{path}: has no rows, expected one per utterance.")
+    stretches = [_utterance(path, line, row) for line, row in rows]
+    lines = [line for line, _ in rows]
+    _refuse_repeated_stretches(path, lines, stretches)
+    utterances = _named(stretches)
+    _refuse_repeated_names(path, lines, utterances)
+    _refuse_missing_files(path, root, utterances)
+    return Scan(tuple(utterances))
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[tuple[str, Row]]]:
+    """Return the header, and each row with its place (``line 2``, …)."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            columns = [name.strip() for name in next(reader, [])]
+            rows = []
+            for cells in reader:
+                if not cells:
+                    continue  # an empty line
+                if len(cells) != len(columns):
+                    raise CorpusError(
+                        f"{path}: line {reader.line_num} has {len(cells)} cells, the header has "
+                        f"{len(columns)}: quote cells that hold commas."
+                    )
+                stripped = (cell.strip() for cell in cells)
+                rows.append((f"line {reader.line_num}", dict(zip(columns, stripped, strict=True))))
+    except UnicodeDecodeError:
+        raise CorpusError(f"{path}: is not UTF-8 text, save it as CSV in UTF-8.") from None
+    except csv.Error as error:
+        raise CorpusError(f"{path}: line {reader.line_num} is not CSV ({error}).") from None
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read ({error.strerror}).") from None
+    return columns, rows
+
+
+def _read_parquet(path: Path) -> tuple[list[str], list[tuple[str, Row]]]:
+    """Return the column names, and each row with its place (``row 1``, …)."""
+    try:
+        # Not read_table, which adds a column for each folder named like a=b.
+        with pyarrow.parquet.ParquetFile(path) as file:
+            table = file.read()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise CorpusError(f"{path}: is not a Parquet table ({reason}).") from None
+    columns = list(table.column_names)
+    texts: dict[str, list[str]] = {}
+    for name in columns:
+        if name in NEEDED + OPTIONAL:
+            kind = table.schema.types[columns.index(name)]
+            if pyarrow.types.is_nested(kind) or pyarrow.types.is_binary(kind):
+                raise CorpusError(
+                    f"{path}: column {name!r} holds {kind}, expected text or numbers."
+                )
+            texts[name] = [_text(value) for value in table.columns[columns.index(name)].to_pylist()]
+    rows = zip(*texts.values(), strict=True)
+    return columns, [
+        (f"row {number}", dict(zip(texts, row, strict=True))) for number, row in enumerate(rows, 1)
+    ]
+
+
+def _text(value: object) -> str:
+    """Return a Parquet cell as text; nothing and NaN are empty."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return str(value).strip()
+
+
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    """Refuse columns that are missing, doubled or look misspelt."""
+    missing = [name for name in NEEDED if name not in columns]
+    if missing:
+        found = ", ".join(repr(name) for name in columns) or "none"
+        raise CorpusError(
+            f"{path}: lacks the columns {', '.join(missing)}; it has {found}. "
+            f"Expected {', '.join(NEEDED)}, separated by commas."
+        )
+    for name, count in Counter(columns).items():
+        if count > 1 and name in NEEDED + OPTIONAL:
+            raise CorpusError(f"{path}: column {name!r} stands {count} times, expected once.")
+        if name not in NEEDED + OPTIONAL:
+            hint = nearest(name.lower(), [c for c in OPTIONAL if c not in columns])
+            if hint:
+                raise CorpusError(f"{path}: column {name!r} is unknown.{hint}")
+
+
+def _utterance(path: Path, line: str, row: Row) -> Utterance:
+    """Return the utterance of a row after checking every cell."""
+    for name in NEEDED:
+        if not row[name]:
+            raise CorpusError(f"{path}: {line} has no {name}.")
+    if "\0" in row["path"]:
+        raise CorpusError(f"{path}: {line} has a zero byte in its path.")
+    start = _seconds(path, line, "start", row.get("start", ""), empty=0.0)
+    end = _seconds(path, line, "end", row.get("end", ""), empty=math.nan)
+    if end <= start:
+        raise CorpusError(f"{path}: {line} ends at {end:g} s, expected a time after {start:g} s.")
+    gender = row.get("gender", "")
+    if gender not in GENDERS:
+        raise CorpusError(f"{path}: {line} has gender {gender!r}, expected female, male or empty.")
+    return Utterance(
+        utterance=row.get("utterance", ""),
+        path=row["path"],
+        emotion=row["label"],
+        speaker=row["speaker"],
+        gender=gender,
+        session=row.get("session", ""),
+        text=row.get("text", ""),
+        start=start,
+        end=end,
+    )
+
+
+def _seconds(path: Path, line: str, name: str, cell: str, *, empty: float) -> float:
+    if not cell:
+        return empty
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise CorpusError(f"{path}: {line} has {name} {cell!r}, expected a number of seconds >= 0.")
+    return value
+
+
+def _refuse_repeated_stretches(
+    path: Path, lines: Sequence[str], utterances: Sequence[Utterance]
+) -> None:
+    seen: dict[tuple[str, float, str], str] = {}
+    for line, utterance in zip(lines, utterances, strict=True):
+        key = (utterance.path, utterance.start, str(utterance.end))  # NaN is not equal to itself
+        first = seen.setdefault(key, line)
+        if first != line:
+            raise CorpusError(f"{path}: {line} repeats {first} ({utterance.path}).")
+
+
+def _named(utterances: Iterable[Utterance]) -> list[Utterance]:
+    """Return the utterances with a name for each that has none."""
+    utterances = list(utterances)
+    times = Counter(utterance.path for utterance in utterances)
+    return [
+        replace(u, utterance=u.path if times[u.path] == 1 else f"{u.path}@{u.start!r}-{u.end!r}")
+        if not u.utterance
+        else u
+        for u in utterances
+    ]
+
+
+def _refuse_repeated_names(
+    path: Path, lines: Sequence[str], utterances: Sequence[Utterance]
+) -> None:
+    seen: dict[str, str] = {}
+    for line, utterance in zip(lines, utterances, strict=True):
+        first = seen.setdefault(utterance.utterance, line)
+        if first != line:
+            raise CorpusError(
+                f"{path}: {line} has the utterance name {utterance.utterance!r} of {first}."
+            )
+
+
+def _refuse_missing_files(path: Path, root: Path, utterances: Sequence[Utterance]) -> None:
+    files = list(dict.fromkeys(utterance.path for utterance in utterances))
+    missing = [file for file in files if not _is_file(root / file)]
+    if missing:
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise CorpusError(
+            f"{path}: {len(missing)} of {len(files)} sound files do not exist: {shown}. "
+            f"Relative paths start from {root}."
+        )
+
+
+def _is_file(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError:  # a name too long for the file system
+        return False

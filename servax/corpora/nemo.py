@@ -1,0 +1,86 @@
+"""nEMO: 9 actors, 90 Polish sentences, 6 emotions, acted; 4481 utterances at 24 kHz.
+
+Christop (2024), "nEMO: Dataset of emotional speech in Polish", LREC-COLING 2024.
+
+File names are ``<speaker>_<emotion>_<sentence>.wav`` in the folder ``samples``:
+
+=========  ==================================================================================
+part       values
+=========  ==================================================================================
+speaker    EB0 IC0 KD0 MK0 (female), KS0 MP0 SM0 TP0 WR0 (male)
+emotion    anger fear happiness neutral sadness surprised
+sentence   1 to 90; not every speaker has every sentence in every emotion
+=========  ==================================================================================
+
+``data.tsv`` repeats this with texts and ages. Its speaker column has leading blanks, so the names
+of the files are what we read.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from servax.corpora.description import Description, Scan, Utterance
+from servax.corpora.filenames import scan_names
+
+__all__ = ["DESCRIPTION", "scan"]
+
+FEMALE = ("EB0", "IC0", "KD0", "MK0")
+MALE = ("KS0", "MP0", "SM0", "TP0", "WR0")
+NAME = re.compile(r"([A-Z]{2}0)_(anger|fear|happiness|neutral|sadness|surprised)_([1-9][0-9]?)")
+EMOTION = {
+    "anger": "angry",
+    "fear": "fearful",
+    "happiness": "happy",
+    "neutral": "neutral",
+    "sadness": "sad",
+    "surprised": "surprised",
+}
+
+
+def scan(root: Path) -> Scan:
+    """Read ``samples/*.wav`` below `root`, or ``*.wav`` in it."""
+    return scan_names(
+        root,
+        ("samples/*.wav", "*.wav"),
+        _read,
+        grammar="speaker_emotion_sentence.wav",
+    )
+
+
+def _read(stem: str, path: str) -> Utterance | None:
+    """Return the utterance of a name, or None when it does not follow the grammar."""
+    match = NAME.fullmatch(stem)
+    if match is None or match[1] not in MALE + FEMALE:
+        return None
+    speaker, emotion, sentence = match.groups()
+    return Utterance(
+        utterance=stem,
+        path=path,
+        emotion=EMOTION[emotion],
+        speaker=speaker,
+        gender="male" if speaker in MALE else "female",
+        text=sentence,
+    )
+
+
+DESCRIPTION = Description(
+    name="nemo",
+    title="nEMO: Dataset of Emotional Speech in Polish",
+    homepage="https://github.com/amu-cai/nEMO",
+    licence="CC BY-NC-SA 4.0",
+    reference="Christop (2024), LREC-COLING",
+    language="Polish",
+    counts={
+        "angry": 749,
+        "fearful": 736,
+        "happy": 749,
+        "neutral": 809,
+        "sad": 769,
+        "surprised": 669,
+    },
+    speakers=tuple(sorted(FEMALE + MALE)),
+    scan=scan,
+    by_hand="clone https://github.com/amu-cai/nEMO, which holds the folder samples",
+)

@@ -1,0 +1,94 @@
+"""RAVDESS: 24 actors, 2 sentences, 8 emotions, acted; 1440 spoken utterances.
+
+Livingstone & Russo (2018), "The Ryerson Audio-Visual Database of Emotional Speech and Song",
+PLoS ONE 13(5): e0196391; Zenodo record 1188976, file ``Audio_Speech_Actors_01-24.zip`` (48 kHz).
+
+File names are seven numbers, ``MM-VV-EE-II-SS-RR-AA.wav``:
+
+====  ===========  ==========================================================================
+part  what         values
+====  ===========  ==========================================================================
+MM    modality     03 sound alone (01 and 02 are video)
+VV    channel      01 speech, 02 song
+EE    emotion      01 neutral 02 calm 03 happy 04 sad 05 angry 06 fearful 07 disgusted
+                   08 surprised
+II    intensity    01 normal, 02 strong (neutral is never strong: 96 instead of 192)
+SS    statement    01 "Kids are talking by the door", 02 "Dogs are sitting by the door"
+RR    repetition   01, 02
+AA    actor        01 to 24, odd numbers are male
+====  ===========  ==========================================================================
+
+Known defect: ``03-01-03-01-02-01-07`` and ``03-01-03-01-02-02-07`` are the same recording. The
+recordings are very quiet: level them before any fixed decibel window.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from servax.corpora.description import Description, Download, Scan, Utterance
+from servax.corpora.filenames import scan_names
+
+__all__ = ["DESCRIPTION", "scan"]
+
+NAME = re.compile(r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1[0-9]|2[0-4])")
+SONG = re.compile(r"03-02-\d\d-\d\d-\d\d-\d\d-\d\d")
+EMOTION = {
+    "01": "neutral",
+    "02": "calm",
+    "03": "happy",
+    "04": "sad",
+    "05": "angry",
+    "06": "fearful",
+    "07": "disgusted",
+    "08": "surprised",
+}
+
+
+def scan(root: Path) -> Scan:
+    """Read ``Actor_NN/*.wav`` below `root` or one folder deeper; songs are passed over."""
+    return scan_names(
+        root,
+        ("Actor_*/*.wav", "*/Actor_*/*.wav"),
+        _read,
+        grammar="MM-VV-EE-II-SS-RR-AA.wav",
+        skip=lambda stem: SONG.fullmatch(stem) is not None,
+    )
+
+
+def _read(stem: str, path: str) -> Utterance | None:
+    """Return the utterance of a name, or None when it does not follow the grammar."""
+    match = NAME.fullmatch(stem)
+    if match is None:
+        return None
+    emotion, _, statement, _, actor = match.groups()
+    return Utterance(
+        utterance=stem,
+        path=path,
+        emotion=EMOTION[emotion],
+        speaker=actor,
+        gender="male" if int(actor) % 2 else "female",
+        text=statement,
+    )
+
+
+DESCRIPTION = Description(
+    name="ravdess",
+    title="Ryerson Audio-Visual Database of Emotional Speech and Song (speech)",
+    homepage="https://zenodo.org/records/1188976",
+    licence="CC BY-NC-SA 4.0",
+    reference="Livingstone & Russo (2018), PLoS ONE 13(5): e0196391",
+    language="English (North American)",
+    counts={emotion: 96 if emotion == "neutral" else 192 for emotion in EMOTION.values()},
+    speakers=tuple(f"{actor:02d}" for actor in range(1, 25)),
+    scan=scan,
+    known_duplicates=(frozenset({"03-01-03-01-02-01-07", "03-01-03-01-02-02-07"}),),
+    download=Download(
+        url="https://zenodo.org/records/1188976/files/Audio_Speech_Actors_01-24.zip",
+        algorithm="md5",
+        checksum="bc696df654c87fed845eb13823edef8a",
+        bytes=208_468_073,
+    ),
+    by_hand="download Audio_Speech_Actors_01-24.zip from Zenodo record 1188976 and unpack it",
+)
