@@ -1,0 +1,295 @@
+"""The table that every number of a report comes from: one row per utterance and condition.
+
+Columns, in this order (`COLUMNS` gives their types):
+
+========== ======= ===================================================================
+utterance  string  name of the recording in its corpus
+speaker    string  who speaks
+fold       int64   which fold was held out
+seed       int64   seed of the run
+label      string  true class, by name
+prediction string  predicted class, by name
+target     string  which recogniser was attacked, for example ``vgg16``
+defence    string  ``undefended``, ``ssad``, ``ssad-residual``, ``gaussian-noise``, …
+attack     string  ``none``, ``fgsm``, ``pgd``, …
+strength   float64 ε of FGSM (in units of the [0, 1] scale), k of PGD, 0 for attack ``none``
+knowledge  string  what the attacker knows, one of `KNOWLEDGE`
+gender     string  of the speaker; ``unknown`` where the corpus does not say
+corpus     string  name of the corpus
+========== ======= ===================================================================
+
+A file is Parquet; its schema metadata carry a JSON object, the provenance, so that a table never
+gets separated from where it came from. Any JSON object is kept. The report knows these keys:
+``servax`` (version), ``command``, ``recipe``, ``commit``, ``machine``, ``corpus``, ``scheme``,
+``classes``, ``fold_hash``, ``seed``, ``versions`` (package → version), ``scale`` (with
+``window_db``) and ``attacks`` (attack → its settings); it prints all others as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from servax.errors import ServaxError, SettingError
+
+__all__ = [
+    "COLUMNS",
+    "KEY",
+    "KNOWLEDGE",
+    "Records",
+    "concat",
+    "read",
+    "validate",
+    "write",
+    "write_atomically",
+]
+
+COLUMNS: Mapping[str, str] = {
+    "utterance": "string",
+    "speaker": "string",
+    "fold": "int64",
+    "seed": "int64",
+    "label": "string",
+    "prediction": "string",
+    "target": "string",
+    "defence": "string",
+    "attack": "string",
+    "strength": "float64",
+    "knowledge": "string",
+    "gender": "string",
+    "corpus": "string",
+}
+
+KEY = ("utterance", "fold", "seed", "target", "defence", "attack", "strength", "knowledge")
+"""No two rows agree in all of these."""
+
+KNOWLEDGE = ("none", "oblivious", "adaptive", "bpda", "black_box", "transfer")
+"""What the attacker knows; ``none`` stands for "no attack" and goes with attack ``none`` only."""
+
+_MUST_AGREE = ("corpus", "scheme", "classes", "fold_hash", "scale", "attacks")
+"""Provenance that tables must share before their rows may be compared."""
+
+_METADATA_KEY = b"servax"
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """A valid table and where it came from."""
+
+    frame: pd.DataFrame
+    """One row per utterance and condition, columns as in `COLUMNS`."""
+    provenance: Mapping[str, Any]
+    """JSON object that says which code, settings, corpus and machine made the rows."""
+
+
+def validate(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return `frame` with exactly the columns of `COLUMNS`, in order, with their types.
+
+    A column that is not in `COLUMNS` is refused, since it would be lost in the file without a word.
+
+    Raises:
+        ServaxError: a column is missing or foreign, a value is missing or of the wrong type, rows
+            repeat a key, or attack, strength and knowledge contradict each other.
+        SettingError: an unknown knowledge.
+    """
+    _check_columns(frame)
+    typed = frame.loc[:, list(COLUMNS)].reset_index(drop=True)
+    gender = typed["gender"].fillna("unknown")
+    typed["gender"] = gender.mask(gender == "", "unknown")
+    for name, dtype in COLUMNS.items():
+        typed[name] = _typed(typed[name], dtype)
+    _check_attacks(typed)
+    _check_key(typed)
+    return typed
+
+
+def _check_columns(frame: pd.DataFrame) -> None:
+    expected = f"expected the columns {', '.join(COLUMNS)}"
+    missing = [name for name in COLUMNS if name not in frame.columns]
+    if missing:
+        raise ServaxError(f"records lack the column {missing[0]!r}; {expected}.")
+    foreign = [str(name) for name in frame.columns if name not in COLUMNS]
+    if foreign:
+        raise ServaxError(f"records have a column {foreign[0]!r}; {expected} and no other.")
+    if frame.empty:
+        raise ServaxError("records have no row; expected at least one utterance.")
+
+
+def _typed(column: pd.Series[Any], dtype: str) -> pd.Series[Any]:
+    name = column.name
+    if column.isna().any():
+        row = int(np.flatnonzero(column.isna())[0])
+        raise ServaxError(f"row {row} of the records has no {name}; expected a value in each row.")
+    if dtype == "string":
+        if pd.api.types.infer_dtype(column, skipna=False) != "string" or (column == "").any():
+            wrong = next(value for value in column if not isinstance(value, str) or not value)
+            raise ServaxError(f"{name} of the records is {wrong!r}; expected a name (str).")
+        return column.astype("string")
+    try:
+        numbers = column.astype("float64")
+    except (TypeError, ValueError):
+        numbers = pd.Series([np.nan])
+    wanted = "numbers" if dtype == "float64" else "whole numbers"
+    if not np.isfinite(numbers).all() or (dtype == "int64" and (numbers % 1 != 0).any()):
+        raise ServaxError(f"{name} of the records has values that are not {wanted}.")
+    return column.astype("float64") if dtype == "float64" else column.astype("int64")
+
+
+def _check_attacks(frame: pd.DataFrame) -> None:
+    for given in frame["knowledge"].unique():
+        if given not in KNOWLEDGE:
+            raise SettingError.choice("knowledge", given, KNOWLEDGE)
+    clean = frame["attack"] == "none"
+    rules = (
+        (clean & (frame["knowledge"] != "none"), "attack 'none' goes with knowledge 'none'"),
+        (~clean & (frame["knowledge"] == "none"), "knowledge 'none' goes with attack 'none'"),
+        (clean & (frame["strength"] != 0), "attack 'none' has strength 0"),
+        (~clean & (frame["strength"] <= 0), "an attack has a strength above 0"),
+    )
+    for broken, rule in rules:
+        if broken.any():
+            row = frame.loc[broken].iloc[0]
+            raise ServaxError(
+                f"records hold attack {row['attack']!r} with strength {row['strength']:g} and "
+                f"knowledge {row['knowledge']!r}, but {rule}."
+            )
+
+
+def _check_key(frame: pd.DataFrame) -> None:
+    twice = frame.duplicated(list(KEY))
+    if twice.any():
+        row = frame.loc[twice].iloc[0]
+        told = ", ".join(f"{name} {row[name]}" for name in KEY)
+        raise ServaxError(
+            f"records hold {int(twice.sum())} rows twice, first {told}; "
+            "expected each condition of an utterance once."
+        )
+
+
+def write(frame: pd.DataFrame, path: str | Path, *, provenance: Mapping[str, Any]) -> None:
+    """Write a valid table and its provenance to `path`; the file appears whole or not at all.
+
+    Args:
+        frame: one row per utterance and condition; see the module docstring.
+        path: the Parquet file; its folder is made when it does not exist.
+        provenance: a JSON object.
+
+    Raises:
+        ServaxError, SettingError: see `validate`; or the provenance is not JSON.
+    """
+    typed = validate(frame)
+    arrow_types = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64()}
+    schema = pa.schema(
+        [pa.field(name, arrow_types[dtype], nullable=False) for name, dtype in COLUMNS.items()],
+        metadata={_METADATA_KEY: _encoded(provenance)},
+    )
+    arrays = [pa.array(typed[name].to_numpy(), field.type) for name, field in _fields(schema)]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), sink, compression="zstd")
+    write_atomically(Path(path), sink.getvalue().to_pybytes())
+
+
+def _fields(schema: pa.Schema) -> list[tuple[str, pa.Field]]:
+    return [(field.name, field) for field in schema]
+
+
+def _encoded(provenance: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(dict(provenance), allow_nan=False, sort_keys=True).encode()
+    except (TypeError, ValueError) as error:
+        raise ServaxError(
+            f"the provenance cannot be stored as JSON: {error}; "
+            "expected strings, numbers, lists and objects only."
+        ) from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` in one step: readers see the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that only their owner reads; results are there to be shared.
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read(path: str | Path) -> Records:
+    """Return the table at `path` with its provenance.
+
+    Raises:
+        ServaxError: there is no such file, it is not Parquet, it carries no provenance of servax,
+            or its rows are not valid; the sentence starts with the path.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise ServaxError(f"{source}: no such file, expected a records table (.parquet).")
+    try:
+        table = pq.read_table(source, partitioning=None)
+    except (pa.ArrowException, OSError) as error:
+        raise ServaxError(
+            f"{source}: not a readable Parquet file, expected a records table."
+        ) from error
+    stored = (table.schema.metadata or {}).get(_METADATA_KEY)
+    if stored is None:
+        raise ServaxError(
+            f"{source}: no provenance inside, expected a table that servax has written."
+        )
+    try:
+        frame = validate(table.to_pandas(ignore_metadata=True))
+    except ServaxError as error:
+        raise ServaxError(f"{source}: {error}") from error
+    return Records(frame, json.loads(stored))
+
+
+def concat(parts: Sequence[Records]) -> Records:
+    """Return the rows of all `parts` in one table, with one provenance.
+
+    A provenance value that all parts share is kept; where they differ (seed, machine, …) the
+    values stand in a list, in the order of the parts.
+
+    Raises:
+        ServaxError: no parts, rows repeat a key, or parts that cannot be compared because they
+            differ in corpus, scheme, classes, folds, scale or attack settings.
+    """
+    if not parts:
+        raise ServaxError("no records to join, expected at least one table.")
+    provenance: dict[str, Any] = {}
+    for name in dict.fromkeys(name for part in parts for name in part.provenance):
+        values = _distinct([part.provenance[name] for part in parts if name in part.provenance])
+        if len(values) > 1 and name in _MUST_AGREE:
+            raise ServaxError(
+                f"records differ in their {name} ({_shown(values[0])} and {_shown(values[1])}) "
+                "and cannot be compared; join tables of one setting only."
+            )
+        provenance[name] = values[0] if len(values) == 1 else values
+    frame = pd.concat([part.frame for part in parts], ignore_index=True)
+    return Records(validate(frame), provenance)
+
+
+def _distinct(values: Sequence[Any]) -> list[Any]:
+    found: list[Any] = []
+    for value in values:
+        if value not in found:
+            found.append(value)
+    return found
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
