@@ -1,0 +1,89 @@
+"""How every picture looks: size, colours, type, and the way to PNG.
+
+The object-oriented interface of matplotlib only: no pyplot, no global state, no screen. Colours
+are those of Okabe & Ito, told apart by people with any common colour blindness; each defence also
+has its own marker, so that a grey print can be read.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+__all__ = ["PAGE_WIDTH_INCHES", "Look", "look", "new_figure", "png", "tidy"]
+
+PAGE_WIDTH_INCHES = 7.2
+"""Between the margins of A4 and of US letter."""
+
+_DPI = 170
+_FONT_POINTS = 9
+_GREY = "#8a8a8a"
+
+
+class Look(NamedTuple):
+    """Colour and marker of one defence."""
+
+    colour: str
+    marker: str
+
+
+_FIXED = {
+    "undefended": Look("#000000", "o"),
+    "ssad": Look("#0072B2", "s"),
+    "ssad-residual": Look("#D55E00", "D"),
+    "mean-filter": Look("#009E73", "^"),
+    "gaussian-noise": Look("#CC79A7", "v"),
+    "quantise-4": Look("#E69F00", "P"),
+    "quantise-8": Look("#56B4E9", "X"),
+}
+
+_OTHERS = (
+    Look("#B8A800", "<"),
+    Look("#7A4EAB", ">"),
+    Look("#8B5A2B", "h"),
+    Look("#5F6B00", "p"),
+    Look("#A3003B", "d"),
+    Look("#00808A", "8"),
+)
+
+
+def look(defence: str, defences: Sequence[str]) -> Look:
+    """Return the look of `defence` among all `defences` of the picture."""
+    if defence in _FIXED:
+        return _FIXED[defence]
+    others = [name for name in defences if name not in _FIXED]
+    return _OTHERS[others.index(defence) % len(_OTHERS)]
+
+
+def new_figure(height_inches: float, *, width_inches: float = PAGE_WIDTH_INCHES) -> Figure:
+    """Return an empty figure of page width whose parts cannot overlap."""
+    figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def tidy(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: bool = True) -> None:
+    """Give one panel its words, its type size and a quiet frame."""
+    axes.set_title(title, fontsize=_FONT_POINTS + 1, loc="left")
+    axes.set_xlabel(x, fontsize=_FONT_POINTS)
+    axes.set_ylabel(y, fontsize=_FONT_POINTS)
+    axes.tick_params(labelsize=_FONT_POINTS - 0.5, color=_GREY)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(_GREY)
+    if grid:
+        axes.grid(visible=True, color="#e3e3e3", linewidth=0.6)
+        axes.set_axisbelow(True)
+
+
+def png(figure: Figure, *, dpi: int = _DPI) -> bytes:
+    """Return the figure as PNG; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}, facecolor="white")
+    return buffer.getvalue()

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from servax.report import tables, wording
+from servax.report.outcomes import collect
+
+
+def plain(text: str) -> str:
+    return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_first_sentence_says_what_the_adaptive_attacker_leaves(small: pd.DataFrame) -> None:
+    outcomes = collect(small)
+    table = tables.grid(outcomes).round(1)
+    left, clean = table["adaptive PGD-30"], table["clean"]
+    first = plain(wording.verdict(outcomes)[0])
+    assert first == (
+        "An attacker who knows the defence and takes gradients through it (PGD-30) leaves ssad a "
+        f"UAR of {left['ssad']} % (of {clean['ssad']} % on clean input) and ssad-residual a UAR of "
+        f"{left['ssad-residual']} % (of {clean['ssad-residual']} % on clean input); chance is "
+        "25.0 %."
+    )
+
+
+def test_names_the_best_control(small: pd.DataFrame) -> None:
+    outcomes = collect(small)
+    table = tables.grid(outcomes)
+    controls = table.drop(index=["undefended", "ssad", "ssad-residual"])
+    best = controls[["FGSM mean", "PGD mean"]].sum(axis=1).idxmax()
+    last = plain(wording.verdict(outcomes)[-1])
+    assert last.startswith(
+        f"The best other defence, {best}, keeps {table.loc[best, 'FGSM mean']:.1f} %"
+    )
+
+
+def test_says_when_there_is_nothing_to_say(small: pd.DataFrame) -> None:
+    bare = small[small["defence"] == "undefended"]
+    first = wording.verdict(collect(bare))[0]
+    assert first.startswith("No defence was attacked adaptively, so this report says nothing about")
+    clean = wording.verdict(collect(small[small["attack"] == "none"]))
+    assert len(clean) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.126, "0.13"), (-0.126, "−0.13"), (-0.001, "0.00"), (float("nan"), "–")],
+)
+def test_numbers(value: float, text: str) -> None:
+    assert wording.number(value) == text
+
+
+def test_epsilon_in_db() -> None:
+    assert wording.db_of({"scale": {"window_db": 80.0}}, 0.003) == "0.24 dB"
+    assert wording.db_of({"scale": {"mean": 3}}, 0.003) == ""
+    assert wording.db_of({}, 0.003) == ""
+
+
+def test_header_says_what_was_not_recorded_and_prints_all_else(small: pd.DataFrame) -> None:
+    rows = dict(wording.header(collect(small), {"machine": "a", "ray": {"nodes": [1, 2]}}))
+    assert rows["command"] == "not recorded"
+    assert rows["fold hash"] == "not recorded"
+    assert rows["machine"] == "a"
+    assert rows["ray"] == "nodes 1; 2"
+    assert rows["seeds"] == "0"
+    assert rows["corpus"].startswith("made-up: 48 utterances of 6 held-out speakers")
