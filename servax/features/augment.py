@@ -1,0 +1,53 @@
+"""SpecAugment: masks of time and Mel bins on log-Mel (Park et al. 2019, without time warping).
+
+Masks are drawn apart from being applied, so that a test can fix them and a run can repeat them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from servax.errors import SettingError
+
+
+@dataclass(frozen=True)
+class SpecAugment:
+    """How many masks are drawn for each utterance and how wide they may be."""
+
+    time_masks: int = 2
+    """Masks over frames."""
+    time_width: int = 40
+    """Widest time mask, in frames."""
+    mel_masks: int = 2
+    """Masks over Mel bins."""
+    mel_width: int = 8
+    """Widest Mel mask, in bins."""
+
+    def __post_init__(self) -> None:
+        for name in ("time_masks", "time_width", "mel_masks", "mel_width"):
+            if getattr(self, name) < 0:
+                raise SettingError(name, getattr(self, name), "a whole number of at least 0")
+
+    def draw(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        """Return a boolean mask (B, 1, M, F), true where sound is to be removed."""
+        batch, _, mels, frames = shape
+        time = _stripes(batch, frames, self.time_masks, self.time_width, generator)
+        mel = _stripes(batch, mels, self.mel_masks, self.mel_width, generator)
+        return (time[:, None, None, :] | mel[:, None, :, None]).expand(shape)
+
+    def apply(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Return x (B, 1, M, F) with each utterance's mean where `mask` is true."""
+        return torch.where(mask.to(x.device), x.mean(dim=(1, 2, 3), keepdim=True), x)
+
+
+def _stripes(batch: int, length: int, count: int, width: int, generator: torch.Generator) -> Tensor:
+    """Return (B, length), true inside `count` random stripes of at most `width`."""
+    widths = torch.randint(0, min(width, length) + 1, (batch, count), generator=generator)
+    room = (length - widths + 1).float()
+    starts = (torch.rand((batch, count), generator=generator) * room).long()
+    position = torch.arange(length)
+    inside = (position >= starts[..., None]) & (position < (starts + widths)[..., None])
+    return inside.any(dim=1)

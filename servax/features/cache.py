@@ -1,0 +1,160 @@
+"""Log-Mel of a whole corpus, computed once and kept in a memory-mapped file.
+
+A cache entry is a folder named by the hash of everything its content depends on: the files (path,
+size, time of change, cut), the front-end settings and the source of the code that computes them.
+It holds ``logmel.npy`` (N, M, F) float32 in dB and ``entry.json`` with a digest of the array. An
+entry whose digest does not fit is rebuilt, never trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import servax.audio
+from servax.audio import read
+from servax.corpora import Corpus
+from servax.errors import CacheError
+from servax.features import frames, frontend, logmel, mel
+from servax.features.frontend import FrontEnd, waveform_batch
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Log-Mel of the utterances of a corpus."""
+
+    logmel_db: NDArray[np.float32]
+    """(N, M, F) in dB, memory-mapped read-only."""
+    utterances: tuple[str, ...]
+    """Names of the N utterances, in the order of the rows."""
+
+    def rows(self, corpus: Corpus) -> NDArray[np.int64]:
+        """Return the row of each utterance of `corpus`, in its order."""
+        position = {name: row for row, name in enumerate(self.utterances)}
+        names = [str(name) for name in corpus.utterances["utterance"]]
+        missing = [name for name in names if name not in position]
+        if missing:
+            raise CacheError(
+                corpus.name,
+                f"{len(missing)} of {len(names)} utterances have no features "
+                f"(first: {missing[0]}); extract those of the whole corpus before it is divided",
+            )
+        return np.array([position[name] for name in names], dtype=np.int64)
+
+
+def extract(
+    corpus: Corpus, front_end: FrontEnd, *, folder: Path, progress: Progress | None = None
+) -> Features:
+    """Return the features of a corpus, from the cache in `folder` when a valid entry is there.
+
+    Args:
+        corpus: What to extract; each utterance is one row.
+        front_end: From waveform to (M, F) in dB; runs on the CPU.
+        folder: Cache folder; made when missing.
+        progress: Called with (done, total) utterances while features are computed.
+
+    Raises:
+        AudioError: A file cannot be read.
+        CacheError: The folder cannot be written.
+    """
+    names = tuple(str(name) for name in corpus.utterances["utterance"])
+    entry = folder / cache_key(corpus, front_end)
+    cached = _open(entry, names)
+    if cached is not None:
+        return cached
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f"{entry.name[:12]}-", dir=folder, ignore_cleanup_errors=True
+        ) as building:
+            _compute(corpus, front_end, Path(building) / "new", progress)
+            # Another process may have built the entry meanwhile; only a broken one makes way.
+            if _open(entry, names) is None:
+                if os.path.lexists(entry):
+                    entry.rename(Path(building) / "broken")
+                (Path(building) / "new").rename(entry)
+    except OSError as error:
+        raise CacheError(
+            folder, f"the feature cache cannot be written ({error.strerror})"
+        ) from None
+    fresh = _open(entry, names)
+    if fresh is None:
+        raise CacheError(entry, "the entry just written does not read back; check the disk")
+    return fresh
+
+
+def cache_key(corpus: Corpus, front_end: FrontEnd) -> str:
+    """Return the hash (hex) of all that the features depend on."""
+    digest = hashlib.sha256()
+    for module in (servax.audio, mel, logmel, frames, frontend):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    digest.update(json.dumps(asdict(front_end.settings), sort_keys=True).encode())
+    for name, path, start, end in corpus.stretches:
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise CacheError(path, f"cannot be read ({error.strerror})") from None
+        line = f"{name}\0{path}\0{status.st_size}\0{status.st_mtime_ns}\0{start}\0{end}\n"
+        digest.update(line.encode(errors="surrogatepass"))  # file names may be no UTF-8
+    return digest.hexdigest()
+
+
+def _compute(
+    corpus: Corpus, front_end: FrontEnd, building: Path, progress: Progress | None
+) -> None:
+    """Write the entry into `building`, a folder that does not exist yet."""
+    building.mkdir()
+    s = front_end.settings
+    shape = (len(corpus), s.logmel.mels, s.frames)
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    # Written as a stream: on a full disk a write fails, a memory map would kill the process.
+    with (building / "logmel.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for row, (_, path, start, end) in enumerate(corpus.stretches, start=1):
+            samples = read(path, sample_rate=s.logmel.sample_rate, start=float(start), end=end)
+            with torch.inference_mode():
+                logmel_db = front_end(waveform_batch(samples))[0, 0]  # (M, F)
+            file.write(logmel_db.numpy().astype("<f4").tobytes())
+            if progress is not None:
+                progress(row, len(corpus))
+        file.flush()
+        os.fsync(file.fileno())
+    entry = {
+        "utterances": [name for name, *_ in corpus.stretches],
+        "shape": list(shape),
+        "digest": _digest(building / "logmel.npy"),
+        "front_end": asdict(s),
+    }
+    (building / "entry.json").write_text(json.dumps(entry), encoding="utf-8")
+
+
+def _open(entry: Path, names: tuple[str, ...]) -> Features | None:
+    """Return the entry's features, or none when it is missing or broken."""
+    try:
+        description = json.loads((entry / "entry.json").read_text(encoding="utf-8"))
+        if description["digest"] != _digest(entry / "logmel.npy"):
+            return None
+        if tuple(description["utterances"]) != names:
+            return None
+        array = np.lib.format.open_memmap(entry / "logmel.npy", mode="r")
+        if list(array.shape) != description["shape"] or array.dtype != np.float32:
+            return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return Features(logmel_db=array, utterances=names)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, hashlib.blake2b).hexdigest()

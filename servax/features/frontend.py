@@ -1,0 +1,79 @@
+"""The whole way from a waveform to fixed-size log-Mel: level, log-Mel, fit to frames.
+
+The level step is ours: RAVDESS is so quiet (median RMS 278 of 32768) that a fixed dB window would
+throw its speech away, so each utterance is brought to one RMS level first. It can be switched off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from servax.errors import SettingError
+from servax.features.frames import Fill, fit_frames
+from servax.features.logmel import LogMel, LogMelSettings
+
+# A clip below this RMS (-100 dBFS) is silence; raising it further would only raise its dither.
+SILENCE_RMS = 1e-5
+
+
+@dataclass(frozen=True)
+class FrontEndSettings:
+    """What happens between a waveform and the input of a classifier."""
+
+    logmel: LogMelSettings = field(default_factory=LogMelSettings)
+    """The spectrogram."""
+    level_dbfs: float | None = -26.0
+    """RMS level each utterance is brought to, in dB below full scale; none leaves it alone."""
+    frames: int = 373
+    """Frames per utterance (373 is about 6 s); longer ones keep their middle."""
+    fill: Fill = "repeat"
+    """How shorter utterances are filled: `repeat` ([18]) or `floor`."""
+
+    def __post_init__(self) -> None:
+        # Settings read back from JSON arrive as plain dicts.
+        if isinstance(self.logmel, dict):
+            object.__setattr__(self, "logmel", LogMelSettings(**self.logmel))
+        if self.frames < 1:
+            raise SettingError("frames", self.frames, "a whole number of at least 1")
+        if self.level_dbfs is not None and not -100 < self.level_dbfs <= 0:
+            raise SettingError("level_dbfs", self.level_dbfs, "a level in (-100, 0] dBFS, or none")
+        if self.fill not in ("repeat", "floor"):
+            raise SettingError.choice("fill", self.fill, ("repeat", "floor"))
+
+
+def set_level(waveform: Tensor, level_dbfs: float) -> Tensor:
+    """Return (..., T) waveforms at an RMS level in dBFS.
+
+    What is quieter than `SILENCE_RMS` is raised only as much as a clip at that level would be.
+    """
+    rms = waveform.pow(2).mean(dim=-1, keepdim=True).clamp(min=SILENCE_RMS**2).sqrt()
+    gain: float = 10.0 ** (level_dbfs / 20.0)
+    return waveform * (gain / rms)
+
+
+class FrontEnd(nn.Module):
+    """Turns (B, T) waveforms into (B, 1, M, frames) log-Mel in dB, differentiably."""
+
+    def __init__(self, settings: FrontEndSettings | None = None) -> None:
+        super().__init__()
+        self.settings = settings or FrontEndSettings()
+        self.logmel = LogMel(self.settings.logmel)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Return log-Mel (B, 1, M, frames) of (B, T) waveforms."""
+        s = self.settings
+        if s.level_dbfs is not None:
+            waveform = set_level(waveform, s.level_dbfs)
+        half = s.logmel.window_samples // 2
+        if waveform.ndim == 2 and 0 < waveform.shape[1] <= half:
+            # A clip shorter than half a window cannot be reflected at its ends.
+            waveform = nn.functional.pad(waveform, (0, half + 1 - waveform.shape[1]))
+        return fit_frames(self.logmel(waveform), s.frames, fill=s.fill)
+
+
+def waveform_batch(waveform: Tensor | object) -> Tensor:
+    """Return a (T,) array or tensor as a (1, T) float32 tensor."""
+    return torch.as_tensor(waveform, dtype=torch.float32).reshape(1, -1)

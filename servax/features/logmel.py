@@ -1,0 +1,175 @@
+"""Log-Mel spectrogram, differentiable down to the waveform.
+
+Settings (paper, section 3.2.1; METHOD: torchaudio's defaults): window 512, hop 256, 64 Mel bins.
+`LogMel.speech_16k` equals ``10 * log10(max(MelSpectrogram, 1e-10))`` of torchaudio. The paper
+prints 373 frames for 6 s, which no standard setting gives; fitting to 373 frames is
+`servax.features.frames`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from servax.errors import SettingError, ShapeError
+from servax.features.mel import MelScale, mel_filterbank
+
+CHOICES = {
+    "window": ("hann", "hamming"),
+    "spectrum": ("power", "magnitude"),
+    "mel_scale": ("htk", "slaney"),
+    "logarithm": ("db", "natural"),
+}
+"""Allowed values of the settings that are names."""
+
+
+@dataclass(frozen=True)
+class LogMelSettings:
+    """What a log-Mel spectrogram is made of; the defaults are the paper's."""
+
+    sample_rate: int = 16_000
+    """Samples per second of the waveform, in Hz."""
+    window_samples: int = 512
+    """Length of a frame and of its Fourier transform, in samples."""
+    hop_samples: int = 256
+    """Distance between frames, in samples."""
+    mels: int = 64
+    """Number of Mel bins."""
+    f_min: float = 0.0
+    """Lower edge of the first Mel filter, in Hz."""
+    f_max: float = 8_000.0
+    """Upper edge of the last Mel filter, in Hz; at most half the sample rate."""
+    window: Literal["hann", "hamming"] = "hann"
+    """Window function (periodic)."""
+    spectrum: Literal["power", "magnitude"] = "power"
+    """What the Mel filters sum up."""
+    mel_scale: MelScale = "htk"
+    """`htk` without normalisation (torchaudio) or `slaney` with unit-area filters (librosa)."""
+    logarithm: Literal["db", "natural"] = "db"
+    """`db`: 10 log10(max(m, floor)); `natural`: ln(m + floor)."""
+    floor: float = 1e-10
+    """Smallest value under the logarithm."""
+
+    def __post_init__(self) -> None:
+        for name in ("sample_rate", "window_samples", "hop_samples", "mels"):
+            if getattr(self, name) < 1:
+                raise SettingError(name, getattr(self, name), "a whole number of at least 1")
+        if self.hop_samples > self.window_samples:
+            raise SettingError(
+                "hop_samples", self.hop_samples, f"at most window_samples ({self.window_samples})"
+            )
+        if not 0 <= self.f_min < self.f_max <= self.sample_rate / 2:
+            raise SettingError(
+                "f_min, f_max",
+                (self.f_min, self.f_max),
+                f"0 <= f_min < f_max <= {self.sample_rate / 2:g} Hz, half the sample rate",
+            )
+        if not 0 < self.floor < math.inf:
+            raise SettingError("floor", self.floor, "a finite number above 0")
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise SettingError.choice(name, getattr(self, name), allowed)
+
+    @property
+    def hop_seconds(self) -> float:
+        """Distance between frames in seconds."""
+        return self.hop_samples / self.sample_rate
+
+    @property
+    def db_per_unit(self) -> float:
+        """How many dB one unit of the output is (1 for `db`)."""
+        if self.logarithm == "db":
+            return 1.0
+        per_neper = 10.0 if self.spectrum == "power" else 20.0
+        return per_neper / math.log(10.0)
+
+
+class LogMel(nn.Module):
+    """Turns (B, T) waveforms into (B, 1, M, 1 + T // hop) log-Mel spectrograms.
+
+    Frames are centred, the ends padded by reflection, as in torchaudio.
+
+    Example:
+        >>> LogMel.speech_16k()(torch.zeros(2, 16_000)).shape
+        torch.Size([2, 1, 64, 63])
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, settings: LogMelSettings | None = None) -> None:
+        super().__init__()
+        s = self.settings = settings or LogMelSettings()
+        make_window = torch.hann_window if s.window == "hann" else torch.hamming_window
+        filters = mel_filterbank(
+            bins=s.window_samples // 2 + 1,
+            mels=s.mels,
+            sample_rate=s.sample_rate,
+            f_min=s.f_min,
+            f_max=s.f_max,
+            scale=s.mel_scale,
+        )
+        # Both follow from the settings, so they are not saved with the weights.
+        self.register_buffer("window", make_window(s.window_samples), persistent=False)
+        self.register_buffer("filters", filters, persistent=False)
+
+    @classmethod
+    def speech_16k(cls) -> LogMel:
+        """Return the front-end of the paper: torchaudio's MelSpectrogram in dB at 16 kHz."""
+        return cls(LogMelSettings())
+
+    @classmethod
+    def ren2020(cls) -> LogMel:
+        """Return the front-end of Ren et al. 2020 ([18]; EIHW/Adversarial_Attacks_for_SER).
+
+        Hamming window, magnitude, Slaney Mel bins from 20 Hz, ``ln(m + 1e-8)``.
+        """
+        return cls(
+            LogMelSettings(
+                window="hamming",
+                spectrum="magnitude",
+                mel_scale="slaney",
+                f_min=20.0,
+                logarithm="natural",
+                floor=1e-8,
+            )
+        )
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Return the log-Mel spectrograms of a batch.
+
+        Args:
+            waveform: (B, T) samples, T > window / 2.
+
+        Returns:
+            (B, 1, M, F) with F = 1 + T // hop; dB for the `db` logarithm.
+
+        Raises:
+            ShapeError: `waveform` is not (B, T) or is shorter than half a window.
+        """
+        s = self.settings
+        if waveform.ndim != 2 or waveform.shape[1] <= s.window_samples // 2:
+            raise ShapeError(
+                "waveform",
+                waveform.shape,
+                f"(B, T) with T > {s.window_samples // 2} samples (half a window)",
+            )
+        spectrum = torch.stft(
+            waveform,
+            s.window_samples,
+            s.hop_samples,
+            window=self.window,
+            center=True,
+            pad_mode="reflect",
+            return_complex=True,
+        )  # (B, bins, F)
+        magnitude = spectrum.abs()
+        energy = magnitude.pow(2.0) if s.spectrum == "power" else magnitude
+        mel = torch.matmul(energy.transpose(-1, -2), self.filters).transpose(-1, -2)  # (B, M, F)
+        if s.logarithm == "db":
+            return (10.0 * torch.log10(torch.clamp(mel, min=s.floor))).unsqueeze(1)
+        return torch.log(mel + s.floor).unsqueeze(1)

@@ -1,0 +1,60 @@
+"""What every test shares: one torch thread, a cache folder of its own, oracles, real recordings."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+
+torch.set_num_threads(1)
+hypothesis.settings.register_profile(
+    "servax", deadline=None, derandomize=True, database=None, max_examples=50
+)
+hypothesis.settings.load_profile("servax")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what tests make out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SERVAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Callable[[str], Path]:
+    """Return the folder of a real corpus below SERVAX_DATA, or skip the test and say so."""
+
+    def find(name: str) -> Path:
+        data = os.environ.get("SERVAX_DATA")
+        folder = Path(data) / name if data else None
+        if folder is None or not folder.is_dir():
+            pytest.skip(f"REAL CORPUS MISSING: set SERVAX_DATA to a folder that holds {name}")
+        return folder
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def torchaudio() -> types.ModuleType:
+    """Return torchaudio, an oracle.
+
+    Its wheel is a CUDA build whose compiled half does not load beside a CPU torch; the Python half
+    (MelSpectrogram, melscale_fbanks) does once that half is replaced by an empty module.
+    """
+    extension = types.ModuleType("torchaudio._extension")
+    extension._IS_TORCHAUDIO_EXT_AVAILABLE = False  # type: ignore[attr-defined]
+    extension._IS_ALIGN_AVAILABLE = False  # type: ignore[attr-defined]
+    extension.fail_if_no_align = lambda function: function  # type: ignore[attr-defined]
+    sys.modules.setdefault("torchaudio._extension", extension)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module("torchaudio")
