@@ -1,0 +1,94 @@
+"""The purifier network of the paper: a transformer encoder over frames.
+
+Paper, section 3.2.2: 6 transformer blocks, 8 heads, input size 64, so a token is one frame of 64
+Mel values. Ours, since the paper is silent: feed-forward 512 (.5 M parameters), sinusoidal
+positions, layer norm before each part, no dropout, a linear map in and out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from servax.errors import SettingError, ShapeError
+from servax.models.sizes import check_size
+
+
+@dataclass(frozen=True)
+class FrameTransformerSettings:
+    """What rebuilds a `FrameTransformer`."""
+
+    mels: int = 64
+    """Mel bins of a frame: the size of a token."""
+    blocks: int = 6
+    """Transformer blocks."""
+    heads: int = 8
+    """Attention heads; must divide `mels`."""
+    feedforward: int = 512
+    """Hidden size of the feed-forward part of a block."""
+    residual: bool = False
+    """Predict a change that is added to the input, instead of the spectrogram outright."""
+
+    def __post_init__(self) -> None:
+        check_size("mels", self.mels, largest=4096)
+        check_size("blocks", self.blocks, largest=256)
+        check_size("heads", self.heads, largest=4096)
+        check_size("feedforward", self.feedforward, largest=65_536)
+        if self.mels % self.heads:
+            raise SettingError("heads", self.heads, f"a divisor of mels ({self.mels})")
+        if not isinstance(self.residual, bool):
+            raise SettingError("residual", self.residual, "true or false")
+
+
+class FrameTransformer(nn.Module):
+    """Maps spectrograms (B, 1, M, F) to spectrograms of the same shape; any F."""
+
+    def __init__(
+        self,
+        mels: int = 64,
+        blocks: int = 6,
+        heads: int = 8,
+        feedforward: int = 512,
+        residual: bool = False,
+    ) -> None:
+        super().__init__()
+        s = self.settings = FrameTransformerSettings(mels, blocks, heads, feedforward, residual)
+        layer = nn.TransformerEncoderLayer(
+            s.mels, s.heads, s.feedforward, dropout=0.0, batch_first=True, norm_first=True
+        )
+        self.embed = nn.Linear(s.mels, s.mels)
+        self.encoder = nn.TransformerEncoder(
+            layer, s.blocks, norm=nn.LayerNorm(s.mels), enable_nested_tensor=False
+        )
+        self.out = nn.Linear(s.mels, s.mels)
+        # TransformerEncoder copies one layer; without this all blocks would start equal.
+        for parameter in self.encoder.parameters():
+            if parameter.ndim > 1:
+                nn.init.xavier_uniform_(parameter)
+        if s.residual:
+            # The untrained network then changes nothing.
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the purified spectrograms (B, 1, M, F), not clamped."""
+        if x.ndim != 4 or x.shape[1] != 1 or x.shape[2] != self.settings.mels:
+            raise ShapeError("x", x.shape, f"(B, 1, {self.settings.mels}, F)")
+        tokens = x.squeeze(1).transpose(1, 2)  # (B, F, M)
+        hidden = self.embed(tokens) + positions(tokens.shape[1], tokens.shape[2]).to(tokens)
+        change: Tensor = self.out(self.encoder(hidden))
+        purified = change.transpose(1, 2).unsqueeze(1)  # (B, 1, M, F)
+        return x + purified if self.settings.residual else purified
+
+
+def positions(length: int, size: int) -> Tensor:
+    """Return sinusoidal positions (length, size) (Vaswani et al. 2017, section 3.5)."""
+    rates = torch.exp(torch.arange(0, size, 2) * (-math.log(10_000.0) / size))
+    angles = torch.arange(length)[:, None] * rates
+    table = torch.zeros(length, size)
+    table[:, 0::2] = angles.sin()
+    table[:, 1::2] = angles.cos()[:, : size // 2]
+    return table
