@@ -1,0 +1,52 @@
+"""Which device computes, and in which precision."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from servax.errors import SettingError
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Device and precision of a training run or an evaluation."""
+
+    device: str = "auto"
+    """`auto` (CUDA when there is one), `cpu`, `cuda` or `cuda:N`."""
+    precision: Precision = "float32"
+    """`bfloat16` runs matrix products in bfloat16 (autocast); predictions may then differ."""
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("float32", "bfloat16"):
+            raise SettingError.choice("precision", self.precision, ("float32", "bfloat16"))
+
+    def resolve(self) -> torch.device:
+        """Return the device.
+
+        Raises:
+            SettingError: The device is unknown or not there.
+        """
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError:
+            raise SettingError("device", self.device, "auto, cpu, cuda or cuda:N") from None
+        if device.type not in ("cpu", "cuda"):
+            raise SettingError("device", self.device, "auto, cpu, cuda or cuda:N")
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            count = torch.cuda.device_count()
+            raise SettingError("device", self.device, f"a device of this machine ({count} CUDA)")
+        return device
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context in which forward passes run."""
+        return torch.autocast(
+            self.resolve().type, torch.bfloat16, enabled=self.precision == "bfloat16"
+        )

@@ -1,0 +1,178 @@
+"""The epoch loop: train, validate, keep the best weights, stop early, resume.
+
+The loop has no opinion about what is trained: it drives anything that is `Trainable`. All that is
+random in an epoch follows from (seed, epoch), so a run killed at any moment and started again
+continues from its last epoch and ends with the same weights, bit for bit on one machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from servax.errors import ServaxError, SettingError
+from servax.training.checkpoint import load_checkpoint, save_checkpoint
+from servax.training.log import TrainingLog
+from servax.training.seeding import global_seed
+
+CHECKPOINT = "checkpoint.pt"
+Terms = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to train and what decides which weights are kept."""
+
+    epochs: int
+    """Most epochs."""
+    patience: int
+    """Epochs without a better value of `monitor` before training stops."""
+    monitor: str
+    """Term of the log that is watched, e.g. `validation/loss`."""
+    mode: Literal["min", "max"] = "min"
+    """Whether a lower or a higher value is better."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise SettingError(name, getattr(self, name), "a whole number of at least 1")
+        if self.mode not in ("min", "max"):
+            raise SettingError.choice("mode", self.mode, ("min", "max"))
+
+
+class Trainable(Protocol):
+    """What the loop needs of a training."""
+
+    def train_epoch(self, epoch: int, tick: Callable[[], None]) -> Terms:
+        """Train one epoch, call `tick` after each step, return the mean loss terms."""
+
+    def validate(self, epoch: int) -> Terms:
+        """Return the terms on the validation part."""
+
+    def steps_per_epoch(self) -> int:
+        """Return how often `train_epoch` ticks."""
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the next epoch depends on."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what `state` returned."""
+
+    def weights(self) -> dict[str, Any]:
+        """Return a copy of the weights worth keeping."""
+
+    def load_weights(self, weights: dict[str, Any]) -> None:
+        """Put back what `weights` returned."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training is, given to a progress callback after each step."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    terms: Terms
+    """Terms of the last finished epoch."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training came to."""
+
+    best_epoch: int
+    """Epoch whose weights were kept, from 0."""
+    best: float
+    """Value of the monitored term at that epoch."""
+    epochs: int
+    """Epochs trained."""
+
+
+def fit(
+    training: Trainable,
+    schedule: Schedule,
+    folder: Path,
+    *,
+    seed: int,
+    settings: str,
+    progress: Callable[[Progress], None] | None = None,
+) -> Fitted:
+    """Train until the schedule ends and leave `training` with its best weights.
+
+    Args:
+        training: What to train.
+        schedule: How long, and which term decides.
+        folder: Holds the checkpoint and the log; a checkpoint found there is resumed.
+        seed: Seeds all that an epoch draws.
+        settings: Text that identifies the run; a checkpoint of another text is refused.
+        progress: Called after each step.
+
+    Raises:
+        CheckpointError: The checkpoint is broken or belongs to another run.
+        ServaxError: A term is not finite.
+    """
+    path = folder / CHECKPOINT
+    epoch, best, best_epoch, best_weights = 0, math.inf, -1, training.weights()
+    saved = load_checkpoint(path, settings=settings)
+    if saved is not None:
+        training.load_state(saved["training"])
+        epoch, best, best_epoch = saved["epoch"], saved["best"], saved["best_epoch"]
+        best_weights = saved["best_weights"]
+    sign = 1.0 if schedule.mode == "min" else -1.0
+    terms: Terms = {}
+    with TrainingLog(folder, first_epoch=epoch) as log:
+        while epoch < schedule.epochs and epoch - best_epoch <= schedule.patience:
+            tick = _ticker(training, schedule, epoch, terms, progress)
+            with global_seed(seed, "epoch", epoch):
+                terms = training.train_epoch(epoch, tick) | training.validate(epoch)
+            _refuse_divergence(terms, epoch)
+            score = sign * terms[schedule.monitor]
+            if score < best:
+                best, best_epoch, best_weights = score, epoch, training.weights()
+            log.write(epoch, terms)
+            epoch += 1
+            save_checkpoint(
+                path,
+                {
+                    "settings": settings,
+                    "epoch": epoch,
+                    "best": best,
+                    "best_epoch": best_epoch,
+                    "best_weights": best_weights,
+                    "training": training.state(),
+                },
+            )
+    training.load_weights(best_weights)
+    return Fitted(best_epoch=best_epoch, best=sign * best, epochs=epoch)
+
+
+def _refuse_divergence(terms: Terms, epoch: int) -> None:
+    # Every term, since a recogniser of NaN weights still has a UAR: that of its first class.
+    for name, value in terms.items():
+        if not math.isfinite(value):
+            raise ServaxError(
+                f"training diverged: {name} is {value} in epoch {epoch + 1}; lower the learning "
+                "rate, or clip the gradient harder."
+            )
+
+
+def _ticker(
+    training: Trainable,
+    schedule: Schedule,
+    epoch: int,
+    terms: Terms,
+    progress: Callable[[Progress], None] | None,
+) -> Callable[[], None]:
+    steps, done = training.steps_per_epoch(), 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(Progress(epoch, schedule.epochs, done, steps, terms))
+
+    return tick

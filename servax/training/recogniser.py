@@ -1,0 +1,216 @@
+"""Trains a recogniser: cross-entropy with class weights, SpecAugment, early stopping.
+
+Paper, section 3.2: Adam with learning rate 1e-3, early stopping on the validation speakers. Class
+weights, SpecAugment, weight decay and the cosine schedule are ours (METHOD, section 3: a recogniser
+trained without them stays below what CNNs reach). The same training with another seed gives the
+feature extractor F.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from servax.errors import CorpusError, SettingError
+from servax.features import Dataset, SpecAugment
+from servax.training.device import Compute
+from servax.training.loop import Schedule, Terms
+from servax.training.seeding import derive, epoch_order, generator
+
+
+@dataclass(frozen=True)
+class RecogniserTraining:
+    """Settings of a recogniser's training."""
+
+    epochs: int = 60
+    """Most epochs."""
+    patience: int = 20
+    """Epochs without a better validation UAR before training stops."""
+    batch_size: int = 16
+    """Utterances per step."""
+    learning_rate: float = 1e-3
+    """Of Adam (paper), at the start of the cosine schedule."""
+    weight_decay: float = 1e-4
+    """Decoupled weight decay (AdamW)."""
+    class_weights: bool = True
+    """Weigh each class by the inverse of its share of the training utterances."""
+    augment: SpecAugment | None = field(default_factory=SpecAugment)
+    """Masks on the training input; none switches them off."""
+    shift: bool = True
+    """Roll each training utterance by a random number of frames."""
+
+    def __post_init__(self) -> None:
+        augment: Any = self.augment
+        if isinstance(augment, dict):  # settings read back from JSON arrive as plain dicts
+            object.__setattr__(self, "augment", SpecAugment(**augment))
+        if self.batch_size < 2:
+            raise SettingError("batch_size", self.batch_size, "a whole number of at least 2")
+        if not 0 < self.learning_rate <= 1:
+            raise SettingError("learning_rate", self.learning_rate, "a number in (0, 1]")
+        if not 0 <= self.weight_decay < 1:
+            raise SettingError("weight_decay", self.weight_decay, "a number in [0, 1)")
+        self.schedule()
+
+    def schedule(self) -> Schedule:
+        """Return when training stops and which epoch is kept."""
+        return Schedule(self.epochs, self.patience, monitor="validation/uar", mode="max")
+
+
+class RecogniserTrainer:
+    """One recogniser in training, to be driven by `servax.training.fit`."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        train: Dataset,
+        validation: Dataset,
+        settings: RecogniserTraining,
+        *,
+        seed: int,
+        compute: Compute | None = None,
+    ) -> None:
+        self.settings = settings
+        self.seed = seed
+        self.compute = compute or Compute()
+        self.device = self.compute.resolve()
+        # Channels-last memory: the same numbers up to rounding, a third less time on a CPU.
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._train, self._validation = train, validation
+        self._optimiser = torch.optim.AdamW(
+            network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        weights = class_weights(train)  # also without them every class must be there
+        self._loss = nn.CrossEntropyLoss(weights if settings.class_weights else None).to(
+            self.device
+        )
+
+    def steps_per_epoch(self) -> int:
+        """Return the number of training steps of an epoch."""
+        return len(self._order(0))
+
+    def train_epoch(self, epoch: int, tick: Callable[[], None]) -> Terms:
+        """Train on every utterance once; return the mean loss and the learning rate."""
+        self.network.train()
+        draws = generator(self.seed, "augment", epoch)
+        order = self._order(epoch)
+        total = 0.0
+        for step, positions in enumerate(order):
+            rate = self._learning_rate(epoch + step / len(order))
+            for group in self._optimiser.param_groups:
+                group["lr"] = rate
+            batch = self._train.batch(positions, self.device)
+            x = self._augment(batch.x, draws)
+            with self.compute.autocast():
+                loss = self._loss(self.network(x), batch.y)
+            self._optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            self._optimiser.step()
+            total += float(loss.detach())
+            tick()
+        return {"train/loss": total / len(order), "train/learning_rate": rate}
+
+    def validate(self, epoch: int) -> Terms:
+        """Return loss and UAR on the validation speakers."""
+        del epoch
+        logits, y = predict(self.network, self._validation, 64, compute=self.compute)
+        loss = nn.functional.cross_entropy(logits, y)
+        hits = logits.argmax(1) == y
+        recalls = [float(hits[y == c].float().mean()) for c in y.unique()]  # type: ignore[no-untyped-call]
+        return {
+            "validation/loss": float(loss),
+            "validation/uar": sum(recalls) / len(recalls),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return weights and optimiser state."""
+        return {
+            "network": copy.deepcopy(self.network.state_dict()),
+            "optimiser": copy.deepcopy(self._optimiser.state_dict()),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what `state` returned."""
+        self.network.load_state_dict(state["network"])
+        self._optimiser.load_state_dict(state["optimiser"])
+
+    def weights(self) -> dict[str, Any]:
+        """Return a copy of the recogniser's weights."""
+        return copy.deepcopy(self.network.state_dict())
+
+    def load_weights(self, weights: dict[str, Any]) -> None:
+        """Put back what `weights` returned."""
+        self.network.load_state_dict(weights)
+        self.network.eval()
+
+    def _order(self, epoch: int) -> list[Any]:
+        return epoch_order(
+            len(self._train),
+            self.settings.batch_size,
+            seed=derive(self.seed, "recogniser"),
+            epoch=epoch,
+        )
+
+    def _augment(self, x: Tensor, draws: torch.Generator) -> Tensor:
+        s = self.settings
+        if s.shift:
+            shifts = torch.randint(0, x.shape[3], (len(x),), generator=draws)
+            x = roll_frames(x, shifts.to(x.device))
+        if s.augment is not None:
+            x = s.augment.apply(x, s.augment.draw(x.shape, draws))
+        return x
+
+    def _learning_rate(self, epoch: float) -> float:
+        return (
+            self.settings.learning_rate
+            * 0.5
+            * (1.0 + math.cos(math.pi * epoch / self.settings.epochs))
+        )
+
+
+def roll_frames(x: Tensor, shifts: Tensor) -> Tensor:
+    """Return x (B, 1, M, F) with utterance b rolled right by ``shifts[b]`` frames."""
+    frames = x.shape[3]
+    index = (torch.arange(frames, device=x.device)[None] - shifts[:, None]) % frames  # (B, F)
+    return torch.gather(x, 3, index[:, None, None, :].expand_as(x))
+
+
+def class_weights(dataset: Dataset) -> Tensor:
+    """Return N / (C * count) for each class, (C,).
+
+    Raises:
+        CorpusError: A class has no utterance, so that it cannot be learned.
+    """
+    counts = torch.bincount(dataset.labels, minlength=dataset.classes)
+    if (counts == 0).any():
+        missing = [dataset.corpus.labels[int(c)] for c in (counts == 0).nonzero()]
+        raise CorpusError(
+            f"{dataset.corpus.name}: no training utterance is labelled {' or '.join(missing)}, "
+            "expected some of every label; choose other folds or another label scheme."
+        )
+    return len(dataset) / (dataset.classes * counts.float())
+
+
+@torch.inference_mode()
+def predict(
+    network: nn.Module, dataset: Dataset, batch_size: int, *, compute: Compute | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return logits (N, C) and labels (N,) of a dataset, on the CPU, in evaluation mode."""
+    compute = compute or Compute()
+    device = compute.resolve()
+    modes = [(module, module.training) for module in network.modules()]
+    network.to(device).eval()
+    logits = []
+    try:
+        for batch in dataset.batches(batch_size, device):
+            with compute.autocast():
+                logits.append(network(batch.x).float().cpu())
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return torch.cat(logits), dataset.labels
