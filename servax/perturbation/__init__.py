@@ -1,0 +1,16 @@
+"""How far and in which direction: balls, and the one projected-ascent loop."""
+
+from servax.perturbation.ascent import Bounds, Objective, ascend, input_gradient, into_reach
+from servax.perturbation.balls import L2, Ball, Linf, check_radius
+
+__all__ = [
+    "L2",
+    "Ball",
+    "Bounds",
+    "Linf",
+    "Objective",
+    "ascend",
+    "check_radius",
+    "input_gradient",
+    "into_reach",
+]

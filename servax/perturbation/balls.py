@@ -1,0 +1,120 @@
+"""How far: balls around a clean input that measure, project, sample and point uphill.
+
+Values instead of strings for norms and budgets, so that an attack needs no ``if norm == ...``.
+Norms are taken per utterance, over all of its elements.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from servax.errors import SettingError
+
+
+class Ball(Protocol):
+    """A set of allowed changes around zero."""
+
+    @property
+    def radius(self) -> float:
+        """Largest norm of an allowed change."""
+
+    def norm(self, change: Tensor) -> Tensor:
+        """Return the norm (B,) of changes (B, ...)."""
+
+    def project(self, change: Tensor) -> Tensor:
+        """Return the nearest allowed changes, same shape."""
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """Return the changes of norm 1 with the largest product with `gradient`."""
+
+    def sample(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        """Return uniformly drawn allowed changes of the shape of `like`."""
+
+
+def check_radius(radius: float) -> None:
+    """Refuse a radius that is negative or not finite."""
+    if not (math.isfinite(radius) and radius >= 0):
+        raise SettingError("radius", radius, "a finite number of at least 0")
+
+
+@dataclass(frozen=True)
+class Linf:
+    """Every element may change by at most `radius`."""
+
+    radius: float
+    """Largest absolute change of an element."""
+
+    def __post_init__(self) -> None:
+        check_radius(self.radius)
+
+    def norm(self, change: Tensor) -> Tensor:
+        """Return the largest absolute element of each utterance, (B,)."""
+        return change.abs().flatten(1).amax(1)
+
+    def project(self, change: Tensor) -> Tensor:
+        """Return `change` clamped to [-radius, radius]."""
+        return change.clamp(-self.radius, self.radius)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """Return the sign of the gradient."""
+        return gradient.sign()
+
+    def sample(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        """Return changes uniform in the cube."""
+        uniform = torch.rand(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+        return (2.0 * uniform - 1.0) * self.radius
+
+
+@dataclass(frozen=True)
+class L2:
+    """The Euclidean norm of an utterance's change may be at most `radius`."""
+
+    radius: float
+    """Largest Euclidean norm of the change of one utterance."""
+
+    def __post_init__(self) -> None:
+        check_radius(self.radius)
+
+    def norm(self, change: Tensor) -> Tensor:
+        """Return the Euclidean norm of each utterance, (B,)."""
+        largest, unit = _scaled(change)
+        length: Tensor = largest * unit.flatten(1).norm(dim=1)
+        return length
+
+    def project(self, change: Tensor) -> Tensor:
+        """Return changes outside the ball scaled back to its surface."""
+        norm = self.norm(change).clamp(min=torch.finfo(change.dtype).tiny)
+        return change * _per_utterance((self.radius / norm).clamp(max=1.0), change)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """Return the gradient divided by its norm; a zero gradient stays zero."""
+        _, unit = _scaled(gradient)
+        norm = unit.flatten(1).norm(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)
+        return unit / _per_utterance(norm, gradient)
+
+    def sample(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        """Return changes uniform in the ball: a direction times radius * u**(1/n)."""
+        direction = torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+        u = torch.rand(len(like), generator=generator, dtype=like.dtype).to(like.device)
+        length: Tensor = self.radius * u.pow(1.0 / max(1, like[0].numel()))
+        return self.steepest(direction) * _per_utterance(length, like)
+
+
+def _scaled(change: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest absolute element (B,) and `change` divided by it.
+
+    A sure model's gradients are so small that their squares vanish in float32; divided first, they
+    keep their direction.
+    """
+    largest = change.abs().flatten(1).amax(1).clamp(min=torch.finfo(change.dtype).tiny)
+    return largest, change / _per_utterance(largest, change)
+
+
+def _per_utterance(values: Tensor, like: Tensor) -> Tensor:
+    """Return values (B,) shaped to multiply a tensor (B, ...)."""
+    return values.view(-1, *([1] * (like.ndim - 1)))
