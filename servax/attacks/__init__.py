@@ -1,0 +1,6 @@
+"""Ascent on the class loss: attacks on any classifier, bare, defended, or of waveforms."""
+
+from servax.attacks.base import Attack
+from servax.attacks.gradient import FGSM, PGD, class_loss
+
+__all__ = ["FGSM", "PGD", "Attack", "class_loss"]

@@ -1,0 +1,155 @@
+"""The protocol of all attacks: check, attack in evaluation mode, check what came back.
+
+A classifier is any module from inputs (B, ...) to logits (B, C). A defended model and a waveform
+classifier are such modules too, so an attack works on them unchanged. An attack fills one hole:
+`Attack.iterates`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from servax.errors import ServaxError, SettingError, ShapeError
+from servax.perturbation import L2, Ball, Bounds, Linf
+
+Norm = type[Linf] | type[L2]
+Labels = Literal["true", "predicted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """What every attack shares; a subclass adds its settings and `iterates`."""
+
+    bounds: Bounds = (0.0, 1.0)
+    """Lowest and highest value of a valid input."""
+    labels: Labels = "true"
+    """Attack the `true` label (standard), or the model's own `predicted` one ([18])."""
+
+    def __post_init__(self) -> None:
+        low, high = self.bounds
+        if not low < high:
+            raise SettingError("bounds", self.bounds, "(low, high) with low < high")
+        if self.labels not in ("true", "predicted"):
+            raise SettingError.choice("labels", self.labels, ("true", "predicted"))
+
+    @property
+    @abstractmethod
+    def ball(self) -> Ball:
+        """The changes this attack may make."""
+
+    @abstractmethod
+    def iterates(
+        self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None
+    ) -> Iterator[Tensor]:
+        """Yield ever stronger adversarial inputs, the last one being the attack's result."""
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Return adversarial inputs inside the ball around `x` and inside the bounds.
+
+        Args:
+            model: From inputs (B, ...) to logits (B, C); attacked in evaluation mode.
+            x: Clean inputs (B, ...), inside the bounds.
+            y: True classes (B,), int64.
+            generator: Draws whatever is random in the attack.
+
+        Returns:
+            Adversarial inputs, shape and type of `x`, detached.
+
+        Raises:
+            ShapeError: `x` and `y` do not belong together, or the model's logits are not (B, C).
+            SettingError: `x` is outside the bounds, or a random attack got no generator.
+        """
+        adversarial = x
+        for iterate in self.trajectory(model, x, y, generator=generator):
+            adversarial = iterate
+        return adversarial
+
+    def trajectory(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None
+    ) -> Iterator[Tensor]:
+        """Yield each iterate of the attack; arguments and errors as for a call.
+
+        Nothing runs, and nothing is refused, before the first iterate is asked for. The model is in
+        evaluation mode from then on until the iterator ends or is closed.
+        """
+        x = x.detach()
+        check_inputs(x, y, self.bounds)
+        with evaluating(model):
+            target = self.target(model, x, y)
+            for adversarial in self.iterates(model, x, target, generator):
+                check_reach(x, adversarial, self.ball, self.bounds)
+                yield adversarial
+
+    def target(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Return the classes (B,) that the attack leads away from."""
+        if self.labels == "true":
+            return y
+        with torch.no_grad():
+            return logits_of(model, x).argmax(dim=1)
+
+
+def logits_of(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the model's logits (B, C), or refuse what it returned instead."""
+    logits = model(x)
+    if not isinstance(logits, Tensor):
+        raise SettingError(
+            "the model's output", type(logits).__name__, f"a tensor of logits ({len(x)}, C)"
+        )
+    if logits.ndim != 2 or len(logits) != len(x):
+        raise ShapeError("the model's output", logits.shape, f"logits ({len(x)}, C)")
+    return logits
+
+
+def check_inputs(x: Tensor, y: Tensor, bounds: Bounds) -> None:
+    """Refuse inputs that an attack cannot start from."""
+    if x.ndim < 2 or x.numel() == 0:
+        raise ShapeError("x", x.shape, "(B, ...) with at least one element")
+    if not x.is_floating_point():
+        raise SettingError("the type of x", x.dtype, "a floating-point type")
+    if y.shape != x.shape[:1]:
+        raise ShapeError("y", y.shape, f"({len(x)},) class indices, one per input")
+    if y.dtype != torch.int64:
+        raise SettingError("the type of y", y.dtype, "torch.int64, class indices")
+    # Compared as tensors, since bounds such as .3 have no exact float32. Refuses NaN too.
+    if not bool(((x >= bounds[0]) & (x <= bounds[1])).all()):
+        raise SettingError(
+            "x",
+            f"in [{float(x.min()):.4g}, {float(x.max()):.4g}]",
+            f"values inside the bounds [{bounds[0]:g}, {bounds[1]:g}]; scale the input or set "
+            "bounds",
+        )
+
+
+def check_reach(x: Tensor, adversarial: Tensor, ball: Ball, bounds: Bounds) -> None:
+    """Raise when an attack left its ball or the bounds: its figures would mean nothing."""
+    # Rounding grows with the size of the numbers, and its norm with their count.
+    rounding = 4.0 * torch.finfo(x.dtype).eps * (float(x.abs().max()) + ball.radius)
+    slack = float(ball.norm(torch.full_like(x[:1], rounding)))
+    distance = float(ball.norm(adversarial - x).max())
+    inside = bool(((adversarial >= bounds[0]) & (adversarial <= bounds[1])).all())
+    if not (distance <= ball.radius * (1 + 1e-5) + slack and inside):
+        raise ServaxError(
+            f"the attack left its reach: distance {distance:.6g} from the clean input, expected at "
+            f"most {ball.radius:g}, values expected in [{bounds[0]:g}, {bounds[1]:g}]."
+        )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode inside the block, and each of its parts back after it."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
