@@ -1,0 +1,83 @@
+"""Cheap input transforms: the controls that a trained purifier has to beat.
+
+Each maps log-Mel (B, 1, M, F) on [0, 1] to the same. How gradients pass is part of each: the mean
+filter and the noise have exact ones; quantisation has none, so the identity stands in its place in
+the backward pass (BPDA, Athalye et al. 2018), and attacks through it are labelled ``bpda``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from servax.errors import SettingError
+
+
+class GaussianNoise(nn.Module):
+    """Adds white noise, then clamps to [0, 1].
+
+    Args:
+        standard_deviation: Of the noise, on the [0, 1] scale (.02 is 1.6 dB).
+        generator: Draws the noise (on the CPU); each call draws anew.
+    """
+
+    knowledge = "adaptive"
+    """An attack through it sees fresh noise at each step."""
+
+    def __init__(self, standard_deviation: float, generator: torch.Generator) -> None:
+        super().__init__()
+        if not 0 < standard_deviation <= 1:
+            raise SettingError("standard_deviation", standard_deviation, "a number in (0, 1]")
+        self.standard_deviation = standard_deviation
+        self.generator = generator
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return noisy x."""
+        noise = torch.randn(x.shape, generator=self.generator, dtype=x.dtype).to(x.device)
+        return (x + self.standard_deviation * noise).clamp(0.0, 1.0)
+
+
+class MeanFilter(nn.Module):
+    """Replaces each element by the mean of its neighbourhood; edges repeat their nearest value.
+
+    Args:
+        size: Side of the square neighbourhood in Mel bins and frames, odd.
+    """
+
+    knowledge = "adaptive"
+    """Exact gradients."""
+
+    def __init__(self, size: int = 3) -> None:
+        super().__init__()
+        if size < 1 or size % 2 == 0:
+            raise SettingError("size", size, "an odd whole number")
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return smoothed x."""
+        edge = self.size // 2
+        padded = nn.functional.pad(x, (edge, edge, edge, edge), mode="replicate")
+        return nn.functional.avg_pool2d(padded, self.size, stride=1)
+
+
+class Quantise(nn.Module):
+    """Rounds to 2**bits levels on [0, 1] (feature squeezing, Xu et al. 2018).
+
+    Args:
+        bits: Bits per element, in [1, 16].
+    """
+
+    knowledge = "bpda"
+    """Rounding has no gradient: the backward pass takes the identity instead."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        if not 1 <= bits <= 16:
+            raise SettingError("bits", bits, "a whole number in [1, 16]")
+        self.bits = bits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return rounded x, with the identity as its gradient."""
+        levels = (1 << self.bits) - 1
+        rounded = torch.round(x * levels) / levels
+        return x + (rounded - x).detach()
