@@ -96,8 +96,7 @@ def load_network(folder: str | Path) -> Stored:
     if not isinstance(extra, dict):
         raise CheckpointError(folder / SETTINGS, "holds an `extra` that is not a JSON object")
     weights = _read_weights(folder / WEIGHTS, network.state_dict())
-    # Memory is asked for only now that the file is known to fill it; the weights are copied, since
-    # safetensors maps the file and the file may change.
+    # Memory is asked for only now that the file is known to fill it.
     network.to_empty(device="cpu")
     network.load_state_dict(weights)
     return Stored(network.eval(), extra)

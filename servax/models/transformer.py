@@ -78,7 +78,9 @@ class FrameTransformer(nn.Module):
         if x.ndim != 4 or x.shape[1] != 1 or x.shape[2] != self.settings.mels:
             raise ShapeError("x", x.shape, f"(B, 1, {self.settings.mels}, F)")
         tokens = x.squeeze(1).transpose(1, 2)  # (B, F, M)
-        hidden = self.embed(tokens) + positions(tokens.shape[1], tokens.shape[2]).to(tokens)
+        # Vaswani et al. 2017, section 3.4: without the factor the positions would drown the sound.
+        hidden = self.embed(tokens) * math.sqrt(self.settings.mels)
+        hidden = hidden + positions(tokens.shape[1], tokens.shape[2]).to(tokens)
         change: Tensor = self.out(self.encoder(hidden))
         purified = change.transpose(1, 2).unsqueeze(1)  # (B, 1, M, F)
         return x + purified if self.settings.residual else purified
