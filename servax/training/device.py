@@ -25,24 +25,29 @@ class Compute:
     def __post_init__(self) -> None:
         if self.precision not in ("float32", "bfloat16"):
             raise SettingError.choice("precision", self.precision, ("float32", "bfloat16"))
+        self._named()
 
     def resolve(self) -> torch.device:
         """Return the device.
 
         Raises:
-            SettingError: The device is unknown or not there.
+            SettingError: This machine has no such device.
         """
+        device = self._named()
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            count = torch.cuda.device_count()
+            raise SettingError("device", self.device, f"a device of this machine ({count} CUDA)")
+        return device
+
+    def _named(self) -> torch.device:
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             device = torch.device(self.device)
         except RuntimeError:
-            raise SettingError("device", self.device, "auto, cpu, cuda or cuda:N") from None
-        if device.type not in ("cpu", "cuda"):
+            device = None
+        if device is None or device.type not in ("cpu", "cuda"):
             raise SettingError("device", self.device, "auto, cpu, cuda or cuda:N")
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            count = torch.cuda.device_count()
-            raise SettingError("device", self.device, f"a device of this machine ({count} CUDA)")
         return device
 
     def autocast(self) -> AbstractContextManager[object]:

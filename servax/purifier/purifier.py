@@ -1,0 +1,183 @@
+"""A trained purifier with everything it needs to stand in front of a model."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub import ModelHubMixin
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from servax.errors import CheckpointError, ServaxError
+from servax.features import FrontEndSettings, Scale, ScaleSettings
+from servax.models import frozen, load_network, save_network
+from servax.models.storage import SETTINGS, WEIGHTS
+from servax.purifier.sound import purify_waveform
+
+ROLE = "purifier"
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+CARD = """---
+{{ card_data }}
+---
+
+# A purifier of servax
+
+Takes log-Mel spectrograms of speech that may carry an adversarial attack and returns cleaned ones.
+It stands in front of a speech emotion recogniser, whose weights it has never seen:
+
+```python
+import servax as sx
+
+purifier = sx.Purifier.from_pretrained("path-or-hub-id")
+cleaned = purifier.purify(waveform, sample_rate=16_000)
+```
+
+`settings.json` holds the network, the decibel scale and the front-end it was trained on. An
+attacker who knows the purifier too can still succeed: measure with `servax audit`.
+"""
+
+
+class Purifier(
+    nn.Module,
+    ModelHubMixin,
+    model_card_template=CARD,
+    library_name="servax",
+    pipeline_tag="audio-to-audio",
+    tags=["adversarial-purification", "speech-emotion-recognition"],
+):
+    """Maps log-Mel on [0, 1], perhaps attacked, to cleaned log-Mel on [0, 1] (eq. 8).
+
+    Args:
+        network: P, from (B, 1, M, F) to the same shape.
+        scale: The dB window it was trained on.
+        front_end: The front-end settings it was trained on.
+
+    Example:
+        >>> purifier = Purifier.from_pretrained("runs/demo/models/ssad")  # doctest: +SKIP
+        >>> cleaned = purifier(x)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, network: nn.Module, scale: Scale, front_end: FrontEndSettings | None = None
+    ) -> None:
+        super().__init__()
+        # All that rebuilds a purifier is in settings.json; the mixin would add half of it again.
+        self._hub_mixin_config = None
+        self.network = network
+        self.scale = scale
+        self.front_end = front_end or FrontEndSettings()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return purified log-Mel (B, 1, M, F) on [0, 1]; exact gradients pass through."""
+        purified: Tensor = self.network(x)
+        return purified.clamp(0.0, 1.0)
+
+    def purify(
+        self, waveform: NDArray[np.floating], sample_rate: int = 16_000
+    ) -> NDArray[np.float32]:
+        """Return purified sound of the same length, rate and level.
+
+        Args:
+            waveform: (T,) mono samples, at least .05 s.
+            sample_rate: In Hz; what lies above the front-end's band passes unchanged.
+
+        Raises:
+            ShapeError: `waveform` is not (T,) or is too short.
+            SettingError: `sample_rate` is outside its rule, or a sample is not finite.
+        """
+        return purify_waveform(self, waveform, sample_rate)
+
+    def frozen(self) -> Purifier:
+        """Return a copy for inference: evaluation mode, no parameter gradients."""
+        return Purifier(frozen(self.network), self.scale, self.front_end).eval()
+
+    def save_pretrained(self, save_directory: str | Path, **hub: Any) -> str | None:
+        """Write weights (safetensors), settings (JSON) and a model card to a folder.
+
+        Args:
+            save_directory: Made when missing.
+            **hub: Passed on to huggingface_hub (push_to_hub, repo_id ...).
+
+        Raises:
+            CheckpointError: The folder cannot be written.
+        """
+        try:
+            url: str | None = super().save_pretrained(save_directory, **hub)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise CheckpointError(save_directory, f"cannot be written ({reason})") from None
+        return url
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_network(
+            self.network,
+            save_directory,
+            extra={
+                "role": ROLE,
+                "scale": asdict(self.scale.settings),
+                "front_end": asdict(self.front_end),
+            },
+        )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> Purifier:
+        """Return the purifier saved in a folder or on the Hugging Face hub.
+
+        Args:
+            pretrained_model_name_or_path: A folder written by `save_pretrained`, or a hub id
+                such as ``user/name``.
+            **hub: Passed on to huggingface_hub's `snapshot_download` (revision, token, cache_dir
+                ...).
+
+        Raises:
+            CheckpointError: There is no such folder, the hub does not give it, its files are
+                broken, or it holds something else.
+        """
+        name = str(pretrained_model_name_or_path)
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            if not HUB_ID.fullmatch(name):
+                raise CheckpointError(
+                    name,
+                    "no such folder; expected one written by Purifier.save_pretrained, or a hub id "
+                    "such as user/name",
+                )
+            folder = _download(name, hub)
+        return cls._read(folder)
+
+    @classmethod
+    def _read(cls, folder: Path) -> Purifier:
+        stored = load_network(folder)
+        role = stored.extra.get("role")
+        if role != ROLE:
+            held = f"a {role}" if isinstance(role, str) else "a network"
+            raise CheckpointError(
+                folder, f"holds {held}, expected a purifier written by Purifier.save_pretrained"
+            )
+        try:
+            scale = Scale(ScaleSettings(**stored.extra["scale"]))
+            front_end = FrontEndSettings(**stored.extra["front_end"])
+        except ServaxError as error:
+            raise CheckpointError(folder / SETTINGS, str(error)) from None
+        except (KeyError, TypeError):
+            raise CheckpointError(
+                folder / SETTINGS, "holds no scale and front-end of a purifier; train it again"
+            ) from None
+        return cls(stored.network, scale, front_end).eval()
+
+
+def _download(model_id: str, hub: dict[str, Any]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(model_id, allow_patterns=[SETTINGS, WEIGHTS], **hub))
+    except (HfHubHTTPError, HFValidationError) as error:
+        reason = f"the Hugging Face hub does not give it ({type(error).__name__})"
+    except OSError:
+        reason = "the Hugging Face hub cannot be reached"
+    raise CheckpointError(model_id, f"is no folder here, and {reason}") from None

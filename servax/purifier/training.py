@@ -1,0 +1,270 @@
+"""Trains the purifier P against the discriminator D (paper, section 2.1; METHOD, section 5).
+
+Each step distorts a fresh batch by SSA, purifies it, moves D and then P. Neither the protected
+model nor an attack is seen: import contracts keep `servax.attacks` out of this package.
+
+Departures: linear warm-up and gradient clipping (a transformer at learning rate 1e-3 needs them).
+L_adv's gradient at P's output is kept at most a tenth as long as that of the other two terms: by
+the letter of eq. 7 P was torn apart by D (docs/method.md has the figures). The validation loss that
+stops training leaves L_adv out, since it measures P against a D that itself moves from epoch to
+epoch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from servax.errors import SettingError
+from servax.features import Batch, Dataset
+from servax.models import TAPS, Discriminator
+from servax.purifier.losses import (
+    LossWeights,
+    combined_gradient,
+    discriminator_loss,
+    feature_loss,
+    generator_loss,
+    pixel_loss,
+)
+from servax.purifier.ssa import SSA
+from servax.training import Compute, Schedule, derive, epoch_order, generator
+from servax.training.loop import Terms
+
+
+@dataclass(frozen=True)
+class PurifierTraining:
+    """Settings of a purifier's training; defaults are the paper's where it prints them."""
+
+    ssa: SSA = field(default_factory=SSA)
+    """The augmentation."""
+    weights: LossWeights = field(default_factory=LossWeights)
+    """α, β, γ of eq. 7."""
+    tap: str = "conv3_3"
+    """Where the extractor is read (NRP: after the ReLU of conv3_3)."""
+    epochs: int = 60
+    """Most epochs."""
+    patience: int = 5
+    """Epochs without a lower validation loss before training stops (paper)."""
+    batch_size: int = 16
+    """Utterances per step."""
+    learning_rate: float = 1e-3
+    """Of Adam, for P and D (paper)."""
+    warmup_steps: int = 100
+    """Steps over which P's learning rate rises linearly from 0; 0 switches it off."""
+    clip_norm: float = 1.0
+    """Largest Euclidean norm of P's gradient; 0 switches clipping off."""
+    adversarial_limit: float | None = 0.1
+    """Longest gradient of L_adv at P's output, as a share of the other terms'; none lifts it."""
+
+    def __post_init__(self) -> None:
+        for name, kind in (("ssa", SSA), ("weights", LossWeights)):
+            if isinstance(getattr(self, name), dict):
+                object.__setattr__(self, name, kind(**getattr(self, name)))
+        if self.tap not in TAPS:
+            raise SettingError.choice("tap", self.tap, TAPS)
+        if self.batch_size < 2:
+            raise SettingError("batch_size", self.batch_size, "a whole number of at least 2")
+        if not 0 < self.learning_rate <= 1:
+            raise SettingError("learning_rate", self.learning_rate, "a number in (0, 1]")
+        if self.warmup_steps < 0:
+            raise SettingError("warmup_steps", self.warmup_steps, "a whole number of at least 0")
+        if not self.clip_norm >= 0:
+            raise SettingError("clip_norm", self.clip_norm, "a number of at least 0")
+        limit = self.adversarial_limit
+        if limit is not None and not 0 < limit < 1:
+            raise SettingError("adversarial_limit", limit, "a share in (0, 1), or none")
+        self.schedule()
+
+    def schedule(self) -> Schedule:
+        """Return when training stops and which epoch is kept."""
+        return Schedule(self.epochs, self.patience, monitor="validation/loss", mode="min")
+
+
+class PurifierTrainer:
+    """P and D in training, to be driven by `servax.training.fit`.
+
+    Args:
+        network: P, from (B, 1, M, F) to the same shape.
+        discriminator: D, from (B, 1, M, F) to logits (B,).
+        extractor: F up to its tap, frozen and in evaluation mode.
+        train: Training speakers.
+        validation: Validation speakers.
+        settings: How to train.
+        seed: Seeds the batches and the starts of SSA.
+        compute: Device and precision.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        discriminator: Discriminator,
+        extractor: nn.Module,
+        train: Dataset,
+        validation: Dataset,
+        settings: PurifierTraining,
+        *,
+        seed: int,
+        compute: Compute | None = None,
+    ) -> None:
+        self.settings = settings
+        self.seed = seed
+        self.compute = compute or Compute()
+        self.device = self.compute.resolve()
+        self.network = network.to(self.device)
+        self.discriminator = discriminator.to(self.device)
+        self.extractor = extractor.to(self.device).eval()
+        self._train, self._validation = train, validation
+        rate = settings.learning_rate
+        self._optimiser = torch.optim.Adam(network.parameters(), lr=rate)
+        self._discriminator_optimiser = torch.optim.Adam(discriminator.parameters(), lr=rate)
+        self._steps_done = 0
+        self._distorted_validation: list[tuple[Batch, Tensor]] = []
+
+    def steps_per_epoch(self) -> int:
+        """Return the number of training steps of an epoch."""
+        return len(self._order(0))
+
+    def train_epoch(self, epoch: int, tick: Callable[[], None]) -> Terms:
+        """Train on every utterance once; return the mean of each loss term."""
+        self.network.train()
+        self.discriminator.train()
+        draws = generator(self.seed, "ssa", epoch)
+        order = self._order(epoch)
+        sums: Terms = {}
+        for positions in order:
+            batch = self._train.batch(positions, self.device)
+            for name, value in self._step(batch.x, draws).items():
+                sums[name] = sums.get(name, 0.0) + value
+            tick()
+        return {f"train/{name}": value / len(order) for name, value in sums.items()}
+
+    def _step(self, x: Tensor, draws: torch.Generator) -> Terms:
+        """Move D, then P, on one batch x (B, 1, M, F)."""
+        weights = self.settings.weights
+        with self.compute.autocast():
+            with torch.no_grad():
+                features = self.extractor(x)  # serves SSA and L_feat
+            distorted = self.settings.ssa(self.extractor, x, features, draws)
+            purified = self.network(distorted)
+        terms: Terms = {}
+        if weights.adversarial > 0:
+            terms["discriminator"] = self._move_discriminator(x, purified.detach())
+        output = purified.detach().requires_grad_(True)
+        with self.compute.autocast():
+            pixel = pixel_loss(x, output)
+            feature = feature_loss(features, self.extractor(output))
+            loss = weights.pixel * pixel + weights.feature * feature
+            (gradient,) = torch.autograd.grad(loss, output)
+            if weights.adversarial > 0:
+                adversarial = generator_loss(self.discriminator(output))
+                (slope,) = torch.autograd.grad(weights.adversarial * adversarial, output)
+                gradient = combined_gradient(gradient, slope, limit=self.settings.adversarial_limit)
+                loss = loss.detach() + weights.adversarial * adversarial.detach()
+                terms["adversarial"] = float(adversarial.detach())
+        self._move_network(purified, gradient)
+        terms |= {
+            "loss": float(loss.detach()),
+            "pixel": float(pixel.detach()),
+            "feature": float(feature.detach()),
+        }
+        return terms
+
+    def _move_discriminator(self, x: Tensor, purified: Tensor) -> float:
+        self.discriminator.requires_grad_(True)
+        with self.compute.autocast():
+            loss = discriminator_loss(self.discriminator(x), self.discriminator(purified))
+        self._discriminator_optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._discriminator_optimiser.step()
+        # P's gradient passes through D, but D's own gradient is not needed for it.
+        self.discriminator.requires_grad_(False)
+        return float(loss.detach())
+
+    def _move_network(self, purified: Tensor, gradient: Tensor) -> None:
+        """Move P along the gradient (B, 1, M, F) of the whole loss at its output."""
+        s = self.settings
+        self._steps_done += 1
+        warm = min(1.0, self._steps_done / s.warmup_steps) if s.warmup_steps else 1.0
+        for group in self._optimiser.param_groups:
+            group["lr"] = s.learning_rate * warm
+        self._optimiser.zero_grad(set_to_none=True)
+        purified.backward(gradient)  # type: ignore[no-untyped-call]
+        if s.clip_norm:
+            nn.utils.clip_grad_norm_(self.network.parameters(), s.clip_norm)
+        self._optimiser.step()
+
+    def validate(self, epoch: int) -> Terms:
+        """Return pixel and feature loss on distorted validation speakers."""
+        del epoch
+        weights = self.settings.weights
+        self.network.eval()
+        pixel = feature = 0.0
+        for batch, distorted in self._validation_pairs():
+            with torch.no_grad(), self.compute.autocast():
+                purified = self.network(distorted)
+                share = len(batch.x) / len(self._validation)
+                pixel += share * float(pixel_loss(batch.x, purified))
+                feature += share * float(
+                    feature_loss(self.extractor(batch.x), self.extractor(purified))
+                )
+        return {
+            "validation/pixel": pixel,
+            "validation/feature": feature,
+            "validation/loss": weights.pixel * pixel + weights.feature * feature,
+        }
+
+    def _validation_pairs(self) -> list[tuple[Batch, Tensor]]:
+        """Return clean and distorted validation batches.
+
+        SSA depends on F alone, not on P, so they are made once and every epoch is measured on the
+        same ones.
+        """
+        if not self._distorted_validation:
+            draws = generator(self.seed, "ssa", "validation")
+            for batch in self._validation.batches(self.settings.batch_size, self.device):
+                with self.compute.autocast():
+                    with torch.no_grad():
+                        features = self.extractor(batch.x)
+                    distorted = self.settings.ssa(self.extractor, batch.x, features, draws)
+                self._distorted_validation.append((batch, distorted))
+        return self._distorted_validation
+
+    def state(self) -> dict[str, Any]:
+        """Return weights, optimiser states and the number of steps done."""
+        return {
+            "network": copy.deepcopy(self.network.state_dict()),
+            "discriminator": copy.deepcopy(self.discriminator.state_dict()),
+            "optimiser": copy.deepcopy(self._optimiser.state_dict()),
+            "discriminator_optimiser": copy.deepcopy(self._discriminator_optimiser.state_dict()),
+            "steps_done": self._steps_done,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what `state` returned."""
+        self.network.load_state_dict(state["network"])
+        self.discriminator.load_state_dict(state["discriminator"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
+        self._steps_done = state["steps_done"]
+
+    def weights(self) -> dict[str, Any]:
+        """Return a copy of P's weights."""
+        return copy.deepcopy(self.network.state_dict())
+
+    def load_weights(self, weights: dict[str, Any]) -> None:
+        """Put back what `weights` returned."""
+        self.network.load_state_dict(weights)
+        self.network.eval()
+
+    def _order(self, epoch: int) -> list[Any]:
+        return epoch_order(
+            len(self._train),
+            self.settings.batch_size,
+            seed=derive(self.seed, "purifier"),
+            epoch=epoch,
+        )
