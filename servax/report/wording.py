@@ -90,7 +90,8 @@ def header(outcomes: Outcomes, provenance: Mapping[str, Any]) -> list[tuple[str,
     for name, title in _HEADER.items():
         if name in provenance or name in _ALWAYS:
             rows.append((title, setting(provenance.get(name, NOT_RECORDED)) or NOT_RECORDED))
-    known = {*_HEADER, *_FROM_ROWS}
+    # The whole recipe stays in the table's provenance; printed, it would bury everything else.
+    known = {*_HEADER, *_FROM_ROWS, "settings"}
     rest = [(name, setting(value)) for name, value in provenance.items() if name not in known]
     return rows + rest
 

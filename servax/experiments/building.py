@@ -1,0 +1,109 @@
+"""Plain data becomes frozen dataclasses; whatever does not fit is one sentence with its key.
+
+Takes the types that settings are made of: numbers, text, true or false, one of a few words, lists
+of these, mappings, other settings, and any of these or nothing. Values are never guessed: a whole
+number is not text, true is not 1, and only a whole number may stand for a number.
+"""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from servax.errors import ServaxError, SettingError, nearest
+
+Settings = TypeVar("Settings")
+
+WORDS: Mapping[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text (put it in quotes)",
+}
+"""What a value of each type is called before people."""
+SHORT = reprlib.Repr()
+SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 80, 80
+# YAML 1.1 takes a power of ten without a decimal point, such as 1e-3, for text.
+POWER_OF_TEN = re.compile(r"[+-]?\d+[eE][+-]?\d+")
+
+
+def build(kind: type[Settings], given: Mapping[Any, Any], where: str = "") -> Settings:
+    """Return settings of a kind from keys and values.
+
+    Args:
+        kind: A dataclass.
+        given: Plain data, such as a YAML file holds.
+        where: Key of `given` in what it is a part of, with a full stop after it.
+
+    Raises:
+        ServaxError: A key is unknown or missing, or a value is of the wrong kind or outside its
+            rule.
+    """
+    hints = get_type_hints(kind)
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    for key in given:
+        if key not in known:
+            allowed = sorted(known)
+            hint = nearest(str(key), allowed)
+            raise ServaxError(
+                f"unknown key '{where}{key}', expected one of {', '.join(allowed)}.{hint}"
+            )
+    for name, field in known.items():
+        if name not in given and field.default is MISSING and field.default_factory is MISSING:
+            raise ServaxError(f"has no '{where}{name}', which every recipe needs.")
+    values = {key: _value(hints[key], value, f"{where}{key}") for key, value in given.items()}
+    try:
+        return kind(**values)
+    except ServaxError as error:
+        # The sentence begins with the name of a field; in a file its whole key is wanted.
+        raise ServaxError(f"{where}{error}") from None
+
+
+def _value(hint: Any, given: object, where: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        if given is None and NoneType in arguments:
+            return None
+        (hint,) = (argument for argument in arguments if argument is not NoneType)
+        return _value(hint, given, where)
+    if isinstance(hint, type) and is_dataclass(hint):
+        return build(hint, _mapping(given, where), f"{where}.")
+    if origin is dict:
+        entries = _mapping(given, where).items()
+        return {_scalar(str, k, where): _value(arguments[1], v, f"{where}.{k}") for k, v in entries}
+    if origin is tuple:
+        if not isinstance(given, list):
+            raise _misfit(where, given, f"a list, each entry {WORDS[arguments[0]]}")
+        return tuple(_value(arguments[0], entry, f"an entry of {where}") for entry in given)
+    if origin is Literal:
+        if given not in arguments:
+            if not isinstance(given, str):
+                raise _misfit(where, given, f"one of {', '.join(sorted(arguments))}")
+            raise SettingError.choice(where, given, arguments)
+        return given
+    return _scalar(hint, given, where)
+
+
+def _mapping(given: object, where: str) -> Mapping[Any, Any]:
+    if not isinstance(given, dict):
+        raise _misfit(where, given, "keys and values")
+    return given
+
+
+def _scalar(kind: type, given: object, where: str) -> Any:
+    if kind is float and isinstance(given, str) and POWER_OF_TEN.fullmatch(given):
+        return float(given)
+    convert: Callable[[Any], Any] = kind
+    fits = type(given) is kind or (kind is float and type(given) is int)
+    if not fits:
+        raise _misfit(where, given, WORDS[kind])
+    return convert(given)
+
+
+def _misfit(where: str, given: object, expected: str) -> ServaxError:
+    # Cut short: a list in a file may be long, and aliases can make it longer than any memory.
+    return ServaxError(f"{where} is {SHORT.repr(given)}, expected {expected}.")

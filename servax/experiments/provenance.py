@@ -1,0 +1,77 @@
+"""Where figures come from: code, machine and versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import servax
+
+PACKAGES = ("torch", "numpy", "scipy", "soundfile", "soxr")
+
+
+def provenance(command: str) -> Mapping[str, Any]:
+    """Return the part of a table's provenance that settings do not decide."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "servax": servax.__version__,
+        "command": command,
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions,
+    }
+
+
+def commit() -> str:
+    """Return the commit of the checkout this code runs from, with ``+changes`` when it is dirty."""
+    git = shutil.which("git")
+    root = Path(__file__).parents[2]
+    if git is None or not (root / ".git").exists():
+        return "not a git checkout"
+    try:
+        head = _git(git, root, "rev-parse", "--short=12", "HEAD")
+        changed = _git(git, root, "status", "--porcelain", "--", "servax", "recipes")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return head + ("+changes" if changed else "")
+
+
+def machine() -> str:
+    """Return the processor or GPU, the cores and threads of this machine."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, {os.cpu_count()} CPU cores"
+    return f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _git(git: str, root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [git, "-C", str(root), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,
+    )
+    return done.stdout.strip()

@@ -1,0 +1,126 @@
+"""A run is made of stages, each kept in a folder named by the hash of all that decides its result.
+
+``<run>/stages/<kind>-<hash>/done.json`` is written last, in one step: a stage without it is not
+done, whatever else its folder holds, and is continued from its checkpoint or started again. A
+second run with the same settings finds every stage done and computes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from servax.errors import ServaxError
+
+DONE = "done.json"
+
+
+class Watcher(Protocol):
+    """Who is told how far a run is; the command line draws bars."""
+
+    def plan(self, stages: Sequence[tuple[str, float]]) -> None:
+        """Take the stages to come, with their expected cost in any one unit."""
+
+    def start(self, stage: str, steps: int) -> None:
+        """Take note that a stage begins, which will advance at most `steps` times."""
+
+    def advance(self, note: str = "") -> None:
+        """Take note of one step of the current stage."""
+
+    def finish(self, stage: str, *, cached: bool) -> None:
+        """Take note that a stage ended, or was found done."""
+
+
+class Silence:
+    """A watcher that says nothing."""
+
+    def plan(self, stages: Sequence[tuple[str, float]]) -> None:
+        """Say nothing."""
+
+    def start(self, stage: str, steps: int) -> None:
+        """Say nothing."""
+
+    def advance(self, note: str = "") -> None:
+        """Say nothing."""
+
+    def finish(self, stage: str, *, cached: bool) -> None:
+        """Say nothing."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run."""
+
+    name: str
+    """For people: `fold 1: target`."""
+    folder: Path
+    """Where its result is, or will be."""
+    settings: str
+    """JSON of all that decides its result."""
+
+    @property
+    def key(self) -> str:
+        """Hash of the settings; part of the settings of stages that build on this one."""
+        return hashlib.sha256(self.settings.encode()).hexdigest()
+
+    def result(self) -> dict[str, Any] | None:
+        """Return what the stage came to, or none when it is not done."""
+        try:
+            done = json.loads((self.folder / DONE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        if not isinstance(done, dict) or done.get("settings") != self.settings:
+            return None
+        result = done.get("result")
+        return result if isinstance(result, dict) else None
+
+    def complete(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Write down that the stage is done, in one step, and return its result."""
+        text = json.dumps({"settings": self.settings, "result": dict(result)}, indent=1)
+        temporary = self.folder / (DONE + ".tmp")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(self.folder / DONE)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        return dict(result)
+
+    def open(self) -> None:
+        """Make the folder.
+
+        Raises:
+            ServaxError: It cannot be made.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> ServaxError:
+        return ServaxError(f"{self.folder}: cannot be written ({error.strerror}).")
+
+
+def make_stage(run: Path, kind: str, name: str, settings: Mapping[str, Any]) -> Stage:
+    """Return the stage of a run for one kind of work with given settings."""
+    text = json.dumps({"kind": kind, **settings}, sort_keys=True, default=list)
+    key = hashlib.sha256(text.encode()).hexdigest()
+    return Stage(name, run / "stages" / f"{kind}-{key[:16]}", text)
+
+
+def perform(
+    stage: Stage, steps: int, work: Callable[[Stage], Mapping[str, Any]], watcher: Watcher
+) -> dict[str, Any]:
+    """Return the result of a stage, doing its work only when it is not done yet."""
+    result = stage.result()
+    if result is not None:
+        watcher.finish(stage.name, cached=True)
+        return result
+    watcher.start(stage.name, steps)
+    stage.open()
+    result = stage.complete(work(stage))
+    watcher.finish(stage.name, cached=False)
+    return result
