@@ -1,0 +1,73 @@
+"""servax: vaccinate speech emotion recognition against adversarial attacks, and audit it.
+
+Names are loaded when they are first used, so that ``import servax`` costs next to nothing and the
+command line answers ``--help`` without loading torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from servax import attacks, corpora, defences, evaluation, features, models, purifier, report
+    from servax.defences import Defended
+    from servax.errors import ServaxError
+    from servax.evaluation import metrics
+    from servax.features import FrontEnd, LogMel, Scale
+    from servax.models import WaveformClassifier
+    from servax.purifier import Purifier
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Defended": "servax.defences",
+    "FrontEnd": "servax.features",
+    "LogMel": "servax.features",
+    "Purifier": "servax.purifier",
+    "Scale": "servax.features",
+    "ServaxError": "servax.errors",
+    "WaveformClassifier": "servax.models",
+    "metrics": "servax.evaluation",
+}
+_PACKAGES = (
+    "attacks",
+    "corpora",
+    "defences",
+    "evaluation",
+    "features",
+    "models",
+    "purifier",
+    "report",
+)
+
+__all__ = [
+    "Defended",
+    "FrontEnd",
+    "LogMel",
+    "Purifier",
+    "Scale",
+    "ServaxError",
+    "WaveformClassifier",
+    "attacks",
+    "corpora",
+    "defences",
+    "evaluation",
+    "features",
+    "metrics",
+    "models",
+    "purifier",
+    "report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"servax.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'servax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

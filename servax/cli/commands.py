@@ -1,0 +1,306 @@
+"""The commands, as functions whose signatures are the options and whose docstrings are the help.
+
+Nothing here loads torch: the work stands in the module that each command imports. No function is
+named like something in ``servax`` itself: the parser would look there and load it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from servax.errors import SettingError
+
+Scheme = Literal["native", "four"]
+
+
+def demo(out: str = "runs/demo", json: bool = False) -> int:
+    """Tell the whole story on the embedded synthetic corpus, in minutes, ending in a report.
+
+    Args:
+        out: Folder of the run; an interrupted demo goes on where it stopped.
+        json: Print the table as JSON.
+    """
+    from servax.cli.running import run_demo
+
+    return run_demo(out=out, as_json=json)
+
+
+def run(recipe: str, out: str | None = None, json: bool = False) -> int:
+    """Run a recipe: train, purify, attack, score, report. Stages already done are not repeated.
+
+    Args:
+        recipe: YAML file, e.g. recipes/ravdess_quick.yaml.
+        out: Folder of the run; default runs/<name of the recipe>.
+        json: Print the table as JSON.
+    """
+    from servax.cli.running import run_recipe
+
+    return run_recipe(recipe, out=out, as_json=json)
+
+
+def report_again(run: str, out: str | None = None, json: bool = False) -> int:
+    """Write the report of a finished run again, from its records alone.
+
+    Args:
+        run: Folder of the run, or one Parquet file of records.
+        out: Folder of the report; default <run>/report.
+        json: Print the table as JSON.
+    """
+    from servax.cli.running import write_again
+
+    return write_again(run, out=out, as_json=json)
+
+
+def corpus_list(json: bool = False) -> int:
+    """List the corpora servax knows, and whether they are on this machine.
+
+    Args:
+        json: Print JSON.
+    """
+    from servax.cli.corpora import show_all
+
+    return show_all(as_json=json)
+
+
+def corpus_info(name: str, json: bool = False) -> int:
+    """Tell the story of a corpus: source, licence, speakers, counts.
+
+    Args:
+        name: Name of a corpus.
+        json: Print JSON.
+    """
+    from servax.cli.corpora import show_one
+
+    return show_one(name, as_json=json)
+
+
+def corpus_verify(
+    name: str, root: str | None = None, scheme: Scheme = "native", json: bool = False
+) -> int:
+    """Check counts, readability and duplicates of a corpus against what is known of it.
+
+    Args:
+        name: Name of a corpus, or the path of a CSV or Parquet manifest.
+        root: Folder of the corpus; default $SERVAX_DATA/<name>.
+        scheme: Label scheme.
+        json: Print JSON.
+    """
+    from servax.cli.corpora import verify
+
+    return verify(name, root=root, scheme=scheme, as_json=json)
+
+
+def corpus_folds(
+    name: str,
+    groups: str = "6",
+    root: str | None = None,
+    scheme: Scheme = "four",
+    out: str | None = None,
+    json: bool = False,
+) -> int:
+    """Show the speaker-independent folds of a corpus.
+
+    Args:
+        name: Name of a corpus, or the path of a CSV or Parquet manifest.
+        groups: Number of groups of speakers, or `speaker` to leave one speaker out.
+        root: Folder of the corpus; default $SERVAX_DATA/<name>.
+        scheme: Label scheme.
+        out: Folder to store each fold in, as JSON with its hash.
+        json: Print JSON.
+    """
+    from servax.cli.corpora import show_folds
+
+    return show_folds(name, groups, root=root, scheme=scheme, out=out, as_json=json)
+
+
+def corpus_fetch(
+    name: str, root: str | None = None, url: str | None = None, sha256: str | None = None
+) -> int:
+    """Load a corpus from its public home, with a checksum; an interrupted download goes on.
+
+    Args:
+        name: Name of a corpus.
+        root: Folder to make; default $SERVAX_DATA/<name>.
+        url: Another address of the archive; needs sha256.
+        sha256: Checksum of what url serves, in hex.
+    """
+    from servax.cli.corpora import fetch_corpus
+
+    return fetch_corpus(name, root=root, url=url, sha256=sha256)
+
+
+def train_recogniser(
+    corpus: str,
+    out: str = "runs/recogniser",
+    root: str | None = None,
+    scheme: Scheme = "four",
+    groups: int = 6,
+    held_out: int = 1,
+    width: int = 64,
+    epochs: int = 60,
+    seed: int = 0,
+    device: str = "auto",
+) -> int:
+    """Train a VGG-16 recogniser on all speakers but one group (test) and the next (validation).
+
+    Args:
+        corpus: Name of a corpus, or the path of a CSV or Parquet manifest.
+        out: Folder for weights, checkpoint and log (-o for short); a checkpoint there is resumed.
+        root: Folder of the corpus; default $SERVAX_DATA/<name>.
+        scheme: Label scheme.
+        groups: Into how many groups the speakers are divided.
+        held_out: Which group is held out, from 1.
+        width: Channels of the first block; 64 is the published network.
+        epochs: Most epochs.
+        seed: Seeds weights and batches; an extractor needs another than its target.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    from servax.cli.training import recogniser
+
+    return recogniser(
+        corpus,
+        out,
+        root=root,
+        scheme=scheme,
+        groups=groups,
+        held_out=held_out,
+        width=width,
+        epochs=epochs,
+        seed=seed,
+        device=device,
+    )
+
+
+def train_purifier(
+    corpus: str,
+    extractor: str,
+    out: str = "runs/purifier",
+    root: str | None = None,
+    scheme: Scheme = "four",
+    groups: int = 6,
+    held_out: int = 1,
+    preset: str = "ssad",
+    epochs: int = 60,
+    ssa_steps: int = 10,
+    seed: int = 0,
+    device: str = "auto",
+) -> int:
+    """Train a purifier with a feature extractor; the model it will protect has no part in it.
+
+    Args:
+        corpus: Name of a corpus, or the path of a CSV or Parquet manifest.
+        extractor: Folder of a recogniser trained by `servax train recogniser` on the same fold.
+        out: Folder for weights, checkpoint and log (-o for short); a checkpoint there is resumed.
+        root: Folder of the corpus; default $SERVAX_DATA/<name>.
+        scheme: Label scheme.
+        groups: Into how many groups the speakers are divided.
+        held_out: Which group is held out, from 1.
+        preset: ssad (predicts the spectrogram) or ssad-residual (predicts a change).
+        epochs: Most epochs; patience is 5.
+        ssa_steps: Ascent steps of the augmentation, each of .01 on the [0, 1] scale (.8 dB).
+        seed: Seeds weights, batches and distortions.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    from servax.cli.training import purifier
+
+    return purifier(
+        corpus,
+        extractor,
+        out,
+        root=root,
+        scheme=scheme,
+        groups=groups,
+        held_out=held_out,
+        preset=preset,
+        epochs=epochs,
+        ssa_steps=ssa_steps,
+        seed=seed,
+        device=device,
+    )
+
+
+def attack(
+    sounds: str,
+    model: str,
+    label: str,
+    out: str = "adversarial",
+    method: Literal["fgsm", "pgd"] = "pgd",
+    epsilon: float = 0.003,
+    step: float = 0.003,
+    radius: float = 0.02,
+    steps: int = 15,
+    purifier: str | None = None,
+    json: bool = False,
+) -> int:
+    """Attack a recogniser: adversarial log-Mel of sound files, with predictions and distortion.
+
+    Args:
+        sounds: A sound file, or a folder of them.
+        model: Folder of a recogniser.
+        label: True label of the sounds, one of the recogniser's.
+        out: Folder for the adversarial log-Mel, one .npy (64, 373) on [0, 1] for each sound.
+        method: fgsm or pgd.
+        epsilon: Size of FGSM, on the [0, 1] scale (.003 is .24 dB).
+        step: Step of PGD, on the [0, 1] scale.
+        radius: Radius of PGD, on the [0, 1] scale (.02 is 1.6 dB).
+        steps: Steps of PGD.
+        purifier: Folder of a purifier to attack through (adaptive); default attacks the bare model.
+        json: Print JSON.
+    """
+    from servax.cli.sound import attack_sounds
+
+    return attack_sounds(
+        sounds,
+        model,
+        label,
+        out,
+        method=method,
+        epsilon=epsilon,
+        step=step,
+        radius=radius,
+        steps=steps,
+        purifier=purifier,
+        as_json=json,
+    )
+
+
+def purify(
+    sounds: str, out: str | None = None, purifier: str | None = None, overwrite: bool = False
+) -> int:
+    """Purify a sound file or a folder of them: audio to audio, same length, rate and level.
+
+    Args:
+        sounds: A sound file, or a folder of them (its structure is kept).
+        out: File or folder to write, 16-bit WAV (needed; -o for short).
+        purifier: Folder of a purifier, or a Hugging Face hub id (needed).
+        overwrite: Replace files that are there already.
+    """
+    from servax.cli.sound import purify_sounds
+
+    if out is None:
+        raise SettingError("out", None, "a file or folder to write, given as -o OUT")
+    if purifier is None:
+        raise SettingError("purifier", None, "a folder or hub id, given as --purifier FOLDER")
+    return purify_sounds(sounds, purifier, out, overwrite=overwrite)
+
+
+COMMANDS: dict[str, Any] = {
+    "demo": demo,
+    "corpus": {
+        "_help": "Corpora: what is known, what is here, folds, download.",
+        "list": corpus_list,
+        "info": corpus_info,
+        "verify": corpus_verify,
+        "folds": corpus_folds,
+        "fetch": corpus_fetch,
+    },
+    "train": {
+        "_help": "Train a recogniser or a purifier.",
+        "recogniser": train_recogniser,
+        "purifier": train_purifier,
+    },
+    "attack": attack,
+    "purify": purify,
+    "run": run,
+    "report": report_again,
+}

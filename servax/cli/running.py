@@ -1,0 +1,59 @@
+"""``servax demo``, ``run`` and ``report``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from servax.cli.output import RunBars, print_json, print_table, say
+from servax.experiments import Finished, Recipe, load_recipe, report_run, run
+from servax.report.outcomes import collect
+from servax.report.text_tables import grid_table
+
+DEMO = "demo.yaml"
+
+
+def run_demo(*, out: str, as_json: bool) -> int:
+    """Run the recipe that stands in the package."""
+    with as_file(files("servax.experiments") / DEMO) as path:
+        recipe = load_recipe(path)
+    say("The demo speaks a synthetic corpus: its figures show that the system works, nothing more.")
+    return _finish(recipe, Path(out), as_json=as_json)
+
+
+def run_recipe(path: str, *, out: str | None, as_json: bool) -> int:
+    """Run a recipe."""
+    recipe = load_recipe(path)
+    return _finish(recipe, Path(out) if out else Path("runs") / recipe.name, as_json=as_json)
+
+
+def _finish(recipe: Recipe, folder: Path, *, as_json: bool) -> int:
+    with RunBars() as bars:
+        finished = run(recipe, folder, command=command_line(), watcher=bars)
+    return _show(finished, as_json=as_json)
+
+
+def write_again(run_folder: str, *, out: str | None, as_json: bool) -> int:
+    """Write a report from the records of a run."""
+    return _show(report_run(Path(run_folder), out=Path(out) if out else None), as_json=as_json)
+
+
+def _show(finished: Finished, *, as_json: bool) -> int:
+    table = finished.records
+    outcomes = collect(table.frame, classes=tuple(table.provenance.get("classes", ())))
+    grid = grid_table(outcomes, table.provenance)
+    columns = [head.text for head in grid.head]
+    rows = [[cell.text for cell in row] for row in grid.rows]
+    if as_json:
+        print_json({"columns": columns, "rows": rows, "report": str(finished.report.html)})
+    else:
+        print_table(grid.title, columns, rows)
+    say(f"report: {finished.report.html}")
+    return 0
+
+
+def command_line() -> str:
+    """Return the command as it was typed."""
+    return shlex.join(["servax", *sys.argv[1:]])

@@ -1,0 +1,122 @@
+"""The command line as a user meets it: exit codes, one sentence on stderr, no traceback."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from servax.cli import main, spelled
+
+REFUSALS = [
+    (
+        ["corpus", "info", "ravdes"],
+        2,
+        "servax: corpus is 'ravdes', expected one of cremad, emodb, fsdd, iemocap, nemo, ravdess, "
+        "synthetic. Did you mean 'ravdess'?",
+    ),
+    (
+        ["run", "nowhere.yaml"],
+        2,
+        "servax: nowhere.yaml: no such recipe; expected a YAML file such as recipes/*.yaml.",
+    ),
+    (
+        ["purify", "in.wav"],
+        2,
+        "servax: out is None, expected a file or folder to write, given as -o OUT.",
+    ),
+    (
+        ["purify", "in.wav", "-o", "out.wav"],
+        2,
+        "servax: purifier is None, expected a folder or hub id, given as --purifier FOLDER.",
+    ),
+    (
+        ["purify", "in.wav", "-o", "out.wav", "--purifier", "nowhere"],
+        1,
+        "servax: in.wav: no such file or folder.",
+    ),
+    (
+        ["corpus", "folds", "synthetic", "--groups", "many"],
+        2,
+        "servax: groups is 'many', expected a whole number, or speaker.",
+    ),
+    (["run"], 2, "servax: the following arguments are required: run.recipe."),
+    (
+        ["report", "nowhere"],
+        1,
+        "servax: nowhere: holds no records/fold-*.parquet; expected the folder of a finished run.",
+    ),
+    (
+        ["attack", "in.wav", "nowhere", "angry"],
+        1,
+        "servax: nowhere/settings.json: no such file; expected a folder written by servax "
+        "(save_pretrained, servax train).",
+    ),
+    (
+        ["train", "recogniser", "nowhere.csv", "--device", "tpu"],
+        2,
+        "servax: device is 'tpu', expected auto, cpu, cuda or cuda:N.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "sentence"), REFUSALS)
+def test_refusals(
+    arguments: list[str],
+    code: int,
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+    shown = capsys.readouterr()
+    assert shown.err.strip() == sentence
+    assert shown.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_where_it_happened(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "nowhere.yaml", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [
+        ("-o", "--out"),
+        ("--held-out=3", "--held_out=3"),
+        ("a-b", "a-b"),
+        ("--x=a-b", "--x=a-b"),
+        ("--json", "--json=true"),
+    ],
+)
+def test_options_are_spelled_with_dashes(given: str, known: str) -> None:
+    assert spelled(given) == known
+
+
+def test_corpus_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["corpus", "list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["name"]: row["utterances"] for row in rows}["ravdess"] == 1440
+
+
+def test_corpus_folds_are_shown_and_stored(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    table = ["path,label,speaker"]
+    rng = np.random.default_rng(0)
+    for speaker in "abc":
+        soundfile.write(tmp_path / f"{speaker}.wav", rng.normal(0, 0.1, 8000), 16_000)
+        table.append(f"{speaker}.wav,happy,{speaker}")
+    manifest = tmp_path / "own.csv"
+    manifest.write_text("\n".join(table) + "\n")
+    command = ["corpus", "folds", str(manifest), "--groups", "3", "--scheme", "native", "--json"]
+    assert main([*command, "-o", str(tmp_path / "folds")]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["test"] for row in rows] == ["a (1)", "b (1)", "c (1)"]
+    assert len(list((tmp_path / "folds").glob("fold-*.json"))) == 3
