@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from servax.errors import ServaxError
+from servax.training.loop import CHECKPOINT
 
 DONE = "done.json"
 
@@ -122,5 +123,7 @@ def perform(
     watcher.start(stage.name, steps)
     stage.open()
     result = stage.complete(work(stage))
+    # Nothing goes on from here any more, and a checkpoint is four times as large as the weights.
+    (stage.folder / CHECKPOINT).unlink(missing_ok=True)
     watcher.finish(stage.name, cached=False)
     return result
