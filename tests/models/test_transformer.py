@@ -68,6 +68,7 @@ def test_output_equals_a_transcription(residual):
     x = draw(1, 1, 8, 5).double()
     tokens = x[0, 0].T  # (F, M)
     hidden = tokens @ weights["embed.weight"].T + weights["embed.bias"]
+    hidden = hidden * math.sqrt(8)  # Vaswani et al. 2017, section 3.4
     for frame in range(5):
         for i in range(4):
             angle = frame / 10_000 ** (2 * i / 8)

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from servax.report.logs import curves
 from servax.training import TrainingLog, read_log
@@ -67,13 +68,29 @@ def test_no_log_is_an_empty_log(tmp_path: Path) -> None:
     assert read_log(tmp_path / "log.jsonl") == []
 
 
+def events(folder: Path) -> list[Event]:
+    """Return the events of a folder: records of length (8 bytes), checksum (4), data, checksum."""
+    found = []
+    for path in sorted((folder / "tensorboard").iterdir()):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            found.append(Event.FromString(data[12 : 12 + length]))
+            data = data[16 + length :]
+    return found
+
+
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    events = EventAccumulator(str(folder / "tensorboard"))
-    events.Reload()
-    return {
-        name: [(event.step, event.value) for event in events.Scalars(name)]
-        for name in events.Tags()["scalars"]
-    }
+    """Return what TensorBoard would draw: a new session drops the steps from its own on."""
+    drawn: dict[str, dict[int, float]] = {}
+    for event in events(folder):
+        if event.session_log.status == SessionLog.START:
+            for points in drawn.values():
+                for step in [step for step in points if step >= event.step]:
+                    del points[step]
+        for value in event.summary.value:
+            drawn.setdefault(value.tag, {})[event.step] = value.simple_value
+    return {name: sorted(points.items()) for name, points in drawn.items()}
 
 
 def test_tensorboard_holds_the_same_terms(tmp_path: Path) -> None:

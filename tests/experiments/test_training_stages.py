@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from servax.errors import CheckpointError
+from servax.experiments import Silence, load_recipe
+from servax.experiments.prepared import Prepared
+from servax.experiments.training import (
+    Parts,
+    epochs_note,
+    load_recogniser,
+    train_purifier,
+    train_recogniser,
+)
+from servax.features import Scale, ScaleSettings
+from servax.models import VGG16, FrameTransformer, FrameTransformerSettings, save_network
+from servax.purifier import Purifier
+from servax.training import Compute, Progress
+
+CPU = Compute("cpu")
+
+
+@pytest.fixture
+def parts(recipe_file: Path, tmp_path: Path) -> Parts:
+    return Prepared.of(load_recipe(recipe_file), tmp_path / "run", Silence()).parts(0)
+
+
+def train(parts: Parts, recipe_file: Path, folder: Path, seed: int = 0) -> None:
+    training = load_recipe(recipe_file).recogniser
+    train_recogniser(parts, 2, training, folder, seed=seed, settings="s", compute=CPU)
+
+
+def test_a_recogniser_is_kept_with_what_it_was_trained_on(
+    parts: Parts, recipe_file: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    train(parts, recipe_file, tmp_path / "a")
+    torch.manual_seed(1)  # weights follow from the seed alone
+    train(parts, recipe_file, tmp_path / "b")
+    train(parts, recipe_file, tmp_path / "c", seed=1)
+    a, b, c = (load_recogniser(tmp_path / name / "model") for name in "abc")
+    assert a.labels == ("angry", "happy", "neutral", "sad")
+    assert a.scale.settings == parts.scale.settings
+    assert a.front_end == parts.front_end
+    assert not a.network.training
+    weights = [r.network.state_dict()["features.conv1_1.weight"] for r in (a, b, c)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_the_scale_is_fitted_on_training_speakers_only(parts: Parts) -> None:
+    highest = max(float(b.x.max()) for b in parts.train.batches(8))
+    assert highest == 1.0
+    assert set(parts.train.corpus.speakers).isdisjoint(parts.test.corpus.speakers)
+    tops = [parts.scale.inverse(b.x).max() for b in parts.train.batches(8)]
+    assert float(max(tops)) == pytest.approx(parts.scale.settings.top_db, abs=1e-4)
+
+
+def test_a_purifier_leaves_its_extractor_alone(
+    parts: Parts, recipe_file: Path, tmp_path: Path
+) -> None:
+    recipe = load_recipe(recipe_file)
+    extractor = VGG16(4, 2).eval()
+    before = {name: value.clone() for name, value in extractor.state_dict().items()}
+    train_purifier(
+        parts,
+        extractor,
+        FrameTransformerSettings(blocks=1),
+        recipe.training("ssad"),
+        recipe.discriminator,
+        tmp_path,
+        seed=0,
+        settings="s",
+        compute=CPU,
+    )
+    for name, value in extractor.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    purifier = Purifier.from_pretrained(tmp_path / "model")
+    assert purifier.scale.settings == parts.scale.settings
+    assert purifier.front_end == parts.front_end
+
+
+@pytest.fixture
+def folder(parts: Parts, tmp_path: Path) -> Path:
+    extra: dict[str, Any] = {
+        "role": "recogniser",
+        "labels": ["a", "b"],
+        "scale": {"top_db": 1.0, "window_db": 80.0},
+        "front_end": {},
+    }
+    save_network(VGG16(2, 1), tmp_path / "target", extra=extra)
+    load_recogniser(tmp_path / "target")
+    return tmp_path / "target"
+
+
+NOTHING = "/settings.json: holds no scale, front-end and labels of a recogniser; train it again."
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda e: e.pop("labels"), NOTHING),
+        (lambda e: e.update(labels=["a"]), NOTHING),
+        (lambda e: e.update(scale="db"), NOTHING),
+        (lambda e: e["front_end"].update(hop=1), NOTHING),
+        (
+            lambda e: e["scale"].update(window_db=0),
+            "/settings.json: window_db is 0, expected a width above 0 dB.",
+        ),
+        (
+            lambda e: e.update(role="purifier"),
+            ": is not a recogniser; expected a folder of servax train.",
+        ),
+    ],
+)
+def test_malformed_recognisers_are_refused(
+    folder: Path, change: Callable[[dict[str, Any]], object], sentence: str
+) -> None:
+    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    change(settings["extra"])
+    (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=f"^{re.escape(f'{folder}{sentence}')}$"):
+        load_recogniser(folder)
+
+
+def test_a_purifier_is_no_recogniser(tmp_path: Path) -> None:
+    network = FrameTransformer(mels=32, blocks=1, heads=4, feedforward=8)
+    Purifier(network, Scale(ScaleSettings(top_db=0.0))).save_pretrained(tmp_path / "ssad")
+    sentence = f"{tmp_path}/ssad: is not a recogniser; expected a folder of servax train."
+    with pytest.raises(CheckpointError, match=f"^{re.escape(sentence)}$"):
+        load_recogniser(tmp_path / "ssad")
+
+
+def test_notes_beside_a_progress_bar() -> None:
+    terms = {"train/loss": 1.0, "validation/loss": 0.98765, "validation/uar": 0.5}
+    assert epochs_note(Progress(2, 10, 1, 5, {})) == "epoch 3/10"
+    assert epochs_note(Progress(2, 10, 1, 5, terms)) == "epoch 3/10 loss 0.988 uar 0.500"

@@ -1,0 +1,128 @@
+"""A purifier's training, interrupted anywhere, ends with the same weights bit for bit."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from servax.features import Dataset
+from servax.models import (
+    VGG16,
+    Discriminator,
+    DiscriminatorSettings,
+    FrameTransformer,
+    feature_extractor,
+    frozen,
+)
+from servax.purifier import SSA, PurifierTrainer, PurifierTraining
+from servax.training import Compute, Progress, fit, global_seed, read_log
+from servax.training.checkpoint import load_checkpoint
+
+Build = Callable[..., Dataset]
+Parts = tuple[Dataset, Dataset]
+SETTINGS = PurifierTraining(
+    ssa=SSA(steps=2), tap="conv2_2", epochs=5, patience=5, batch_size=4, warmup_steps=7
+)
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.fixture
+def parts(make_dataset: Build) -> Parts:
+    # 13 utterances in batches of 4: the one left out differs from epoch to epoch.
+    return make_dataset([0, 1, 2, 3] * 3 + [0]), make_dataset([0, 1, 2, 3] * 2, seed=1)
+
+
+def train(
+    parts: Parts, folder: Path, progress: Callable[[Progress], None] | None = None
+) -> dict[str, Any]:
+    """Train from wherever `folder` is and return the best weights."""
+    with global_seed(3, "weights"):
+        extractor = feature_extractor(frozen(VGG16(4, 2)), "conv2_2")
+        network = FrameTransformer(mels=32, blocks=1, heads=4, feedforward=16)
+        small = DiscriminatorSettings(channels=(2, 3), hidden=(4,))
+        trainer = PurifierTrainer(
+            network,
+            Discriminator(small),
+            extractor,
+            *parts,
+            SETTINGS,
+            seed=3,
+            compute=Compute("cpu"),
+        )
+    fit(trainer, SETTINGS.schedule(), folder, seed=3, settings="same", progress=progress)
+    return network.state_dict()
+
+
+def assert_equal(ours: Any, theirs: Any, where: str = "") -> None:
+    """Compare tensors bit for bit, whatever they are wrapped in."""
+    if isinstance(theirs, dict):
+        assert sorted(ours, key=str) == sorted(theirs, key=str), where
+        for key, value in theirs.items():
+            assert_equal(ours[key], value, f"{where}/{key}")
+    elif isinstance(theirs, torch.Tensor):
+        assert torch.equal(ours, theirs), where
+    else:
+        assert ours == theirs, where
+
+
+def assert_same_run(folder: Path, whole: Path) -> None:
+    assert (folder / "log.jsonl").read_bytes() == (whole / "log.jsonl").read_bytes()
+    # Weights of P and D, moments of both optimisers, steps, best weights, best value.
+    assert_equal(
+        load_checkpoint(folder / "checkpoint.pt", settings="same"),
+        load_checkpoint(whole / "checkpoint.pt", settings="same"),
+    )
+
+
+@pytest.mark.parametrize("moments", [[(0, 2)], [(1, 1)], [(2, 3), (2, 1), (4, 3)]])
+def test_an_interrupted_training_ends_as_an_undisturbed_one(
+    parts: Parts, tmp_path: Path, moments: list[tuple[int, int]]
+) -> None:
+    expected = train(parts, tmp_path / "whole")
+    for moment in moments:
+
+        def interrupt(progress: Progress, moment: tuple[int, int] = moment) -> None:
+            if (progress.epoch, progress.step) == moment:
+                raise StoppedError
+
+        with pytest.raises(StoppedError):
+            train(parts, tmp_path / "cut", interrupt)
+    assert_equal(train(parts, tmp_path / "cut"), expected)
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
+def train_slowly(parts: Parts, folder: Path, threads: int) -> None:
+    torch.set_num_threads(threads)
+    train(parts, folder, lambda progress: time.sleep(0.1))
+
+
+def test_a_training_killed_with_sigkill_ends_as_an_undisturbed_one(
+    parts: Parts, tmp_path: Path
+) -> None:
+    expected = train(parts, tmp_path / "whole")
+    folder = tmp_path / "killed"
+    child = multiprocessing.get_context("spawn").Process(
+        target=train_slowly, args=(parts, folder, torch.get_num_threads())
+    )
+    child.start()
+    deadline = time.monotonic() + 60
+    while not read_log(folder / "log.jsonl") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 0.6))  # an epoch takes .3 s and more, four are left
+    child.kill()
+    child.join()
+    assert child.exitcode == -9, "the training was over before it was killed"
+    child.close()
+    assert 1 <= len(read_log(folder / "log.jsonl")) < SETTINGS.epochs
+    assert_equal(train(parts, folder), expected)
+    assert_same_run(folder, tmp_path / "whole")
