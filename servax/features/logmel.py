@@ -152,13 +152,27 @@ class LogMel(nn.Module):
             ShapeError: `waveform` is not (B, T) or is shorter than half a window.
         """
         s = self.settings
+        magnitude = self.spectrum(waveform).abs()
+        energy = magnitude.pow(2.0) if s.spectrum == "power" else magnitude
+        mel = torch.matmul(energy.transpose(-1, -2), self.filters).transpose(-1, -2)  # (B, M, F)
+        if s.logarithm == "db":
+            return (10.0 * torch.log10(torch.clamp(mel, min=s.floor))).unsqueeze(1)
+        return torch.log(mel + s.floor).unsqueeze(1)
+
+    def spectrum(self, waveform: Tensor) -> Tensor:
+        """Return the complex short-time spectrum (B, bins, F) of (B, T) waveforms.
+
+        Raises:
+            ShapeError: `waveform` is not (B, T) or is shorter than half a window.
+        """
+        s = self.settings
         if waveform.ndim != 2 or waveform.shape[1] <= s.window_samples // 2:
             raise ShapeError(
                 "waveform",
                 waveform.shape,
                 f"(B, T) with T > {s.window_samples // 2} samples (half a window)",
             )
-        spectrum = torch.stft(
+        return torch.stft(
             waveform,
             s.window_samples,
             s.hop_samples,
@@ -166,10 +180,4 @@ class LogMel(nn.Module):
             center=True,
             pad_mode="reflect",
             return_complex=True,
-        )  # (B, bins, F)
-        magnitude = spectrum.abs()
-        energy = magnitude.pow(2.0) if s.spectrum == "power" else magnitude
-        mel = torch.matmul(energy.transpose(-1, -2), self.filters).transpose(-1, -2)  # (B, M, F)
-        if s.logarithm == "db":
-            return (10.0 * torch.log10(torch.clamp(mel, min=s.floor))).unsqueeze(1)
-        return torch.log(mel + s.floor).unsqueeze(1)
+        )

@@ -34,19 +34,10 @@ def apply_change(waveform: Tensor, change_db: Tensor, logmel: LogMel) -> Tensor:
     expected = (len(waveform), 1, s.mels, 1 + waveform.shape[-1] // s.hop_samples)
     if tuple(change_db.shape) != expected:
         raise ShapeError("change_db", change_db.shape, f"{expected} for this waveform")
-    spectrum = torch.stft(
-        waveform,
-        s.window_samples,
-        s.hop_samples,
-        window=logmel.window,
-        center=True,
-        pad_mode="reflect",
-        return_complex=True,
-    )  # (B, bins, F)
     change = torch.einsum("bm,nmf->nbf", bin_weights(logmel.filters), change_db[:, 0])
     gain = 10.0 ** (change.clamp(-LARGEST_GAIN_DB, LARGEST_GAIN_DB) / 20.0)
     return torch.istft(
-        spectrum * gain,
+        logmel.spectrum(waveform) * gain,
         s.window_samples,
         s.hop_samples,
         window=logmel.window,

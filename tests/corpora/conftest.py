@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -62,17 +61,3 @@ def build(tmp_path: Path) -> Build:
         )
 
     return make
-
-
-@pytest.fixture
-def real() -> Callable[[str], Path]:
-    """Return the folder of a real corpus below SERVAX_DATA, or skip the test and say so."""
-
-    def find(name: str) -> Path:
-        data = os.environ.get("SERVAX_DATA")
-        folder = Path(data) / name if data else None
-        if folder is None or not folder.is_dir():
-            pytest.skip(f"REAL CORPUS MISSING: set SERVAX_DATA to a folder that holds {name}")
-        return folder
-
-    return find

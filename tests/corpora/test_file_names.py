@@ -141,8 +141,8 @@ def test_cremad_refuses_another_table_of_actors(tmp_path: Path, content: bytes) 
 
 
 @pytest.mark.real_corpus
-def test_ravdess_as_published(real: Real) -> None:
-    corpus = load("ravdess", real("ravdess"))
+def test_ravdess_as_published(real_data: Real) -> None:
+    corpus = load("ravdess", real_data("ravdess"))
     assert len(corpus) == 1440
     assert Counter(corpus.utterances["emotion"]) == {
         "neutral": 96,
@@ -160,8 +160,8 @@ def test_ravdess_as_published(real: Real) -> None:
 
 
 @pytest.mark.real_corpus
-def test_ravdess_four_classes_and_six_folds(real: Real) -> None:
-    corpus = load("ravdess", real("ravdess"), scheme="four")
+def test_ravdess_four_classes_and_six_folds(real_data: Real) -> None:
+    corpus = load("ravdess", real_data("ravdess"), scheme="four")
     assert corpus.labels == ("angry", "happy", "neutral", "sad")
     assert np.bincount(corpus.label_index).tolist() == [192, 192, 96, 192]
     folds = corpus.folds(6)
@@ -175,8 +175,8 @@ def test_ravdess_four_classes_and_six_folds(real: Real) -> None:
 
 
 @pytest.mark.real_corpus
-def test_two_speakers_of_emodb(real: Real) -> None:
-    corpus = load("emodb", real("emodb"))
+def test_two_speakers_of_emodb(real_data: Real) -> None:
+    corpus = load("emodb", real_data("emodb"))
     assert (len(corpus), corpus.speakers) == (92, ("03", "09"))
     found = corpus.verify()
     assert found.problems[0] == ("8 of 10 speakers are missing: 08, 10, 11, 12, 13, 14, 15, 16.")
@@ -184,8 +184,8 @@ def test_two_speakers_of_emodb(real: Real) -> None:
 
 
 @pytest.mark.real_corpus
-def test_fsdd_and_its_official_split(real: Real) -> None:
-    corpus = load("fsdd", real("fsdd"))
+def test_fsdd_and_its_official_split(real_data: Real) -> None:
+    corpus = load("fsdd", real_data("fsdd"))
     assert corpus.labels == tuple("0123456789")
     assert np.bincount(corpus.label_index).tolist() == [300] * 10
     train, test = official_split(corpus)
