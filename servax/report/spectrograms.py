@@ -88,6 +88,11 @@ def _words(axes: Axes, examples: Examples) -> None:
         lines.append(
             f"{name} − original:\n  mean {change.mean():.2f} dB, at most {change.max():.2f} dB"
         )
-    title = textwrap.fill(examples.title, 42)
-    axes.text(0, 1, title, va="top", fontsize=9.5, weight="bold", linespacing=1.4)
-    axes.text(0, 0.6, "\n".join(lines), va="top", fontsize=9, linespacing=1.5)
+    title = textwrap.fill(examples.title, 38)
+    texts = (
+        axes.text(0, 1, title, va="top", fontsize=9.5, weight="bold", linespacing=1.4),
+        axes.text(0, 0.5, "\n".join(lines), va="top", fontsize=9, linespacing=1.5),
+    )
+    for text in texts:
+        # Long words would otherwise push the panels of this column away from their colour bars.
+        text.set_in_layout(False)
