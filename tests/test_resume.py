@@ -1,4 +1,4 @@
-"""A recogniser's training, interrupted anywhere, ends with the same weights bit for bit."""
+"""A training, interrupted anywhere, ends with the same weights bit for bit."""
 
 from __future__ import annotations
 
@@ -13,12 +13,21 @@ import pytest
 import torch
 
 from servax.features import Dataset, SpecAugment
-from servax.models import VGG16
+from servax.models import (
+    VGG16,
+    Discriminator,
+    DiscriminatorSettings,
+    FrameTransformer,
+    feature_extractor,
+    frozen,
+)
+from servax.purifier import SSA, PurifierTrainer, PurifierTraining
 from servax.training import (
     Compute,
     Progress,
     RecogniserTrainer,
     RecogniserTraining,
+    Trainable,
     fit,
     global_seed,
     read_log,
@@ -27,8 +36,12 @@ from servax.training.checkpoint import load_checkpoint
 
 Build = Callable[..., Dataset]
 Parts = tuple[Dataset, Dataset]
-SETTINGS = RecogniserTraining(
-    epochs=5, patience=5, batch_size=4, augment=SpecAugment(time_width=10, mel_width=6)
+EPOCHS = 5
+RECOGNISER = RecogniserTraining(
+    epochs=EPOCHS, patience=5, batch_size=4, augment=SpecAugment(time_width=10, mel_width=6)
+)
+PURIFIER = PurifierTraining(
+    ssa=SSA(steps=2), tap="conv2_2", epochs=EPOCHS, patience=5, batch_size=4, warmup_steps=7
 )
 
 
@@ -42,15 +55,40 @@ def parts(make_dataset: Build) -> Parts:
     return make_dataset([0, 1, 2, 3] * 3 + [0]), make_dataset([0, 1, 2, 3] * 2, seed=1)
 
 
+def recogniser(parts: Parts) -> Trainable:
+    return RecogniserTrainer(VGG16(4, 2), *parts, RECOGNISER, seed=3, compute=Compute("cpu"))
+
+
+def purifier(parts: Parts) -> Trainable:
+    return PurifierTrainer(
+        FrameTransformer(mels=32, blocks=1, heads=4, feedforward=16),
+        Discriminator(DiscriminatorSettings(channels=(2, 3), hidden=(4,))),
+        feature_extractor(frozen(VGG16(4, 2)), "conv2_2"),
+        *parts,
+        PURIFIER,
+        seed=3,
+        compute=Compute("cpu"),
+    )
+
+
+Make = Callable[[Parts], Trainable]
+BOTH = pytest.mark.parametrize(
+    ("make", "settings"), [(recogniser, RECOGNISER), (purifier, PURIFIER)]
+)
+
+
 def train(
-    parts: Parts, folder: Path, progress: Callable[[Progress], None] | None = None
+    make: Make,
+    settings: RecogniserTraining | PurifierTraining,
+    parts: Parts,
+    folder: Path,
+    progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, Any]:
     """Train from wherever `folder` is and return the best weights."""
     with global_seed(3, "weights"):
-        network = VGG16(4, 2)
-    trainer = RecogniserTrainer(network, *parts, SETTINGS, seed=3, compute=Compute("cpu"))
-    fit(trainer, SETTINGS.schedule(), folder, seed=3, settings="same", progress=progress)
-    return network.state_dict()
+        trainer = make(parts)
+    fit(trainer, settings.schedule(), folder, seed=3, settings="same", progress=progress)
+    return trainer.weights()
 
 
 def assert_equal(ours: Any, theirs: Any, where: str = "") -> None:
@@ -67,18 +105,23 @@ def assert_equal(ours: Any, theirs: Any, where: str = "") -> None:
 
 def assert_same_run(folder: Path, whole: Path) -> None:
     assert (folder / "log.jsonl").read_bytes() == (whole / "log.jsonl").read_bytes()
-    # Weights, moments of the optimiser, best weights, best value.
+    # Weights, moments of the optimisers, steps, best weights, best value.
     assert_equal(
         load_checkpoint(folder / "checkpoint.pt", settings="same"),
         load_checkpoint(whole / "checkpoint.pt", settings="same"),
     )
 
 
+@BOTH
 @pytest.mark.parametrize("moments", [[(0, 2)], [(1, 1)], [(2, 3), (2, 1), (4, 3)]])
 def test_an_interrupted_training_ends_as_an_undisturbed_one(
-    parts: Parts, tmp_path: Path, moments: list[tuple[int, int]]
+    make: Make,
+    settings: Any,
+    parts: Parts,
+    tmp_path: Path,
+    moments: list[tuple[int, int]],
 ) -> None:
-    expected = train(parts, tmp_path / "whole")
+    expected = train(make, settings, parts, tmp_path / "whole")
     for moment in moments:
 
         def interrupt(progress: Progress, moment: tuple[int, int] = moment) -> None:
@@ -86,23 +129,24 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(
                 raise StoppedError
 
         with pytest.raises(StoppedError):
-            train(parts, tmp_path / "cut", interrupt)
-    assert_equal(train(parts, tmp_path / "cut"), expected)
+            train(make, settings, parts, tmp_path / "cut", interrupt)
+    assert_equal(train(make, settings, parts, tmp_path / "cut"), expected)
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
 
-def train_slowly(parts: Parts, folder: Path, threads: int) -> None:
+def train_slowly(make: Make, settings: Any, parts: Parts, folder: Path, threads: int) -> None:
     torch.set_num_threads(threads)
-    train(parts, folder, lambda progress: time.sleep(0.1))
+    train(make, settings, parts, folder, lambda progress: time.sleep(0.1))
 
 
+@BOTH
 def test_a_training_killed_with_sigkill_ends_as_an_undisturbed_one(
-    parts: Parts, tmp_path: Path
+    make: Make, settings: Any, parts: Parts, tmp_path: Path
 ) -> None:
-    expected = train(parts, tmp_path / "whole")
+    expected = train(make, settings, parts, tmp_path / "whole")
     folder = tmp_path / "killed"
     child = multiprocessing.get_context("spawn").Process(
-        target=train_slowly, args=(parts, folder, torch.get_num_threads())
+        target=train_slowly, args=(make, settings, parts, folder, torch.get_num_threads())
     )
     child.start()
     deadline = time.monotonic() + 60
@@ -113,6 +157,6 @@ def test_a_training_killed_with_sigkill_ends_as_an_undisturbed_one(
     child.join()
     assert child.exitcode == -9, "the training was over before it was killed"
     child.close()
-    assert 1 <= len(read_log(folder / "log.jsonl")) < SETTINGS.epochs
-    assert_equal(train(parts, folder), expected)
+    assert 1 <= len(read_log(folder / "log.jsonl")) < EPOCHS
+    assert_equal(train(make, settings, parts, folder), expected)
     assert_same_run(folder, tmp_path / "whole")
