@@ -66,6 +66,7 @@ class RunBars:
         self._costs: dict[str, float] = {}
         self._whole: TaskID | None = None
         self._stage: TaskID | None = None
+        self._total = 0.0
         self._share = 0.0
         self._spent = 0.0
 
@@ -84,9 +85,9 @@ class RunBars:
     def plan(self, stages: Sequence[tuple[str, float]]) -> None:
         """Open the bar of the whole run."""
         self._costs = dict(stages)
-        total = sum(self._costs.values())
+        self._total = sum(self._costs.values())
         self._whole = self._progress.add_task(
-            "whole run", total=total, note=f"{len(stages)} stages"
+            "whole run", total=self._total, note=f"{len(stages)} stages"
         )
 
     def start(self, stage: str, steps: int) -> None:
@@ -107,8 +108,8 @@ class RunBars:
         if self._whole is not None:
             rest = self._costs.get(stage, 0.0) - (0.0 if cached else self._spent)
             # Work that is not done takes no time: it leaves the total instead of counting as done.
-            total = (self._progress.tasks[self._whole].total or 0.0) - rest
-            self._progress.update(self._whole, total=total)
+            self._total = max(0.0, self._total - rest)
+            self._progress.update(self._whole, total=self._total)
         if self._stage is not None and not cached:
             self._progress.remove_task(self._stage)
             self._stage = None
