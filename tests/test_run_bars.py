@@ -40,7 +40,9 @@ def test_a_run_with_stages_done_new_and_stopped_early(bars: RunBars) -> None:
 
 def test_a_run_that_is_done_already(bars: RunBars) -> None:
     with bars:
+        bars.start("features", 2)
         bars.finish("features", cached=True)
+        assert bars._progress.tasks == []
         bars.plan([("target", 10.0), ("ssad", 40.0)])
         bars.finish("target", cached=True)
         bars.finish("ssad", cached=True)

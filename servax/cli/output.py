@@ -110,7 +110,7 @@ class RunBars:
             # Work that is not done takes no time: it leaves the total instead of counting as done.
             self._total = max(0.0, self._total - rest)
             self._progress.update(self._whole, total=self._total)
-        if self._stage is not None and not cached:
+        if self._stage is not None:
             self._progress.remove_task(self._stage)
             self._stage = None
         self._progress.console.print(f"{stage}: {'already done' if cached else 'done'}")
