@@ -57,7 +57,15 @@ def purify_waveform(
     result = original.copy()
     length = min(len(original), len(difference))
     result[:length] += difference[:length]
-    return result
+    return at_level_of(result, original)
+
+
+def at_level_of(sound: NDArray[np.float32], original: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (T,) `sound` at the RMS level of `original`: smoothing takes energy away."""
+    wanted, given = (
+        float(np.sqrt(np.mean(np.square(s, dtype=np.float64)))) for s in (original, sound)
+    )
+    return sound * np.float32(wanted / given) if given > 0 else sound
 
 
 def change_in_db(purifier: Purifier, sound: Tensor) -> Tensor:

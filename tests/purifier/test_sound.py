@@ -1,0 +1,98 @@
+"""Purified sound: same length, rate and level, for any rate and any length."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from servax.errors import SettingError, ShapeError
+from servax.features import FrontEnd, FrontEndSettings, Scale, ScaleSettings, waveform_batch
+from servax.purifier import Purifier
+from servax.purifier.sound import purify_frames
+
+
+class Lower(nn.Module):
+    """Takes `by` away from every element of the log-Mel."""
+
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.by = by
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - self.by
+
+
+class DampHigh(nn.Module):
+    """Takes 20 dB (.25 of an 80 dB window) away from the upper half of the Mel bins."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        damped = x.clone()
+        damped[:, :, 32:] -= 0.25
+        return damped
+
+
+def purifier(network: nn.Module) -> Purifier:
+    return Purifier(network, Scale(ScaleSettings(top_db=40.0)), FrontEndSettings()).eval()
+
+
+def voice(seconds: float, rate: int = 16_000) -> NDArray[np.float32]:
+    time = np.arange(round(seconds * rate)) / rate
+    tone = sum(np.sin(2 * np.pi * 150 * k * time) / k for k in range(1, 20))
+    noise = np.random.default_rng(0).normal(0, 0.2, len(time))
+    return (0.05 * (tone + noise) * (1.2 + np.sin(2 * np.pi * 3 * time))).astype(np.float32)
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+@pytest.mark.parametrize("seconds", [0.05, 1.0, 7.3])
+def test_a_purifier_that_changes_nothing_gives_the_sound_back(rate: int, seconds: float) -> None:
+    sound = voice(seconds, rate)
+    cleaned = purifier(nn.Identity()).purify(sound, rate)
+    assert cleaned.dtype == np.float32
+    np.testing.assert_allclose(cleaned, sound, atol=1e-5)
+
+
+def test_what_is_taken_from_all_bins_alike_is_level_and_comes_back() -> None:
+    sound = voice(2.0)
+    cleaned = purifier(Lower(0.01)).purify(sound, 16_000)
+    np.testing.assert_allclose(cleaned, sound, atol=2e-3)
+
+
+def test_the_change_is_heard_in_the_bins_it_was_made_in() -> None:
+    sound = voice(3.0)
+    cleaned = purifier(DampHigh()).purify(sound, 16_000)
+    assert np.sqrt(np.mean(cleaned**2)) == pytest.approx(np.sqrt(np.mean(sound**2)), rel=1e-4)
+    front_end = FrontEnd(FrontEndSettings(level_dbfs=None))
+    before, after = (front_end(waveform_batch(s))[0, 0] for s in (sound, cleaned))
+    change = (after - before).mean(dim=1)
+    difference = float(change[:28].mean() - change[36:].mean())
+    assert difference == pytest.approx(20.0, abs=2.0)
+
+
+@pytest.mark.parametrize("frames", [1, 372, 373, 374, 1000])
+def test_windows_overlap_without_a_seam(frames: int) -> None:
+    x = torch.rand(1, 1, 64, frames, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(purify_frames(purifier(nn.Identity()), x, 373), x)
+
+
+def test_refusals() -> None:
+    cleaner = purifier(nn.Identity())
+    with pytest.raises(ShapeError, match=r"waveform has shape \(2, 16000\), expected \(T,\) mono"):
+        cleaner.purify(np.zeros((2, 16_000), dtype=np.float32))
+    with pytest.raises(ShapeError, match=r"expected \(T,\) mono samples with T >= 800"):
+        cleaner.purify(np.zeros(799, dtype=np.float32))
+    with pytest.raises(
+        SettingError, match=r"sample_rate is 0, expected a rate in \[1000, 768000\] Hz"
+    ):
+        cleaner.purify(np.zeros(16_000, dtype=np.float32), 0)
+    with pytest.raises(
+        SettingError, match="waveform is 'not finite', expected samples without NaN"
+    ):
+        cleaner.purify(np.full(16_000, np.nan, dtype=np.float32))
+
+
+def test_silence_stays_silence() -> None:
+    silence = np.zeros(16_000, dtype=np.float32)
+    assert not purifier(nn.Identity()).purify(silence).any()
