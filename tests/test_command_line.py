@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from servax.cli import main, spelled
+from servax.cli.running import fitting
 
 REFUSALS = [
     (
@@ -120,3 +121,15 @@ def test_corpus_folds_are_shown_and_stored(
     rows = json.loads(capsys.readouterr().out)
     assert [row["test"] for row in rows] == ["a (1)", "b (1)", "c (1)"]
     assert len(list((tmp_path / "folds").glob("fold-*.json"))) == 3
+
+
+GRID = ["defence", "clean", "FGSM .003", "FGSM mean", "PGD 3", "PGD mean", "adaptive PGD-30"]
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"), [(None, GRID), (200, GRID), (80, [*GRID[:2], GRID[3], *GRID[5:]])]
+)
+def test_a_narrow_terminal_gets_the_columns_that_matter(
+    width: int | None, shown: list[str]
+) -> None:
+    assert [GRID[i] for i in fitting(GRID, width)] == shown

@@ -37,6 +37,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     console.print(table)
 
 
+def room() -> int | None:
+    """Return how many characters a line of the terminal holds; none into a pipe or a file."""
+    return Console().width if sys.stdout.isatty() else None
+
+
 def say(sentence: str) -> None:
     """Print a line on stderr, where progress stands too."""
     sys.stderr.write(sentence + "\n")

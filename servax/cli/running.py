@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from servax.cli.output import RunBars, print_json, print_table, say
+from servax.cli.output import RunBars, print_json, print_table, room, say
 from servax.experiments import Finished, Recipe, load_recipe, report_run, run
 from servax.report.outcomes import collect
 from servax.report.text_tables import grid_table
@@ -49,9 +50,24 @@ def _show(finished: Finished, *, as_json: bool) -> int:
     if as_json:
         print_json({"columns": columns, "rows": rows, "report": str(finished.report.html)})
     else:
-        print_table(grid.title, columns, rows)
+        kept = fitting(columns, room())
+        print_table(
+            grid.title, [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
+        )
     say(f"report: {finished.report.html}")
     return 0
+
+
+def fitting(columns: Sequence[str], width: int | None) -> list[int]:
+    """Return which columns are shown: all, or where they do not fit the means and the adaptive one.
+
+    The report holds every ε and k; a table folded into a narrow terminal cannot be read.
+    """
+    needed = sum(len(column) + 3 for column in columns) + len("gaussian-noise")
+    if width is None or width >= needed:
+        return list(range(len(columns)))
+    telling = [c == "clean" or c.endswith("mean") or c.startswith("adaptive") for c in columns]
+    return [0, *(i for i, wanted in enumerate(telling) if wanted and i)]
 
 
 def command_line() -> str:

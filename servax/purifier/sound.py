@@ -1,7 +1,8 @@
 """Purifies sound: the change that P makes to the log-Mel, applied to the waveform.
 
-Works at the front-end's rate; what lies above its band passes unchanged but for the level, since only
-the difference is added to the original. A long waveform is purified in windows that overlap by half.
+Works at the front-end's rate; what lies above its band passes unchanged but for the level, since
+only the difference is added to the original. A long waveform is purified in windows that overlap
+by half.
 """
 
 from __future__ import annotations
