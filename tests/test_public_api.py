@@ -1,4 +1,4 @@
-"""The names of DESIGN are a contract; importing servax and asking for help must stay cheap."""
+"""The public names are a contract; importing servax and asking for help must stay cheap."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """FGSM and PGD: ascent on the classification loss.
 
 Equations 10 and 11 of the paper; Goodfellow et al. 2015, Madry et al. 2018. The paper prints
-neither PGD's step nor its radius; step .003 and radius .02 are ours (METHOD, section 6).
+neither PGD's step nor its radius; step .003 and radius .02 are ours (docs/method.md).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Log-Mel spectrogram, differentiable down to the waveform.
 
-Settings (paper, section 3.2.1; METHOD: torchaudio's defaults): window 512, hop 256, 64 Mel bins.
+Settings (paper, section 3.2.1; docs/method.md): torchaudio's, window 512, hop 256, 64 Mel bins.
 `LogMel.speech_16k` equals ``10 * log10(max(MelSpectrogram, 1e-10))`` of torchaudio. The paper
 prints 373 frames for 6 s, which no standard setting gives; fitting to 373 frames is
 `servax.features.frames`.

@@ -1,7 +1,7 @@
 """One affine map from dB to [0, 1] for a whole fold, so that ε means the same everywhere.
 
-Power in dB is clamped to a window below a reference taken from the training speakers (METHOD,
-section 2). With the default window of 80 dB, ε = .003 is .24 dB and δ = .06 is 4.8 dB. The paper
+Power in dB is clamped to a window below a reference taken from the training speakers.
+With the default window of 80 dB, ε = .003 is .24 dB and δ = .06 is 4.8 dB. The paper
 does not print its scale.
 """
 

@@ -1,8 +1,8 @@
 """Published and tried configurations of the purifier, by name.
 
-``ssad`` is the paper's, as METHOD settles it. ``ssad-residual`` differs in one point: the network
-predicts a change that is added to its input. Both hold knowledge levels P0 (no weights of the
-target), P2 (no labels of the purifier's training) and P3 (no attack on logits).
+``ssad`` is the paper's, as docs/method.md settles it. ``ssad-residual`` differs in one point: the
+network predicts a change that is added to its input. Both hold knowledge levels P0 (no weights of
+the target), P2 (no labels of the purifier's training) and P3 (no attack on logits).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Trains the purifier P against the discriminator D (paper, section 2.1; METHOD, section 5).
+"""Trains the purifier P against the discriminator D (paper, section 2.1; docs/method.md).
 
 Each step distorts a fresh batch by SSA, purifies it, moves D and then P. Neither the protected
 model nor an attack is seen: import contracts keep `servax.attacks` out of this package.

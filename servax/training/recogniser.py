@@ -1,7 +1,7 @@
 """Trains a recogniser: cross-entropy with class weights, SpecAugment, early stopping.
 
 Paper, section 3.2: Adam with learning rate 1e-3, early stopping on the validation speakers. Class
-weights, SpecAugment, weight decay and the cosine schedule are ours (METHOD, section 3: a recogniser
+weights, SpecAugment, weight decay and the cosine schedule are ours (docs/method.md: a recogniser
 trained without them stays below what CNNs reach). The same training with another seed gives the
 feature extractor F.
 """
