@@ -16,7 +16,7 @@ __all__ = [
     "CheckpointError",
     "CorpusError",
     "LeakError",
-    "MissingExtraError",
+    "PathError",
     "RecipeError",
     "ServaxError",
     "SettingError",
@@ -68,11 +68,15 @@ class ShapeError(ServaxError, ValueError):
         super().__init__(f"{name} has shape {tuple(shape)}, expected {expected}.")
 
 
-class AudioError(ServaxError):
-    """A sound file cannot be used; the sentence starts with its path."""
+class PathError(ServaxError):
+    """Something at a path cannot be used; the sentence starts with the path."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(closed(f"{path}: {reason}"))
+
+
+class AudioError(PathError):
+    """A sound file cannot be used; the sentence starts with its path."""
 
 
 class CorpusError(ServaxError):
@@ -83,35 +87,15 @@ class LeakError(CorpusError):
     """A speaker or a recording stands in two parts of one fold."""
 
 
-class CheckpointError(ServaxError):
+class CheckpointError(PathError):
     """Saved weights or a training checkpoint cannot be used; the sentence starts with its path."""
 
-    def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(closed(f"{path}: {reason}"))
 
-
-class CacheError(ServaxError):
+class CacheError(PathError):
     """A cache folder cannot be written or read; the sentence starts with its path."""
 
-    def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(closed(f"{path}: {reason}"))
 
-
-class RecipeError(ServaxError):
+class RecipeError(PathError):
     """A recipe cannot be run as it is written; the sentence starts with its path."""
 
     exit_code = 2
-
-    def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(closed(f"{path}: {reason}"))
-
-
-class MissingExtraError(ServaxError):
-    """An optional part is not installed; the sentence says how to install it."""
-
-    exit_code = 2
-
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(
-            f"{package} is not installed: run pip install 'servax[{extra}]' and try again."
-        )
