@@ -14,11 +14,12 @@ from servax.errors import SettingError
 from servax.experiments.training import (
     MODEL,
     Parts,
+    fold_parts,
     load_recogniser,
     train_purifier,
     train_recogniser,
 )
-from servax.features import Dataset, FrontEnd, FrontEndSettings, extract, fit_scale
+from servax.features import FrontEnd, FrontEndSettings, extract
 from servax.models import DiscriminatorSettings
 from servax.purifier import preset as purifier_preset
 from servax.training import Compute, Progress, RecogniserTraining
@@ -122,11 +123,7 @@ def _parts(corpus: str, root: str | None, scheme: str, groups: int, held_out: in
         features = extract(
             whole, FrontEnd(front_end), folder=cache_folder() / "features", progress=update
         )
-    scale = fit_scale(fold.train, features)
-    train, validation, test = (
-        Dataset(part, features, scale) for part in (fold.train, fold.validation, fold.test)
-    )
-    return Parts(train, validation, test, scale, front_end)
+    return fold_parts(fold, features, front_end)
 
 
 def _identity(parts: Parts, **settings: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from servax.defences import GaussianNoise, MeanFilter, Quantise
 from servax.errors import ServaxError
 from servax.evaluation import records
-from servax.evaluation.protocol import Defence, Identity, evaluate, ticks
+from servax.evaluation.protocol import Defence, Identity, evaluate
 from servax.experiments.example import choose_example
 from servax.experiments.prepared import Prepared, stage_name
 from servax.experiments.stages import Stage, Watcher, make_stage, perform
@@ -61,12 +61,13 @@ class FoldRun:
         attacked = self._attack(target, purifiers, origin)
         fold, run = f"fold-{self.index + 1}", self.p.folder
         publish(attacked.folder / TABLE, run / RECORDS / f"{fold}.parquet")
-        for name, stage in {"target": target, "extractor": extractor, **purifiers}.items():
+        networks = {"target": target, "extractor": extractor, **purifiers}
+        for name, stage in networks.items():
             for part in (SETTINGS, WEIGHTS):
                 publish(stage.folder / MODEL / part, run / MODELS / f"{fold}-{name}" / part)
         if self.index == self.recipe.folds[0]:
             publish(attacked.folder / EXAMPLE, run / EXAMPLE)
-            for name, stage in {"target": target, "extractor": extractor, **purifiers}.items():
+            for name, stage in networks.items():
                 publish(stage.folder / LOG_NAME, run / LOGS / f"{fold}-{name}.jsonl")
 
     def _recogniser(self, role: str) -> Stage:
@@ -89,8 +90,7 @@ class FoldRun:
             )
             return asdict(fitted)
 
-        steps = r.recogniser.epochs * self.p.steps(self.index, r.recogniser.batch_size)
-        perform(stage, steps, work, self.watcher)
+        perform(stage, self.p.training_steps(self.index, r.recogniser), work, self.watcher)
         return stage
 
     def _purifier(self, name: str, extractor: Stage) -> Stage:
@@ -123,8 +123,7 @@ class FoldRun:
             )
             return asdict(fitted)
 
-        steps = training.epochs * self.p.steps(self.index, training.batch_size)
-        perform(stage, steps, work, self.watcher)
+        perform(stage, self.p.training_steps(self.index, training), work, self.watcher)
         return stage
 
     def _attack(
@@ -171,9 +170,7 @@ class FoldRun:
             records.write(frame, path, provenance=self._provenance(origin))
             return {"rows": len(frame)}
 
-        count = len(purifiers) + 2 + len(r.controls.quantise_bits)
-        steps = ticks(len(self.parts.test), count, r.attacks, batch_size=r.batch_size)
-        perform(stage, steps, work, self.watcher)
+        perform(stage, self.p.attack_ticks(self.index), work, self.watcher)
         return stage
 
     def _defences(self, purifiers: Mapping[str, Stage]) -> dict[str, Defence]:

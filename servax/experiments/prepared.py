@@ -13,9 +13,10 @@ from servax.errors import ServaxError
 from servax.evaluation.protocol import ticks
 from servax.experiments.recipe import Recipe
 from servax.experiments.stages import Watcher
-from servax.experiments.training import Parts
-from servax.features import Dataset, Features, FrontEnd, extract, fit_scale
-from servax.training import epoch_order
+from servax.experiments.training import Parts, fold_parts
+from servax.features import Features, FrontEnd, extract
+from servax.purifier import PurifierTraining
+from servax.training import RecogniserTraining, epoch_order
 
 # Expected cost of one step against one training step of the recogniser: for the time estimate only.
 COST_SSA_STEP = 0.5
@@ -71,21 +72,24 @@ class Prepared:
 
     def parts(self, index: int) -> Parts:
         """Return the datasets of a fold, scaled on its training speakers."""
-        fold = self.folds[index]
-        scale = fit_scale(fold.train, self.features, window_db=self.recipe.window_db)
-        train, validation, test = (
-            Dataset(part, self.features, scale) for part in (fold.train, fold.validation, fold.test)
-        )
-        return Parts(train, validation, test, scale, self.recipe.front_end)
+        r = self.recipe
+        return fold_parts(self.folds[index], self.features, r.front_end, window_db=r.window_db)
 
-    def steps(self, index: int, batch_size: int) -> int:
-        """Return the training steps of an epoch."""
-        return len(epoch_order(len(self.folds[index].train), batch_size, seed=0, epoch=0))
+    def training_steps(self, index: int, training: RecogniserTraining | PurifierTraining) -> int:
+        """Return the steps of a training that runs all its epochs."""
+        count = len(self.folds[index].train)
+        return training.epochs * len(epoch_order(count, training.batch_size, seed=0, epoch=0))
+
+    def attack_ticks(self, index: int) -> int:
+        """Return how often scoring a fold under attack ticks."""
+        r = self.recipe
+        defences = len(r.purifiers) + 2 + len(r.controls.quantise_bits)
+        return ticks(len(self.folds[index].test), defences, r.attacks, batch_size=r.batch_size)
 
     def costs(self, index: int) -> list[tuple[str, float]]:
         """Return the stages of a fold with their expected cost in recogniser steps."""
         r = self.recipe
-        recogniser = float(r.recogniser.epochs * self.steps(index, r.recogniser.batch_size))
+        recogniser = float(self.training_steps(index, r.recogniser))
         costs = [
             (stage_name(index, "target"), recogniser),
             (stage_name(index, "extractor"), recogniser),
@@ -93,12 +97,9 @@ class Prepared:
         for name in r.purifiers:
             training = r.training(name)
             each = COST_PURIFIER_STEP + COST_SSA_STEP * training.ssa.steps
-            steps = training.epochs * self.steps(index, training.batch_size)
+            steps = self.training_steps(index, training)
             costs.append((stage_name(index, name), steps * each))
-        test = len(self.folds[index].test)
-        count = len(r.purifiers) + 2 + len(r.controls.quantise_bits)
-        gradients = ticks(test, count, r.attacks, batch_size=r.batch_size)
-        return [*costs, (stage_name(index, "attacks"), COST_GRADIENT * gradients)]
+        return [*costs, (stage_name(index, "attacks"), COST_GRADIENT * self.attack_ticks(index))]
 
 
 def _digest(corpus: Corpus, features: Features) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from servax.corpora import Fold
 from servax.errors import CheckpointError, ServaxError
-from servax.features import Dataset, FrontEndSettings, Scale, ScaleSettings
+from servax.features import Dataset, Features, FrontEndSettings, Scale, ScaleSettings, fit_scale
 from servax.models import (
     VGG16,
     Discriminator,
@@ -45,6 +46,17 @@ class Parts:
     test: Dataset
     scale: Scale
     front_end: FrontEndSettings
+
+
+def fold_parts(
+    fold: Fold, features: Features, front_end: FrontEndSettings, *, window_db: float = 80.0
+) -> Parts:
+    """Return the datasets of a fold, scaled on its training speakers."""
+    scale = fit_scale(fold.train, features, window_db=window_db)
+    train, validation, test = (
+        Dataset(part, features, scale) for part in (fold.train, fold.validation, fold.test)
+    )
+    return Parts(train, validation, test, scale, front_end)
 
 
 @dataclass(frozen=True)
