@@ -7,8 +7,11 @@ from servax.features.frames import fit_frames
 from servax.features.frontend import FrontEnd, FrontEndSettings, set_level, waveform_batch
 from servax.features.logmel import LogMel, LogMelSettings
 from servax.features.scale import Scale, ScaleSettings
+from servax.features.scaling import SCALES, ScaleKind, Scaling, make_scale
+from servax.features.zscore import ZScore, ZScoreSettings
 
 __all__ = [
+    "SCALES",
     "Batch",
     "Dataset",
     "Features",
@@ -17,12 +20,17 @@ __all__ = [
     "LogMel",
     "LogMelSettings",
     "Scale",
+    "ScaleKind",
     "ScaleSettings",
+    "Scaling",
     "SpecAugment",
+    "ZScore",
+    "ZScoreSettings",
     "cache_key",
     "extract",
     "fit_frames",
     "fit_scale",
+    "make_scale",
     "set_level",
     "waveform_batch",
 ]

@@ -13,7 +13,8 @@ from torch import Tensor
 from servax.corpora import Corpus
 from servax.errors import SettingError
 from servax.features.cache import Features
-from servax.features.scale import Scale, scale_array
+from servax.features.scale import scale_array
+from servax.features.scaling import ScaleKind, Scaling, fit_scaling
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Batch:
 class Dataset:
     """The utterances of one part of a fold, as a classifier sees them."""
 
-    def __init__(self, corpus: Corpus, features: Features, scale: Scale) -> None:
+    def __init__(self, corpus: Corpus, features: Features, scale: Scaling) -> None:
         self.corpus = corpus
         self.scale = scale
         self.labels = torch.from_numpy(np.asarray(corpus.label_index, dtype=np.int64).copy())
@@ -62,7 +63,17 @@ class Dataset:
             yield self.batch(np.arange(start, min(start + size, len(self))), device)
 
 
-def fit_scale(corpus: Corpus, features: Features, *, window_db: float = 80.0) -> Scale:
-    """Return the scale of the **training** part of a fold, one utterance at a time."""
+def fit_scale(
+    corpus: Corpus,
+    features: Features,
+    *,
+    window_db: float = 80.0,
+    kind: ScaleKind = "window",
+) -> Scaling:
+    """Return the scale of the **training** part of a fold, one utterance at a time.
+
+    Raises:
+        SettingError: `kind` is unknown, or a level is not finite.
+    """
     rows = features.rows(corpus)
-    return Scale.fit((features.logmel_db[row] for row in rows), window_db=window_db)
+    return fit_scaling((features.logmel_db[row] for row in rows), kind=kind, window_db=window_db)

@@ -12,7 +12,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 import servax.audio
 from servax.audio import read
 from servax.corpora import Corpus
-from servax.errors import CacheError
+from servax.errors import CacheError, unwritable
 from servax.features import frames, frontend, logmel, mel
 from servax.features.frontend import FrontEnd, waveform_batch
 
@@ -38,6 +39,9 @@ class Features:
     """(N, M, F) in dB, memory-mapped read-only."""
     utterances: tuple[str, ...]
     """Names of the N utterances, in the order of the rows."""
+    recordings: str = ""
+    """Hash of the N waveforms, rounded to 16 bits; unlike the log-Mel, whose last bits differ from
+    one machine to another, it names the same recordings everywhere."""
 
     def rows(self, corpus: Corpus) -> NDArray[np.int64]:
         """Return the row of each utterance of `corpus`, in its order."""
@@ -85,9 +89,7 @@ def extract(
                     entry.rename(Path(building) / "broken")
                 (Path(building) / "new").rename(entry)
     except OSError as error:
-        raise CacheError(
-            folder, f"the feature cache cannot be written ({error.strerror})"
-        ) from None
+        raise CacheError(folder, f"the feature cache {unwritable(error)}") from None
     fresh = _open(entry, names)
     if fresh is None:
         raise CacheError(entry, "the entry just written does not read back; check the disk")
@@ -119,10 +121,12 @@ def _compute(
     shape = (len(corpus), s.logmel.mels, s.frames)
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     # Written as a stream: on a full disk a write fails, a memory map would kill the process.
-    with (building / "logmel.npy").open("wb") as file:
+    recordings = hashlib.blake2b(digest_size=32)
+    with (building / "logmel.npy").open("wb") as file, _one_thread():
         np.lib.format.write_array_header_1_0(file, header)
         for row, (_, path, start, end) in enumerate(corpus.stretches, start=1):
             samples = read(path, sample_rate=s.logmel.sample_rate, start=float(start), end=end)
+            recordings.update(np.round(samples * 32767.0).astype("<i2").tobytes() + b"end")
             with torch.inference_mode():
                 logmel_db = front_end(waveform_batch(samples))[0, 0]  # (M, F)
             file.write(logmel_db.numpy().astype("<f4").tobytes())
@@ -134,9 +138,21 @@ def _compute(
         "utterances": [name for name, *_ in corpus.stretches],
         "shape": list(shape),
         "digest": _digest(building / "logmel.npy"),
+        "recordings": recordings.hexdigest(),
         "front_end": asdict(s),
     }
     (building / "entry.json").write_text(json.dumps(entry), encoding="utf-8")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread inside the block: in another number, sums round otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _open(entry: Path, names: tuple[str, ...]) -> Features | None:
@@ -150,9 +166,10 @@ def _open(entry: Path, names: tuple[str, ...]) -> Features | None:
         array = np.lib.format.open_memmap(entry / "logmel.npy", mode="r")
         if list(array.shape) != description["shape"] or array.dtype != np.float32:
             return None
+        recordings = str(description["recordings"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return Features(logmel_db=array, utterances=names)
+    return Features(logmel_db=array, utterances=names, recordings=recordings)
 
 
 def _digest(path: Path) -> str:

@@ -88,6 +88,6 @@ class Scale(nn.Module):
         return f"top_db={self.settings.top_db:.2f}, window_db={self.settings.window_db:g}"
 
 
-def scale_array(logmel_db: NDArray[np.float32], scale: Scale) -> Tensor:
+def scale_array(logmel_db: NDArray[np.float32], scale: nn.Module) -> Tensor:
     """Return (B, M, F) dB from a cache as the (B, 1, M, F) input of a classifier."""
     return scale(torch.from_numpy(np.ascontiguousarray(logmel_db)).unsqueeze(1))  # type: ignore[no-any-return]

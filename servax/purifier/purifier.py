@@ -12,8 +12,8 @@ from huggingface_hub import ModelHubMixin
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from servax.errors import CheckpointError, ServaxError
-from servax.features import FrontEndSettings, Scale, ScaleSettings
+from servax.errors import CheckpointError, ServaxError, unwritable
+from servax.features import FrontEndSettings, Scaling, make_scale
 from servax.models import frozen, load_network, save_network
 from servax.models.storage import SETTINGS, WEIGHTS
 from servax.purifier.sound import purify_waveform
@@ -36,7 +36,7 @@ purifier = sx.Purifier.from_pretrained("path-or-hub-id")
 cleaned = purifier.purify(waveform, sample_rate=16_000)
 ```
 
-`settings.json` holds the network, the decibel scale and the front-end it was trained on. An
+`settings.json` holds the network, the scale and the front-end it was trained on. An
 attacker who knows the purifier too can still succeed: measure with `servax audit`.
 """
 
@@ -53,7 +53,7 @@ class Purifier(
 
     Args:
         network: P, from (B, 1, M, F) to the same shape.
-        scale: The dB window it was trained on.
+        scale: The scale it was trained on.
         front_end: The front-end settings it was trained on.
 
     Example:
@@ -62,7 +62,7 @@ class Purifier(
     """
 
     def __init__(
-        self, network: nn.Module, scale: Scale, front_end: FrontEndSettings | None = None
+        self, network: nn.Module, scale: Scaling, front_end: FrontEndSettings | None = None
     ) -> None:
         super().__init__()
         # All that rebuilds a purifier is in settings.json; the mixin would add half of it again.
@@ -108,8 +108,7 @@ class Purifier(
         try:
             url: str | None = super().save_pretrained(save_directory, **hub)
         except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise CheckpointError(save_directory, f"cannot be written ({reason})") from None
+            raise CheckpointError(save_directory, unwritable(error)) from None
         return url
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -159,8 +158,8 @@ class Purifier(
                 folder, f"holds {held}, expected a purifier written by Purifier.save_pretrained"
             )
         try:
-            scale = Scale(ScaleSettings(**stored.extra["scale"]))
             front_end = FrontEndSettings(**stored.extra["front_end"])
+            scale = make_scale(stored.extra["scale"], mels=front_end.logmel.mels)
         except ServaxError as error:
             raise CheckpointError(folder / SETTINGS, str(error)) from None
         except (KeyError, TypeError):
