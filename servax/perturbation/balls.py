@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from servax.errors import SettingError
+from servax.training.seeding import drawn
 
 
 class Ball(Protocol):
@@ -66,7 +67,7 @@ class Linf:
 
     def sample(self, like: Tensor, generator: torch.Generator) -> Tensor:
         """Return changes uniform in the cube."""
-        uniform = torch.rand(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+        uniform = drawn(torch.rand, like.shape, generator, like.dtype).to(like.device)
         return (2.0 * uniform - 1.0) * self.radius
 
 
@@ -99,8 +100,8 @@ class L2:
 
     def sample(self, like: Tensor, generator: torch.Generator) -> Tensor:
         """Return changes uniform in the ball: a direction times radius * u**(1/n)."""
-        direction = torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
-        u = torch.rand(len(like), generator=generator, dtype=like.dtype).to(like.device)
+        direction = drawn(torch.randn, like.shape, generator, like.dtype).to(like.device)
+        u = drawn(torch.rand, like.shape[:1], generator, like.dtype).to(like.device)
         length: Tensor = self.radius * u.pow(1.0 / max(1, like[0].numel()))
         return self.steepest(direction) * _per_utterance(length, like)
 

@@ -6,6 +6,7 @@ prints norms. The game is played on logits in its non-saturating form (Goodfello
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +59,13 @@ def discriminator_loss(logits_original: Tensor, logits_purified: Tensor) -> Tens
     return softplus(-logits_original).mean() + softplus(logits_purified).mean()
 
 
-def combined_gradient(gradient: Tensor, adversarial: Tensor, *, limit: float | None) -> Tensor:
+def combined_gradient(
+    gradient: Tensor,
+    adversarial: Tensor,
+    *,
+    limit: float | None,
+    length: Callable[[Tensor], Tensor] = Tensor.norm,
+) -> Tensor:
     """Return the gradient of eq. 7 at P's output from that of its two parts.
 
     L_pix and L_feat are means over some 24 000 elements, so their gradients are small; that of
@@ -69,9 +76,10 @@ def combined_gradient(gradient: Tensor, adversarial: Tensor, *, limit: float | N
         gradient: Of β L_pix + γ L_feat with respect to P's output, (B, 1, M, F).
         adversarial: Of α L_adv, same shape.
         limit: The share, below 1 so that errors still shrink; none is the letter of eq. 7.
+        length: Measures a gradient (B, 1, M, F); processes that share a batch measure all of it.
     """
     if limit is None:
         return gradient + adversarial
-    length = adversarial.norm().clamp(min=torch.finfo(adversarial.dtype).tiny)
-    share: Tensor = (limit * gradient.norm() / length).clamp(max=1.0)
+    steepness = length(adversarial).clamp(min=torch.finfo(adversarial.dtype).tiny)
+    share: Tensor = (limit * length(gradient) / steepness).clamp(max=1.0)
     return gradient + share * adversarial

@@ -34,6 +34,7 @@ from servax.purifier.losses import (
 from servax.purifier.ssa import SSA
 from servax.training import Compute, Schedule, derive, epoch_order, generator
 from servax.training.loop import Terms
+from servax.training.team import current
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ class PurifierTrainer:
     ) -> None:
         self.settings = settings
         self.seed = seed
-        self.compute = compute or Compute()
+        self.team = current()
+        self.compute = self.team.place(compute or Compute())
         self.device = self.compute.resolve()
         self.network = network.to(self.device)
         self.discriminator = discriminator.to(self.device)
@@ -124,6 +126,8 @@ class PurifierTrainer:
         self._discriminator_optimiser = torch.optim.Adam(discriminator.parameters(), lr=rate)
         self._steps_done = 0
         self._distorted_validation: list[tuple[Batch, Tensor]] = []
+        self._called = self.team.parallel(self.network)
+        self._called_discriminator = self.team.parallel(self.discriminator)
 
     def steps_per_epoch(self) -> int:
         """Return the number of training steps of an epoch."""
@@ -145,45 +149,45 @@ class PurifierTrainer:
 
     def _step(self, x: Tensor, draws: torch.Generator) -> Terms:
         """Move D, then P, on one batch x (B, 1, M, F)."""
-        weights = self.settings.weights
+        weights, team, whole = self.settings.weights, self.team, len(x)
+        draws, x = team.draws(draws, whole), team.cut(x)
+        share = team.share(len(x), whole)
         with self.compute.autocast():
             with torch.no_grad():
                 features = self.extractor(x)  # serves SSA and L_feat
             distorted = self.settings.ssa(self.extractor, x, features, draws)
-            purified = self.network(distorted)
-        terms: Terms = {}
+            purified = self._called(distorted)
+        terms: dict[str, Tensor] = {}
         if weights.adversarial > 0:
-            terms["discriminator"] = self._move_discriminator(x, purified.detach())
+            terms["discriminator"] = self._move_discriminator(x, purified.detach(), share)
         output = purified.detach().requires_grad_(True)
         with self.compute.autocast():
             pixel = pixel_loss(x, output)
             feature = feature_loss(features, self.extractor(output))
             loss = weights.pixel * pixel + weights.feature * feature
-            (gradient,) = torch.autograd.grad(loss, output)
+            (gradient,) = torch.autograd.grad(loss * share, output)
             if weights.adversarial > 0:
                 adversarial = generator_loss(self.discriminator(output))
-                (slope,) = torch.autograd.grad(weights.adversarial * adversarial, output)
-                gradient = combined_gradient(gradient, slope, limit=self.settings.adversarial_limit)
+                (slope,) = torch.autograd.grad(weights.adversarial * adversarial * share, output)
+                gradient = combined_gradient(
+                    gradient, slope, limit=self.settings.adversarial_limit, length=team.length
+                )
                 loss = loss.detach() + weights.adversarial * adversarial.detach()
-                terms["adversarial"] = float(adversarial.detach())
+                terms["adversarial"] = adversarial
         self._move_network(purified, gradient)
-        terms |= {
-            "loss": float(loss.detach()),
-            "pixel": float(pixel.detach()),
-            "feature": float(feature.detach()),
-        }
-        return terms
+        return team.means(terms | {"loss": loss, "pixel": pixel, "feature": feature}, share)
 
-    def _move_discriminator(self, x: Tensor, purified: Tensor) -> float:
+    def _move_discriminator(self, x: Tensor, purified: Tensor, share: float = 1.0) -> Tensor:
         self.discriminator.requires_grad_(True)
+        called = self._called_discriminator
         with self.compute.autocast():
-            loss = discriminator_loss(self.discriminator(x), self.discriminator(purified))
+            loss = discriminator_loss(called(x), called(purified))
         self._discriminator_optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss * share).backward()  # type: ignore[no-untyped-call]
         self._discriminator_optimiser.step()
         # P's gradient passes through D, but D's own gradient is not needed for it.
         self.discriminator.requires_grad_(False)
-        return float(loss.detach())
+        return loss.detach()
 
     def _move_network(self, purified: Tensor, gradient: Tensor) -> None:
         """Move P along the gradient (B, 1, M, F) of the whole loss at its output."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from servax.errors import CheckpointError
+from servax.errors import CheckpointError, unwritable
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -31,7 +31,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise CheckpointError(path, f"cannot be written ({error})") from None
+        raise CheckpointError(path, unwritable(error)) from None
 
 
 def load_checkpoint(path: Path, *, settings: str) -> dict[str, Any] | None:

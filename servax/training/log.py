@@ -8,43 +8,73 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
+
+from servax.errors import CheckpointError, unwritable
 
 LOG_NAME = "log.jsonl"
 
 
 class TrainingLog:
-    """Appends the terms of each epoch to ``log.jsonl`` and ``tensorboard/`` in a folder."""
+    """Appends the terms of each epoch to ``log.jsonl`` and ``tensorboard/`` in a folder.
+
+    Raises:
+        CheckpointError: A file cannot be written.
+    """
 
     def __init__(self, folder: Path, *, first_epoch: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / LOG_NAME
         kept = [line for line in read_log(self.path) if line["epoch"] < first_epoch]
         temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        temporary.replace(self.path)
-        # A kill loses what TensorBoard had not written yet, so the kept epochs are told anew.
-        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=0)
-        for line in kept:
-            self._tell_tensorboard(line)
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        with self._refusing():
+            (folder / "tensorboard").mkdir(parents=True, exist_ok=True)
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(self.path)
+            # Not SummaryWriter, whose thread dies on a full disk and leaves the training waiting.
+            self._tensorboard = EventsWriter(str(folder / "tensorboard" / "events"))
+            # A kill loses what TensorBoard had not written yet, so the kept epochs are told anew.
+            self._event(step=0, session_log=SessionLog(status=SessionLog.START))
+            for line in kept:
+                self._tell_tensorboard(line)
 
     def write(self, epoch: int, terms: Mapping[str, float]) -> None:
-        """Append the terms of one epoch."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"epoch": epoch, **terms}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self._tell_tensorboard({"epoch": epoch, **terms})
+        """Append the terms of one epoch.
+
+        Raises:
+            CheckpointError: A file cannot be written.
+        """
+        with self._refusing():
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"epoch": epoch, **terms}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            self._tell_tensorboard({"epoch": epoch, **terms})
 
     def _tell_tensorboard(self, line: Mapping[str, float]) -> None:
         for name, value in line.items():
             if name != "epoch":
-                self._tensorboard.add_scalar(name, value, int(line["epoch"]))
+                self._event(step=int(line["epoch"]), summary=scalar(name, value))
         self._tensorboard.flush()
+
+    def _event(self, **content: Any) -> None:
+        self._tensorboard.write_event(Event(wall_time=time.time(), **content))
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(self.path, unwritable(error)) from None
 
     def __enter__(self) -> TrainingLog:
         return self
@@ -55,7 +85,8 @@ class TrainingLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._tensorboard.close()
+        with suppress(OSError):  # every epoch was flushed; what is left has been refused
+            self._tensorboard.close()
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

@@ -3,12 +3,16 @@
 The loop has no opinion about what is trained: it drives anything that is `Trainable`. All that is
 random in an epoch follows from (seed, epoch), so a run killed at any moment and started again
 continues from its last epoch and ends with the same weights, bit for bit on one machine.
+
+Where several processes train together (`servax.training.team`), all of them train, and the main one
+validates, decides, reports and writes; the others go by what it found.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -17,6 +21,7 @@ from servax.errors import ServaxError, SettingError
 from servax.training.checkpoint import load_checkpoint, save_checkpoint
 from servax.training.log import TrainingLog
 from servax.training.seeding import global_seed
+from servax.training.team import current
 
 CHECKPOINT = "checkpoint.pt"
 Terms = dict[str, float]
@@ -115,26 +120,30 @@ def fit(
         CheckpointError: The checkpoint is broken or belongs to another run.
         ServaxError: A term is not finite.
     """
+    team = current()
     path = folder / CHECKPOINT
     epoch, best, best_epoch, best_weights = 0, math.inf, -1, training.weights()
-    saved = load_checkpoint(path, settings=settings)
+    saved = team.from_main(load_checkpoint(path, settings=settings) if team.main else None)
     if saved is not None:
         training.load_state(saved["training"])
         epoch, best, best_epoch = saved["epoch"], saved["best"], saved["best_epoch"]
         best_weights = saved["best_weights"]
     sign = 1.0 if schedule.mode == "min" else -1.0
     terms: Terms = {}
-    with TrainingLog(folder, first_epoch=epoch) as log:
+    with TrainingLog(folder, first_epoch=epoch) if team.main else nullcontext() as log:
         while epoch < schedule.epochs and epoch - best_epoch <= schedule.patience:
-            tick = _ticker(training, schedule, epoch, terms, progress)
+            tick = _ticker(training, schedule, epoch, terms, progress if team.main else None)
             with global_seed(seed, "epoch", epoch):
-                terms = training.train_epoch(epoch, tick) | training.validate(epoch)
+                terms = training.train_epoch(epoch, tick)
+                terms = team.from_main(terms | training.validate(epoch) if team.main else terms)
             _refuse_divergence(terms, epoch)
             score = sign * terms[schedule.monitor]
             if score < best:
                 best, best_epoch, best_weights = score, epoch, training.weights()
-            log.write(epoch, terms)
             epoch += 1
+            if log is None:
+                continue
+            log.write(epoch - 1, terms)
             save_checkpoint(
                 path,
                 {

@@ -22,6 +22,7 @@ from servax.features import Dataset, SpecAugment
 from servax.training.device import Compute
 from servax.training.loop import Schedule, Terms
 from servax.training.seeding import derive, epoch_order, generator
+from servax.training.team import Team, current
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class RecogniserTrainer:
     ) -> None:
         self.settings = settings
         self.seed = seed
-        self.compute = compute or Compute()
+        self.team = current()
+        self.compute = self.team.place(compute or Compute())
         self.device = self.compute.resolve()
         # Channels-last memory: the same numbers up to rounding, a third less time on a CPU.
         self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -89,6 +91,7 @@ class RecogniserTrainer:
         self._loss = nn.CrossEntropyLoss(weights if settings.class_weights else None).to(
             self.device
         )
+        self._called = self.team.parallel(self.network)
 
     def steps_per_epoch(self) -> int:
         """Return the number of training steps of an epoch."""
@@ -97,6 +100,7 @@ class RecogniserTrainer:
     def train_epoch(self, epoch: int, tick: Callable[[], None]) -> Terms:
         """Train on every utterance once; return the mean loss and the learning rate."""
         self.network.train()
+        s = self.settings
         draws = generator(self.seed, "augment", epoch)
         order = self._order(epoch)
         total = 0.0
@@ -105,27 +109,22 @@ class RecogniserTrainer:
             for group in self._optimiser.param_groups:
                 group["lr"] = rate
             batch = self._train.batch(positions, self.device)
-            x = self._augment(batch.x, draws)
+            x = augmented(batch.x, draws, shift=s.shift, augment=s.augment)
+            x, y = self.team.cut(x), self.team.cut(batch.y)
+            share = class_share(self.team, self._loss, batch.y)
             with self.compute.autocast():
-                loss = self._loss(self.network(x), batch.y)
+                loss = self._loss(self._called(x), y)
             self._optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            (loss * share).backward()
             self._optimiser.step()
-            total += float(loss.detach())
+            total += self.team.means({"loss": loss}, share)["loss"]
             tick()
         return {"train/loss": total / len(order), "train/learning_rate": rate}
 
     def validate(self, epoch: int) -> Terms:
         """Return loss and UAR on the validation speakers."""
         del epoch
-        logits, y = predict(self.network, self._validation, 64, compute=self.compute)
-        loss = nn.functional.cross_entropy(logits, y)
-        hits = logits.argmax(1) == y
-        recalls = [float(hits[y == c].float().mean()) for c in y.unique()]  # type: ignore[no-untyped-call]
-        return {
-            "validation/loss": float(loss),
-            "validation/uar": sum(recalls) / len(recalls),
-        }
+        return validation_terms(self.network, self._validation, compute=self.compute)
 
     def state(self) -> dict[str, Any]:
         """Return weights and optimiser state."""
@@ -156,21 +155,24 @@ class RecogniserTrainer:
             epoch=epoch,
         )
 
-    def _augment(self, x: Tensor, draws: torch.Generator) -> Tensor:
-        s = self.settings
-        if s.shift:
-            shifts = torch.randint(0, x.shape[3], (len(x),), generator=draws)
-            x = roll_frames(x, shifts.to(x.device))
-        if s.augment is not None:
-            x = s.augment.apply(x, s.augment.draw(x.shape, draws))
-        return x
-
     def _learning_rate(self, epoch: float) -> float:
         return (
             self.settings.learning_rate
             * 0.5
             * (1.0 + math.cos(math.pi * epoch / self.settings.epochs))
         )
+
+
+def augmented(
+    x: Tensor, draws: torch.Generator, *, shift: bool, augment: SpecAugment | None
+) -> Tensor:
+    """Return x (B, 1, M, F) rolled by a random number of frames, then masked, if asked for."""
+    if shift:
+        shifts = torch.randint(0, x.shape[3], (len(x),), generator=draws)
+        x = roll_frames(x, shifts.to(x.device))
+    if augment is not None:
+        x = augment.apply(x, augment.draw(x.shape, draws))
+    return x
 
 
 def roll_frames(x: Tensor, shifts: Tensor) -> Tensor:
@@ -194,6 +196,32 @@ def class_weights(dataset: Dataset) -> Tensor:
             "expected some of every label; choose other folds or another label scheme."
         )
     return len(dataset) / (dataset.classes * counts.float())
+
+
+def validation_terms(network: nn.Module, dataset: Dataset, *, compute: Compute) -> Terms:
+    """Return loss and UAR of a recogniser on the validation speakers."""
+    logits, y = predict(network, dataset, 64, compute=compute)
+    loss = nn.functional.cross_entropy(logits, y)
+    hits = logits.argmax(1) == y
+    recalls = [float(hits[y == c].float().mean()) for c in y.unique()]  # type: ignore[no-untyped-call]
+    return {
+        "validation/loss": float(loss),
+        "validation/uar": sum(recalls) / len(recalls),
+    }
+
+
+def class_share(team: Team, loss: nn.CrossEntropyLoss, y: Tensor) -> float:
+    """Return the share (`Team.share`) of this process's utterances in the loss of a batch.
+
+    Args:
+        team: Who takes which utterances.
+        loss: A weighted mean: an utterance counts as much as its class weighs.
+        y: Classes (B,) of the whole batch.
+    """
+    if team.alone or loss.weight is None:
+        return team.share(len(team.cut(y)), len(y))
+    weights = loss.weight[y].double()
+    return team.share(float(team.cut(weights).sum()), float(weights.sum()))
 
 
 @torch.inference_mode()

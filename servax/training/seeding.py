@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from servax.errors import SettingError
 
@@ -27,6 +28,34 @@ def derive(seed: int, *purpose: str | int) -> int:
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
     """Return a CPU generator for one purpose."""
     return torch.Generator().manual_seed(derive(seed, *purpose))
+
+
+class PartOfDraws(torch.Generator):
+    """Stands for a generator where several processes share a batch: `drawn` knows what to do."""
+
+    def __new__(cls, whole: torch.Generator, rows: slice, count: int) -> PartOfDraws:
+        """Make a generator; one of torch takes no such arguments."""
+        return super().__new__(cls)
+
+    def __init__(self, whole: torch.Generator, rows: slice, count: int) -> None:
+        self.whole, self.rows, self.count = whole, rows, count
+
+
+def drawn(
+    sample: Callable[..., Tensor],
+    shape: torch.Size,
+    generator: torch.Generator,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return ``sample(shape, generator=generator, dtype=dtype)``, e.g. of torch.rand.
+
+    With the generator of one of several processes the numbers are drawn for the whole batch and cut
+    to the rows of `shape` (B, ...), so that every utterance gets those it would get in one process.
+    """
+    if not isinstance(generator, PartOfDraws):
+        return sample(shape, generator=generator, dtype=dtype)
+    whole = sample((generator.count, *shape[1:]), generator=generator.whole, dtype=dtype)
+    return whole[generator.rows]
 
 
 @contextmanager

@@ -1,0 +1,245 @@
+"""Starts the processes of one training, watches them, and ends all of them when one fails.
+
+One process per GPU, or CPU processes (gloo) where the work runs on the CPU. Each finds its place in
+the environment variables of torch.distributed, which accelerate reads: RANK, WORLD_SIZE,
+LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT. A process that finds them set already, since
+``torchrun`` or ``accelerate launch`` started it, joins the others instead of starting any.
+
+Nothing hangs: a process that fails or is killed ends the training on its machine within seconds;
+other machines see its connections close, at the latest after `PATIENCE`; a starting process that
+dies takes its own along.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+
+from servax.errors import ServaxError, SettingError
+from servax.training.members import Member, end, first_cause, start, wait_for_all
+from servax.training.team import Team, become, current
+
+PATIENCE = timedelta(minutes=30)
+"""How long a process waits for the others, at the start and in each exchange."""
+PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How many processes train one model together, and where they meet."""
+
+    devices: int = 1
+    """Processes on this machine."""
+    nodes: int = 1
+    """Machines, with as many processes each; the same command is started on every one."""
+    node_rank: int | None = None
+    """Which machine this is, from 0; none reads NODE_RANK."""
+    main_address: str | None = None
+    """Where machine 0 is reached, ``host:port``; none reads MASTER_ADDR and MASTER_PORT."""
+
+    def __post_init__(self) -> None:
+        for name in ("devices", "nodes"):
+            if getattr(self, name) < 1:
+                raise SettingError(name, getattr(self, name), "a whole number of at least 1")
+        if self.nodes == 1:
+            for name in ("node_rank", "main_address"):
+                if getattr(self, name) is not None:
+                    raise SettingError(
+                        name, getattr(self, name), "none with one machine; give nodes too"
+                    )
+
+    @property
+    def size(self) -> int:
+        """Number of processes on all machines."""
+        return self.devices * self.nodes
+
+    def rank_of_node(self) -> int:
+        """Return which machine this is.
+
+        Raises:
+            SettingError: It was not told, or is no machine of these.
+        """
+        rank = self.node_rank
+        if rank is None and self.nodes > 1:
+            found = os.environ.get("NODE_RANK", "")
+            rank = int(found) if found.isdecimal() else None
+        elif rank is None:
+            rank = 0
+        if rank is None or not 0 <= rank < self.nodes:
+            raise SettingError(
+                "node_rank",
+                rank,
+                f"a machine from 0 to {self.nodes - 1}, as an option or in NODE_RANK",
+            )
+        return rank
+
+    def address(self) -> tuple[str, str]:
+        """Return host and port where the processes meet.
+
+        Raises:
+            SettingError: Several machines were not told, or it is not ``host:port``.
+        """
+        if self.nodes == 1:
+            return "127.0.0.1", str(_free_port())
+        given = self.main_address
+        if given is None and {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+            given = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        host, _, port = (given or "").rpartition(":")
+        if not (host and port.isdecimal() and 0 < int(port) < 65_536):
+            raise SettingError(
+                "main_address",
+                given,
+                "host:port of machine 0, as an option or in MASTER_ADDR and MASTER_PORT",
+            )
+        return host, port
+
+
+def launch(
+    work: Callable[[], object],
+    processes: Processes | None = None,
+    *,
+    device: torch.device,
+    prepare: Callable[[], object] | None = None,
+) -> None:
+    """Do `work` in every process of a team; in this very process when there is only one.
+
+    Args:
+        work: Called without arguments, in each process; `servax.training.team.current` tells it
+            who it is. Several processes need one that can be pickled.
+        processes: How many; default one.
+        device: On what kind of device the work runs; `cpu` gives CPU processes.
+        prepare: Called once on this machine before processes are started, e.g. to fill a cache.
+
+    Raises:
+        SettingError: There are not as many devices, or a machine's place was not told.
+        ServaxError: A process failed; its own sentence, where it had one.
+    """
+    processes = processes or Processes()
+    if found := _found_team(processes):
+        _join_and_do(work, found, device, prepare)
+    elif processes.size == 1:
+        work()
+    else:
+        _refuse_devices(processes, device)
+        places = _places(processes)
+        if prepare is not None:
+            prepare()
+        _start_and_watch(work, places, device)
+
+
+def _start_and_watch(
+    work: Callable[[], object], places: list[dict[str, str]], device: torch.device
+) -> None:
+    members: list[Member] = []
+    try:
+        for place in places:
+            members.append(start(_member, (work, place, device.type), rank=int(place["RANK"])))
+        if not wait_for_all(members):
+            raise first_cause(members, size=int(places[0]["WORLD_SIZE"]))
+    finally:
+        end(members)
+
+
+def _member(work: Callable[[], object], place: Mapping[str, str], kind: str) -> None:
+    """Take one's place in a team and do the work."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if not threads.isdecimal():
+        threads = str(max(1, (os.cpu_count() or 1) // int(place["LOCAL_WORLD_SIZE"])))
+    torch.set_num_threads(int(threads))
+    os.environ.update(place, OMP_NUM_THREADS=threads)
+    rank, size, local = (int(place[n]) for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    _join_and_do(work, Team(rank, size, local), torch.device(kind))
+
+
+def _join_and_do(
+    work: Callable[[], object],
+    team: Team,
+    device: torch.device,
+    prepare: Callable[[], object] | None = None,
+) -> None:
+    from accelerate import PartialState
+
+    try:
+        state = PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:  # torch.distributed's errors are RuntimeErrors
+        raise ServaxError(
+            f"the {team.size} processes did not find each other at "
+            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} "
+            f"({str(error).splitlines()[0]}); start the same command on every machine."
+        ) from error
+    before = current()
+    become(team)
+    try:
+        if prepare is not None:
+            if team.local_rank == 0:
+                prepare()
+            state.wait_for_everyone()
+        work()
+        state.wait_for_everyone()
+    finally:
+        become(before)
+    # Not after a failure: it waits for others who may never come.
+    state.destroy_process_group()
+
+
+def _found_team(processes: Processes) -> Team | None:
+    """Return the team that another launcher gave this process a place in."""
+    if current().size > 1 or not set(PLACE) <= os.environ.keys():
+        return None
+    rank, size, local = (int(os.environ[name]) for name in PLACE[:3])
+    if size == 1:
+        return None
+    if processes.size not in (1, size):
+        raise SettingError(
+            "devices times nodes",
+            processes.size,
+            f"{size}, the processes that the launcher around this command started, or none",
+        )
+    return Team(rank, size, local)
+
+
+def _refuse_devices(processes: Processes, device: torch.device) -> None:
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if str(device) != "cuda":
+            raise SettingError(
+                "device", str(device), "auto, cuda or cpu where several processes train"
+            )
+        if processes.devices > count:
+            raise SettingError("devices", processes.devices, f"at most {count}, this machine's")
+
+
+def _places(processes: Processes) -> list[dict[str, str]]:
+    """Return the environment of each process of this machine."""
+    node = processes.rank_of_node()
+    host, port = processes.address()
+    shared = {
+        "WORLD_SIZE": str(processes.size),
+        "LOCAL_WORLD_SIZE": str(processes.devices),
+        "MASTER_ADDR": host,
+        "MASTER_PORT": port,
+    }
+    if processes.nodes == 1 and (loopback := _loopback()):
+        # One machine needs no network, and its own name may not resolve.
+        shared["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", loopback)
+    return [
+        {**shared, "RANK": str(node * processes.devices + local), "LOCAL_RANK": str(local)}
+        for local in range(processes.devices)
+    ]
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _loopback() -> str | None:
+    """Return the name of the loopback interface, where the system names its interfaces."""
+    names = (name for _, name in socket.if_nameindex())
+    return next((name for name in names if name.startswith("lo")), None)
