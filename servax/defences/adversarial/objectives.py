@@ -1,0 +1,249 @@
+"""What adversarial training minimises: two objectives of [18], PGD-AT and TRADES.
+
+- `Vanilla`, `Similarity`: Ren et al., ICASSP 2020 ([18] of the paper), and its published code.
+- `MadryPGD`: Madry et al. 2018, equation 2.1.
+- `Trades`: Zhang et al. 2019, equation 5 and algorithm 1, and its published code.
+
+Adversarial inputs are made anew in each iteration, against a copy of the current network in
+evaluation mode whose batch norms are folded: the network itself keeps its mode, its running
+statistics and its gradients. Loss terms are then taken in training mode.
+
+Clean and adversarial inputs pass the network one after the other, as in the published code of [18]
+and of TRADES: each batch norm normalises either batch with that batch's own mean and variance, and
+its running statistics, which evaluation uses, follow both in turn. (One pass of both batches
+together would normalise with statistics that neither has.)
+
+Departures: inputs stay in [0, 1] ([18] works on z-scores, without a range); TRADES moves its random
+start into the ball and into [0, 1] before the first gradient, and passes the clean batch once, not
+twice, so that running statistics count clean and adversarial inputs alike.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from servax.attacks import FGSM, PGD
+from servax.attacks.base import Attack, Labels
+from servax.errors import SettingError
+from servax.models import VGG16, frozen
+from servax.perturbation import Linf, ascend
+from servax.training.seeding import drawn
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+"""From logits (B, C) and classes (B,) to a scalar: cross-entropy, with class weights or not."""
+START_DEVIATION = 1e-3
+"""Standard deviation of the noise that TRADES starts from, in units of the input."""
+
+
+@dataclass(frozen=True)
+class Objective(ABC):
+    """A training loss that makes its own adversarial inputs."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name of the trained model in records, e.g. ``adversarial-similarity-0.015``."""
+
+    @abstractmethod
+    def loss(
+        self, network: VGG16, x: Tensor, y: Tensor, criterion: Criterion, generator: torch.Generator
+    ) -> Tensor:
+        """Return the scalar loss of one batch, with gradients to the network's parameters.
+
+        Args:
+            network: In training mode.
+            x: Clean log-Mel (B, 1, M, F) on [0, 1].
+            y: True classes (B,), int64.
+            criterion: Classification loss.
+            generator: Draws what is random in the attack.
+        """
+
+
+@dataclass(frozen=True)
+class Vanilla(Objective):
+    """Half the loss of clean, half that of FGSM inputs ([18])."""
+
+    epsilon: float
+    """Size of FGSM in training, on the [0, 1] scale (.003 is .24 dB)."""
+    labels: Labels = "predicted"
+    """FGSM leads away from the class the network `predicted` ([18]), or from the `true` one."""
+
+    def __post_init__(self) -> None:
+        _check_unit("epsilon", self.epsilon)
+        _check_labels(self.labels)
+
+    @property
+    def name(self) -> str:
+        """Return e.g. ``adversarial-vanilla-0.003``."""
+        return f"adversarial-vanilla-{self.epsilon:g}"
+
+    def loss(
+        self, network: VGG16, x: Tensor, y: Tensor, criterion: Criterion, generator: torch.Generator
+    ) -> Tensor:
+        """Return .5 CE(x) + .5 CE(x_adv)."""
+        del generator
+        logits = network(x)
+        adversarial = network(_fgsm(self, network, x, y, logits))
+        return 0.5 * criterion(logits, y) + 0.5 * criterion(adversarial, y)
+
+
+@dataclass(frozen=True)
+class Similarity(Objective):
+    """Clean and FGSM inputs are to be classified, and to be embedded alike ([18])."""
+
+    epsilon: float
+    """Size of FGSM in training, on the [0, 1] scale (.003 is .24 dB)."""
+    labels: Labels = "predicted"
+    """FGSM leads away from the class the network `predicted` ([18]), or from the `true` one."""
+
+    def __post_init__(self) -> None:
+        _check_unit("epsilon", self.epsilon)
+        _check_labels(self.labels)
+
+    @property
+    def name(self) -> str:
+        """Return e.g. ``adversarial-similarity-0.015``."""
+        return f"adversarial-similarity-{self.epsilon:g}"
+
+    def loss(
+        self, network: VGG16, x: Tensor, y: Tensor, criterion: Criterion, generator: torch.Generator
+    ) -> Tensor:
+        """Return .4 CE(x) + .4 CE(x_adv) + .2 MSE(z, z_adv), z the pooled embedding (B, D).
+
+        Gradients pass through both embeddings.
+        """
+        del generator
+        embedding = network.embed(x)
+        logits = network.head(embedding)
+        adversarial_embedding = network.embed(_fgsm(self, network, x, y, logits))
+        adversarial = network.head(adversarial_embedding)
+        return (
+            0.4 * criterion(logits, y)
+            + 0.4 * criterion(adversarial, y)
+            + 0.2 * F.mse_loss(adversarial_embedding, embedding)
+        )
+
+
+@dataclass(frozen=True)
+class MadryPGD(Objective):
+    """Trains on PGD inputs alone, from a random start (Madry et al. 2018)."""
+
+    step: float = 0.005
+    """Length of one step, on the [0, 1] scale."""
+    radius: float = 0.015
+    """Largest change of an element, on the [0, 1] scale (.015 is 1.2 dB)."""
+    steps: int = 5
+    """Number of steps."""
+
+    def __post_init__(self) -> None:
+        _check_walk(self.step, self.radius, self.steps)
+
+    @property
+    def name(self) -> str:
+        """Return ``pgd-at``."""
+        return "pgd-at"
+
+    def loss(
+        self, network: VGG16, x: Tensor, y: Tensor, criterion: Criterion, generator: torch.Generator
+    ) -> Tensor:
+        """Return CE(x_adv)."""
+        attack = PGD(step=self.step, radius=self.radius, steps=self.steps, random_start=True)
+        return criterion(network(_craft(attack, network, x, y, generator)), y)
+
+
+@dataclass(frozen=True)
+class Trades(Objective):
+    """Clean inputs are to be classified, neighbours to get the same answer (Zhang et al. 2019)."""
+
+    beta: float = 6.0
+    """Weight of the divergence (1 / λ in the paper, whose experiments take 1 and 6)."""
+    step: float = 0.005
+    """Length of one step, on the [0, 1] scale."""
+    radius: float = 0.015
+    """Largest change of an element, on the [0, 1] scale (.015 is 1.2 dB)."""
+    steps: int = 5
+    """Number of steps."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta < math.inf:
+            raise SettingError("beta", self.beta, "a finite number above 0")
+        _check_walk(self.step, self.radius, self.steps)
+
+    @property
+    def name(self) -> str:
+        """Return ``trades``."""
+        return "trades"
+
+    def loss(
+        self, network: VGG16, x: Tensor, y: Tensor, criterion: Criterion, generator: torch.Generator
+    ) -> Tensor:
+        """Return CE(x) + beta * KL(p(x) || p(x_adv)), a mean over utterances."""
+        neighbours = self.neighbours(network, x, generator)
+        logits = network(x)
+        divergence = _divergence(logits, network(neighbours)).mean()
+        return criterion(logits, y) + self.beta * divergence
+
+    def neighbours(self, network: VGG16, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the inputs (B, 1, M, F) near `x` whose answer differs most from that of `x`."""
+        twin = frozen(network)
+        with torch.no_grad():
+            clean = twin(x)
+        # At x itself the divergence is 0 and so is its gradient: a little noise leads away.
+        noise = drawn(torch.randn, x.shape, generator, x.dtype).to(x.device)
+        walk = ascend(
+            lambda moved: _divergence(clean, twin(moved)),
+            x,
+            Linf(self.radius),
+            step=self.step,
+            steps=self.steps,
+            start=x + START_DEVIATION * noise,
+        )
+        return list(walk)[-1]
+
+
+def _divergence(clean: Tensor, moved: Tensor) -> Tensor:
+    """Return KL(softmax(clean) || softmax(moved)) of each utterance (B,), from logits (B, C)."""
+    # Logarithms on both sides: a probability that underflows to 0 would have no finite gradient.
+    p, q = clean.log_softmax(dim=1), moved.log_softmax(dim=1)
+    return F.kl_div(q, p, reduction="none", log_target=True).sum(dim=1)
+
+
+def _fgsm(
+    objective: Vanilla | Similarity, network: nn.Module, x: Tensor, y: Tensor, logits: Tensor
+) -> Tensor:
+    """Return FGSM inputs (B, 1, M, F) against the classes that the objective's `labels` ask for."""
+    # [18] predicts in training mode, with the clean pass that the loss needs anyway.
+    away_from = y if objective.labels == "true" else logits.detach().argmax(dim=1)
+    return _craft(FGSM(epsilon=objective.epsilon), network, x, away_from, None)
+
+
+def _craft(
+    attack: Attack, network: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    if not len(x):  # one of several processes may have no part in a small batch
+        return x
+    return attack(frozen(network), x, y, generator=generator)
+
+
+def _check_unit(name: str, value: float) -> None:
+    if not 0 < value <= 1:
+        raise SettingError(name, value, "a number in (0, 1], on the [0, 1] scale")
+
+
+def _check_labels(labels: object) -> None:
+    if labels not in ("true", "predicted"):
+        raise SettingError.choice("labels", labels, ("true", "predicted"))
+
+
+def _check_walk(step: float, radius: float, steps: int) -> None:
+    _check_unit("step", step)
+    _check_unit("radius", radius)
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise SettingError("steps", steps, "a whole number of at least 1")
