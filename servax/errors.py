@@ -7,6 +7,7 @@ A refusal says what was given, what was expected and what to do. The command lin
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,7 +23,11 @@ __all__ = [
     "SettingError",
     "ShapeError",
     "nearest",
+    "unwritable",
 ]
+
+FULL = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG")}
+"""What a system says when a disk is full, a quota used up, or a file as large as it may get."""
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:
@@ -34,6 +39,21 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
 def closed(sentence: str) -> str:
     """Return `sentence` with a full stop, unless it ends in a mark already."""
     return sentence if sentence.endswith((".", "?", "!")) else f"{sentence}."
+
+
+def unwritable(error: Exception) -> str:
+    """Return why a file cannot be written, and what to do where the disk is full.
+
+    Args:
+        error: What the attempt raised; where a library wraps what the system said, that is told.
+    """
+    said = error if isinstance(error, OSError) else error.__context__
+    if not isinstance(said, OSError):
+        return f"cannot be written ({error})"
+    reason = f"cannot be written ({said.strerror or said or type(said).__name__})"
+    if said.errno in FULL:
+        reason += "; free some space and run it again: what is done is kept"
+    return reason
 
 
 class ServaxError(Exception):

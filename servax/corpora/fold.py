@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from servax.corpora.leaks import refuse_leaks
-from servax.errors import CorpusError
+from servax.errors import CorpusError, unwritable
 
 if TYPE_CHECKING:
     from servax.corpora.corpus import Corpus
@@ -72,7 +72,7 @@ class Fold:
                 whole.write_text(text + "\n", encoding="utf-8")
                 whole.replace(path)
         except OSError as error:
-            raise CorpusError(f"{path}: cannot be written ({error.strerror}).") from None
+            raise CorpusError(f"{path}: {unwritable(error)}.") from None
 
     @classmethod
     def load(cls, path: str | Path, corpus: Corpus) -> Fold:

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from servax.errors import CheckpointError, ServaxError, nearest
+from servax.errors import CheckpointError, ServaxError, nearest, unwritable
 from servax.models.transformer import FrameTransformer
 from servax.models.vgg import VGG16
 
@@ -73,14 +73,12 @@ def save_network(
         folder.mkdir(parents=True, exist_ok=True)
         _write_together(
             {
-                folder / WEIGHTS: lambda path: save_file(tensors, path),
+                folder / WEIGHTS: lambda path: path.write_bytes(save(tensors)),
                 folder / SETTINGS: lambda path: path.write_text(text, encoding="utf-8"),
             }
         )
-    except (OSError, SafetensorError) as error:
-        # safetensors wraps what the system says, e.g. that the disk is full.
-        reason = getattr(error, "strerror", None) or str(error)
-        raise CheckpointError(folder, f"cannot be written ({reason})") from None
+    except OSError as error:
+        raise CheckpointError(folder, unwritable(error)) from None
 
 
 def load_network(folder: str | Path) -> Stored:

@@ -8,10 +8,13 @@ positions, layer norm before each part, no dropout, a linear map in and out.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.backends import mha
 
 from servax.errors import SettingError, ShapeError
 from servax.models.sizes import check_size
@@ -81,9 +84,24 @@ class FrameTransformer(nn.Module):
         # Vaswani et al. 2017, section 3.4: without the factor the positions would drown the sound.
         hidden = self.embed(tokens) * math.sqrt(self.settings.mels)
         hidden = hidden + positions(tokens.shape[1], tokens.shape[2]).to(tokens)
-        change: Tensor = self.out(self.encoder(hidden))
+        with _ordinary_attention():
+            change: Tensor = self.out(self.encoder(hidden))
         purified = change.transpose(1, 2).unsqueeze(1)  # (B, 1, M, F)
         return x + purified if self.settings.residual else purified
+
+
+@contextmanager
+def _ordinary_attention() -> Iterator[None]:
+    """Keep torch from the path of its own that attention takes where nothing needs a gradient.
+
+    On a CPU that path is half as slow again as the ordinary one, and rounds otherwise.
+    """
+    enabled = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        mha.set_fastpath_enabled(enabled)
 
 
 def positions(length: int, size: int) -> Tensor:
