@@ -29,12 +29,16 @@ class Interval:
 
 @dataclass(frozen=True)
 class MeanSd:
-    """Mean and sample standard deviation (n − 1) over folds."""
+    """Mean and population standard deviation over folds.
+
+    The paper's σ (1.86 and 2.14 over the intensities of SSAD) divide by n, so these do too. The
+    sd of a single fold is thus 0 and says nothing: look at `count`.
+    """
 
     mean: float
     """Mean over the folds in which the statistic is defined."""
     sd: float
-    """Standard deviation with n − 1; ``nan`` for a single fold."""
+    """Standard deviation that divides by `count`; 0 for a single fold."""
     count: int
     """How many folds that is."""
 
@@ -92,7 +96,9 @@ def speaker_interval(
 
 
 def over_folds(values: ArrayLike) -> MeanSd:
-    """Return mean and sample sd of one value per fold, leaving ``nan`` folds out.
+    """Return mean and population sd of one value per fold, leaving ``nan`` folds out.
+
+    Both are ``nan``, and the count 0, when every fold is ``nan``.
 
     Raises:
         ShapeError: `values` is not one-dimensional.
@@ -105,5 +111,5 @@ def over_folds(values: ArrayLike) -> MeanSd:
         raise SettingError("values", [], "one value per fold, at least one")
     numbers = numbers[~np.isnan(numbers)]
     mean = float(numbers.mean()) if numbers.size else float("nan")
-    sd = float(numbers.std(ddof=1)) if numbers.size > 1 else float("nan")
+    sd = float(numbers.std()) if numbers.size else float("nan")
     return MeanSd(mean, sd, int(numbers.size))

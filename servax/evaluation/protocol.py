@@ -4,64 +4,39 @@ Oblivious attacks (the paper's threat model) take the gradients of the bare targ
 **once**; every defence is scored on the same adversarial inputs. FGSM's gradient is taken once for
 all ε; PGD's trajectory without random start gives every k on its way. The adaptive attack goes
 through each defence itself and always stands beside the oblivious ones.
+
+`evaluate` does all of it. A run computes the parts apart, so that each can be kept: `oblivious`
+for one attack and all defences, `adaptive` for one defence, `bare_adaptive` for the bare target,
+whose rows are known by then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from servax.attacks import FGSM, PGD
 from servax.defences import Defended
 from servax.errors import SettingError
+from servax.evaluation.grid import AttackGrid
 from servax.evaluation.records import validate
 from servax.features import Batch, Dataset
 from servax.training import Compute
 
 UNDEFENDED = "undefended"
+ObliviousAttack = Literal["none", "fgsm", "pgd"]
+OBLIVIOUS: tuple[ObliviousAttack, ...] = ("none", "fgsm", "pgd")
+"""Attacks on the bare target, clean input first."""
+AdaptiveAttack = Literal["fgsm", "pgd"]
+ADAPTIVE: tuple[AdaptiveAttack, ...] = ("fgsm", "pgd")
+"""Attacks through each defence."""
 
-
-@dataclass(frozen=True)
-class AttackGrid:
-    """Strengths of the attacks; the grid is the paper's, section 3.2.3 and Figure 2."""
-
-    epsilons: tuple[float, ...] = (0.003, 0.006, 0.009, 0.012, 0.015)
-    """ε of FGSM, on the [0, 1] scale (.003 is .24 dB)."""
-    step: float = 0.003
-    """Step of PGD, on the [0, 1] scale; not printed in the paper."""
-    radius: float = 0.02
-    """Radius of PGD's ball, on the [0, 1] scale (.02 is 1.6 dB); not printed in the paper."""
-    steps: int = 30
-    """Largest k of PGD; every k from 1 is scored."""
-    adaptive_steps: int = 30
-    """Steps of the adaptive PGD (same step and radius)."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "epsilons", tuple(self.epsilons))
-        if not self.epsilons:
-            raise SettingError("epsilons", self.epsilons, "at least one size")
-        if len(set(self.epsilons)) < len(self.epsilons):
-            raise SettingError("epsilons", self.epsilons, "each size once")
-        for epsilon in self.epsilons:
-            self.fgsm(epsilon)
-        if self.adaptive_steps < 1:
-            raise SettingError(
-                "adaptive_steps", self.adaptive_steps, "a whole number of at least 1"
-            )
-        self.pgd(self.steps)
-
-    def fgsm(self, epsilon: float) -> FGSM:
-        """Return FGSM of one size."""
-        return FGSM(epsilon=epsilon)
-
-    def pgd(self, steps: int) -> PGD:
-        """Return PGD with `steps` steps, from the clean input."""
-        return PGD(step=self.step, radius=self.radius, steps=steps)
+Tick = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -69,13 +44,19 @@ class Defence:
     """A defence under test."""
 
     module: nn.Module
-    """From (B, 1, M, F) on [0, 1] to the same."""
+    """From (B, 1, M, F) on [0, 1] to the same; or a classifier, where it stands `instead`."""
     knowledge: str = "adaptive"
     """What gradients through it are: `adaptive` (exact) or `bpda`."""
+    instead: bool = False
+    """Whether it is a classifier in the target's place (adversarial training), not before it."""
 
     def __post_init__(self) -> None:
         if self.knowledge not in ("adaptive", "bpda"):
             raise SettingError.choice("knowledge", self.knowledge, ("adaptive", "bpda"))
+
+    def defend(self, target: nn.Module) -> nn.Module:
+        """Return the classifier that an attacker of this defence faces."""
+        return self.module if self.instead else Defended(target, self.module)
 
 
 @dataclass(frozen=True)
@@ -85,7 +66,7 @@ class Identity:
     target: str
     """Name of the attacked recogniser."""
     fold: int
-    """Number of the held-out fold, from 0."""
+    """Number of the held-out fold, from 1."""
     seed: int
     """Seed of the run."""
 
@@ -107,7 +88,7 @@ def evaluate(
     *,
     batch_size: int = 16,
     compute: Compute | None = None,
-    tick: Callable[[], None] | None = None,
+    tick: Tick | None = None,
 ) -> pd.DataFrame:
     """Return records: the prediction for each test utterance under each condition.
 
@@ -119,7 +100,7 @@ def evaluate(
         identity: What is the same in every row.
         batch_size: Utterances attacked together.
         compute: Device; attacks and predictions are in float32 whatever its precision.
-        tick: Called `ticks` times in all.
+        tick: Called once per gradient, `ticks` in all.
 
     Returns:
         One row per utterance and condition (`servax.evaluation.records.COLUMNS`).
@@ -127,72 +108,134 @@ def evaluate(
     Raises:
         SettingError: A defence is called ``undefended``.
     """
+    options = {"batch_size": batch_size, "compute": compute, "tick": tick}
+    frames = [
+        oblivious(attack, target, defences, test, grid, identity, **options)  # type: ignore[arg-type]
+        for attack in OBLIVIOUS
+    ]
+    frames = [*frames[:-1], *bare_adaptive(frames[-2], frames[-1], grid)]
+    for name, defence in defences.items():
+        for known in ADAPTIVE:
+            frames.append(adaptive(known, name, defence, target, test, grid, identity, **options))  # type: ignore[arg-type]
+    return validate(pd.concat(frames, ignore_index=True))
+
+
+def oblivious(
+    attack: ObliviousAttack,
+    target: nn.Module,
+    defences: Mapping[str, Defence],
+    test: Dataset,
+    grid: AttackGrid,
+    identity: Identity,
+    *,
+    batch_size: int = 16,
+    compute: Compute | None = None,
+    tick: Tick | None = None,
+) -> pd.DataFrame:
+    """Return the records of one attack on the bare target, for it and every defence.
+
+    PGD beyond ``grid.steps`` (a longer adaptive attack) is scored for the bare target alone;
+    `bare_adaptive` takes those rows.
+
+    Raises:
+        SettingError: A defence is called ``undefended``.
+    """
     if UNDEFENDED in defences:
         raise SettingError("defence name", UNDEFENDED, "another name, this one is the bare target")
-    compute = compute or Compute()
-    device = compute.resolve()
+    device = (compute or Compute()).resolve()
     target = target.to(device).eval()
-    defended = {name: Defended(target, d.module).to(device).eval() for name, d in defences.items()}
-    rows: list[pd.DataFrame] = []
+    defended = {name: d.defend(target).to(device).eval() for name, d in defences.items()}
+    everyone = {UNDEFENDED: target, **defended}
+    knowledge = "none" if attack == "none" else "oblivious"
+    rows = []
     for batch in test.batches(batch_size, device):
-        for condition, logits in _conditions(target, defences, defended, batch, grid, tick):
-            rows.append(_rows(test, batch, condition, logits))
-    frame = pd.concat(rows, ignore_index=True)
-    frame["target"], frame["fold"], frame["seed"] = identity.target, identity.fold, identity.seed
-    frame["corpus"] = test.corpus.name
-    return validate(frame)
+        for strength, x in _inputs(attack, target, batch, grid, grid.longest, tick):
+            beyond = attack == "pgd" and strength > grid.steps
+            for name, model in ({UNDEFENDED: target} if beyond else everyone).items():
+                condition = _Condition(name, attack, strength, knowledge)
+                rows.append(_rows(test, batch, condition, _logits(model, x)))
+    return _identified(rows, test, identity)
+
+
+def adaptive(
+    attack: AdaptiveAttack,
+    name: str,
+    defence: Defence,
+    target: nn.Module,
+    test: Dataset,
+    grid: AttackGrid,
+    identity: Identity,
+    *,
+    batch_size: int = 16,
+    compute: Compute | None = None,
+    tick: Tick | None = None,
+) -> pd.DataFrame:
+    """Return the records of one attack through one defence, by an attacker who knows it."""
+    device = (compute or Compute()).resolve()
+    model = defence.defend(target.to(device).eval()).to(device).eval()
+    rows = []
+    for batch in test.batches(batch_size, device):
+        for strength, x in _inputs(attack, model, batch, grid, grid.adaptive_steps, tick):
+            if attack == "fgsm" or strength in grid.adaptive_ks:
+                condition = _Condition(name, attack, strength, defence.knowledge)
+                rows.append(_rows(test, batch, condition, _logits(model, x)))
+    return _identified(rows, test, identity)
+
+
+def bare_adaptive(
+    fgsm: pd.DataFrame, pgd: pd.DataFrame, grid: AttackGrid
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the oblivious records of PGD within the grid, and the bare target's adaptive ones.
+
+    Nothing stands before the bare target: its oblivious attack is its adaptive one, and is not
+    computed twice.
+
+    Args:
+        fgsm: Records of `oblivious` for FGSM.
+        pgd: Records of `oblivious` for PGD.
+        grid: The grid of both.
+    """
+    bare = pd.concat([fgsm, pgd[pgd["strength"].isin(grid.adaptive_ks)]], ignore_index=True)
+    bare = bare[bare["defence"] == UNDEFENDED]
+    return pgd[pgd["strength"] <= grid.steps], bare.assign(knowledge="adaptive")
 
 
 def ticks(count: int, defences: int, grid: AttackGrid, *, batch_size: int = 16) -> int:
     """Return how often `evaluate` ticks: once per gradient."""
-    batches = -(-count // batch_size)
-    return batches * (1 + max(grid.steps, grid.adaptive_steps) + defences * grid.adaptive_steps)
+    oblivious = sum(oblivious_ticks(attack, count, grid, batch_size) for attack in OBLIVIOUS)
+    adaptive = sum(adaptive_ticks(attack, count, grid, batch_size) for attack in ADAPTIVE)
+    return oblivious + defences * adaptive
 
 
-def _conditions(
-    target: nn.Module,
-    defences: Mapping[str, Defence],
-    defended: Mapping[str, nn.Module],
-    batch: Batch,
-    grid: AttackGrid,
-    tick: Callable[[], None] | None,
-) -> Iterator[tuple[_Condition, Tensor]]:
-    """Yield every condition of one batch with its logits (B, C)."""
-    everyone = {UNDEFENDED: target, **defended}
-    for attack, strength, x in _oblivious(target, batch, grid, tick):
-        knowledge = "none" if attack == "none" else "oblivious"
-        if strength <= grid.steps or attack != "pgd":
-            for name, model in everyone.items():
-                yield _Condition(name, attack, strength, knowledge), _logits(model, x)
-        if attack == "pgd" and strength == grid.adaptive_steps:
-            # Nothing stands before the bare target: its oblivious attack is its adaptive one.
-            condition = _Condition(UNDEFENDED, "pgd", strength, "adaptive")
-            yield condition, _logits(target, x)
-    for name, model in defended.items():
-        x = batch.x
-        for x in grid.pgd(grid.adaptive_steps).trajectory(model, batch.x, batch.y):  # noqa: B007
-            if tick is not None:
-                tick()
-        condition = _Condition(name, "pgd", grid.adaptive_steps, defences[name].knowledge)
-        yield condition, _logits(model, x)
+def oblivious_ticks(attack: str, count: int, grid: AttackGrid, batch_size: int) -> int:
+    """Return how often `oblivious` ticks: once per gradient, for clean input once per batch."""
+    return -(-count // batch_size) * {"none": 1, "fgsm": 1, "pgd": grid.longest}[attack]
 
 
-def _oblivious(
-    target: nn.Module, batch: Batch, grid: AttackGrid, tick: Callable[[], None] | None
-) -> Iterator[tuple[str, float, Tensor]]:
-    """Yield (attack, strength, inputs) of the attacks on the bare target, clean input first."""
+def adaptive_ticks(attack: str, count: int, grid: AttackGrid, batch_size: int) -> int:
+    """Return how often `adaptive` ticks: once per gradient."""
+    return -(-count // batch_size) * {"fgsm": 1, "pgd": grid.adaptive_steps}[attack]
+
+
+def _inputs(
+    attack: str, model: nn.Module, batch: Batch, grid: AttackGrid, steps: int, tick: Tick | None
+) -> Iterator[tuple[float, Tensor]]:
+    """Yield (strength, inputs) of one attack on one model."""
     tick = tick or (lambda: None)
-    yield "none", 0.0, batch.x
-    fgsm = grid.fgsm(grid.epsilons[0])
-    for epsilon, x in zip(
-        grid.epsilons, fgsm.sweep(target, batch.x, batch.y, grid.epsilons), strict=True
-    ):
-        yield "fgsm", epsilon, x
-    tick()
-    longest = max(grid.steps, grid.adaptive_steps)
-    pgd = grid.pgd(longest).trajectory(target, batch.x, batch.y)
-    for k, x in enumerate(pgd, start=1):
-        yield "pgd", float(k), x
+    if attack == "none":
+        yield 0.0, batch.x
+        tick()
+        return
+    # The copy leaves inference mode: a loss may keep it for its gradient.
+    y = batch.y if grid.label == "true" else _logits(model, batch.x).argmax(dim=1).clone()
+    if attack == "fgsm":
+        fgsm = grid.fgsm(grid.epsilons[0])
+        moved = fgsm.sweep(model, batch.x, y, grid.epsilons)
+        yield from zip(grid.epsilons, moved, strict=True)
+        tick()
+        return
+    for k, x in enumerate(grid.pgd(steps).trajectory(model, batch.x, y), start=1):
+        yield float(k), x
         tick()
 
 
@@ -218,3 +261,10 @@ def _rows(test: Dataset, batch: Batch, condition: _Condition, logits: Tensor) ->
             "knowledge": condition.knowledge,
         }
     )
+
+
+def _identified(rows: list[pd.DataFrame], test: Dataset, identity: Identity) -> pd.DataFrame:
+    frame = pd.concat(rows, ignore_index=True)
+    frame["target"], frame["fold"], frame["seed"] = identity.target, identity.fold, identity.seed
+    frame["corpus"] = test.corpus.name
+    return validate(frame)

@@ -40,7 +40,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from servax.errors import ServaxError, SettingError
+from servax.errors import ServaxError, SettingError, unwritable
 
 __all__ = [
     "COLUMNS",
@@ -185,7 +185,8 @@ def write(frame: pd.DataFrame, path: str | Path, *, provenance: Mapping[str, Any
         provenance: a JSON object.
 
     Raises:
-        ServaxError, SettingError: see `validate`; or the provenance is not JSON.
+        ServaxError, SettingError: see `validate`; or the provenance is not JSON, or the file
+            cannot be written.
     """
     typed = validate(frame)
     arrow_types = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64()}
@@ -214,8 +215,19 @@ def _encoded(provenance: Mapping[str, Any]) -> bytes:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` in one step: readers see the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Replace `path` by `data` in one step: readers see the old file or the new one.
+
+    Raises:
+        ServaxError: The file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, data)
+    except OSError as error:
+        raise ServaxError(f"{path}: {unwritable(error)}.") from None
+
+
+def _replace(path: Path, data: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -69,13 +69,25 @@ def test_undefined_draws_are_left_out() -> None:
     assert math.isnan(empty.high)
 
 
-def test_over_folds_is_mean_and_sample_sd() -> None:
+def test_over_folds_is_mean_and_population_sd() -> None:
     values = [0.5, 0.7, 0.9, 0.6]
     told = over_folds([*values, float("nan")])
     assert told.mean == pytest.approx(statistics.mean(values))
-    assert told.sd == pytest.approx(statistics.stdev(values))
+    assert told.sd == pytest.approx(statistics.pstdev(values))
     assert told.count == 4
-    assert math.isnan(over_folds([0.5]).sd)
+    alone = over_folds([0.5, float("nan")])
+    assert (alone.sd, alone.count) == (0.0, 1)
+    nothing = over_folds([float("nan")])
+    assert math.isnan(nothing.mean)
+    assert math.isnan(nothing.sd)
+    assert nothing.count == 0
+
+
+def test_over_folds_gives_the_papers_sigma() -> None:
+    # SSAD's UAR under FGSM and PGD in Table 1; the text prints σ = 1.86 and 2.14.
+    fgsm, pgd = [44.82, 43.54, 42.88, 40.46], [39.10, 34.91, 33.21, 33.54, 34.19]
+    assert over_folds(pgd).sd == pytest.approx(2.14, abs=0.005)
+    assert over_folds([45.94, *fgsm]).sd == pytest.approx(1.86, abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from servax.attacks import FGSM, PGD
 from servax.corpora import COLUMNS, Corpus
 from servax.defences import GaussianNoise, MeanFilter, Quantise
 from servax.errors import SettingError
-from servax.evaluation.protocol import AttackGrid, Defence, Identity, evaluate, ticks
+from servax.evaluation.grid import AttackGrid
+from servax.evaluation.protocol import Defence, Identity, evaluate, oblivious, ticks
 from servax.evaluation.records import KEY
 from servax.features import Dataset, Features, Scale, ScaleSettings
 from servax.training import Compute, global_seed
@@ -85,12 +86,16 @@ def oracle(
         for name, module in ways.items():
             through = nn.Sequential(module, target)
             knowledge = defences[name].knowledge if name in defences else "adaptive"
-            moved = PGD(steps=grid.adaptive_steps, **pgd)(through, x, y)
-            everything = [*conditions, ("pgd", float(grid.adaptive_steps), knowledge, moved)]
-            for attack, strength, known, given in everything:
+            known: list[tuple[str, float, str, Tensor]] = []
+            for epsilon in grid.epsilons:
+                known.append(("fgsm", epsilon, knowledge, FGSM(epsilon=epsilon)(through, x, y)))
+            for k in {3, 6, grid.adaptive_steps}:
+                if k <= grid.adaptive_steps:
+                    known.append(("pgd", float(k), knowledge, PGD(steps=k, **pgd)(through, x, y)))
+            for attack, strength, known_as, given in [*conditions, *known]:
                 with torch.no_grad():
                     label = LABELS[int(through(given).argmax())]
-                found[utterance, name, attack, strength, known] = label
+                found[utterance, name, attack, strength, known_as] = label
     return found
 
 
@@ -120,7 +125,7 @@ def test_rows_say_what_they_are_of() -> None:
     assert set(frame["seed"]) == {5}
     assert set(frame["corpus"]) == {"made"}
     assert not frame.duplicated(list(KEY)).any()
-    assert len(frame) == 5 * 3 * (1 + 2 + 4 + 1)
+    assert len(frame) == 5 * 3 * (1 + 2 + 4 + 2 + 2)
     one = frame[frame["utterance"] == "u03"].iloc[0]
     assert (one["speaker"], one["gender"], one["label"]) == ("s0", "female", "angry")
     assert frame[frame["utterance"] == "u02"].iloc[0]["gender"] == "unknown"
@@ -141,16 +146,67 @@ def test_strength_and_knowledge_of_each_condition() -> None:
         expected[name, "none", "none"] = [0.0]
         expected[name, "fgsm", "oblivious"] = [0.02, 0.1]
         expected[name, "pgd", "oblivious"] = [1.0, 2.0, 3.0, 4.0]
-        expected[name, "pgd", exact] = [4.0]
+        expected[name, "fgsm", exact] = [0.02, 0.1]
+        expected[name, "pgd", exact] = [3.0, 4.0]
     assert found == expected
 
 
 def test_nothing_before_the_target_makes_oblivious_attacks_adaptive() -> None:
     frame = evaluate(Toy(), {}, make_dataset(6), GRID, IDENTITY, compute=CPU)
     assert set(frame["defence"]) == {"undefended"}
-    last = frame[(frame["attack"] == "pgd") & (frame["strength"] == 4)]
-    known = {k: rows["prediction"].tolist() for k, rows in last.groupby("knowledge")}
-    assert known["adaptive"] == known["oblivious"]
+    for attack, strength in (("pgd", 4), ("pgd", 3), ("fgsm", 0.1)):
+        rows = frame[(frame["attack"] == attack) & (frame["strength"] == strength)]
+        known = {k: part["prediction"].tolist() for k, part in rows.groupby("knowledge")}
+        assert known["adaptive"] == known["oblivious"]
+
+
+def test_a_classifier_may_stand_in_the_targets_place() -> None:
+    """Adversarial training: oblivious inputs come from the target, adaptive ones from itself."""
+
+    class Twin(Toy):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).roll(1, dims=1)
+
+    target, twin, test = Toy().eval(), Twin().eval(), make_dataset(8)
+    frame = evaluate(
+        target, {"twin": Defence(twin, instead=True)}, test, GRID, IDENTITY, compute=CPU
+    )
+    batch = test.batch(np.arange(8))
+    moved = {
+        "oblivious": PGD(step=0.04, radius=0.1, steps=4)(target, batch.x, batch.y),
+        "adaptive": PGD(step=0.04, radius=0.1, steps=4)(twin, batch.x, batch.y),
+    }
+    rows = frame[(frame["defence"] == "twin") & (frame["attack"] == "pgd")]
+    rows = rows[rows["strength"] == 4]
+    for knowledge, x in moved.items():
+        with torch.no_grad():
+            expected = [LABELS[int(i)] for i in twin(x).argmax(1)]
+        given = rows[rows["knowledge"] == knowledge]["prediction"].tolist()
+        assert given == expected, knowledge
+
+
+def test_the_predicted_label_may_be_attacked() -> None:
+    target, test = Toy().eval(), make_dataset(12)
+    grid = dataclasses.replace(GRID, label="predicted")
+    frame = evaluate(target, {}, test, grid, IDENTITY, compute=CPU)
+    batch = test.batch(np.arange(12))
+    with torch.no_grad():
+        predicted = target(batch.x).argmax(1)
+        assert not torch.equal(predicted, batch.y)  # else the two labels are one
+    moved = PGD(step=0.04, radius=0.1, steps=2)(target, batch.x, predicted)
+    with torch.no_grad():
+        expected = [LABELS[int(i)] for i in target(moved).argmax(1)]
+    rows = frame[(frame["strength"] == 2) & (frame["knowledge"] == "oblivious")]
+    assert rows["prediction"].tolist() == expected
+
+
+def test_one_attack_alone_is_that_part_of_the_whole() -> None:
+    target, test = Toy().eval(), make_dataset(7)
+    whole = evaluate(target, DEFENCES, test, GRID, IDENTITY, compute=CPU)
+    for attack in ("none", "fgsm", "pgd"):
+        part = oblivious(attack, target, DEFENCES, test, GRID, IDENTITY, compute=CPU)
+        rows = whole[(whole["attack"] == attack) & whole["knowledge"].isin(("none", "oblivious"))]
+        pd.testing.assert_frame_equal(part, rows.reset_index(drop=True))
 
 
 class Spy(nn.Module):
@@ -170,11 +226,13 @@ def test_every_defence_is_scored_on_the_same_oblivious_inputs() -> None:
     first, second = Spy(), Spy()
     defences = {"first": Defence(first), "second": Defence(second)}
     evaluate(Toy(), defences, make_dataset(4), GRID, IDENTITY, compute=CPU)
-    assert len(first.scored) == 1 + 2 + 4 + 1
+    assert len(first.scored) == 1 + 2 + 4 + 2 + 2
     for ours, theirs in zip(first.scored, second.scored, strict=True):
         assert torch.equal(ours, theirs)
     changes = [float((x - first.scored[0]).abs().max()) for x in first.scored]
-    assert changes == pytest.approx([0, 0.02, 0.1, 0.04, 0.08, 0.1, 0.1, 0.1], abs=1e-6)
+    assert changes == pytest.approx(
+        [0, 0.02, 0.1, 0.04, 0.08, 0.1, 0.1, 0.02, 0.1, 0.1, 0.1], abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(
