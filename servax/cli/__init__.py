@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentError, ArgumentParser, auto_cli
 
 from servax.cli.commands import COMMANDS
+from servax.cli.positional import second_run
 from servax.errors import ServaxError, closed
 
 BAD_USE = 2
 FAILED = 1
-FLAGS = ("--json", "--overwrite")
+FLAGS = ("--json", "--overwrite", "--dry-run", "--status")
 """Options that need no value."""
 
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = auto_cli(
             COMMANDS,
-            args=given or ["--help"],
+            args=second_run(given) or ["--help"],
             prog="servax",
             parser_class=_Parser,
             description="Vaccinate speech emotion recognition against adversarial attacks. "
@@ -63,7 +64,7 @@ def spelled(argument: str) -> str:
     if argument == "-o":
         return "--out"
     if argument in FLAGS:
-        return f"{argument}=true"
+        return f"--{argument[2:].replace('-', '_')}=true"
     if not argument.startswith("--"):
         return argument
     name, equals, value = argument[2:].partition("=")

@@ -8,15 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from servax.errors import SettingError
 from servax.evaluation.records import Records
-from servax.report import text_tables, wording
+from servax.report import blocks, comparison_tables, text_tables, wording
+from servax.report.breakdown_tables import breakdown_tables
+from servax.report.cells import TextTable
+from servax.report.definitions import definitions
 from servax.report.examples import Examples
 from servax.report.outcomes import collect
 from servax.report.pictures import Picture, pictures
-from servax.report.text_tables import TextTable
+from servax.report.seed_table import seed_table
 
-__all__ = ["Content", "build"]
+__all__ = ["Content", "build", "class_names"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class Content:
     """Figures, in order."""
     definitions: tuple[str, ...]
     """What the words mean."""
+    numbers: tuple[tuple[str, pd.DataFrame], ...] = ()
+    """Name and tidy numbers of CSV files that belong to no table."""
 
 
 def build(records: Records, *, examples: Examples | None, logs: Mapping[str, Path]) -> Content:
@@ -56,14 +63,22 @@ def build(records: Records, *, examples: Examples | None, logs: Mapping[str, Pat
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
             raise SettingError("the name of a log", name, "letters, digits, '_', '-' and '.'")
     provenance = records.provenance
-    outcomes = collect(records.frame, classes=_classes(provenance))
+    outcomes = collect(records.frame, classes=class_names(provenance))
     main = (
-        text_tables.grid_table(outcomes, provenance),
+        text_tables.grid_table(outcomes, provenance, beside_paper=True),
+        text_tables.adaptive_table(outcomes, provenance),
         text_tables.interval_table(outcomes),
+        comparison_tables.significance_table(outcomes),
         text_tables.fold_table(outcomes, provenance),
+        seed_table(outcomes),
         text_tables.summary_table(outcomes),
     )
-    long = (text_tables.protection_table(outcomes), text_tables.other_table(outcomes))
+    long = (
+        comparison_tables.mcnemar_table(outcomes),
+        *breakdown_tables(outcomes),
+        text_tables.protection_table(outcomes),
+        text_tables.other_table(outcomes),
+    )
     return Content(
         title=f"servax report: {outcomes.target} on {outcomes.corpus}",
         verdict=tuple(wording.verdict(outcomes)),
@@ -71,10 +86,12 @@ def build(records: Records, *, examples: Examples | None, logs: Mapping[str, Pat
         tables=tuple(table for table in main if table),
         appendix=tuple(table for table in long if table),
         pictures=tuple(pictures(outcomes, examples, logs)),
-        definitions=tuple(wording.definitions(outcomes)),
+        definitions=tuple(definitions(outcomes, provenance)),
+        numbers=(("conditions", blocks.by_condition(outcomes)),),
     )
 
 
-def _classes(provenance: Mapping[str, Any]) -> Sequence[str]:
+def class_names(provenance: Mapping[str, Any]) -> Sequence[str]:
+    """Return the class names in the order that the provenance gives; none where it has none."""
     classes = provenance.get("classes", ())
     return [str(name) for name in classes] if isinstance(classes, list | tuple) else ()

@@ -6,7 +6,7 @@ carry a tinted band with it, the confusion matrices a panel of their own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,114 +15,31 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from servax.evaluation import metrics
-from servax.report import protection, tables
+from servax.report import tables
 from servax.report.logs import Curves
+from servax.report.marks import adaptive_band, legend
 from servax.report.outcomes import CLEAN, UNDEFENDED, Condition, Outcomes
+from servax.report.selection import drawn
 from servax.report.style import look, new_figure, tidy
 
-__all__ = ["confusion_matrices", "protection_curves", "training_curves", "uar_curves"]
+__all__ = ["confusion_matrices", "training_curves", "uar_curves"]
 
 _FONT_POINTS = 8.5
 _ANNOTATED_CLASSES = 8  # beyond, numbers in the squares cannot be read at page width
 
 
-def _legend(figure: Figure, axes: Axes, *, columns: int = 4) -> None:
-    handles, names = axes.get_legend_handles_labels()
-    figure.legend(
-        handles,
-        names,
-        loc="outside lower center",
-        ncols=columns,
-        fontsize=_FONT_POINTS,
-        frameon=False,
-    )
-
-
-def _adaptive_band(axes: Axes, outcomes: Outcomes, values: Mapping[str, float]) -> None:
-    """Mark what the adaptive attacker leaves, one mark per defence, in a tinted band at the right.
-
-    Side by side, since the values are often alike and near 0: on one spot they would hide
-    each other.
-    """
-    steps = [condition.strength for condition in outcomes.conditions("pgd")]
-    end = max([*steps, 1.0])
-    gap = end / 22
-    left = end + gap
-    for i, (defence, value) in enumerate(values.items()):
-        colour, marker = look(defence, outcomes.defences)
-        axes.plot(
-            [left + (i + 0.8) * gap],
-            [value],
-            marker=marker,
-            markersize=6.5,
-            linestyle="none",
-            color=colour,
-            markeredgecolor="white",
-            markeredgewidth=0.7,
-            clip_on=False,
-            zorder=5,
-        )
-    right = left + (len(values) + 0.6) * gap
-    axes.axvspan(left, right, color="#fff0cc", linewidth=0, zorder=0)
-    axes.set_xlim(-gap / 2, right)
-    axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= end])
-    words = f"adaptive\nPGD-{outcomes.adaptive_steps}"
-    axes.text(
-        (left + right) / 2,
-        0.985,
-        words,
-        transform=axes.get_xaxis_transform(),
-        fontsize=_FONT_POINTS,
-        ha="center",
-        va="top",
-        color="#6b4a00",
-    )
-
-
-def protection_curves(outcomes: Outcomes) -> Figure:
-    """Return Figure 2: PE (solid, with markers) and RR (dashed) against the steps k of PGD.
-
-    One colour per defence; the tinted band holds the same measures under adaptive PGD. Differs
-    from the paper's figure, which has both in one panel: with six defences that is unreadable.
-    """
-    by_steps, told = protection.curves(outcomes), protection.summary(outcomes)
-    figure = new_figure(6.4)
-    panels = figure.subplots(2, 1, sharex=True)
-    sentences = (
-        ("PE", "Protection efficacy: share of the risk that the defence takes away", "-"),
-        ("RR", "Recovery rate: share of clean errors that come out right", "--"),
-    )
-    for axes, (measure, title, dash) in zip(panels, sentences, strict=True):
-        for defence in told.index:
-            colour, marker = look(defence, outcomes.defences)
-            axes.plot(
-                by_steps.index,
-                by_steps[defence, measure],
-                linestyle=dash,
-                marker=marker if measure == "PE" else "",
-                markersize=3.5,
-                linewidth=1.5,
-                color=colour,
-                label=defence,
-            )
-        if outcomes.adaptive_steps:
-            left = {str(d): tables.value(told, d, f"{measure} adaptive") for d in told.index}
-            _adaptive_band(axes, outcomes, left)
-        axes.axhline(0, color="#555555", linewidth=0.8)
-        tidy(axes, title=title, y=f"{measure} ({'solid' if measure == 'PE' else 'dashed'})")
-    panels[1].set_xlabel("steps k of PGD", fontsize=9)
-    _legend(figure, panels[0])
-    return figure
-
-
 def uar_curves(outcomes: Outcomes) -> Figure:
-    """Return pooled UAR against ε of FGSM and against k of PGD, one line per defence."""
+    """Return pooled UAR against ε of FGSM and against k of PGD, one line per defence.
+
+    Of many defences it shows some (`servax.report.selection.drawn`).
+    """
+    shown = drawn(outcomes)
     figure = new_figure(4.0)
     panels = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.6))
     for axes, (attack, letter) in zip(panels, (("fgsm", "ε"), ("pgd", "k")), strict=True):
         conditions = (CLEAN, *outcomes.conditions(attack))
-        for defence in outcomes.defences:
-            colour, marker = look(defence, outcomes.defences)
+        for defence in shown:
+            colour, marker = look(defence, shown)
             axes.plot(
                 [condition.strength for condition in conditions],
                 [tables.percent(outcomes, defence, [condition]) for condition in conditions],
@@ -133,9 +50,9 @@ def uar_curves(outcomes: Outcomes) -> Figure:
                 label=defence,
             )
         if attack == "pgd" and outcomes.adaptive_steps:
-            strictest = {name: [outcomes.adaptive(name)] for name in outcomes.defences}
+            strictest = {name: [outcomes.adaptive(name)] for name in shown}
             left = {name: tables.percent(outcomes, name, c) for name, c in strictest.items()}
-            _adaptive_band(axes, outcomes, left)
+            adaptive_band(axes, outcomes, left)
         if attack == "fgsm":
             axes.set_xticks(*_epsilon_ticks(conditions))
         chance = 100 / len(outcomes.classes)
@@ -144,7 +61,7 @@ def uar_curves(outcomes: Outcomes) -> Figure:
         tidy(axes, title=attack.upper(), x=f"{letter} {unit}; 0 is clean")
     panels[0].set_ylabel("UAR (%)", fontsize=9)
     panels[0].set_ylim(bottom=0)
-    _legend(figure, panels[1])
+    legend(figure, panels[1], columns=3 if any(len(n) > 20 for n in shown) else 4)
     return figure
 
 
@@ -154,14 +71,14 @@ def _epsilon_ticks(conditions: Sequence[Condition]) -> tuple[list[float], list[s
     return shown, [f"{value:g}".replace("0.", ".") for value in shown]
 
 
-def confusion_matrices(outcomes: Outcomes, *, defence: str) -> Figure:
-    """Return confusions of the bare and of the defended target: clean, PGD, and more PGD.
+def confusion_matrices(outcomes: Outcomes, *, defences: Sequence[str]) -> Figure:
+    """Return confusions of the bare target and of `defences`: clean, PGD, and more PGD.
 
     Rows of a matrix are true classes and add up to 100 %. The last column is the adaptive attack.
     """
     shown = [c for c in outcomes.conditions("pgd") if c.strength <= max(tables.STEPS)]
     attacked = shown[-1] if shown else None
-    rows = [name for name in dict.fromkeys((UNDEFENDED, defence)) if name in outcomes.defences]
+    rows = [name for name in dict.fromkeys((UNDEFENDED, *defences)) if name in outcomes.defences]
     figure = new_figure(3.05 * len(rows))
     panels = figure.subplots(len(rows), 3, squeeze=False)
     for line, name in zip(panels, rows, strict=True):

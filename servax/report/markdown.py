@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from servax.report.cells import Cell, Head, TextTable
 from servax.report.content import Content
-from servax.report.text_tables import Cell, Head, TextTable
 
 __all__ = ["render", "render_table"]
 
@@ -21,7 +21,8 @@ def _head(head: Head) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    return f"**{_safe(cell.text)}**" if cell.best else _safe(cell.text)
+    text = f"**{_safe(cell.text)}**" if cell.best else _safe(cell.text)
+    return f"*{text}*" if cell.published else text
 
 
 def render_table(table: TextTable) -> str:

@@ -18,14 +18,11 @@ from numpy.typing import NDArray
 
 from servax.errors import ServaxError
 from servax.evaluation.records import validate
+from servax.report.order import UNDEFENDED, in_order
 
 __all__ = ["CLEAN", "UNDEFENDED", "Condition", "Outcomes", "collect"]
 
-UNDEFENDED = "undefended"
-
 _KEYS = ["fold", "seed", "utterance"]
-_FIRST = (UNDEFENDED,)
-_LAST = ("ssad", "ssad-residual")
 _EXACT = ("adaptive", "bpda")
 _STRENGTH_DIGITS = 9  # 0.003 stays one number, however it was computed
 
@@ -52,8 +49,12 @@ class Outcomes:
     """(N,) number of the true class in `classes`."""
     speakers: NDArray[np.str_]
     """(N,) speaker."""
+    genders: NDArray[np.str_]
+    """(N,) gender of the speaker, ``unknown`` where the corpus does not say."""
     folds: NDArray[np.intp]
     """(N,) number of the run: each pair of fold and seed is one."""
+    runs: tuple[tuple[int, int], ...]
+    """Fold and seed of each run, by its number."""
     classes: tuple[str, ...]
     """C class names, in the order of tables and pictures."""
     cells: Mapping[tuple[str, Condition], NDArray[np.intp]] = field(repr=False)
@@ -67,10 +68,8 @@ class Outcomes:
 
     @property
     def defences(self) -> tuple[str, ...]:
-        """Defences in the order of the table: undefended, controls by name, SSAD last."""
-        names = {defence for defence, _ in self.cells}
-        middle = sorted(names.difference(_FIRST, _LAST))
-        return tuple(name for name in (*_FIRST, *middle, *_LAST) if name in names)
+        """Defences in the order of the tables (`servax.report.order`)."""
+        return in_order(defence for defence, _ in self.cells)
 
     def conditions(self, attack: str, knowledge: str = "oblivious") -> tuple[Condition, ...]:
         """Return the conditions of one attack that any defence was measured in, by strength."""
@@ -84,12 +83,29 @@ class Outcomes:
         (``bpda`` stands in where a defence has no useful gradient, as quantising). Nothing hides
         the undefended target from an oblivious attacker: there PGD of that many steps is it.
         """
-        steps = self.adaptive_steps
-        exact = [c for d, c in self.cells if d == defence and _is_adaptive(c, steps)]
+        return self.strictest(defence, "pgd", float(self.adaptive_steps))
+
+    def strictest(self, defence: str, attack: str, strength: float) -> Condition | None:
+        """Return the white-box condition of one attack and strength that leaves the fewest right.
+
+        None where `defence` was not measured so. For the undefended target the oblivious attack
+        is one, too.
+        """
+        known = [Condition(attack, strength, knowledge) for knowledge in _EXACT]
+        exact = [c for c in known if (defence, c) in self.cells]
         if exact:
             return min(exact, key=lambda c: int(np.sum(self.cells[defence, c] == self.labels)))
-        bare = Condition("pgd", float(steps), "oblivious")
+        bare = Condition(attack, strength, "oblivious")
         return bare if defence == UNDEFENDED and (defence, bare) in self.cells else None
+
+    def exact_strengths(self, attack: str) -> tuple[float, ...]:
+        """Return the strengths of the white-box attacks that any defence was measured in."""
+        found = {
+            c.strength
+            for defence, c in self.cells
+            if defence != UNDEFENDED and c.attack == attack and c.knowledge in _EXACT
+        }
+        return tuple(sorted(found))
 
     @property
     def adaptive_steps(self) -> int:
@@ -100,12 +116,6 @@ class Outcomes:
     def predictions(self, defence: str, condition: Condition | None) -> NDArray[np.intp] | None:
         """Return the (N,) predictions of a cell, or None where nothing was measured."""
         return None if condition is None else self.cells.get((defence, condition))
-
-
-def _is_adaptive(condition: Condition, steps: int) -> bool:
-    return (
-        condition.attack == "pgd" and condition.knowledge in _EXACT and condition.strength == steps
-    )
 
 
 def collect(frame: pd.DataFrame, *, classes: Sequence[str] = ()) -> Outcomes:
@@ -134,7 +144,9 @@ def collect(frame: pd.DataFrame, *, classes: Sequence[str] = ()) -> Outcomes:
     outcomes = Outcomes(
         labels=_codes(rows["label"], names),
         speakers=np.array(rows["speaker"].tolist(), dtype=np.str_),
+        genders=np.array(rows["gender"].tolist(), dtype=np.str_),
         folds=rows.groupby(["fold", "seed"], sort=True).ngroup().to_numpy().astype(np.intp),
+        runs=tuple(sorted({(int(f), int(s)) for f, s in rows[["fold", "seed"]].to_numpy()})),
         classes=names,
         cells=_cells(typed, position, _codes(typed["prediction"], names)),
         corpus=corpus,

@@ -2,18 +2,28 @@
 
 All are shares. The spread over k is the population standard deviation, as in the paper (its σ of
 1.86 and 2.14 for the UAR of SSAD follow from its Table 1 that way and no other).
+
+A model that takes the target's place (adversarial training) is measured as a purifier is: who was
+right or wrong on clean input, and R_no, are the bare target's; R_prot and recovery are what the
+other model says of the same inputs, made with gradients of the bare target.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from servax.evaluation import metrics
+from servax.evaluation.intervals import over_folds
 from servax.report import tables
 from servax.report.outcomes import CLEAN, UNDEFENDED, Condition, Outcomes
+from servax.report.resampling import SpeakerDraws, interval_of
 
-__all__ = ["curves", "summary"]
+__all__ = ["curves", "figure_2", "summary"]
 
 
 def curves(outcomes: Outcomes) -> pd.DataFrame:
@@ -31,18 +41,22 @@ def curves(outcomes: Outcomes) -> pd.DataFrame:
 
 
 def _efficacy(
-    outcomes: Outcomes, defence: str, bare: Condition | None, defended: Condition | None
+    outcomes: Outcomes,
+    defence: str,
+    bare: Condition | None,
+    defended: Condition | None,
+    rows: NDArray[np.bool_] | slice = slice(None),
 ) -> tuple[float, float]:
     """Return PE and RR; `bare` attacks the undefended target, `defended` the defended one."""
-    clean = outcomes.cells[UNDEFENDED, CLEAN]
+    labels, clean = outcomes.labels[rows], outcomes.cells[UNDEFENDED, CLEAN][rows]
     attacked = outcomes.predictions(UNDEFENDED, bare)
     protected = outcomes.predictions(defence, defended)
     if protected is None:
         return float("nan"), float("nan")
-    recovery = metrics.recovery_rate(outcomes.labels, clean, protected)
+    recovery = metrics.recovery_rate(labels, clean, protected[rows])
     if attacked is None:
         return float("nan"), recovery
-    efficacy = metrics.protection_efficacy(outcomes.labels, clean, attacked, protected)
+    efficacy = metrics.protection_efficacy(labels, clean, attacked[rows], protected[rows])
     return efficacy, recovery
 
 
@@ -70,3 +84,65 @@ def summary(outcomes: Outcomes) -> pd.DataFrame:
         )
         rows[defence] = row
     return tables.frame_of(rows)
+
+
+def figure_2(outcomes: Outcomes, *, defences: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return the curves with their spread, one row per defence, k and measure (tidy).
+
+    Args:
+        outcomes: Predictions.
+        defences: Of which; all when left out.
+
+    Returns:
+        Columns ``defence``, ``k``, ``measure`` (``PE`` | ``RR``), ``value`` (pooled over folds),
+        ``mean_over_folds`` and ``sd_over_folds`` (population, over the folds in which it is
+        defined), ``low`` and ``high`` (95 % bootstrap over speakers).
+    """
+    several = np.unique(outcomes.speakers).size > 1
+    draws = SpeakerDraws(outcomes.speakers) if several else None
+    runs = [outcomes.folds == run for run in range(len(outcomes.runs))]
+    rows: list[dict[str, Any]] = []
+    for defence in outcomes.defences if defences is None else defences:
+        for c in outcomes.conditions("pgd"):
+            if defence == UNDEFENDED or outcomes.predictions(defence, c) is None:
+                continue
+            pooled = _efficacy(outcomes, defence, c, c)
+            apart = np.array([_efficacy(outcomes, defence, c, c, rows=run) for run in runs])
+            resampled = _resampled(outcomes, defence, c, draws)
+            for i, name in enumerate(("PE", "RR")):
+                told, band = over_folds(apart[:, i]), interval_of(resampled[i])
+                rows.append(
+                    {
+                        "defence": defence,
+                        "k": int(c.strength),
+                        "measure": name,
+                        "value": pooled[i],
+                        "mean_over_folds": told.mean,
+                        "sd_over_folds": told.sd,
+                        "low": band.low,
+                        "high": band.high,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def _resampled(
+    outcomes: Outcomes, defence: str, condition: Condition, draws: SpeakerDraws | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return PE and RR of each draw of speakers; empty without draws."""
+    attacked = outcomes.predictions(UNDEFENDED, condition)
+    protected = outcomes.predictions(defence, condition)
+    if draws is None or protected is None:
+        return np.empty(0), np.empty(0)
+    right = outcomes.cells[UNDEFENDED, CLEAN] == outcomes.labels
+    recovered = _ratio(draws.counts(~right & (protected == outcomes.labels)), draws.counts(~right))
+    if attacked is None:
+        return np.empty(0), recovered
+    # The number of clean-correct utterances cancels: R_prot / R_no is a ratio of counts.
+    left = draws.counts(right & (protected != outcomes.labels))
+    risk = draws.counts(right & (attacked != outcomes.labels))
+    return 1 - _ratio(left, risk), recovered
+
+
+def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)

@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from servax.report.order import family
+
 __all__ = ["PAGE_WIDTH_INCHES", "Look", "look", "new_figure", "png", "tidy"]
 
 PAGE_WIDTH_INCHES = 7.2
@@ -40,15 +42,23 @@ _FIXED = {
     "gaussian-noise": Look("#CC79A7", "v"),
     "quantise-4": Look("#E69F00", "P"),
     "quantise-8": Look("#56B4E9", "X"),
+    "pgd-at": Look("#7A4EAB", ">"),
+    "trades": Look("#B8A800", "<"),
 }
 
+_FAMILIES = {
+    "similarity": Look("#A3003B", "d"),
+    "vanilla": Look("#8B5A2B", "h"),
+}
+"""Pictures show the best one of each (`servax.report.selection`)."""
+
 _OTHERS = (
-    Look("#B8A800", "<"),
-    Look("#7A4EAB", ">"),
-    Look("#8B5A2B", "h"),
     Look("#5F6B00", "p"),
-    Look("#A3003B", "d"),
     Look("#00808A", "8"),
+    Look("#A65628", "*"),
+    Look("#8856A7", "H"),
+    Look("#F781BF", "1"),
+    Look("#6A6A6A", "2"),
 )
 
 
@@ -56,6 +66,9 @@ def look(defence: str, defences: Sequence[str]) -> Look:
     """Return the look of `defence` among all `defences` of the picture."""
     if defence in _FIXED:
         return _FIXED[defence]
+    kin = [name for name in defences if family(name) == family(defence)]
+    if family(defence) in _FAMILIES and kin == [defence]:
+        return _FAMILIES[family(defence)]
     others = [name for name in defences if name not in _FIXED]
     return _OTHERS[others.index(defence) % len(_OTHERS)]
 

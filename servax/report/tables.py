@@ -5,7 +5,7 @@ UAR stands in percent and is pooled: the predictions of all folds count as one t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -13,37 +13,43 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from servax.evaluation import metrics
-from servax.evaluation.intervals import Interval, over_folds, speaker_interval
+from servax.evaluation.intervals import Interval, over_folds
+from servax.report import paper
 from servax.report.outcomes import CLEAN, Condition, Outcomes
+from servax.report.resampling import RESAMPLES, SEED, SpeakerDraws, interval_of
 
 __all__ = [
     "EPSILONS",
     "STEPS",
     "adaptive_column",
+    "by_fold",
     "fold_tables",
+    "fold_values",
     "frame_of",
     "grid",
     "grid_columns",
     "intervals",
     "other_attacks",
     "percent",
+    "predictions_of",
+    "shown",
     "strength_name",
     "value",
 ]
 
-EPSILONS = (0.003, 0.006, 0.009, 0.012, 0.015)
+EPSILONS = paper.EPSILONS
 """ε of FGSM in Table 1, on the [0, 1] scale."""
 
-STEPS = (3, 6, 9, 12, 15)
+STEPS = paper.STEPS
 """k of PGD in Table 1."""
 
-INTERVAL_RESAMPLES = 1000
-INTERVAL_SEED = 0
+INTERVAL_RESAMPLES = RESAMPLES
+INTERVAL_SEED = SEED
 
 Columns = Mapping[str, Sequence[Condition]]
 
 
-def _shown(present: Sequence[Condition], wanted: Sequence[float]) -> tuple[Condition, ...]:
+def shown(present: Sequence[Condition], wanted: Sequence[float]) -> tuple[Condition, ...]:
     """Return the conditions of the paper's grid, or all where the run used none of it."""
     on_grid = tuple(c for c in present if any(np.isclose(c.strength, w) for w in wanted))
     return on_grid or tuple(present)
@@ -63,14 +69,14 @@ def grid_columns(outcomes: Outcomes) -> dict[str, tuple[Condition, ...]]:
     """Return heading → conditions; a heading with several is their mean. Adaptive not included."""
     columns: dict[str, tuple[Condition, ...]] = {"clean": (CLEAN,)}
     for attack, wanted in (("fgsm", EPSILONS), ("pgd", STEPS)):
-        shown = _shown(outcomes.conditions(attack), wanted)
-        columns.update({strength_name(condition): (condition,) for condition in shown})
-        if shown:
-            columns[f"{attack.upper()} mean"] = shown
+        found = shown(outcomes.conditions(attack), wanted)
+        columns.update({strength_name(condition): (condition,) for condition in found})
+        if found:
+            columns[f"{attack.upper()} mean"] = found
     return columns
 
 
-def _cells(
+def predictions_of(
     outcomes: Outcomes, defence: str, conditions: Sequence[Condition | None]
 ) -> NDArray[np.intp] | None:
     """Return (K, N) predictions, or None where one of the K cells was not measured."""
@@ -82,11 +88,13 @@ def _cells(
 def _columns_of(outcomes: Outcomes, defence: str) -> dict[str, NDArray[np.intp] | None]:
     """Return heading → (K, N) predictions for one row of the grid."""
     row = {
-        heading: _cells(outcomes, defence, conditions)
+        heading: predictions_of(outcomes, defence, conditions)
         for heading, conditions in grid_columns(outcomes).items()
     }
     if outcomes.adaptive_steps:
-        row[adaptive_column(outcomes)] = _cells(outcomes, defence, [outcomes.adaptive(defence)])
+        row[adaptive_column(outcomes)] = predictions_of(
+            outcomes, defence, [outcomes.adaptive(defence)]
+        )
     return row
 
 
@@ -99,7 +107,7 @@ def _percent(labels: NDArray[np.intp], cells: NDArray[np.intp] | None) -> float:
 
 def percent(outcomes: Outcomes, defence: str, conditions: Sequence[Condition | None]) -> float:
     """Return the pooled UAR in %, averaged over `conditions`; ``nan`` if one was not measured."""
-    return _percent(outcomes.labels, _cells(outcomes, defence, conditions))
+    return _percent(outcomes.labels, predictions_of(outcomes, defence, conditions))
 
 
 def frame_of(rows: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
@@ -129,21 +137,39 @@ def grid(outcomes: Outcomes) -> pd.DataFrame:
     )
 
 
+def fold_values(outcomes: Outcomes, cells: NDArray[np.intp] | None) -> list[float]:
+    """Return the mean UAR in % of (K, N) predictions in each run, ``nan`` for None.
+
+    A run is a fold with a seed, in the order of `Outcomes.runs`.
+    """
+    runs = (outcomes.folds == run for run in range(len(outcomes.runs)))
+    return [
+        _percent(outcomes.labels[rows], None if cells is None else cells[:, rows]) for rows in runs
+    ]
+
+
 def fold_tables(outcomes: Outcomes) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return mean and sample standard deviation over folds of each cell of `grid`, in %."""
+    """Return mean and population standard deviation over folds of each cell of `grid`, in %."""
     means: dict[str, dict[str, float]] = {}
     spreads: dict[str, dict[str, float]] = {}
-    parts = [np.flatnonzero(outcomes.folds == fold) for fold in np.unique(outcomes.folds)]
     for defence in outcomes.defences:
         means[defence], spreads[defence] = {}, {}
         for heading, cells in _columns_of(outcomes, defence).items():
-            values = [
-                _percent(outcomes.labels[rows], None if cells is None else cells[:, rows])
-                for rows in parts
-            ]
-            told = over_folds(values)
+            told = over_folds(fold_values(outcomes, cells))
             means[defence][heading], spreads[defence][heading] = told.mean, told.sd
     return frame_of(means), frame_of(spreads)
+
+
+def by_fold(outcomes: Outcomes) -> pd.DataFrame:
+    """Return each entry of `grid` in each run, one row each (tidy)."""
+    rows = [
+        {"defence": defence, "column": heading, "fold": fold, "seed": seed, "uar_percent": uar}
+        for defence in outcomes.defences
+        for heading, cells in _columns_of(outcomes, defence).items()
+        if cells is not None
+        for (fold, seed), uar in zip(outcomes.runs, fold_values(outcomes, cells), strict=True)
+    ]
+    return pd.DataFrame(rows)
 
 
 def intervals(
@@ -156,55 +182,37 @@ def intervals(
     """
     if np.unique(outcomes.speakers).size < 2:
         return {}
-    one_hot = np.eye(len(outcomes.classes))[outcomes.labels]
-    found: dict[str, dict[str, Interval]] = {}
-    for defence in outcomes.defences:
-        found[defence] = {}
-        for heading, cells in _columns_of(outcomes, defence).items():
-            if cells is None or not heading.startswith(("clean", "FGSM mean", "PGD mean", "adapt")):
-                continue
-            found[defence][heading] = _interval(
-                (cells == outcomes.labels).astype(np.float64),
-                one_hot,
-                outcomes.speakers,
-                resamples=resamples,
-                generator=np.random.default_rng(seed),
-            )
-    return found
+    draws = SpeakerDraws(outcomes.speakers, resamples=resamples, seed=seed)
+    return {
+        defence: {
+            heading: interval_of(draws.uars(outcomes.labels, cells))
+            for heading, cells in _columns_of(outcomes, defence).items()
+            if cells is not None
+            and heading.startswith(("clean", "FGSM mean", "PGD mean", "adaptive"))
+        }
+        for defence in outcomes.defences
+    }
 
 
-def _interval(
-    right: NDArray[np.float64],
-    one_hot: NDArray[np.float64],
-    speakers: NDArray[np.str_],
-    *,
-    resamples: int,
-    generator: np.random.Generator,
-) -> Interval:
-    """Interval of the mean UAR over K cells; `right` is (K, N), `one_hot` the labels as (N, C)."""
-
-    def mean_uar(rows: NDArray[np.intp]) -> float:
-        # metrics.uar for all K cells in one product: 1000 draws of it would take minutes.
-        members = one_hot[rows]
-        totals = members.sum(axis=0)
-        held = totals > 0
-        hits = right[:, rows] @ members
-        return 100 * float(np.mean(hits[:, held] / totals[held]))
-
-    return speaker_interval(mean_uar, speakers, resamples=resamples, generator=generator)
-
-
-def other_attacks(outcomes: Outcomes) -> pd.DataFrame:
-    """Return pooled UAR in % of every measured condition that `grid` and `protection` leave out.
+def other_attacks(
+    outcomes: Outcomes, *, told: Collection[tuple[str, Condition]] = ()
+) -> pd.DataFrame:
+    """Return pooled UAR in % of every measured condition that no other table shows.
 
     So that nothing that was measured stays unsaid. Columns are headed ``pgd 10, transfer``.
+
+    Args:
+        outcomes: Predictions.
+        told: (defence, condition) that stand elsewhere, besides those of `grid` and oblivious PGD.
     """
-    told = {*outcomes.conditions("pgd")}.union(*grid_columns(outcomes).values())
+    known = {*outcomes.conditions("pgd")}.union(*grid_columns(outcomes).values())
     rest = sorted(
         {
             condition
             for defence, condition in outcomes.cells
-            if condition not in told and condition != outcomes.adaptive(defence)
+            if condition not in known
+            and condition != outcomes.adaptive(defence)
+            and (defence, condition) not in told
         }
     )
     return frame_of(

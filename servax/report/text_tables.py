@@ -1,21 +1,24 @@
-"""The tables of a report as text: headings, formatted cells, the best of a column in bold."""
+"""The tables of a report that follow Table 1, as text, with the best of a column in bold."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from servax.report import protection, tables, wording
-from servax.report.outcomes import Condition, Outcomes
+from servax.report import blocks, paper, protection, tables, wording
+from servax.report.cells import Cell, Head, TextTable, rows
+from servax.report.outcomes import UNDEFENDED, Condition, Outcomes
+from servax.report.selection import published
+from servax.report.table_one import adaptive_table, grid_table, strength_head
 
 __all__ = [
     "Cell",
     "Head",
     "TextTable",
+    "adaptive_table",
     "fold_table",
     "grid_table",
     "interval_table",
@@ -25,93 +28,17 @@ __all__ = [
 ]
 
 
-class Head(NamedTuple):
-    """Heading of a column, with a second line in small type."""
-
-    text: str
-    detail: str = ""
-
-
-class Cell(NamedTuple):
-    """One entry of a table."""
-
-    text: str
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """A table as it is printed."""
-
-    title: str
-    """Heading."""
-    note: str
-    """A sentence below the heading; may be empty."""
-    head: tuple[Head, ...]
-    """One per column, the first over the row names."""
-    rows: tuple[tuple[Cell, ...], ...]
-    """Cells by row; the first names the row."""
-
-
-def _rows(
-    frame: pd.DataFrame,
-    write: Callable[[str, str, float], str],
-    *,
-    best: Callable[[str], bool] = lambda heading: True,
-    lowest: Sequence[str] = (),
-) -> tuple[tuple[Cell, ...], ...]:
-    """Return cells, bold where a column has its best; `frame` is rounded as it is printed."""
-    texts = {
-        heading: [
-            write(str(row), heading, tables.value(frame, row, heading)) for row in frame.index
-        ]
-        for heading in map(str, frame.columns)
-    }
-    bold = {}
-    for heading in texts:
-        values = frame[heading].to_numpy(dtype=np.float64)
-        measured = values[np.isfinite(values)]
-        # One row, or rows that all read the same, have no best.
-        differ = best(heading) and np.unique(measured).size > 1
-        top = (measured.min() if heading in lowest else measured.max()) if differ else np.nan
-        bold[heading] = [bool(value == top) for value in values]
-    return tuple(
-        (Cell(str(row)), *(Cell(texts[h][i], bold[h][i]) for h in texts))
-        for i, row in enumerate(frame.index)
-    )
-
-
 def _heads(
     outcomes: Outcomes, provenance: Mapping[str, Any], headings: Sequence[str]
 ) -> tuple[Head, ...]:
-    columns = tables.grid_columns(outcomes)
-    heads = [Head("defence")]
-    for heading in headings:
-        found: Sequence[Condition] = columns.get(heading, ())
-        fgsm = len(found) == 1 and found[0].attack == "fgsm"
-        heads.append(Head(heading, wording.db_of(provenance, found[0].strength) if fgsm else ""))
-    return tuple(heads)
+    columns = blocks.oblivious(outcomes)
+    heads = [strength_head(provenance, heading, columns[heading]) for heading in headings]
+    return (Head("defence"), *heads)
 
 
-def _dagger(outcomes: Outcomes, defence: str, heading: str) -> str:
-    condition = outcomes.adaptive(defence) if heading.startswith("adaptive") else None
-    return " †" if condition is not None and condition.knowledge == "bpda" else ""
-
-
-def grid_table(outcomes: Outcomes, provenance: Mapping[str, Any]) -> TextTable:
-    """Return the Table-1 grid."""
-    frame = tables.grid(outcomes)
-
-    def write(defence: str, heading: str, value: float) -> str:
-        return wording.percentage(value) + _dagger(outcomes, defence, heading)
-
-    return TextTable(
-        title="UAR (%) under attack",
-        note="FGSM and PGD know only the bare target"
-        + ("; the last column knows the defence too." if outcomes.adaptive_steps else "."),
-        head=_heads(outcomes, provenance, list(frame.columns)),
-        rows=_rows(frame.round(1), write),
-    )
+def _defends(row: str) -> bool:
+    """Return whether a row competes for the best of a column: a defence, not the bare target."""
+    return row != UNDEFENDED
 
 
 def interval_table(outcomes: Outcomes) -> TextTable | None:
@@ -134,7 +61,21 @@ def interval_table(outcomes: Outcomes) -> TextTable | None:
         title="UAR (%) with 95 % intervals over speakers",
         note=f"Speakers are resampled, not utterances; there are {speakers} of them.",
         head=(Head("defence"), *map(Head, headings)),
-        rows=_rows(frame[headings], write, best=lambda heading: False),
+        rows=rows(frame[headings], write, best=lambda heading: False),
+        name="intervals",
+        numbers=pd.DataFrame(
+            [
+                {
+                    "defence": defence,
+                    "column": heading,
+                    "uar_percent": tables.value(frame, defence, heading),
+                    "low_percent": interval.low,
+                    "high_percent": interval.high,
+                }
+                for defence, row in found.items()
+                for heading, interval in row.items()
+            ]
+        ),
     )
 
 
@@ -151,9 +92,11 @@ def fold_table(outcomes: Outcomes, provenance: Mapping[str, Any]) -> TextTable |
 
     return TextTable(
         title="UAR (%), mean ± standard deviation over folds",
-        note=f"{folds} folds × seeds; the standard deviation divides by n − 1.",
+        note=f"{folds} folds × seeds; the standard deviation divides by n, as the paper's.",
         head=_heads(outcomes, provenance, list(means.columns)),
-        rows=_rows(means.round(1), write),
+        rows=rows(means.round(1), write, eligible=_defends),
+        name="folds",
+        numbers=tables.by_fold(outcomes),
     )
 
 
@@ -176,18 +119,43 @@ def summary_table(outcomes: Outcomes) -> TextTable | None:
         text = wording.number(value)
         return f"{text} ± {wording.number(spread)}" if "mean" in heading else text
 
+    table = rows(
+        told[headings].round(dict.fromkeys(headings, 2) | {"harm": 3}), write, lowest=("harm",)
+    )
     return TextTable(
         title="Protection efficacy, recovery rate, harm rate",
-        note=f"Mean ± population standard deviation over oblivious PGD with {span}.",
+        note=f"Mean ± population standard deviation over oblivious PGD with {span}."
+        + (" In italics below a row: the paper's own averages." if published(outcomes) else ""),
         head=(
             Head("defence"),
             *(Head(f"{m}, {words}") for m in ("PE", "RR") for words in kinds.values()),
             Head("harm rate", "clean input"),
         ),
-        rows=_rows(
-            told[headings].round(dict.fromkeys(headings, 2) | {"harm": 3}), write, lowest=("harm",)
-        ),
+        rows=_beside_paper(outcomes, table, headings),
+        name="protection",
+        numbers=told.reset_index(),
     )
+
+
+def _beside_paper(
+    outcomes: Outcomes, table: Sequence[tuple[Cell, ...]], headings: Sequence[str]
+) -> tuple[tuple[Cell, ...], ...]:
+    """Return the rows with the averages of the paper's Figure 2 below those that it has."""
+    found = published(outcomes)
+    lines: list[tuple[Cell, ...]] = []
+    for row in table:
+        lines.append(row)
+        if row[0].text not in found:
+            continue
+        averages = found[row[0].text][1]
+        told = {"PE mean": averages.efficacy, "RR mean": averages.recovery}
+        texts = [
+            f"{told[h].mean:.3f} ± {told[h].sd:.3f}" if h in told else wording.MISSING
+            for h in headings
+        ]
+        cells = (Cell(text, published=text != wording.MISSING) for text in texts)
+        lines.append((Cell(paper.NAME, published=True), *cells))
+    return tuple(lines)
 
 
 def protection_table(outcomes: Outcomes) -> TextTable | None:
@@ -200,29 +168,48 @@ def protection_table(outcomes: Outcomes) -> TextTable | None:
     def pair(frame: pd.DataFrame, row: object, *columns: object) -> Cell:
         return Cell(" / ".join(wording.number(tables.value(frame, row, c)) for c in columns))
 
-    rows = [
+    lines = [
         (Cell(str(k)), *(pair(curve, k, (name, "PE"), (name, "RR")) for name in told.index))
         for k in curve.index
     ]
     if outcomes.adaptive_steps:
         last = [pair(told, name, "PE adaptive", "RR adaptive") for name in told.index]
-        rows.append((Cell(tables.adaptive_column(outcomes)), *last))
+        lines.append((Cell(tables.adaptive_column(outcomes)), *last))
     return TextTable(
         title="PE / RR for each number of PGD steps",
         note="Oblivious PGD of k steps; the adaptive row knows the defence.",
         head=(Head("k"), *(Head(str(name)) for name in told.index)),
-        rows=tuple(rows),
+        rows=tuple(lines),
+        name="figure-2",
+        numbers=protection.figure_2(outcomes),
     )
 
 
 def other_table(outcomes: Outcomes) -> TextTable | None:
     """Return what no other table shows; None when there is nothing."""
-    frame = tables.other_attacks(outcomes)
+    frame = tables.other_attacks(outcomes, told=_known(outcomes))
     if frame.columns.empty:
         return None
     return TextTable(
         title="UAR (%) in all other conditions that were measured",
         note="Columns: attack, strength and what the attacker knows.",
         head=(Head("defence"), *(Head(str(name)) for name in frame.columns)),
-        rows=_rows(frame.round(1), lambda defence, heading, value: wording.percentage(value)),
+        rows=rows(
+            frame.round(1),
+            lambda defence, heading, value: wording.percentage(value),
+            eligible=_defends,
+        ),
+        name="other-conditions",
     )
+
+
+def _known(outcomes: Outcomes) -> set[tuple[str, Condition]]:
+    """Return what the block of the adaptive attacker shows."""
+    columns = blocks.adaptive(outcomes).values()
+    return {
+        (defence, condition)
+        for defence in outcomes.defences
+        for column in columns
+        for condition in column.conditions(outcomes, defence)
+        if condition is not None
+    }

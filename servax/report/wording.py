@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from servax.report import tables
+from servax.report import paper, tables
 from servax.report.outcomes import UNDEFENDED, Outcomes
 
-__all__ = ["db_of", "definitions", "header", "number", "percentage", "setting", "verdict"]
+__all__ = ["header", "number", "percentage", "setting", "signed", "verdict"]
 
 NOT_RECORDED = "not recorded"
 MISSING = "–"
@@ -45,6 +45,12 @@ def percentage(value: float) -> str:
     return number(value, digits=1)
 
 
+def signed(value: float) -> str:
+    """Return a difference with one decimal and its sign, or a dash."""
+    text = percentage(value)
+    return f"+{text}" if text != MISSING and not text.startswith("−") and float(text) else text
+
+
 def percent_sign(value: float) -> str:
     """Return ``59.7 %`` held together by a no-break space, or a dash."""
     return MISSING if math.isnan(value) else f"{percentage(value)}\N{NO-BREAK SPACE}%"
@@ -67,19 +73,13 @@ def _nested(value: Any) -> str:
     return f"({setting(value)})" if isinstance(value, Mapping) else setting(value)
 
 
-def db_of(provenance: Mapping[str, Any], epsilon: float) -> str:
-    """Return ε in dB, ``0.24 dB``, or ``""`` where the scale has no dB window."""
-    scale = provenance.get("scale")
-    window = scale.get("window_db") if isinstance(scale, Mapping) else None
-    return f"{epsilon * window:.2f} dB" if isinstance(window, int | float) else ""
-
-
 def header(outcomes: Outcomes, provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return name and value of all that says where the numbers come from."""
     rows = [
         (
             "corpus",
-            f"{outcomes.corpus}: {len(outcomes.labels)} utterances of "
+            f"{outcomes.corpus}: {len(outcomes.labels)} utterances"
+            f"{' × seeds' if len(outcomes.seeds) > 1 else ''} of "
             f"{len(set(outcomes.speakers.tolist()))} held-out speakers, "
             f"classes {', '.join(outcomes.classes)}",
         ),
@@ -147,34 +147,27 @@ def _oblivious(table: pd.DataFrame, defences: Sequence[str]) -> list[str]:
     if controls:
         best = max(controls, key=lambda name: controls[name])
         sentences.append(f"The best other defence, {best}, keeps {told(best)}.")
-    return sentences
+    return sentences + _beside_paper(table)
+
+
+def _beside_paper(table: pd.DataFrame) -> list[str]:
+    """Return how much of the clean UAR SSAD keeps, here and in the paper."""
+    row, clean = paper.TABLE_1["ssad"], "clean"
+    means = [(a, f"{a.upper()} mean") for a in ("fgsm", "pgd") if f"{a.upper()} mean" in table]
+    if "ssad" not in table.index or not tables.value(table, UNDEFENDED, clean):
+        return []
+    told = []
+    for attack, heading in means:
+        share = tables.value(table, "ssad", heading) / tables.value(table, UNDEFENDED, clean)
+        if not math.isnan(share):
+            theirs = row.over(attack).mean / paper.CLEAN_UAR
+            told.append(
+                f"{percent_sign(100 * share)} under {attack.upper()} "
+                f"(in the paper, on IEMOCAP, {percent_sign(100 * theirs)})"
+            )
+    keeps = "Of the undefended target's clean UAR, ssad keeps on average"
+    return [f"{keeps} {_listed(told)}."] if told else []
 
 
 def _value(table: pd.DataFrame, name: str, heading: str) -> str:
     return percent_sign(tables.value(table, name, heading))
-
-
-def definitions(outcomes: Outcomes) -> list[str]:
-    """Return what the words and columns mean, one sentence or two each."""
-    steps = outcomes.adaptive_steps
-    adaptive = (
-        f"Adaptive PGD-{steps} takes exact gradients through the defence; † marks a defence "
-        "without useful gradients, where the attacker lets them pass unchanged (BPDA). Nothing "
-        "hides the undefended target, so there it is plain PGD of as many steps."
-    )
-    return [
-        "UAR is the mean of the per-class recalls, in percent, with the predictions of all folds "
-        "pooled. A mean column is the mean of the columns before it.",
-        "FGSM and PGD are oblivious: they take gradients of the bare target and know nothing of "
-        "the defence. Their strength is ε on the [0, 1] scale and the number of steps k.",
-        *([adaptive] if steps else []),
-        "PE, protection efficacy, is (R_no − R_prot) / R_no, where R is the share of clean-correct "
-        "utterances that the attack turns wrong, without and with the defence.",
-        "RR, recovery rate, is the share of utterances wrong on clean input that come out right "
-        "after attack and defence.",
-        "The harm rate is the share of clean-correct utterances that the defence itself turns "
-        "wrong on clean input.",
-        f"Intervals are 95 % percentile bootstraps that resample speakers "
-        f"({tables.INTERVAL_RESAMPLES} draws, seed {tables.INTERVAL_SEED}). A dash means not "
-        "measured or not defined; bold is the best of a column.",
-    ]

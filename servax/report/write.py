@@ -1,4 +1,8 @@
-"""Write a report: records in, ``report.md``, ``report.html`` and ``figures/*.png`` out."""
+"""Write a report: records in, pages, pictures and tables for papers and programs out.
+
+``report.md`` and ``report.html`` for people, ``figures/*.png``, ``tables/*.tex`` (booktabs) and
+``tables/*.csv`` (every number in full precision, one per row).
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from servax.evaluation.records import Records, write_atomically
-from servax.report import html, markdown
-from servax.report.content import build
+from servax.report import html, latex, markdown
+from servax.report.content import Content, build
 from servax.report.examples import Examples
 
-__all__ = ["ReportPaths", "write_report"]
+__all__ = ["ReportPaths", "write_content", "write_report"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,10 @@ class ReportPaths:
     """``report.html``, which needs no other file."""
     figures: tuple[Path, ...]
     """The pictures that ``report.md`` shows."""
+    latex: tuple[Path, ...] = ()
+    """``tables/*.tex``, one tabular each."""
+    csv: tuple[Path, ...] = ()
+    """``tables/*.csv``, tidy numbers."""
 
 
 def write_report(
@@ -50,14 +60,55 @@ def write_report(
     Raises:
         ServaxError, SettingError: see `servax.report.content.build`.
     """
-    content = build(records, examples=examples, logs=logs or {})
+    return write_content(build(records, examples=examples, logs=logs or {}), Path(folder))
+
+
+def write_content(content: Content, folder: Path) -> ReportPaths:
+    """Write pages, pictures and tables of `content` into `folder`, the pages last."""
     pages = {"report.md": markdown.render(content), "report.html": html.render(content)}
-    target = Path(folder)
-    pictures = []
-    for picture in content.pictures:
-        path = target / "figures" / f"{picture.name}.png"
-        write_atomically(path, picture.png)
-        pictures.append(path)
+    texts, numbers = _tables(content)
+    written = [
+        _written(folder / "figures" / f"{picture.name}.png", picture.png)
+        for picture in content.pictures
+    ]
+    latex_paths = [
+        _written(folder / "tables" / f"{name}.tex", text.encode("utf-8"))
+        for name, text in texts.items()
+    ]
+    csv_paths = [
+        _written(folder / "tables" / f"{name}.csv", text.encode("utf-8"))
+        for name, text in numbers.items()
+    ]
     for name, text in pages.items():
-        write_atomically(target / name, text.encode("utf-8"))
-    return ReportPaths(target / "report.md", target / "report.html", tuple(pictures))
+        _written(folder / name, text.encode("utf-8"))
+    return ReportPaths(
+        folder / "report.md",
+        folder / "report.html",
+        tuple(written),
+        tuple(latex_paths),
+        tuple(csv_paths),
+    )
+
+
+def _tables(content: Content) -> tuple[dict[str, str], dict[str, str]]:
+    """Return file name → LaTeX of each table, and file name → CSV of all numbers."""
+    texts: dict[str, str] = {}
+    numbers = {name: _csv(frame) for name, frame in content.numbers}
+    for table in (*content.tables, *content.appendix):
+        name, again = table.file_name, 2
+        while name in texts:
+            name, again = f"{table.file_name}-{again}", again + 1
+        texts[name] = latex.render(table)
+        if table.numbers is not None:
+            numbers[name] = _csv(table.numbers)
+    return texts, numbers
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    """Return CSV in which every number reads back as it was."""
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def _written(path: Path, data: bytes) -> Path:
+    write_atomically(path, data)
+    return path

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from servax.evaluation.records import Records
 from servax.report.examples import Examples
@@ -38,6 +41,9 @@ PROVENANCE = {
     "scale": {"window_db": 80.0},
     "attacks": {"pgd": {"step": 0.003, "radius": 0.02}},
 }
+
+
+SMALLEST_POINTS = 8.0  # of all type but the numbers in large confusion matrices
 
 
 def conditions() -> list[tuple[str, float, str]]:
@@ -139,3 +145,56 @@ def log(tmp_path: Path) -> Path:
     ]
     path.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
     return path
+
+
+def check_figure(figure: Figure) -> None:
+    """Every text lies on the page and is large enough to read."""
+    figure.canvas.draw()
+    drawn = figure.get_tightbbox(figure.canvas.get_renderer())  # in inches, as the size is
+    width, height = figure.get_size_inches()
+    assert drawn.x0 >= -0.02
+    assert drawn.y0 >= -0.02
+    assert drawn.x1 <= width + 0.02
+    assert drawn.y1 <= height + 0.02
+    for text in figure.findobj(Text):
+        assert text.get_fontsize() >= SMALLEST_POINTS or not text.get_text(), text.get_text()
+
+
+@pytest.fixture(scope="session")
+def check() -> Callable[[Figure], None]:
+    return check_figure
+
+
+EVERYONE = (
+    *(f"adversarial-similarity-{epsilon:g}" for epsilon in EPSILONS),
+    *(f"adversarial-vanilla-{epsilon:g}" for epsilon in EPSILONS),
+    "pgd-at",
+    "trades",
+    "ssad",
+    "ssad-residual",
+    "gaussian-noise",
+    "mean-filter",
+    "quantise-4",
+    "quantise-8",
+    "undefended",
+)
+"""All defences of a complete run, in the order of the tables."""
+
+
+@pytest.fixture(scope="session")
+def everyone(small: pd.DataFrame) -> pd.DataFrame:
+    """Return a complete run: 19 defences, and the attacker who knows them at all strengths."""
+    rng = np.random.default_rng(7)
+    oblivious = small[(small["defence"] == "ssad") & (small["knowledge"] != "adaptive")]
+    known = oblivious[
+        ((oblivious["attack"] == "fgsm") | oblivious["strength"].isin((3, 6, 9, 12, 15, 30)))
+        & (oblivious["attack"] != "none")
+    ]
+    parts = []
+    for i, defence in enumerate(EVERYONE):
+        knowledge = "bpda" if defence.startswith("quantise") else "adaptive"
+        rows = pd.concat([oblivious, known.assign(knowledge=knowledge)]).assign(defence=defence)
+        changed = rng.uniform(size=len(rows)) < 0.02 * (1 + i)
+        other = rng.choice(CLASSES, size=len(rows))
+        parts.append(rows.assign(prediction=rows["prediction"].mask(changed, other)))
+    return pd.concat(parts, ignore_index=True)

@@ -1,51 +1,24 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
-from servax.report import figures, protection
+from servax.report import figures
 from servax.report.examples import Examples
 from servax.report.logs import curves
 from servax.report.outcomes import collect
 from servax.report.spectrograms import spectrogram_triple
 from servax.report.style import look, png
 
-SMALLEST_POINTS = 8.0  # of all type but the numbers in large confusion matrices
+Check = Callable[[Figure], None]
 
 
-def check(figure: Figure) -> None:
-    """Every text lies on the page and is large enough to read."""
-    figure.canvas.draw()
-    drawn = figure.get_tightbbox(figure.canvas.get_renderer())  # in inches, as the size is
-    width, height = figure.get_size_inches()
-    assert drawn.x0 >= -0.02
-    assert drawn.y0 >= -0.02
-    assert drawn.x1 <= width + 0.02
-    assert drawn.y1 <= height + 0.02
-    for text in figure.findobj(Text):
-        assert text.get_fontsize() >= SMALLEST_POINTS or not text.get_text(), text.get_text()
-
-
-def test_protection_curves_show_the_table(small: pd.DataFrame) -> None:
-    outcomes = collect(small)
-    figure = figures.protection_curves(outcomes)
-    check(figure)
-    by_steps = protection.curves(outcomes)
-    for axes, measure, dash in zip(figure.axes, ("PE", "RR"), ("-", "--"), strict=True):
-        line = next(line for line in axes.lines if line.get_label() == "ssad")
-        np.testing.assert_allclose(line.get_ydata(), by_steps["ssad", measure])
-        assert line.get_linestyle() == dash
-        colours = {line.get_color() for line in axes.lines if len(line.get_xdata()) > 2}
-        assert len(colours) == 6
-        assert any("adaptive" in text.get_text() for text in axes.texts)
-
-
-def test_uar_curves(small: pd.DataFrame) -> None:
+def test_uar_curves(small: pd.DataFrame, check: Check) -> None:
     outcomes = collect(small)
     figure = figures.uar_curves(outcomes)
     check(figure)
@@ -54,8 +27,8 @@ def test_uar_curves(small: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("defence", ["ssad", "undefended"])
-def test_confusion_matrices(small: pd.DataFrame, defence: str) -> None:
-    figure = figures.confusion_matrices(collect(small), defence=defence)
+def test_confusion_matrices(small: pd.DataFrame, defence: str, check: Check) -> None:
+    figure = figures.confusion_matrices(collect(small), defences=[defence])
     check(figure)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     expected = ["clean", "oblivious PGD-15", "adaptive PGD-30"]
@@ -64,12 +37,12 @@ def test_confusion_matrices(small: pd.DataFrame, defence: str) -> None:
 
 
 def test_confusion_rows_are_percent_of_the_true_class(small: pd.DataFrame) -> None:
-    figure = figures.confusion_matrices(collect(small), defence="ssad")
+    figure = figures.confusion_matrices(collect(small), defences=["ssad"])
     shares = figure.axes[0].images[0].get_array()
     np.testing.assert_allclose(shares.sum(axis=1), 100)
 
 
-def test_spectrograms_have_seconds_and_decibels(examples: Examples) -> None:
+def test_spectrograms_have_seconds_and_decibels(examples: Examples, check: Check) -> None:
     figure = spectrogram_triple(examples)
     check(figure)
     pictures = [axes for axes in figure.axes if axes.get_title(loc="left")]
@@ -89,19 +62,19 @@ def test_spectrograms_have_seconds_and_decibels(examples: Examples) -> None:
     assert [axes.get_ylabel() for axes in figure.axes].count("dB") == 5
 
 
-def test_spectrograms_of_equal_parts(examples: Examples) -> None:
+def test_spectrograms_of_equal_parts(examples: Examples, check: Check) -> None:
     same = Examples(examples.original, examples.original, examples.original, 0.016, "t" * 150)
     check(spectrogram_triple(same))
 
 
-def test_training_curves(log: Path) -> None:
+def test_training_curves(log: Path, check: Check) -> None:
     figure = figures.training_curves(curves(log), title="recogniser")
     check(figure)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss", "rate", "uar"]
     assert len(figure.axes[0].lines) == 2
 
 
-def test_one_term_and_many(tmp_path: Path) -> None:
+def test_one_term_and_many(tmp_path: Path, check: Check) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"epoch": 1, "train/loss": 0.5}\n')
     check(figures.training_curves(curves(path), title="one"))

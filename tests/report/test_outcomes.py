@@ -14,8 +14,8 @@ def test_lines_up_predictions_whatever_the_order_of_rows(small: pd.DataFrame) ->
     shuffled = small.sample(frac=1, random_state=0)
     outcomes = collect(shuffled)
     straight = collect(small)
-    assert outcomes.defences[0] == "undefended"
-    assert outcomes.defences[-2:] == ("ssad", "ssad-residual")
+    assert outcomes.defences[:2] == ("ssad", "ssad-residual")
+    assert outcomes.defences[-1] == "undefended"
     assert outcomes.classes == ("angry", "happy", "neutral", "sad")
     for cell, predictions in straight.cells.items():
         np.testing.assert_array_equal(outcomes.cells[cell], predictions)
@@ -57,7 +57,7 @@ def test_refuses_oblivious_figures_alone(small: pd.DataFrame) -> None:
     with pytest.raises(ServaxError, match=sentence):
         collect(small[~one])
     sentence = (
-        r"^gaussian-noise has oblivious results and no adaptive ones beside them; run the adaptive "
+        r"^ssad has oblivious results and no adaptive ones beside them; run the adaptive "
         r"PGD on it too, oblivious figures are never printed alone\.$"
     )
     with pytest.raises(ServaxError, match=sentence):
@@ -101,3 +101,13 @@ def test_refuses_tables_that_cannot_be_compared(small: pd.DataFrame) -> None:
     sentence = r"^records give utterance 'u0-\d{3}' two labels or speakers, expected one\.$"
     with pytest.raises(ServaxError, match=sentence):
         collect(torn)
+
+
+def test_genders_and_runs_stand_beside_the_rows(small: pd.DataFrame) -> None:
+    men = small.assign(gender=small["speaker"].map(lambda s: "male" if s == "s00" else ""))
+    outcomes = collect(pd.concat([men, men[men["fold"] == 1].assign(seed=3)]))
+    expected = np.where(outcomes.speakers == "s00", "male", "unknown")
+    np.testing.assert_array_equal(outcomes.genders, expected)
+    assert outcomes.runs == ((0, 0), (1, 0), (1, 3))
+    assert set(outcomes.folds.tolist()) == {0, 1, 2}
+    assert all(name.startswith("s1") for name in outcomes.speakers[outcomes.folds == 2])

@@ -43,17 +43,26 @@ def test_writes_pages_and_pictures(written: ReportPaths) -> None:
     for path in written.figures:
         assert path.read_bytes().startswith(b"\x89PNG")
     folder = written.markdown.parent
-    assert sorted(path.name for path in folder.iterdir()) == ["figures", "report.html", "report.md"]
+    parts = ["figures", "report.html", "report.md", "tables"]
+    assert sorted(path.name for path in folder.iterdir()) == parts
+    tables_there = {path.name for path in (folder / "tables").iterdir()}
+    assert {path.name for path in (*written.latex, *written.csv)} == tables_there
+    main = {"table-1", "intervals", "folds", "protection", "figure-2"}
+    assert {f"{name}.{kind}" for name in main for kind in ("tex", "csv")} <= tables_there
+    assert "conditions.csv" in tables_there
 
 
 def test_markdown_holds_the_numbers(written: ReportPaths, records: Records) -> None:
     text = written.markdown.read_text()
     table = markdown_table(text, "UAR (%) under attack")
-    assert table["defence"][:2] == ["clean", "FGSM .003 (0.24 dB)"]
-    assert table["defence"][-1] == "adaptive PGD-30"
+    headings = [heading.split(" (")[0] for heading in table["defence"]]
+    assert table["defence"][:2] == ["clean", "FGSM .003 (0.24 dB, z .020)"]
+    assert headings[-1] == "adaptive PGD-30"
     expected = tables.grid(collect(records.frame))
     for defence in expected.index:
-        assert table[defence] == [f"{value:.1f}" for value in expected.loc[defence]]
+        told = dict(zip(headings, table[defence], strict=True))
+        for heading, value in expected.loc[defence].items():
+            assert told[heading].split(" ± ")[0].strip("*") == f"{value:.1f}"
 
 
 def test_markdown_opens_with_the_adaptive_sentence_and_says_where_it_comes_from(
