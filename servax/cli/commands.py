@@ -25,27 +25,56 @@ def demo(out: str = "runs/demo", json: bool = False) -> int:
     return run_demo(out=out, as_json=json)
 
 
-def run(recipe: str, out: str | None = None, json: bool = False) -> int:
+def run(
+    recipe: str,
+    out: str | None = None,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    dry_run: bool = False,
+    status: bool = False,
+    json: bool = False,
+) -> int:
     """Run a recipe: train, purify, attack, score, report. Stages already done are not repeated.
 
     Args:
         recipe: YAML file, e.g. recipes/ravdess_quick.yaml.
-        out: Folder of the run; default runs/<name of the recipe>.
+        out: Folder of the run, or a URL that fsspec can write (s3://bucket/run, sftp://host/run);
+            default runs/<name of the recipe>.
+        engine: local performs one stage after another in this process; ray performs all that are
+            ready at once, on this machine or on a cluster (pip install 'servax[ray]').
+        address: HOST:PORT of the head of a Ray cluster to join, or auto for that of this machine;
+            default starts Ray here. Every machine needs servax and the recordings.
+        dry_run: Show the stages, what is done already and how long the rest may take; run nothing.
+        status: Show how far a run in progress or a past one is; run nothing, touch nothing.
         json: Print the table as JSON.
     """
+    if dry_run and status:
+        raise SettingError("status", status, "one of --dry-run and --status, not both")
+    if dry_run or status:
+        from servax.cli.overview import show_overview
+
+        return show_overview(recipe, out=out, status=status, as_json=json)
     from servax.cli.running import run_recipe
 
-    return run_recipe(recipe, out=out, as_json=json)
+    return run_recipe(recipe, out=out, engine=engine, address=address, as_json=json)
 
 
-def report_again(run: str, out: str | None = None, json: bool = False) -> int:
-    """Write the report of a finished run again, from its records alone.
+def report_again(
+    run: str, versus: str | None = None, out: str | None = None, json: bool = False
+) -> int:
+    """Write the report of a finished run again, or compare two runs: `servax report RUN_A RUN_B`.
 
     Args:
         run: Folder of the run, or one Parquet file of records.
-        out: Folder of the report; default <run>/report.
+        versus: Another run, to compare with; the same as a second RUN.
+        out: Folder of the report; default <run>/report, or <run>/report-versus-<other run>.
         json: Print the table as JSON.
     """
+    if versus is not None:
+        from servax.cli.comparing import compare_runs
+
+        return compare_runs(run, versus, out=out, as_json=json)
+
     from servax.cli.running import write_again
 
     return write_again(run, out=out, as_json=json)
@@ -140,6 +169,10 @@ def train_recogniser(
     epochs: int = 60,
     seed: int = 0,
     device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    node_rank: int | None = None,
+    main_address: str | None = None,
 ) -> int:
     """Train a VGG-16 recogniser on all speakers but one group (test) and the next (validation).
 
@@ -154,8 +187,14 @@ def train_recogniser(
         epochs: Most epochs.
         seed: Seeds weights and batches; an extractor needs another than its target.
         device: auto, cpu, cuda or cuda:N.
+        devices: Processes on this machine, one per GPU; on a CPU, CPU processes. They share each
+            batch, and the steps are those of one process up to rounding.
+        nodes: Machines; the same command is started on each, with its node_rank.
+        node_rank: Which machine this is, from 0; default $NODE_RANK.
+        main_address: host:port where machine 0 is reached; default $MASTER_ADDR:$MASTER_PORT.
     """
     from servax.cli.training import recogniser
+    from servax.training import Processes
 
     return recogniser(
         corpus,
@@ -168,6 +207,7 @@ def train_recogniser(
         epochs=epochs,
         seed=seed,
         device=device,
+        processes=Processes(devices, nodes, node_rank, main_address),
     )
 
 
@@ -184,6 +224,10 @@ def train_purifier(
     ssa_steps: int = 10,
     seed: int = 0,
     device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    node_rank: int | None = None,
+    main_address: str | None = None,
 ) -> int:
     """Train a purifier with a feature extractor; the model it will protect has no part in it.
 
@@ -200,8 +244,14 @@ def train_purifier(
         ssa_steps: Ascent steps of the augmentation, each of .01 on the [0, 1] scale (.8 dB).
         seed: Seeds weights, batches and distortions.
         device: auto, cpu, cuda or cuda:N.
+        devices: Processes on this machine, one per GPU; on a CPU, CPU processes. They share each
+            batch, and the steps are those of one process up to rounding.
+        nodes: Machines; the same command is started on each, with its node_rank.
+        node_rank: Which machine this is, from 0; default $NODE_RANK.
+        main_address: host:port where machine 0 is reached; default $MASTER_ADDR:$MASTER_PORT.
     """
     from servax.cli.training import purifier
+    from servax.training import Processes
 
     return purifier(
         corpus,
@@ -216,6 +266,82 @@ def train_purifier(
         ssa_steps=ssa_steps,
         seed=seed,
         device=device,
+        processes=Processes(devices, nodes, node_rank, main_address),
+    )
+
+
+def train_adversarial(
+    corpus: str,
+    out: str = "runs/adversarial",
+    objective: Literal["vanilla", "similarity", "pgd-at", "trades"] = "similarity",
+    epsilon: float | None = None,
+    step: float | None = None,
+    radius: float | None = None,
+    steps: int | None = None,
+    schedule: Literal["ren2020", "short"] = "ren2020",
+    iterations: int | None = None,
+    root: str | None = None,
+    scheme: Scheme = "four",
+    groups: int = 6,
+    held_out: int = 1,
+    width: int = 64,
+    seed: int = 0,
+    device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    node_rank: int | None = None,
+    main_address: str | None = None,
+) -> int:
+    """Train recognisers on adversarial inputs: the baseline of Ren et al. 2020, PGD-AT or TRADES.
+
+    Args:
+        corpus: Name of a corpus, or the path of a CSV or Parquet manifest.
+        out: Folder for <name>/model of each model and the plain part that they share, in start
+            (-o for short); checkpoints there are resumed.
+        objective: vanilla and similarity (Ren et al. 2020), pgd-at (Madry et al. 2018) or trades
+            (Zhang et al. 2019).
+        epsilon: Size of FGSM in training for vanilla and similarity, on the [0, 1] scale (.003 is
+            .24 dB); default trains one model for each of .003, .006, .009, .012, .015.
+        step: Step of PGD in training for pgd-at and trades, on the [0, 1] scale; default .005.
+        radius: Radius of PGD for pgd-at and trades, on the [0, 1] scale; default .015 (1.2 dB).
+        steps: Steps of PGD for pgd-at and trades; default 5.
+        schedule: ren2020 (10 000 iterations, 1 000 of them plain) or short (392, 280 of them plain,
+            with masks, shifts, class weights and a falling learning rate; for a CPU).
+        iterations: Iterations in all; the plain part keeps its share. Default is the schedule's.
+        root: Folder of the corpus; default $SERVAX_DATA/<name>.
+        scheme: Label scheme.
+        groups: Into how many groups the speakers are divided.
+        held_out: Which group is held out, from 1.
+        width: Channels of the first block; 64 is the published network.
+        seed: Seeds weights, batches and attacks.
+        device: auto, cpu, cuda or cuda:N.
+        devices: Processes on this machine, one per GPU; on a CPU, CPU processes. They share each
+            batch, and the steps are those of one process up to rounding.
+        nodes: Machines; the same command is started on each, with its node_rank.
+        node_rank: Which machine this is, from 0; default $NODE_RANK.
+        main_address: host:port where machine 0 is reached; default $MASTER_ADDR:$MASTER_PORT.
+    """
+    from servax.cli.adversarial import adversarial
+    from servax.training import Processes
+
+    return adversarial(
+        corpus,
+        out,
+        objective=objective,
+        epsilon=epsilon,
+        step=step,
+        radius=radius,
+        steps=steps,
+        schedule=schedule,
+        iterations=iterations,
+        root=root,
+        scheme=scheme,
+        groups=groups,
+        held_out=held_out,
+        width=width,
+        seed=seed,
+        device=device,
+        processes=Processes(devices, nodes, node_rank, main_address),
     )
 
 
@@ -264,6 +390,61 @@ def attack(
     )
 
 
+def calibrate(
+    corpus: str,
+    model: str,
+    out: str = "runs/calibration",
+    root: str | None = None,
+    scheme: Scheme = "four",
+    groups: int = 6,
+    held_out: int = 1,
+    step_sizes: tuple[float, ...] | None = None,
+    radii: tuple[float, ...] | None = None,
+    steps: int = 30,
+    utterances: int | None = None,
+    batch_size: int = 16,
+    device: str = "auto",
+    json: bool = False,
+) -> int:
+    """Measure what PGD of many steps and radii takes from a recogniser, and choose a pair.
+
+    Args:
+        corpus: Name of a corpus, or the path of a CSV or Parquet manifest.
+        model: Folder of a recogniser trained on the same fold.
+        out: Folder for the curves (CSV), the table (JSON) and the picture (PNG).
+        root: Folder of the corpus; default $SERVAX_DATA/<name>.
+        scheme: Label scheme.
+        groups: Into how many groups the speakers are divided.
+        held_out: Which group is held out and attacked, from 1.
+        step_sizes: Steps of PGD on the [0, 1] scale, as a list; default [.003,.005,.0078,.01].
+        radii: Radii of PGD, likewise (.02 is 1.6 dB); default [.015,.02,.03,.06].
+        steps: Largest k; every k from 1 is scored.
+        utterances: How many of the group are attacked, spread evenly; default all.
+        batch_size: Utterances attacked together.
+        device: auto, cpu, cuda or cuda:N.
+        json: Print JSON.
+    """
+    from servax.cli.calibrate import calibrate_pgd
+    from servax.evaluation.calibration import CalibrationGrid
+
+    chosen = {"step_sizes": step_sizes, "radii": radii}
+    sizes = {name: values for name, values in chosen.items() if values is not None}
+    return calibrate_pgd(
+        corpus,
+        model,
+        out,
+        root=root,
+        scheme=scheme,
+        groups=groups,
+        held_out=held_out,
+        grid=CalibrationGrid(steps=steps, **sizes),
+        utterances=utterances,
+        batch_size=batch_size,
+        device=device,
+        as_json=json,
+    )
+
+
 def purify(
     sounds: str, out: str | None = None, purifier: str | None = None, overwrite: bool = False
 ) -> int:
@@ -295,11 +476,13 @@ COMMANDS: dict[str, Any] = {
         "fetch": corpus_fetch,
     },
     "train": {
-        "_help": "Train a recogniser or a purifier.",
+        "_help": "Train a recogniser, plainly or on adversarial inputs, or a purifier.",
         "recogniser": train_recogniser,
         "purifier": train_purifier,
+        "adversarial": train_adversarial,
     },
     "attack": attack,
+    "calibrate": calibrate,
     "purify": purify,
     "run": run,
     "report": report_again,

@@ -9,7 +9,10 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from servax.cli.output import RunBars, print_json, print_table, room, say
+from servax.errors import SettingError
 from servax.experiments import Finished, Recipe, load_recipe, report_run, run
+from servax.experiments.engines import Engine
+from servax.experiments.ray_engine import RayEngine
 from servax.report.outcomes import collect
 from servax.report.text_tables import grid_table
 
@@ -24,15 +27,36 @@ def run_demo(*, out: str, as_json: bool) -> int:
     return _finish(recipe, Path(out), as_json=as_json)
 
 
-def run_recipe(path: str, *, out: str | None, as_json: bool) -> int:
-    """Run a recipe."""
+def run_recipe(
+    path: str, *, out: str | None, engine: str, address: str | None, as_json: bool
+) -> int:
+    """Run a recipe.
+
+    Args:
+        path: The recipe.
+        out: Folder or URL of the run; default runs/<name of the recipe>.
+        engine: local or ray.
+        address: Of a Ray cluster.
+        as_json: Print JSON.
+    """
+    if address is not None and engine != "ray":
+        raise SettingError("address", address, "--engine ray beside it: only Ray joins a cluster")
     recipe = load_recipe(path)
-    return _finish(recipe, Path(out) if out else Path("runs") / recipe.name, as_json=as_json)
+    place = out or str(run_folder(recipe, out))
+    performer = RayEngine(address) if engine == "ray" else None
+    return _finish(recipe, place, as_json=as_json, engine=performer)
 
 
-def _finish(recipe: Recipe, folder: Path, *, as_json: bool) -> int:
+def run_folder(recipe: Recipe, out: str | None) -> Path:
+    """Return the folder of a run, which is named after its recipe unless `out` says otherwise."""
+    return Path(out) if out else Path("runs") / recipe.name
+
+
+def _finish(
+    recipe: Recipe, place: str | Path, *, as_json: bool, engine: Engine | None = None
+) -> int:
     with RunBars() as bars:
-        finished = run(recipe, folder, command=command_line(), watcher=bars)
+        finished = run(recipe, place, command=command_line(), watcher=bars, engine=engine)
     return _show(finished, as_json=as_json)
 
 

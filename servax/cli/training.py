@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from servax.cli.output import bar, say
+from servax.cli.processes import folder_of_main, main_bar, main_say
 from servax.corpora import cache_folder, load
 from servax.errors import SettingError
 from servax.experiments.training import (
     MODEL,
     Parts,
+    Recogniser,
     fold_parts,
     load_recogniser,
     train_purifier,
     train_recogniser,
 )
 from servax.features import FrontEnd, FrontEndSettings, extract
-from servax.models import DiscriminatorSettings
+from servax.models import DiscriminatorSettings, FrameTransformerSettings
+from servax.purifier import PurifierTraining
 from servax.purifier import preset as purifier_preset
-from servax.training import Compute, Progress, RecogniserTraining
+from servax.training import Compute, Processes, Progress, RecogniserTraining, launch
 
 
 def recogniser(
@@ -37,26 +40,42 @@ def recogniser(
     epochs: int,
     seed: int,
     device: str,
+    processes: Processes,
 ) -> int:
     """Train a recogniser into ``out/model``."""
     compute = Compute(device=device)
-    compute.resolve()  # a wrong device is refused before any work is done
+    kind = compute.resolve()  # a wrong device is refused before any work is done
+    fold = FoldChoice(corpus, root, scheme, groups, held_out)
     training = RecogniserTraining(epochs=epochs)
-    parts = _parts(corpus, root, scheme, groups, held_out)
-    settings = _identity(parts, width=width, training=asdict(training), seed=seed)
-    with bar("recogniser") as update:
+    work = partial(_recogniser, fold, out, width, training, seed, compute)
+    launch(work, processes, device=kind, prepare=fold.parts)
+    return 0
+
+
+def _recogniser(
+    fold: FoldChoice,
+    out: str,
+    width: int,
+    training: RecogniserTraining,
+    seed: int,
+    compute: Compute,
+) -> None:
+    parts = fold.parts()
+    settings = identity(parts, width=width, training=asdict(training), seed=seed)
+    with folder_of_main(out) as folder, main_bar("recogniser") as update:
         fitted = train_recogniser(
             parts,
             width,
             training,
-            Path(out),
+            folder,
             seed=seed,
             settings=settings,
             compute=compute,
-            progress=_epochs(update),
+            progress=steps_of(update),
         )
-    say(f"validation UAR {fitted.best:.3f} in epoch {fitted.best_epoch + 1}: {Path(out) / MODEL}")
-    return 0
+    main_say(
+        f"validation UAR {fitted.best:.3f} in epoch {fitted.best_epoch + 1}: {Path(out) / MODEL}"
+    )
 
 
 def purifier(
@@ -73,14 +92,58 @@ def purifier(
     ssa_steps: int,
     seed: int,
     device: str,
+    processes: Processes,
 ) -> int:
     """Train a purifier into ``out/model``."""
     compute = Compute(device=device)
-    compute.resolve()  # a wrong device is refused before any work is done
+    kind = compute.resolve()  # a wrong device is refused before any work is done
     chosen = purifier_preset(preset)
     ssa = replace(chosen.training.ssa, steps=ssa_steps)
     training = replace(chosen.training, ssa=ssa, epochs=epochs)
-    parts = _parts(corpus, root, scheme, groups, held_out)
+    fold = FoldChoice(corpus, root, scheme, groups, held_out)
+    work = partial(_purifier, fold, extractor, out, chosen.network, training, seed, compute)
+    launch(work, processes, device=kind, prepare=partial(_parts_of_extractor, fold, extractor))
+    return 0
+
+
+def _purifier(
+    fold: FoldChoice,
+    extractor: str,
+    out: str,
+    network: FrameTransformerSettings,
+    training: PurifierTraining,
+    seed: int,
+    compute: Compute,
+) -> None:
+    parts, found = _parts_of_extractor(fold, extractor)
+    settings = identity(
+        parts,
+        network=asdict(network),
+        training=asdict(training),
+        extractor=str(Path(extractor).resolve()),
+        seed=seed,
+    )
+    with folder_of_main(out) as folder, main_bar("purifier") as update:
+        fitted = train_purifier(
+            parts,
+            found.network,
+            network,
+            training,
+            DiscriminatorSettings(),
+            folder,
+            seed=seed,
+            settings=settings,
+            compute=compute,
+            progress=steps_of(update),
+        )
+    main_say(
+        f"validation loss {fitted.best:.4f} in epoch {fitted.best_epoch + 1}: {Path(out) / MODEL}"
+    )
+
+
+def _parts_of_extractor(fold: FoldChoice, extractor: str) -> tuple[Parts, Recogniser]:
+    """Return the datasets of a fold and the extractor that was trained on it."""
+    parts = fold.parts()
     found = load_recogniser(Path(extractor))
     if found.scale.settings != parts.scale.settings or found.front_end != parts.front_end:
         raise SettingError(
@@ -88,48 +151,45 @@ def purifier(
             extractor,
             "one trained on the same fold, with the same scale and front-end",
         )
-    settings = _identity(
-        parts,
-        network=asdict(chosen.network),
-        training=asdict(training),
-        extractor=str(Path(extractor).resolve()),
-        seed=seed,
-    )
-    with bar("purifier") as update:
-        fitted = train_purifier(
-            parts,
-            found.network,
-            chosen.network,
-            training,
-            DiscriminatorSettings(),
-            Path(out),
-            seed=seed,
-            settings=settings,
-            compute=compute,
-            progress=_epochs(update),
-        )
-    say(f"validation loss {fitted.best:.4f} in epoch {fitted.best_epoch + 1}: {Path(out) / MODEL}")
-    return 0
+    return parts, found
 
 
-def _parts(corpus: str, root: str | None, scheme: str, groups: int, held_out: int) -> Parts:
+@dataclass(frozen=True)
+class FoldChoice:
+    """One fold of a corpus, as options name it; every process of a training reads it anew."""
+
+    corpus: str
+    root: str | None
+    scheme: str
+    groups: int
+    held_out: int
+
+    def parts(self) -> Parts:
+        """Return the datasets of the fold."""
+        return chosen_parts(self.corpus, self.root, self.scheme, self.groups, self.held_out)
+
+
+def chosen_parts(corpus: str, root: str | None, scheme: str, groups: int, held_out: int) -> Parts:
+    """Return the datasets of one fold of a corpus, held-out groups counted from 1."""
     whole = load(corpus, root, scheme=scheme)
     folds = whole.folds(groups)
     if not 1 <= held_out <= len(folds):
         raise SettingError("held_out", held_out, f"a group from 1 to {len(folds)}")
     fold = folds[held_out - 1]
     front_end = FrontEndSettings()
-    with bar("features") as update:
+    with main_bar("features") as update:
         features = extract(
             whole, FrontEnd(front_end), folder=cache_folder() / "features", progress=update
         )
     return fold_parts(fold, features, front_end)
 
 
-def _identity(parts: Parts, **settings: Any) -> str:
+def identity(parts: Parts, **settings: Any) -> str:
+    """Return the text that tells a run on these speakers from others (`fit`)."""
     people = [*parts.train.corpus.utterances["utterance"]]
     return json.dumps({"train": people, **settings}, sort_keys=True, default=list)
 
 
-def _epochs(update: Callable[[int, int], None]) -> Callable[[Progress], None]:
+def steps_of(update: Callable[[int, int], None]) -> Callable[[Progress], None]:
+    """Return a progress callback that shows the steps of all epochs in one bar."""
     return lambda p: update(p.epoch * p.steps + p.step, p.epochs * p.steps)

@@ -68,8 +68,16 @@ def _value(hint: Any, given: object, where: str) -> Any:
     if origin in (Union, UnionType):
         if given is None and NoneType in arguments:
             return None
-        (hint,) = (argument for argument in arguments if argument is not NoneType)
-        return _value(hint, given, where)
+        kinds = [argument for argument in arguments if argument is not NoneType]
+        choices = [kind for kind in kinds if _is_choice(kind)]
+        rest = [kind for kind in kinds if not _is_choice(kind)]
+        words = [word for choice in choices for word in get_args(choice)]
+        if given in words:
+            return given
+        if words and rest and isinstance(given, str):
+            allowed = ", ".join(repr(word) for word in words)
+            raise _misfit(where, given, f"{WORDS[rest[0]]} or {allowed}")
+        return _value((rest or choices)[0], given, where)
     if isinstance(hint, type) and is_dataclass(hint):
         return build(hint, _mapping(given, where), f"{where}.")
     if origin is dict:
@@ -86,6 +94,10 @@ def _value(hint: Any, given: object, where: str) -> Any:
             raise SettingError.choice(where, given, arguments)
         return given
     return _scalar(hint, given, where)
+
+
+def _is_choice(hint: Any) -> bool:
+    return get_origin(hint) is Literal
 
 
 def _mapping(given: object, where: str) -> Mapping[Any, Any]:

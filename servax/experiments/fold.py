@@ -1,103 +1,102 @@
-"""The stages of one fold, in order: target, extractor, purifiers, attacks."""
+"""The trainings of one fold and seed: target, extractor, purifiers, adversarial recognisers."""
 
 from __future__ import annotations
 
-import json
-import shutil
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from servax.defences import GaussianNoise, MeanFilter, Quantise
-from servax.errors import ServaxError
-from servax.evaluation import records
-from servax.evaluation.protocol import Defence, Identity, evaluate
-from servax.experiments.example import choose_example
-from servax.experiments.prepared import Prepared, stage_name
-from servax.experiments.stages import Stage, Watcher, make_stage, perform
+from servax.defences.adversarial import Objective
+from servax.experiments.prepared import Prepared
+from servax.experiments.stages import Stage, Task, Watcher, make_stage
 from servax.experiments.training import (
     MODEL,
+    START,
     epochs_note,
     load_recogniser,
+    start_adversarial,
+    train_adversarial,
     train_purifier,
     train_recogniser,
 )
-from servax.models import frozen
-from servax.models.storage import SETTINGS, WEIGHTS
-from servax.purifier import PRESETS, Purifier
-from servax.training import derive, generator
-from servax.training.log import LOG_NAME
+from servax.training import Progress, derive
 
-RECORDS = "records"
-TABLE = "records.parquet"
-EXAMPLE = "example.npz"
-LOGS = "logs"
-MODELS = "models"
+# Expected cost of one step against one training step of the recogniser: for the time estimate only.
+COST_SSA_STEP = 0.5
+COST_PURIFIER_STEP = 3.5
+COST_GRADIENT = 0.7
+COST_TWO_INPUTS = 2.0
 
 
-class FoldRun:
-    """The stages of one fold, in order."""
+class FoldTraining:
+    """The trainings of one fold and seed, as tasks.
 
-    def __init__(self, prepared: Prepared, index: int, watcher: Watcher) -> None:
-        self.p, self.index, self.watcher = prepared, index, watcher
+    Args:
+        prepared: What all folds share.
+        index: Number of the fold, from 0.
+        seed: Seed of the run.
+    """
+
+    def __init__(self, prepared: Prepared, index: int, seed: int) -> None:
+        self.p, self.index, self.seed = prepared, index, seed
         self.recipe = prepared.recipe
         self.parts = prepared.parts(index)
-        fold = prepared.folds[index]
         self.shared = {
-            "fold": fold.hash,
+            "fold": prepared.folds[index].hash,
             "content": prepared.content,
             "corpus": asdict(self.recipe.corpus) | {"root": None},
             "front_end": asdict(self.recipe.front_end),
             "scale": asdict(self.parts.scale.settings),
             "compute": asdict(self.recipe.compute),
         }
+        self.target = self._recogniser("target")
+        self.extractor = self._recogniser("extractor")
+        self.purifiers = {name: self._purifier(name) for name in self.recipe.chosen}
+        self.start, self.adversarial = self._adversarial()
 
-    def perform(self, origin: Mapping[str, Any]) -> None:
-        """Compute what is missing and put records, logs and the first fold's example in place."""
-        target = self._recogniser("target")
-        extractor = self._recogniser("extractor")
-        purifiers = {name: self._purifier(name, extractor) for name in self.recipe.purifiers}
-        attacked = self._attack(target, purifiers, origin)
-        fold, run = f"fold-{self.index + 1}", self.p.folder
-        publish(attacked.folder / TABLE, run / RECORDS / f"{fold}.parquet")
-        networks = {"target": target, "extractor": extractor, **purifiers}
-        for name, stage in networks.items():
-            for part in (SETTINGS, WEIGHTS):
-                publish(stage.folder / MODEL / part, run / MODELS / f"{fold}-{name}" / part)
-        if self.index == self.recipe.folds[0]:
-            publish(attacked.folder / EXAMPLE, run / EXAMPLE)
-            for name, stage in networks.items():
-                publish(stage.folder / LOG_NAME, run / LOGS / f"{fold}-{name}.jsonl")
+    @property
+    def tasks(self) -> list[Task]:
+        """The trainings in an order in which each finds what it needs."""
+        start = [self.start] if self.start else []
+        first = [self.target, self.extractor, *self.purifiers.values()]
+        return [*first, *start, *self.adversarial.values()]
 
-    def _recogniser(self, role: str) -> Stage:
+    @property
+    def networks(self) -> dict[str, Task]:
+        """The trainings that leave a network, by its name."""
+        named = {"target": self.target, "extractor": self.extractor}
+        return {**named, **self.purifiers, **self.adversarial}
+
+    def stage(self, kind: str, settings: Mapping[str, Any]) -> Stage:
+        """Return the stage of this fold for one kind of work with given settings."""
+        name = self.p.stage_name(self.index, self.seed, kind)
+        return make_stage(self.p.folder, kind, name, {**self.shared, **settings})
+
+    def _recogniser(self, role: str) -> Task:
         r = self.recipe
-        seed = derive(r.seed, role, self.index)
-        stage = self._stage(
-            role, {"width": r.width, "training": asdict(r.recogniser), "seed": seed}
-        )
+        seed = derive(self.seed, role, self.index)
+        stage = self.stage(role, {"width": r.width, "training": asdict(r.recogniser), "seed": seed})
 
-        def work(stage: Stage) -> Mapping[str, Any]:
-            fitted = train_recogniser(
-                self.parts,
-                r.width,
-                r.recogniser,
-                stage.folder,
-                seed=seed,
-                settings=stage.settings,
-                compute=r.compute,
-                progress=lambda p: self.watcher.advance(epochs_note(p)),
+        def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
+            return asdict(
+                train_recogniser(
+                    self.parts,
+                    r.width,
+                    r.recogniser,
+                    stage.folder,
+                    **self._with(stage, seed, watcher),
+                )
             )
-            return asdict(fitted)
 
-        perform(stage, self.p.training_steps(self.index, r.recogniser), work, self.watcher)
-        return stage
+        steps = self.p.training_steps(self.index, r.recogniser)
+        return Task(stage, "train", (), steps, float(steps), work, r.recogniser.epochs)
 
-    def _purifier(self, name: str, extractor: Stage) -> Stage:
-        r = self.recipe
-        training, network = r.training(name), PRESETS[name].network
-        seed = derive(r.seed, "purifier", self.index)
-        stage = self._stage(
+    def _purifier(self, name: str) -> Task:
+        r, extractor = self.recipe, self.extractor.stage
+        network, training = r.chosen[name].network, r.chosen[name].training
+        seed = derive(self.seed, "purifier", self.index)
+        stage = self.stage(
             name,
             {
                 "network": asdict(network),
@@ -108,113 +107,86 @@ class FoldRun:
             },
         )
 
-        def work(stage: Stage) -> Mapping[str, Any]:
-            fitted = train_purifier(
-                self.parts,
-                load_recogniser(extractor.folder / MODEL).network,
-                network,
-                training,
-                r.discriminator,
-                stage.folder,
-                seed=seed,
-                settings=stage.settings,
-                compute=r.compute,
-                progress=lambda p: self.watcher.advance(epochs_note(p)),
+        def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
+            return asdict(
+                train_purifier(
+                    self.parts,
+                    load_recogniser(extractor.folder / MODEL).network,
+                    network,
+                    training,
+                    r.discriminator,
+                    stage.folder,
+                    **self._with(stage, seed, watcher),
+                )
             )
-            return asdict(fitted)
 
-        perform(stage, self.p.training_steps(self.index, training), work, self.watcher)
-        return stage
+        steps = self.p.training_steps(self.index, training)
+        each = COST_PURIFIER_STEP + COST_SSA_STEP * training.ssa.steps
+        return Task(stage, "train", (extractor,), steps, steps * each, work, training.epochs)
 
-    def _attack(
-        self, target: Stage, purifiers: Mapping[str, Stage], origin: Mapping[str, Any]
-    ) -> Stage:
+    def _adversarial(self) -> tuple[Task | None, dict[str, Task]]:
+        """Return the plain start that all adversarial trainings share, and the trainings."""
         r = self.recipe
-        stage = self._stage(
-            "attacks",
-            {
-                "target": target.key,
-                "purifiers": {name: stage.key for name, stage in purifiers.items()},
-                "controls": asdict(r.controls),
-                "attacks": asdict(r.attacks),
-                "batch_size": r.batch_size,
-                "seed": r.seed,
-            },
-        )
+        models = r.adversarial.models()
+        if not models:
+            return None, {}
+        training = r.adversarial.training
+        seed = derive(self.seed, "adversarial", self.index)
+        plain = {"width": r.width, "training": asdict(training), "seed": seed}
+        stage = self.stage("adversarial-start", plain)
 
-        def work(stage: Stage) -> Mapping[str, Any]:
-            network = frozen(load_recogniser(target.folder / MODEL).network)
-            defences = self._defences(purifiers)
-            frame = evaluate(
-                network,
-                defences,
-                self.parts.test,
-                r.attacks,
-                Identity(target=f"vgg16-w{r.width}", fold=self.index + 1, seed=r.seed),
-                batch_size=r.batch_size,
-                compute=r.compute,
-                tick=self.watcher.advance,
+        def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
+            return asdict(
+                start_adversarial(
+                    self.parts, r.width, training, stage.folder, **self._with(stage, seed, watcher)
+                )
             )
-            first = next(iter(purifiers))
-            example = choose_example(
-                frame,
-                network,
-                defences[first].module,
-                self.parts.test,
-                r.attacks,
-                defence=first,
-                hop_seconds=r.front_end.logmel.hop_seconds,
-            )
-            example.save(stage.folder / EXAMPLE)
-            path = stage.folder / TABLE
-            records.write(frame, path, provenance=self._provenance(origin))
-            return {"rows": len(frame)}
 
-        perform(stage, self.p.attack_ticks(self.index), work, self.watcher)
-        return stage
-
-    def _defences(self, purifiers: Mapping[str, Stage]) -> dict[str, Defence]:
-        c = self.recipe.controls
-        noise = generator(self.recipe.seed, "gaussian-noise", self.index)
-        noisy = GaussianNoise(c.gaussian_noise, noise)
-        defences = {
-            "gaussian-noise": Defence(noisy, noisy.knowledge),
-            "mean-filter": Defence(MeanFilter(c.mean_filter), MeanFilter.knowledge),
+        steps = training.plain_iterations
+        start = Task(stage, "train", (), steps, float(steps), work, self._chunks(steps))
+        trained = {
+            name: self._adversarial_model(name, objective, start.stage, seed)
+            for name, objective in models.items()
         }
-        for bits in c.quantise_bits:
-            defences[f"quantise-{bits}"] = Defence(Quantise(bits), Quantise.knowledge)
-        for name, stage in purifiers.items():
-            purifier = Purifier.from_pretrained(stage.folder / MODEL)
-            defences[name] = Defence(purifier.frozen())
-        return defences
+        return start, trained
 
-    def _provenance(self, origin: Mapping[str, Any]) -> dict[str, Any]:
+    def _adversarial_model(self, name: str, objective: Objective, start: Stage, seed: int) -> Task:
         r = self.recipe
-        hashes = [self.p.folds[i].hash for i in r.folds]
+        training = r.adversarial.training
+        stage = self.stage(name, {"objective": asdict(objective), "start": start.key})
+
+        def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
+            return asdict(
+                train_adversarial(
+                    self.parts,
+                    r.width,
+                    objective,
+                    training,
+                    stage.folder,
+                    start=start.folder / START,
+                    **self._with(stage, seed, watcher),
+                )
+            )
+
+        steps = training.iterations - training.plain_iterations
+        inner = getattr(objective, "steps", 1)
+        cost = steps * (COST_TWO_INPUTS + COST_GRADIENT * inner)
+        return Task(stage, "train", (start,), steps, cost, work, self._chunks(steps))
+
+    def _chunks(self, steps: int) -> int:
+        """Return the epochs that the steps of an adversarial training make."""
+        batch_size = self.recipe.adversarial.training.batch_size
+        return math.ceil(steps / self.p.steps_per_epoch(self.index, batch_size))
+
+    def _with(self, stage: Stage, seed: int, watcher: Watcher) -> dict[str, Any]:
+        """Return what every training is given in the same way."""
+
+        def progress(p: Progress) -> None:
+            watcher.advance(epochs_note(p))
+
         return {
-            **origin,
-            "recipe": r.name,
-            "settings": json.loads(json.dumps(asdict(r), default=list)),
-            "corpus": self.p.corpus.name,
-            "scheme": r.corpus.scheme,
-            "classes": list(self.p.corpus.labels),
-            "fold_hash": ", ".join(h[:16] for h in hashes),
-            "seed": r.seed,
-            "scale": {"window_db": r.window_db},
-            "attacks": json.loads(json.dumps(asdict(r.attacks), default=list)),
+            "seed": seed,
+            "settings": stage.settings,
+            "compute": self.recipe.compute,
+            "progress": progress,
         }
-
-    def _stage(self, kind: str, settings: Mapping[str, Any]) -> Stage:
-        name = stage_name(self.index, kind)
-        return make_stage(self.p.folder, kind, name, {**self.shared, **settings})
-
-
-def publish(result: Path, place: Path) -> None:
-    """Copy a stage's result to where people look for it, in one step."""
-    temporary = place.with_name(f".{place.name}.tmp")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(result, temporary)
-        temporary.replace(place)
-    except OSError as error:
-        raise ServaxError(f"{place}: cannot be written ({error.strerror}).") from None

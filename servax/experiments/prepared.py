@@ -1,4 +1,4 @@
-"""What all folds of a run share: recipe, corpus, folds, features; and what each stage will cost."""
+"""What all folds of a run share: recipe, corpus, folds, features."""
 
 from __future__ import annotations
 
@@ -9,19 +9,13 @@ from pathlib import Path
 
 from servax.corpora import Corpus, Fold, load
 from servax.corpora.folders import cache_folder
-from servax.errors import ServaxError
-from servax.evaluation.protocol import ticks
+from servax.errors import ServaxError, unwritable
 from servax.experiments.recipe import Recipe
 from servax.experiments.stages import Watcher
 from servax.experiments.training import Parts, fold_parts
 from servax.features import Features, FrontEnd, extract
 from servax.purifier import PurifierTraining
 from servax.training import RecogniserTraining, epoch_order
-
-# Expected cost of one step against one training step of the recogniser: for the time estimate only.
-COST_SSA_STEP = 0.5
-COST_PURIFIER_STEP = 3.5
-COST_GRADIENT = 2.0
 
 
 @dataclass(frozen=True)
@@ -34,11 +28,16 @@ class Prepared:
     folds: list[Fold]
     features: Features
     content: str
-    """Hash of what is heard and how it is labelled; names alone would not show an edit."""
+    """Hash of what is heard and how it is labelled; names alone would not show an edit.
+
+    It is the same on every machine, so that machines which share a run find each other's stages.
+    """
 
     @classmethod
     def of(cls, recipe: Recipe, folder: Path, watcher: Watcher) -> Prepared:
         """Return what a recipe's folds share, computing features that are not in the cache.
+
+        Nothing is written into `folder`.
 
         Raises:
             ServaxError: The corpus is not there, or a file cannot be read or written.
@@ -47,6 +46,7 @@ class Prepared:
         choice = recipe.corpus
         corpus = load(choice.name, choice.root, scheme=choice.scheme, seed=choice.seed)
         folds = corpus.folds(recipe.groups)
+        recipe.folds(len(folds))  # a group that this corpus has not is refused at once
         cached = True
 
         def advance(done: int, total: int) -> None:
@@ -62,44 +62,46 @@ class Prepared:
             progress=advance,
         )
         watcher.finish("features", cached=cached)
-        try:
-            for index in recipe.folds:
-                (folder / "folds").mkdir(parents=True, exist_ok=True)
-                folds[index].save(folder / "folds" / f"fold-{index + 1}.json")
-        except OSError as error:
-            raise ServaxError(f"{folder}: cannot be written ({error.strerror}).") from None
         return cls(recipe, folder, corpus, folds, features, _digest(corpus, features))
+
+    def save_folds(self) -> None:
+        """Write down who trains, validates and tests in each fold.
+
+        Raises:
+            ServaxError: The folder cannot be written.
+        """
+        folder = self.folder / "folds"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ServaxError(f"{folder}: {unwritable(error)}.") from None
+        for index in self.held_out:
+            self.folds[index].save(folder / f"fold-{index + 1}.json")
+
+    @property
+    def held_out(self) -> tuple[int, ...]:
+        """Numbers of the folds that are run, from 0."""
+        return self.recipe.folds(len(self.folds))
 
     def parts(self, index: int) -> Parts:
         """Return the datasets of a fold, scaled on its training speakers."""
         r = self.recipe
-        return fold_parts(self.folds[index], self.features, r.front_end, window_db=r.window_db)
+        return fold_parts(
+            self.folds[index], self.features, r.front_end, window_db=r.window_db, scale=r.scale
+        )
 
     def training_steps(self, index: int, training: RecogniserTraining | PurifierTraining) -> int:
         """Return the steps of a training that runs all its epochs."""
-        count = len(self.folds[index].train)
-        return training.epochs * len(epoch_order(count, training.batch_size, seed=0, epoch=0))
+        return training.epochs * self.steps_per_epoch(index, training.batch_size)
 
-    def attack_ticks(self, index: int) -> int:
-        """Return how often scoring a fold under attack ticks."""
-        r = self.recipe
-        defences = len(r.purifiers) + 2 + len(r.controls.quantise_bits)
-        return ticks(len(self.folds[index].test), defences, r.attacks, batch_size=r.batch_size)
+    def steps_per_epoch(self, index: int, batch_size: int) -> int:
+        """Return how many batches the training part of a fold gives."""
+        return len(epoch_order(len(self.folds[index].train), batch_size, seed=0, epoch=0))
 
-    def costs(self, index: int) -> list[tuple[str, float]]:
-        """Return the stages of a fold with their expected cost in recogniser steps."""
-        r = self.recipe
-        recogniser = float(self.training_steps(index, r.recogniser))
-        costs = [
-            (stage_name(index, "target"), recogniser),
-            (stage_name(index, "extractor"), recogniser),
-        ]
-        for name in r.purifiers:
-            training = r.training(name)
-            each = COST_PURIFIER_STEP + COST_SSA_STEP * training.ssa.steps
-            steps = self.training_steps(index, training)
-            costs.append((stage_name(index, name), steps * each))
-        return [*costs, (stage_name(index, "attacks"), COST_GRADIENT * self.attack_ticks(index))]
+    def stage_name(self, index: int, seed: int, kind: str) -> str:
+        """Return how a stage is called before people."""
+        several = f", seed {seed}" if len(self.recipe.seeds) > 1 else ""
+        return f"fold {index + 1}{several}: {kind}"
 
 
 def _digest(corpus: Corpus, features: Features) -> str:
@@ -109,11 +111,5 @@ def _digest(corpus: Corpus, features: Features) -> str:
         table["utterance"], table["label"], table["speaker"], table["gender"], strict=True
     ):
         digest.update(json.dumps([str(cell) for cell in row]).encode())
-    for row in features.rows(corpus):
-        digest.update(features.logmel_db[row].tobytes())
+    digest.update(features.recordings.encode())
     return digest.hexdigest()
-
-
-def stage_name(index: int, kind: str) -> str:
-    """Return how a stage is called before people."""
-    return f"fold {index + 1}: {kind}"

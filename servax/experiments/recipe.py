@@ -6,69 +6,31 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
-from servax.corpora.loading import SCHEMES
 from servax.errors import RecipeError, ServaxError, SettingError
-from servax.evaluation.protocol import AttackGrid
+from servax.evaluation.grid import AttackGrid
 from servax.experiments.building import build
+from servax.experiments.choices import (
+    LARGEST_SEED,
+    Adversarial,
+    Controls,
+    CorpusChoice,
+    Resources,
+    Variant,
+)
 from servax.features import FrontEndSettings
 from servax.models import DiscriminatorSettings
-from servax.purifier import PRESETS, PurifierTraining
+from servax.purifier import PRESETS, Preset, PurifierTraining
 from servax.training import Compute, RecogniserTraining
 
 MAX_BYTES = 1_000_000
-LARGEST_SEED = 2**63
-"""Records keep seeds in 64 bits."""
+LARGEST_COUNT = 100_000
+"""More speakers than any corpus has."""
 SMALLEST_INPUT = 32
 """VGG-16 halves its input five times."""
-
-
-@dataclass(frozen=True)
-class CorpusChoice:
-    """Which recordings, and how they are labelled."""
-
-    name: str
-    """A known corpus (`servax corpus list`), or the path of a CSV or Parquet manifest."""
-    root: str | None = None
-    """Folder of the corpus; default `$SERVAX_DATA/<name>`."""
-    scheme: str = "four"
-    """Label scheme: `native` or `four`."""
-    seed: int = 0
-    """Seed of the synthetic corpus; others have no use for it."""
-
-    def __post_init__(self) -> None:
-        if not self.name:
-            raise SettingError("name", self.name, "a known corpus or the path of a manifest")
-        if self.scheme not in SCHEMES:
-            raise SettingError.choice("scheme", self.scheme, SCHEMES)
-        if not 0 <= self.seed < LARGEST_SEED:
-            raise SettingError("seed", self.seed, "a whole number in [0, 2**63)")
-
-
-@dataclass(frozen=True)
-class Controls:
-    """Cheap input transforms, scored as controls beside the purifiers."""
-
-    gaussian_noise: float = 0.02
-    """Standard deviation of the noise, on the [0, 1] scale."""
-    mean_filter: int = 3
-    """Side of the mean filter, in Mel bins and frames."""
-    quantise_bits: tuple[int, ...] = (8, 4)
-    """Bits of each quantisation."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.gaussian_noise <= 1:
-            raise SettingError("gaussian_noise", self.gaussian_noise, "a number in (0, 1]")
-        if self.mean_filter < 1 or self.mean_filter % 2 == 0:
-            raise SettingError("mean_filter", self.mean_filter, "an odd whole number")
-        once = len(set(self.quantise_bits)) == len(self.quantise_bits)
-        if not (once and all(1 <= bits <= 16 for bits in self.quantise_bits)):
-            raise SettingError(
-                "quantise_bits", list(self.quantise_bits), "whole numbers in [1, 16], each once"
-            )
 
 
 @dataclass(frozen=True)
@@ -79,18 +41,20 @@ class Recipe:
     """Name of the run: letters, digits, `-` and `_`."""
     corpus: CorpusChoice
     """The recordings."""
-    groups: int = 6
-    """Into how many groups the speakers are divided; each is held out once."""
+    groups: int | Literal["speaker"] = 6
+    """Into how many groups the speakers are divided, each held out once; or each `speaker`."""
     held_out: tuple[int, ...] | None = None
     """Which groups are held out, from 1; none means all."""
-    seed: int = 0
-    """Seeds weights, batches and distortions."""
+    seeds: tuple[int, ...] = (0,)
+    """Each seeds weights, batches and distortions of a run of its own over all folds."""
     width: int = 64
     """Channels of VGG-16's first block; 64 is the published network."""
     front_end: FrontEndSettings = field(default_factory=FrontEndSettings)
     """From waveform to log-Mel."""
+    scale: Literal["window", "z-score"] = "window"
+    """How dB become [0, 1]: one `window` for all bins, or each bin by its mean and sd ([18])."""
     window_db: float = 80.0
-    """Width of the dB window that is mapped to [0, 1]."""
+    """Width of the dB window that is mapped to [0, 1]; of no use to `z-score`."""
     recogniser: RecogniserTraining = field(default_factory=RecogniserTraining)
     """Training of the target and, with another seed, of the extractor."""
     discriminator: DiscriminatorSettings = field(default_factory=DiscriminatorSettings)
@@ -99,6 +63,10 @@ class Recipe:
         default_factory=lambda: dict.fromkeys(PRESETS)
     )
     """Purifier presets and, where it differs from the preset's, their training."""
+    variants: dict[str, Variant] = field(default_factory=dict)
+    """Ablations by name, which begins with the preset's: `ssad-no-gan`."""
+    adversarial: Adversarial = field(default_factory=Adversarial)
+    """Adversarially trained recognisers."""
     controls: Controls = field(default_factory=Controls)
     """Input transforms."""
     attacks: AttackGrid = field(default_factory=AttackGrid)
@@ -107,20 +75,21 @@ class Recipe:
     """Utterances attacked together."""
     compute: Compute = field(default_factory=Compute)
     """Device and precision of the training."""
+    resources: Resources = field(default_factory=Resources)
+    """What each stage takes of a machine or a cluster."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", self.name):
             raise SettingError("name", self.name, "1 to 64 letters, digits, '-' and '_'")
-        if self.groups < 3:
+        if self.groups == "speaker":
+            self.folds(LARGEST_COUNT)  # how many speakers there are is known later
+        elif self.groups < 3:
             raise SettingError("groups", self.groups, "at least 3: test, validation, training")
-        if self.held_out is not None:
-            inside = all(1 <= group <= self.groups for group in self.held_out)
-            once = len(set(self.held_out)) == len(self.held_out)
-            if not (self.held_out and inside and once):
-                expected = f"groups from 1 to {self.groups}, each once, or null for all"
-                raise SettingError("held_out", list(self.held_out), expected)
-        if not 0 <= self.seed < LARGEST_SEED:
-            raise SettingError("seed", self.seed, "a whole number in [0, 2**63)")
+        else:
+            self.folds(self.groups)
+        self._check_seeds()
+        if self.scale not in ("window", "z-score"):
+            raise SettingError.choice("scale", self.scale, ("window", "z-score"))
         if not 1 <= self.width <= 1024:
             raise SettingError("width", self.width, "a whole number in [1, 1024]")
         if not (math.isfinite(self.window_db) and self.window_db > 0):
@@ -128,6 +97,12 @@ class Recipe:
         if self.batch_size < 1:
             raise SettingError("batch_size", self.batch_size, "a whole number of at least 1")
         self._check_purifiers()
+
+    def _check_seeds(self) -> None:
+        once = len(set(self.seeds)) == len(self.seeds)
+        if not (self.seeds and once and all(0 <= seed < LARGEST_SEED for seed in self.seeds)):
+            expected = "whole numbers in [0, 2**63), at least one and each once"
+            raise SettingError("seeds", list(self.seeds), expected)
 
     def _check_purifiers(self) -> None:
         if not self.purifiers:
@@ -141,19 +116,49 @@ class Recipe:
                 raise SettingError(
                     "front_end.logmel.mels", given, f"{expected}, the size of a token of {name}"
                 )
+        for name, variant in self.variants.items():
+            if not re.fullmatch(rf"{re.escape(variant.preset)}-[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+                expected_name = f"the preset, '-' and a word, such as {variant.preset}-no-gan"
+                raise SettingError("variants", name, expected_name)
+            if name in PRESETS:
+                raise SettingError("variants", name, "a name that is not a preset's")
         if self.front_end.frames < SMALLEST_INPUT:
             raise SettingError(
                 "front_end.frames", self.front_end.frames, f"at least {SMALLEST_INPUT} for VGG-16"
             )
 
-    @property
-    def folds(self) -> tuple[int, ...]:
-        """The folds that are run, from 0."""
-        return tuple(g - 1 for g in self.held_out) if self.held_out else tuple(range(self.groups))
+    def folds(self, count: int) -> tuple[int, ...]:
+        """Return which of `count` folds are run, from 0.
 
-    def training(self, preset: str) -> PurifierTraining:
-        """Return how a purifier is trained: the recipe's word, else the preset's own."""
-        return self.purifiers[preset] or PRESETS[preset].training
+        Raises:
+            SettingError: `held_out` names one that is not among them.
+        """
+        if self.held_out is None:
+            return tuple(range(count))
+        inside = all(1 <= group <= count for group in self.held_out)
+        once = len(set(self.held_out)) == len(self.held_out)
+        if not (self.held_out and inside and once):
+            expected = f"groups from 1 to {count}, each once, or null for all"
+            raise SettingError("held_out", list(self.held_out), expected)
+        return tuple(group - 1 for group in self.held_out)
+
+    @property
+    def defences(self) -> tuple[str, ...]:
+        """Names of the defences in records, the bare target not among them."""
+        return (*self.controls.names, *self.adversarial.models(), *self.purifiers, *self.variants)
+
+    @property
+    def chosen(self) -> dict[str, Preset]:
+        """Network and training of each purifier, variants included, by name."""
+        named = {
+            name: Preset(PRESETS[name].network, training or PRESETS[name].training)
+            for name, training in self.purifiers.items()
+        }
+        varied = {
+            name: Preset(PRESETS[variant.preset].network, variant.training)
+            for name, variant in self.variants.items()
+        }
+        return named | varied
 
 
 def load_recipe(path: str | Path) -> Recipe:

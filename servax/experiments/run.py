@@ -1,18 +1,23 @@
-"""Runs a recipe: folds x (target, extractor, purifiers), attacks, records, report."""
+"""Runs a recipe: seeds x folds x trainings x defences x attacks, then the report."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from servax.errors import ServaxError
 from servax.evaluation import records
-from servax.experiments.fold import EXAMPLE, LOGS, RECORDS, FoldRun
+from servax.experiments.engines import Engine, LocalEngine
+from servax.experiments.lock import held
+from servax.experiments.plan import Plan
 from servax.experiments.prepared import Prepared
 from servax.experiments.provenance import provenance
+from servax.experiments.publishing import EXAMPLE, LOGS, RECORDS, publish_plan
 from servax.experiments.recipe import Recipe
 from servax.experiments.stages import Silence, Watcher
+from servax.experiments.storage import Storage
 from servax.report import Examples, ReportPaths, write_report
 
 REPORT = "report"
@@ -28,37 +33,51 @@ class Finished:
     """The report computed from them."""
 
 
-def run(recipe: Recipe, folder: Path, *, command: str, watcher: Watcher | None = None) -> Finished:
+def run(
+    recipe: Recipe,
+    folder: str | Path,
+    *,
+    command: str,
+    watcher: Watcher | None = None,
+    engine: Engine | None = None,
+) -> Finished:
     """Do what a recipe says and leave records and report in `folder`.
 
     Stages that are done already are not done again; a killed run goes on from its last epoch.
 
     Args:
         recipe: What to do.
-        folder: The run; made when missing.
+        folder: The run, or an fsspec URL to keep it behind; made when missing.
         command: The command line, for the report's header.
         watcher: Is told how far the run is.
+        engine: Performs the stages; default this process.
 
     Raises:
-        ServaxError: The corpus is not there, a file cannot be read or written, training diverged.
+        ServaxError: The corpus is not there, a file cannot be read or written, training diverged,
+            or another process runs a recipe into `folder`.
     """
     watcher = watcher or Silence()
     origin = provenance(command)  # the code that runs is the code found at the start
-    prepared = Prepared.of(recipe, folder, watcher)
-    watcher.plan([stage for fold in recipe.folds for stage in prepared.costs(fold)])
-    for fold in recipe.folds:
-        FoldRun(prepared, fold, watcher).perform(origin)
-    return report_run(folder, recipe.folds)
+    storage = Storage.of(folder)
+    plan = Plan.of(Prepared.of(recipe, storage.folder, watcher), origin)
+    with held(storage.folder):
+        plan.prepared.save_folds()
+        watcher.plan([(task.stage.name, task.cost) for task in plan.tasks])
+        (engine or LocalEngine()).perform(plan, storage, watcher)
+        publish_plan(plan)
+        finished = report_run(storage.folder, [fold.name for fold in plan.folds])
+        storage.publish()
+        return finished
 
 
 def report_run(
-    folder: Path, folds: Sequence[int] | None = None, *, out: Path | None = None
+    folder: Path, names: Sequence[str] | None = None, *, out: Path | None = None
 ) -> Finished:
     """Write the report of a finished run from its records, example and logs.
 
     Args:
         folder: The run, or one Parquet file of records.
-        folds: Which folds, from 0; default all whose records are there.
+        names: Which tables (`fold-1`, …); default all that are there.
         out: Folder of the report; default ``report`` beside the records.
 
     Raises:
@@ -67,8 +86,8 @@ def report_run(
     home = folder.parent if folder.is_file() else folder
     if folder.is_file():
         paths = [folder]
-    elif folds is not None:
-        paths = [home / RECORDS / f"fold-{fold + 1}.parquet" for fold in folds]
+    elif names is not None:
+        paths = [home / RECORDS / f"{name}.parquet" for name in names]
     else:
         paths = sorted((home / RECORDS).glob("fold-*.parquet"))
     if not paths:
@@ -81,6 +100,11 @@ def report_run(
         everything,
         out or home / REPORT,
         examples=Examples.load(example) if example.is_file() else None,
-        logs={path.stem: path for path in sorted((home / LOGS).glob("*.jsonl"))},
+        logs={path.stem: path for path in sorted((home / LOGS).glob("*.jsonl")) if _drawn(path)},
     )
     return Finished(everything, report)
+
+
+def _drawn(log: Path) -> bool:
+    """Say whether a training has a picture: a dozen of the baselines' would bury the report."""
+    return not re.search(r"-(adversarial-(vanilla|similarity)-[0-9.]+|pgd-at|trades)$", log.stem)

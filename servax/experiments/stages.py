@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from servax.errors import ServaxError
+from servax.errors import ServaxError, unwritable
 from servax.training.loop import CHECKPOINT
 
 DONE = "done.json"
@@ -54,7 +55,7 @@ class Silence:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a run."""
+    """One stage of a run: where its result is, and all that decides it."""
 
     name: str
     """For people: `fold 1: target`."""
@@ -79,9 +80,38 @@ class Stage:
         result = done.get("result")
         return result if isinstance(result, dict) else None
 
-    def complete(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Write down that the stage is done, in one step, and return its result."""
-        text = json.dumps({"settings": self.settings, "result": dict(result)}, indent=1)
+    def seconds(self) -> float | None:
+        """Return how long the work of a done stage took, or none when that is not known."""
+        return self._told("seconds")
+
+    def advanced(self) -> float | None:
+        """Return how often it advanced in that time, or none when that is not known."""
+        return self._told("advanced")
+
+    def _told(self, name: str) -> float | None:
+        try:
+            told = json.loads((self.folder / DONE).read_text(encoding="utf-8"))[name]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return float(told) if isinstance(told, int | float) else None
+
+    def complete(
+        self,
+        result: Mapping[str, Any],
+        *,
+        seconds: float | None = None,
+        advanced: int | None = None,
+    ) -> dict[str, Any]:
+        """Write down that the stage is done, in one step, and return its result.
+
+        Args:
+            result: What it came to.
+            seconds: How long its work took since it was last begun; no part of the result.
+            advanced: How often it advanced in that time; less than all steps in a training that
+                stopped early or went on from a checkpoint.
+        """
+        done = {"settings": self.settings, "result": dict(result)}
+        text = json.dumps(done | {"seconds": seconds, "advanced": advanced}, indent=1)
         temporary = self.folder / (DONE + ".tmp")
         try:
             temporary.write_text(text, encoding="utf-8")
@@ -102,7 +132,7 @@ class Stage:
             raise self._unwritable(error) from None
 
     def _unwritable(self, error: OSError) -> ServaxError:
-        return ServaxError(f"{self.folder}: cannot be written ({error.strerror}).")
+        return ServaxError(f"{self.folder}: {unwritable(error)}.")
 
 
 def make_stage(run: Path, kind: str, name: str, settings: Mapping[str, Any]) -> Stage:
@@ -112,18 +142,52 @@ def make_stage(run: Path, kind: str, name: str, settings: Mapping[str, Any]) -> 
     return Stage(name, run / "stages" / f"{kind}-{key[:16]}", text)
 
 
-def perform(
-    stage: Stage, steps: int, work: Callable[[Stage], Mapping[str, Any]], watcher: Watcher
-) -> dict[str, Any]:
-    """Return the result of a stage, doing its work only when it is not done yet."""
-    result = stage.result()
-    if result is not None:
-        watcher.finish(stage.name, cached=True)
+class _Counter(Silence):
+    """Passes on what the work of a stage tells, and counts."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher, self.count = watcher, 0
+
+    def advance(self, note: str = "") -> None:
+        """Count one step."""
+        self.count += 1
+        self._watcher.advance(note)
+
+
+Work = Callable[[Stage, Watcher], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A stage with the work that completes it."""
+
+    stage: Stage
+    kind: Literal["train", "attack"]
+    """Which share of a machine it takes."""
+    needs: tuple[Stage, ...]
+    """Stages whose results it reads."""
+    steps: int
+    """How often its work advances at most."""
+    cost: float
+    """Expected cost, in training steps of the recogniser."""
+    work: Work
+    epochs: int = 1
+    """Of a training, at most: so many lines has its log."""
+
+    def perform(self, watcher: Watcher) -> dict[str, Any]:
+        """Return the result of the stage, doing its work only when it is not done yet."""
+        stage = self.stage
+        result = stage.result()
+        if result is not None:
+            watcher.finish(stage.name, cached=True)
+            return result
+        watcher.start(stage.name, self.steps)
+        stage.open()
+        began, counter = time.monotonic(), _Counter(watcher)
+        found = self.work(stage, counter)
+        seconds = round(time.monotonic() - began, 2)
+        result = stage.complete(found, seconds=seconds, advanced=counter.count)
+        # Nothing goes on from here, and a checkpoint is four times as large as the weights.
+        (stage.folder / CHECKPOINT).unlink(missing_ok=True)
+        watcher.finish(stage.name, cached=False)
         return result
-    watcher.start(stage.name, steps)
-    stage.open()
-    result = stage.complete(work(stage))
-    # Nothing goes on from here any more, and a checkpoint is four times as large as the weights.
-    (stage.folder / CHECKPOINT).unlink(missing_ok=True)
-    watcher.finish(stage.name, cached=False)
-    return result

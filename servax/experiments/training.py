@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,17 @@ from typing import Any
 from torch import nn
 
 from servax.corpora import Fold
+from servax.defences.adversarial import AdversarialTrainer, AdversarialTraining, Objective
 from servax.errors import CheckpointError, ServaxError
-from servax.features import Dataset, Features, FrontEndSettings, Scale, ScaleSettings, fit_scale
+from servax.features import (
+    Dataset,
+    Features,
+    FrontEndSettings,
+    ScaleKind,
+    Scaling,
+    fit_scale,
+    make_scale,
+)
 from servax.models import (
     VGG16,
     Discriminator,
@@ -33,8 +44,11 @@ from servax.training import (
     fit,
     global_seed,
 )
+from servax.training.checkpoint import load_checkpoint, save_checkpoint
 
 MODEL = "model"
+START = "start.pt"
+"""State after the plain part of an adversarial training; every objective goes on from it."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +58,24 @@ class Parts:
     train: Dataset
     validation: Dataset
     test: Dataset
-    scale: Scale
+    scale: Scaling
     front_end: FrontEndSettings
 
 
 def fold_parts(
-    fold: Fold, features: Features, front_end: FrontEndSettings, *, window_db: float = 80.0
+    fold: Fold,
+    features: Features,
+    front_end: FrontEndSettings,
+    *,
+    window_db: float = 80.0,
+    scale: ScaleKind = "window",
 ) -> Parts:
     """Return the datasets of a fold, scaled on its training speakers."""
-    scale = fit_scale(fold.train, features, window_db=window_db)
+    fitted = fit_scale(fold.train, features, window_db=window_db, kind=scale)
     train, validation, test = (
-        Dataset(part, features, scale) for part in (fold.train, fold.validation, fold.test)
+        Dataset(part, features, fitted) for part in (fold.train, fold.validation, fold.test)
     )
-    return Parts(train, validation, test, scale, front_end)
+    return Parts(train, validation, test, fitted, front_end)
 
 
 @dataclass(frozen=True)
@@ -65,8 +84,10 @@ class Recogniser:
 
     network: VGG16
     labels: tuple[str, ...]
-    scale: Scale
+    scale: Scaling
     front_end: FrontEndSettings
+    speakers: tuple[str, ...] = ()
+    """Training speakers; empty where that was not written down."""
 
 
 def train_recogniser(
@@ -89,13 +110,7 @@ def train_recogniser(
     fitted = fit(
         trainer, training.schedule(), folder, seed=seed, settings=settings, progress=progress
     )
-    extra = {
-        "role": "recogniser",
-        "labels": list(parts.train.corpus.labels),
-        "scale": asdict(parts.scale.settings),
-        "front_end": asdict(parts.front_end),
-    }
-    save_network(network, folder / MODEL, extra=extra)
+    save_network(network, folder / MODEL, extra=_recogniser_extra(parts))
     return fitted
 
 
@@ -112,12 +127,10 @@ def load_recogniser(folder: Path) -> Recogniser:
     try:
         if len(extra["labels"]) != stored.network.settings.classes:
             raise KeyError("labels")
-        return Recogniser(
-            stored.network,
-            tuple(extra["labels"]),
-            Scale(ScaleSettings(**extra["scale"])),
-            FrontEndSettings(**extra["front_end"]),
-        )
+        front_end = FrontEndSettings(**extra["front_end"])
+        scale = make_scale(extra["scale"], mels=front_end.logmel.mels)
+        speakers = tuple(str(speaker) for speaker in extra.get("speakers", ()))
+        return Recogniser(stored.network, tuple(extra["labels"]), scale, front_end, speakers)
     except ServaxError as error:
         raise CheckpointError(folder / SETTINGS, str(error)) from None
     except (KeyError, TypeError):
@@ -171,3 +184,118 @@ def epochs_note(progress: Progress) -> str:
         if name in ("validation/uar", "validation/loss")
     ]
     return " ".join([f"epoch {progress.epoch + 1}/{progress.epochs}", *terms])
+
+
+def start_adversarial(
+    parts: Parts,
+    width: int,
+    training: AdversarialTraining,
+    folder: Path,
+    *,
+    seed: int,
+    settings: str,
+    compute: Compute,
+    progress: Any = None,
+) -> Fitted:
+    """Train the plain part of an adversarial training and leave its state in ``folder/start.pt``.
+
+    Without plain iterations that is the state of a fresh network.
+    """
+    trainer = _adversarial_trainer(parts, width, None, training, seed=seed, compute=compute)
+    fitted = Fitted(best_epoch=-1, best=0.0, epochs=0)
+    if trainer.epochs:
+        fitted = fit(
+            trainer, trainer.schedule(), folder, seed=seed, settings=settings, progress=progress
+        )
+    identity = _start_identity(parts, width, training, seed)
+    save_checkpoint(folder / START, {"settings": identity, "training": trainer.state()})
+    return fitted
+
+
+def train_adversarial(
+    parts: Parts,
+    width: int,
+    objective: Objective,
+    training: AdversarialTraining,
+    folder: Path,
+    *,
+    start: Path,
+    seed: int,
+    settings: str,
+    compute: Compute,
+    progress: Any = None,
+) -> Fitted:
+    """Go on with `objective` from a plain part and leave the last weights in ``folder/model``.
+
+    Args:
+        parts: The fold that the plain part was trained on.
+        width: Width of its network.
+        objective: What to minimise.
+        training: Its schedule.
+        folder: Holds the checkpoint, the log and the model.
+        start: The ``start.pt`` that `start_adversarial` left.
+        seed: Its seed.
+        settings: Text that identifies this run.
+        compute: Device and precision.
+        progress: Called after each step.
+
+    Raises:
+        CheckpointError: `start` is missing, broken, or of another fold, width, seed or schedule.
+    """
+    state = load_checkpoint(start, settings=_start_identity(parts, width, training, seed))
+    if state is None:
+        raise CheckpointError(
+            start, "no such file; expected the plain part of an adversarial training"
+        )
+    trainer = _adversarial_trainer(parts, width, objective, training, seed=seed, compute=compute)
+    trainer.load_state(state["training"])
+    fitted = fit(
+        trainer, trainer.schedule(), folder, seed=seed, settings=settings, progress=progress
+    )
+    save_network(trainer.network, folder / MODEL, extra=_recogniser_extra(parts))
+    return fitted
+
+
+def _adversarial_trainer(
+    parts: Parts,
+    width: int,
+    objective: Objective | None,
+    training: AdversarialTraining,
+    *,
+    seed: int,
+    compute: Compute,
+) -> AdversarialTrainer:
+    with global_seed(seed, "weights"):
+        network = VGG16(parts.train.classes, width)
+    return AdversarialTrainer(
+        network, parts.train, parts.validation, objective, training, seed=seed, compute=compute
+    )
+
+
+def _start_identity(parts: Parts, width: int, training: AdversarialTraining, seed: int) -> str:
+    """Return what decides the weights of a plain part, as text."""
+    corpus = parts.train.corpus
+    spoken = [*corpus.utterances["utterance"], *corpus.utterances["label"]]
+    return json.dumps(
+        {
+            "width": width,
+            "training": asdict(training),
+            "seed": seed,
+            "labels": list(corpus.labels),
+            "utterances": hashlib.sha256("\0".join(spoken).encode()).hexdigest(),
+            "scale": asdict(parts.scale.settings),
+            "front_end": asdict(parts.front_end),
+        },
+        sort_keys=True,
+    )
+
+
+def _recogniser_extra(parts: Parts) -> dict[str, Any]:
+    """Return what `load_recogniser` needs beside the weights."""
+    return {
+        "role": "recogniser",
+        "labels": list(parts.train.corpus.labels),
+        "speakers": [str(speaker) for speaker in parts.train.corpus.speakers],
+        "scale": asdict(parts.scale.settings),
+        "front_end": asdict(parts.front_end),
+    }

@@ -15,7 +15,7 @@ name: tiny
 corpus: {{name: {manifest}, scheme: four}}
 groups: 3
 held_out: [1, 3]
-seed: 1
+seeds: [1]
 width: 2
 front_end: {{frames: 40}}
 recogniser: {{epochs: 3, patience: 3, batch_size: 4, augment: {{time_width: 8, mel_width: 8}}}}
@@ -23,6 +23,11 @@ discriminator: {{channels: [2, 4], hidden: [8]}}
 purifiers:
   ssad: {{epochs: 2, batch_size: 4, warmup_steps: 2, ssa: {{steps: 1}}}}
   ssad-residual: {{epochs: 2, batch_size: 4, warmup_steps: 2, ssa: {{steps: 1}}}}
+adversarial:
+  objectives: [similarity, trades]
+  epsilons: [0.02]
+  training: {{iterations: 8, plain_iterations: 4, batch_size: 4}}
+  trades: {{steps: 2}}
 controls: {{quantise_bits: [4]}}
 attacks: {{epsilons: [0.01, 0.03], step: 0.02, radius: 0.06, steps: 2, adaptive_steps: 3}}
 batch_size: 4

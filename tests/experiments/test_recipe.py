@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 import servax
+from servax.defences.adversarial import AdversarialTraining
 from servax.errors import RecipeError, SettingError
-from servax.evaluation.protocol import AttackGrid
+from servax.evaluation.grid import AttackGrid
 from servax.experiments import CorpusChoice, Recipe, load_recipe
 from servax.features import FrontEndSettings, LogMelSettings, SpecAugment
 from servax.models import TAPS
@@ -18,8 +19,9 @@ from servax.training import Compute, RecogniserTraining
 ROOT = Path(servax.__file__).parents[1]
 SHIPPED = sorted([*ROOT.glob("recipes/*.yaml"), *ROOT.glob("servax/experiments/*.yaml")])
 KEYS = (
-    "attacks, batch_size, compute, controls, corpus, discriminator, front_end, groups, held_out, "
-    "name, purifiers, recogniser, seed, width, window_db"
+    "adversarial, attacks, batch_size, compute, controls, corpus, discriminator, front_end, "
+    "groups, held_out, name, purifiers, recogniser, resources, scale, seeds, variants, width, "
+    "window_db"
 )
 
 
@@ -33,24 +35,47 @@ def write(folder: Path, text: str) -> Path:
 def test_shipped_recipes_parse_and_tell_their_story(path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.name == path.stem
-    # The ablation by the letter of eq. 7 is of the paper's preset alone.
-    expected = {"ssad"} if path.stem == "ravdess_letter" else {"ssad", "ssad-residual"}
-    assert expected <= set(recipe.purifiers)
+    assert "ssad" in recipe.purifiers
     head = path.read_text(encoding="utf-8")
     for line in ("# Command:", "# Hardware:", "# Time:", "# Expected:"):
         assert line in head
 
 
 def test_recipes_are_shipped() -> None:
-    assert {"demo.yaml", "ravdess_quick.yaml", "ravdess_ssad.yaml"} <= {p.name for p in SHIPPED}
+    assert {
+        "demo.yaml",
+        "ravdess_quick.yaml",
+        "iemocap_paper.yaml",
+        "ravdess_paper.yaml",
+        "ravdess_paper_cpu.yaml",
+        "synthetic_paper.yaml",
+    } <= {p.name for p in SHIPPED}
+
+
+def test_the_papers_evaluation_of_iemocap() -> None:
+    """Ten folds, one for each speaker; all of Table 1 and Figure 2; the method's defaults."""
+    recipe = load_recipe(ROOT / "recipes" / "iemocap_paper.yaml")
+    assert (recipe.corpus.name, recipe.corpus.scheme) == ("iemocap", "four")
+    assert (recipe.groups, recipe.width, recipe.scale) == ("speaker", 64, "window")
+    assert recipe.attacks == AttackGrid()
+    assert recipe.chosen["ssad"] == PRESETS["ssad"]
+    assert recipe.adversarial.training == AdversarialTraining()
+    assert {f"adversarial-similarity-{e}" for e in (0.003, 0.006, 0.009, 0.012, 0.015)} <= set(
+        recipe.defences
+    )
+    assert len(recipe.seeds) >= 3
+    ravdess = load_recipe(ROOT / "recipes" / "ravdess_paper.yaml")
+    assert ravdess.attacks == recipe.attacks
+    assert ravdess.defences == recipe.defences
+    assert (ravdess.groups, ravdess.folds(6)) == (6, tuple(range(6)))
 
 
 def test_the_shortest_recipe_is_all_defaults(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, "name: trial\ncorpus: {name: ravdess}\n"))
     assert recipe == Recipe("trial", CorpusChoice("ravdess"))
-    assert recipe.folds == (0, 1, 2, 3, 4, 5)
+    assert recipe.folds(6) == (0, 1, 2, 3, 4, 5)
     assert recipe.attacks == AttackGrid()
-    assert [recipe.training(name) for name in recipe.purifiers] == [
+    assert [recipe.chosen[name].training for name in recipe.purifiers] == [
         PRESETS[name].training for name in ("ssad", "ssad-residual")
     ]
 
@@ -60,7 +85,7 @@ name: whole-1
 corpus: {name: /data/mine.csv, root: /data, scheme: native, seed: 3}
 groups: 4
 held_out: [3, 1]
-seed: 11
+seeds: [11, 12]
 width: 8
 front_end: {logmel: {window: hamming, f_min: 20}, level_dbfs: null, frames: 100, fill: floor}
 window_db: 60
@@ -78,8 +103,8 @@ compute: {device: cpu, precision: bfloat16}
 def test_every_key_arrives(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, WHOLE))
     assert recipe.corpus == CorpusChoice("/data/mine.csv", "/data", "native", 3)
-    assert (recipe.groups, recipe.held_out, recipe.folds) == (4, (3, 1), (2, 0))
-    assert (recipe.seed, recipe.width, recipe.batch_size) == (11, 8, 4)
+    assert (recipe.groups, recipe.held_out, recipe.folds(4)) == (4, (3, 1), (2, 0))
+    assert (recipe.seeds, recipe.width, recipe.batch_size) == ((11, 12), 8, 4)
     logmel = LogMelSettings(window="hamming", f_min=20.0)
     assert recipe.front_end == FrontEndSettings(logmel, None, 100, "floor")
     assert recipe.window_db == 60.0
@@ -91,7 +116,7 @@ def test_every_key_arrives(tmp_path: Path) -> None:
         shift=False,
     )
     assert recipe.discriminator.channels == (4, 8)
-    training = recipe.training("ssad-residual")
+    training = recipe.chosen["ssad-residual"].training
     assert (training.epochs, training.tap, training.weights.pixel) == (2, "pool3", 2.0)
     assert training.ssa == SSA(steps=4, start="ball")
     assert (recipe.controls.mean_filter, recipe.controls.quantise_bits) == (5, (3,))
@@ -108,8 +133,8 @@ def test_masks_can_be_switched_off(tmp_path: Path) -> None:
 
 def test_recipes_can_be_written_in_python() -> None:
     recipe = Recipe("x", CorpusChoice("emodb"), purifiers={"ssad": PurifierTraining(epochs=1)})
-    assert dataclasses.replace(recipe, groups=3).folds == (0, 1, 2)
-    assert recipe.training("ssad").epochs == 1
+    assert dataclasses.replace(recipe, groups=3).folds(3) == (0, 1, 2)
+    assert recipe.chosen["ssad"].training.epochs == 1
 
 
 HEAD = "name: trial\ncorpus: {name: ravdess}\n"
@@ -123,7 +148,7 @@ MALFORMED = {
     "name: trial\n\tcorpus: x": "is not YAML (line 2).",
     HEAD + "!!python/object/apply:os.system ['echo']: 1": "is not YAML (line 3).",
     "[" * 5000: "is nested too deeply.",
-    HEAD + "seed: 1\nseed: 2": "has the key 'seed' twice (line 4), expected once.",
+    HEAD + "width: 1\nwidth: 2": "has the key 'width' twice (line 4), expected once.",
     HEAD + "attacks: {step: 1,\n step: 2}": "has the key 'step' twice (line 4), expected once.",
     # Keys.
     "corpus: {name: ravdess}": "has no 'name', which every recipe needs.",
@@ -132,8 +157,8 @@ MALFORMED = {
     HEAD + "grops: 4": f"unknown key 'grops', expected one of {KEYS}. Did you mean 'groups'?",
     HEAD + "1: 2": f"unknown key '1', expected one of {KEYS}.",
     HEAD + "attacks: {epsilon: [1]}": (
-        "unknown key 'attacks.epsilon', expected one of adaptive_steps, epsilons, radius, step, "
-        "steps. Did you mean 'epsilons'?"
+        "unknown key 'attacks.epsilon', expected one of adaptive_steps, epsilons, label, radius, "
+        "step, steps. Did you mean 'epsilons'?"
     ),
     HEAD + "front_end: {logmel: {melz: 3}}": (
         "unknown key 'front_end.logmel.melz', expected one of f_max, f_min, floor, hop_samples, "
@@ -148,7 +173,7 @@ MALFORMED = {
     "name: 3\ncorpus: {name: a}": "name is 3, expected text (put it in quotes).",
     "name: trial\ncorpus: ravdess": "corpus is 'ravdess', expected keys and values.",
     "name: trial\ncorpus:": "corpus is None, expected keys and values.",
-    HEAD + "groups: four": "groups is 'four', expected a whole number.",
+    HEAD + "groups: four": "groups is 'four', expected a whole number or 'speaker'.",
     HEAD + "groups: 2.5": "groups is 2.5, expected a whole number.",
     HEAD + "groups: true": "groups is True, expected a whole number.",
     HEAD + "held_out: 3": "held_out is 3, expected a list, each entry a whole number.",
@@ -187,8 +212,36 @@ MALFORMED = {
     HEAD + "held_out: []": (
         "held_out is [], expected groups from 1 to 6, each once, or null for all."
     ),
-    HEAD + "seed: -1": "seed is -1, expected a whole number in [0, 2**63).",
-    HEAD + f"seed: {2**63}": f"seed is {2**63}, expected a whole number in [0, 2**63).",
+    HEAD + "seeds: [-1]": (
+        "seeds is [-1], expected whole numbers in [0, 2**63), at least one and each once."
+    ),
+    HEAD + f"seeds: [{2**63}]": (
+        f"seeds is [{2**63}], expected whole numbers in [0, 2**63), at least one and each once."
+    ),
+    HEAD + "seeds: [1, 1]": (
+        "seeds is [1, 1], expected whole numbers in [0, 2**63), at least one and each once."
+    ),
+    HEAD + "seed: 1": f"unknown key 'seed', expected one of {KEYS}. Did you mean 'seeds'?",
+    HEAD + "scale: zscore": (
+        "scale is 'zscore', expected one of window, z-score. Did you mean 'z-score'?"
+    ),
+    HEAD + "adversarial: {objectives: [vanila]}": (
+        "adversarial.objectives is 'vanila', expected one of pgd-at, similarity, trades, vanilla. "
+        "Did you mean 'vanilla'?"
+    ),
+    HEAD + "adversarial: {epsilons: []}": "adversarial.epsilons is [], expected at least one size.",
+    HEAD + "resources: {train: {gpus: 1.5}}": (
+        "resources.train.gpus is 1.5, expected a share in [0, 1) or a whole number."
+    ),
+    HEAD + "resources: {attack: {cpus: 0}}": (
+        "resources.attack.cpus is 0, expected a whole number of at least 1, or null."
+    ),
+    HEAD + "variants: {other: {preset: ssad, training: {}}}": (
+        "variants is 'other', expected the preset, '-' and a word, such as ssad-no-gan."
+    ),
+    HEAD + "variants: {ssad-residual: {preset: ssad, training: {}}}": (
+        "variants is 'ssad-residual', expected a name that is not a preset's."
+    ),
     HEAD + "width: 0": "width is 0, expected a whole number in [1, 1024].",
     HEAD + "window_db: -3": "window_db is -3.0, expected a width above 0 dB.",
     HEAD + "batch_size: 0": "batch_size is 0, expected a whole number of at least 1.",

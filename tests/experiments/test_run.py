@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,17 +23,39 @@ from servax.attacks import PGD
 from servax.errors import AudioError, CorpusError, ServaxError, SettingError
 from servax.evaluation import records
 from servax.experiments import Finished, Silence, load_recipe, run
-from servax.experiments.fold import FoldRun
+from servax.experiments.fold import FoldTraining
 from servax.experiments.prepared import Prepared
-from servax.experiments.provenance import provenance
 from servax.experiments.run import report_run
 from servax.models import load_network
 from servax.purifier import Purifier
 from servax.report import Examples
 from servax.training import Compute, read_log
 
-KINDS = ("target", "extractor", "ssad", "ssad-residual", "attacks")
-STAGES = [f"fold {fold}: {kind}" for fold in (1, 3) for kind in KINDS]
+NETWORKS = (
+    "target",
+    "extractor",
+    "ssad",
+    "ssad-residual",
+    "adversarial-similarity-0.02",
+    "trades",
+)
+DEFENCES = (
+    "gaussian-noise",
+    "mean-filter",
+    "quantise-4",
+    "adversarial-similarity-0.02",
+    "trades",
+    "ssad",
+    "ssad-residual",
+)
+ATTACKS = (
+    "clean",
+    "fgsm",
+    "pgd",
+    *(f"adaptive-{attack}-{name}" for name in DEFENCES for attack in ("fgsm", "pgd")),
+)
+KINDS = (*NETWORKS[:4], "adversarial-start", *NETWORKS[4:], *ATTACKS)
+STAGES = [*(f"fold {fold}: {kind}" for fold in (1, 3) for kind in KINDS), "fold 1: example"]
 
 
 class Notes(Silence):
@@ -78,18 +101,11 @@ def whole(
 def test_a_run_leaves_records_and_report(whole: tuple[Path, Finished, Notes]) -> None:
     folder, finished, _ = whole
     frame = finished.records.frame
-    # 16 + 8 test utterances under 6 defences and 1 + 2 + 2 + 1 conditions.
-    assert len(frame) == (16 + 8) * 6 * 6
+    # 16 + 8 test utterances under 8 defences: clean, FGSM and PGD, and both by who knows.
+    assert len(frame) == (16 + 8) * 8 * (1 + 2 + 2 + 2 + 1)
     assert sorted(frame["fold"].unique()) == [1, 3]
     assert set(frame["target"]) == {"vgg16-w2"}
-    assert set(frame["defence"]) == {
-        "undefended",
-        "gaussian-noise",
-        "mean-filter",
-        "quantise-4",
-        "ssad",
-        "ssad-residual",
-    }
+    assert set(frame["defence"]) == {"undefended", *DEFENCES}
     assert frame.groupby("fold")["speaker"].unique().map(sorted).to_dict() == {
         1: ["s0", "s1"],
         3: ["s3"],
@@ -104,10 +120,10 @@ def test_a_run_leaves_records_and_report(whole: tuple[Path, Finished, Notes]) ->
     for fold in (1, 3):
         part = records.read(folder / "records" / f"fold-{fold}.parquet").frame
         pd.testing.assert_frame_equal(part, frame[frame["fold"] == fold].reset_index(drop=True))
-    for kind in KINDS[:-1]:
+    for kind in NETWORKS:
         epochs = [line["epoch"] for line in read_log(folder / "logs" / f"fold-1-{kind}.jsonl")]
         assert epochs == list(range(len(epochs)))
-        assert len(epochs) >= 2
+        assert epochs
 
 
 def test_the_watcher_hears_every_stage(whole: tuple[Path, Finished, Notes]) -> None:
@@ -118,7 +134,7 @@ def test_the_watcher_hears_every_stage(whole: tuple[Path, Finished, Notes]) -> N
     assert notes.advanced["features"] == notes.steps["features"] == 32
     for stage in STAGES:
         assert 0 < notes.advanced[stage] <= notes.steps[stage]
-        if stage.endswith("attacks"):
+        if stage.partition(": ")[2] in (*ATTACKS, "example"):
             assert notes.advanced[stage] == notes.steps[stage]
 
 
@@ -230,19 +246,42 @@ def test_a_run_killed_with_sigkill_ends_as_an_undisturbed_one(
         assert twin.read_bytes() == model.read_bytes(), model.parent.name
 
 
+@pytest.mark.usefixtures("_without_report")
+@pytest.mark.parametrize(
+    ("changed", "kinds", "attack", "strengths"),
+    [
+        ({"steps": 1}, ["pgd"], "pgd", [1.0, 3.0]),
+        (
+            {"epsilons": (0.01, 0.02)},
+            ["fgsm", *(f"adaptive-fgsm-{name}" for name in DEFENCES)],
+            "fgsm",
+            [0.01, 0.02],
+        ),
+    ],
+)
 def test_another_attack_trains_nothing(
-    whole: tuple[Path, Finished, Notes], recipe_file: Path, tmp_path: Path
+    whole: tuple[Path, Finished, Notes],
+    recipe_file: Path,
+    tmp_path: Path,
+    changed: dict[str, Any],
+    kinds: Sequence[str],
+    attack: str,
+    strengths: Sequence[float],
 ) -> None:
     shutil.copytree(whole[0] / "stages", tmp_path / "stages")
     recipe = load_recipe(recipe_file)
-    fewer = replace(recipe, held_out=(3,), attacks=replace(recipe.attacks, steps=1))
+    fewer = replace(recipe, held_out=(3,), attacks=replace(recipe.attacks, **changed))
     notes = Notes()
-    FoldRun(Prepared.of(fewer, tmp_path, notes), 2, notes).perform(provenance("servax run fewer"))
-    stages = [f"fold 3: {kind}" for kind in KINDS]
-    assert notes.cached == dict.fromkeys(["features", *stages], True) | {"fold 3: attacks": False}
-    frame = records.read(tmp_path / "records" / "fold-3.parquet").frame
-    assert frame[frame["knowledge"] == "oblivious"]["strength"].max() == 1
-    assert len(list((tmp_path / "stages").glob("attacks-*"))) == 3
+    finished = run(fewer, tmp_path, command="servax run fewer", watcher=notes)
+    stages = [*(f"fold 3: {kind}" for kind in KINDS), "fold 3: example"]
+    again = {f"fold 3: {kind}" for kind in (*kinds, "example")}
+    assert notes.cached == {name: name not in again for name in ("features", *stages)}
+    frame = finished.records.frame
+    assert sorted(frame[frame["attack"] == attack]["strength"].unique()) == strengths
+    rest = frame[frame["attack"] != attack].reset_index(drop=True)
+    whole_frame = whole[1].records.frame
+    same = whole_frame[(whole_frame["fold"] == 3) & (whole_frame["attack"] != attack)]
+    pd.testing.assert_frame_equal(rest, same.reset_index(drop=True))
 
 
 def copied(manifest: Path, folder: Path) -> Path:
@@ -255,7 +294,7 @@ def contents(manifest: Path, recipe_file: Path, run_folder: Path) -> tuple[str, 
     recipe = load_recipe(recipe_file)
     recipe = replace(recipe, corpus=replace(recipe.corpus, name=str(manifest)))
     prepared = Prepared.of(recipe, run_folder, Silence())
-    return prepared.content, FoldRun(prepared, 0, Silence())._stage("target", {}).key
+    return prepared.content, FoldTraining(prepared, 0, 1).target.stage.key
 
 
 def test_edited_labels_and_recordings_are_noticed(

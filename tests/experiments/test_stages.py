@@ -3,14 +3,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from servax.errors import ServaxError
-from servax.experiments.stages import Silence, Stage, make_stage, perform
+from servax.experiments.stages import Silence, Stage, Task, Watcher, make_stage
 
 
 class Notes:
@@ -30,6 +30,13 @@ class Notes:
 
     def finish(self, stage: str, *, cached: bool) -> None:
         self.told.append(("finish", stage, cached))
+
+
+def perform(
+    stage: Stage, steps: int, work: Callable[[Stage], Mapping[str, Any]], watcher: Watcher
+) -> dict[str, Any]:
+    task = Task(stage, "train", (), steps, 1.0, lambda given, watcher: work(given))
+    return task.perform(watcher)
 
 
 def stage_of(run: Path, **settings: Any) -> Stage:

@@ -73,7 +73,7 @@ def test_a_purifier_leaves_its_extractor_alone(
         parts,
         extractor,
         FrameTransformerSettings(blocks=1),
-        recipe.training("ssad"),
+        recipe.chosen["ssad"].training,
         recipe.discriminator,
         tmp_path,
         seed=0,

@@ -1,0 +1,165 @@
+"""``servax run --dry-run`` and ``--status``: the stages of a run, and how long the rest takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from servax.cli.output import RunBars, print_json, print_table, say
+from servax.cli.running import run_folder
+from servax.experiments import Silence, load_recipe
+from servax.experiments.overview import Overview, Pace, Row, measure, seconds_of, survey
+from servax.experiments.plan import Plan
+from servax.experiments.prepared import Prepared
+from servax.experiments.remote import is_url, without_password
+from servax.experiments.storage import mirror
+
+NAMES_SHOWN = 3
+"""Of the stages that one stage needs; an attack on all defences needs dozens."""
+
+
+def show_overview(path: str, *, out: str | None, status: bool, as_json: bool) -> int:
+    """Show the stages of a recipe's run; nothing is written into its folder.
+
+    Args:
+        path: The recipe.
+        out: Folder of the run; default runs/<name of the recipe>. Of a run behind a URL, the stages
+            that are on this machine are shown.
+        status: Show how far the run is; else what running it would do, and how long it may take.
+        as_json: Print JSON.
+    """
+    recipe = load_recipe(path)
+    shown, folder = str(run_folder(recipe, out)), run_folder(recipe, out)
+    if out is not None and is_url(out):
+        shown, folder = without_password(out), mirror(out)
+    with RunBars() as bars:
+        plan = Plan.of(Prepared.of(recipe, folder, _Extraction(bars)), {})
+    overview = survey(plan)
+    measured = None
+    if not status and overview.seconds_left() is None:
+        measured = measure(plan)
+    pace = measured or overview.pace
+    if as_json:
+        print_json(_as_data(overview, pace, shown, measured=measured is not None))
+        return 0
+    title = f"{shown}: {_summary(overview, pace, measured)}"
+    columns, row = (STATUS, status_row) if status else (DRY_RUN, dry_run_row)
+    print_table(title, columns, [row(r, pace) for r in overview.rows])
+    return 0
+
+
+class _Extraction(Silence):
+    """Says why features are extracted, where they are not in the cache, and shows how far it is."""
+
+    def __init__(self, bars: RunBars) -> None:
+        self._bars, self._steps, self._begun = bars, 0, False
+
+    def start(self, stage: str, steps: int) -> None:
+        """Wait and see whether there is anything to do."""
+        self._steps = steps
+
+    def advance(self, note: str = "") -> None:
+        """Move the bar; open it first."""
+        if not self._begun:
+            say(
+                "Stages are known by the scale of the features, which are extracted into the cache."
+            )
+            self._bars.start("features", self._steps)
+            self._begun = True
+        self._bars.advance(note)
+
+    def finish(self, stage: str, *, cached: bool) -> None:
+        """Close the bar if there is one."""
+        if self._begun:
+            self._bars.finish(stage, cached=cached)
+
+
+DRY_RUN = ("stage", "kind", "needs", "state", "time left")
+STATUS = ("stage", "kind", "state", "time", "result or last epoch")
+
+
+def dry_run_row(row: Row, pace: Pace) -> Sequence[str]:
+    """Return what `--dry-run` shows of a stage."""
+    state = {"done": "cached", "running": "running"}.get(row.state, "to do")
+    if row.epoch and row.state != "done":
+        state = f"resumable from epoch {row.epoch + 1} of {row.epochs}"
+    left = "" if row.state == "done" else duration(seconds_of(row, pace))
+    return (row.stage, row.kind, _needed(row), state, left)
+
+
+def status_row(row: Row, pace: Pace) -> Sequence[str]:
+    """Return what `--status` shows of a stage: its time, or what is left of it."""
+    took = duration(row.seconds) if row.state == "done" else f"{_left(row, pace)} left"
+    state = {"begun": "stopped"}.get(row.state, row.state)
+    return (row.stage, row.kind, state, took, _outcome(row))
+
+
+def _left(row: Row, pace: Pace) -> str:
+    return duration(seconds_of(row, pace))
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time for people in its two largest units: `3 h 20 min`, `4 min 10 s`, `12 s`."""
+    if seconds is None:
+        return "?"
+    if seconds < 1:
+        return "< 1 s"
+    whole = round(seconds)
+    units = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+    counts = []
+    for unit, size in units:
+        count, whole = divmod(whole, size)
+        counts.append((count, unit))
+    first = next(i for i, (count, _) in enumerate(counts) if count)
+    return " ".join(f"{count} {unit}" for count, unit in counts[first : first + 2] if count)
+
+
+def _needed(row: Row) -> str:
+    """Return the names of the stages that one needs, without what they share with its own."""
+    shared = row.stage.rpartition(": ")[0] + ": "
+    names = [name.removeprefix(shared) for name in dict.fromkeys(row.needs)]
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _outcome(row: Row) -> str:
+    terms = ", ".join(f"{name} {value:.3f}" for name, value in row.terms.items())
+    if row.kind == "attack":
+        rows = row.result.get("rows")
+        return str(row.result.get("title", "" if rows is None else f"{rows} rows"))
+    if row.state == "done":
+        kept = f"epoch {row.result['best_epoch'] + 1} of {row.epoch}" if row.epoch else ""
+        return ": ".join(part for part in (kept, terms) if part)
+    told = f"epoch {row.epoch + 1} of {row.epochs}" if row.state == "running" else ""
+    if row.epoch:
+        told = ", ".join(part for part in (told, f"{row.epoch} done: {terms}") if part)
+    return told
+
+
+def _summary(overview: Overview, pace: Pace, measured: Pace | None) -> str:
+    rows = overview.rows
+    done = sum(row.state == "done" for row in rows)
+    told = f"{done} of {len(rows)} stages done, {100 * overview.share:.0f} % of the expected work"
+    if done == len(rows):
+        return told
+    if overview.holder is not None:
+        told += f"; {overview.holder} is at work"
+    left = overview.seconds_left(pace)
+    if left is None:
+        return told + "; the time left is not known before a stage is done"
+    told += f"; at most about {duration(left)} left in one process, "
+    if measured is not None:
+        return told + f"where a training step takes {measured.of('train'):.2g} s (measured now)"
+    return told + "at the pace of the stages that are done"
+
+
+def _as_data(overview: Overview, pace: Pace, shown: str, *, measured: bool) -> dict[str, Any]:
+    return {
+        "run": shown,
+        "share_done": overview.share,
+        "seconds_left": overview.seconds_left(pace),
+        "measured": measured,
+        "at_work": None if overview.holder is None else str(overview.holder),
+        "stages": [asdict(row) | {"seconds_left": seconds_of(row, pace)} for row in overview.rows],
+    }

@@ -1,0 +1,96 @@
+"""All stages of a run, as data: what is to be done, in which order, what it needs and may cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from servax.evaluation.records import Records
+from servax.experiments.fold import FoldTraining
+from servax.experiments.prepared import Prepared
+from servax.experiments.scoring import FoldScoring
+from servax.experiments.stages import Task
+from servax.features import ZScoreSettings
+
+
+@dataclass(frozen=True)
+class FoldPlan:
+    """The stages of one fold and seed."""
+
+    training: FoldTraining
+    scoring: FoldScoring
+    name: str
+    """Of its files: `fold-1`, or `fold-1-seed-2` where the recipe has several seeds."""
+
+    @property
+    def tasks(self) -> list[Task]:
+        """Trainings, then attacks."""
+        return [*self.training.tasks, *self.scoring.tasks]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All stages of a run."""
+
+    prepared: Prepared
+    folds: tuple[FoldPlan, ...]
+    """One for each fold and seed; all folds of the first seed come first."""
+
+    @classmethod
+    def of(cls, prepared: Prepared, origin: Mapping[str, Any]) -> Plan:
+        """Return the stages of a run.
+
+        Args:
+            prepared: What all folds share.
+            origin: Provenance that settings do not decide: code, command, machine.
+        """
+        folds = []
+        for seed in prepared.recipe.seeds:
+            for index in prepared.held_out:
+                training = FoldTraining(prepared, index, seed)
+                name = f"fold-{index + 1}"
+                if len(prepared.recipe.seeds) > 1:
+                    name += f"-seed-{seed}"
+                folds.append(FoldPlan(training, FoldScoring(training, origin), name))
+        return cls(prepared, tuple(folds))
+
+    @property
+    def example(self) -> Task:
+        """The stage that draws an utterance of the first fold."""
+        return self.folds[0].scoring.example()
+
+    @property
+    def tasks(self) -> list[Task]:
+        """All stages, in an order in which each finds what it needs."""
+        return [*(task for fold in self.folds for task in fold.tasks), self.example]
+
+    def records(self, fold: FoldPlan) -> Records:
+        """Return the records of a fold whose stages are done, with the settings of the run."""
+        table = fold.scoring.records()
+        told = {**table.provenance, **self._settings()}
+        scale = fold.training.parts.scale.settings
+        if isinstance(scale, ZScoreSettings):
+            told["scale_sd_db"] = float(np.mean(scale.sd))
+        return Records(table.frame, told)
+
+    def _settings(self) -> dict[str, Any]:
+        p, r = self.prepared, self.prepared.recipe
+        window, z_score = (
+            {"window_db": r.window_db},
+            {"kind": "z-score", "width_sd": ZScoreSettings.width_sd},
+        )
+        return {
+            "recipe": r.name,
+            "settings": json.loads(json.dumps(asdict(r), default=list)),
+            "corpus": p.corpus.name,
+            "scheme": r.corpus.scheme,
+            "classes": list(p.corpus.labels),
+            "fold_hash": ", ".join(p.folds[i].hash[:16] for i in p.held_out),
+            "seed": r.seeds[0] if len(r.seeds) == 1 else list(r.seeds),
+            "scale": window if r.scale == "window" else z_score,
+            "attacks": json.loads(json.dumps(asdict(r.attacks), default=list)),
+        }

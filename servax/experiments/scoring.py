@@ -1,0 +1,212 @@
+"""The attacks of one fold and seed: each a stage that leaves a table of records.
+
+The oblivious attacks are one stage each for all defences, since all are scored on the same inputs;
+the adaptive attacks are one stage each for every defence. So a change of one attack computes that
+attack again and no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from servax.defences import GaussianNoise, MeanFilter, Quantise
+from servax.evaluation import records
+from servax.evaluation.grid import AttackGrid
+from servax.evaluation.protocol import (
+    ADAPTIVE,
+    OBLIVIOUS,
+    AdaptiveAttack,
+    Defence,
+    Identity,
+    ObliviousAttack,
+    adaptive,
+    adaptive_ticks,
+    bare_adaptive,
+    oblivious,
+    oblivious_ticks,
+)
+from servax.evaluation.records import Records
+from servax.experiments.example import choose_example
+from servax.experiments.fold import COST_GRADIENT, FoldTraining
+from servax.experiments.stages import Stage, Task, Watcher
+from servax.experiments.training import MODEL, load_recogniser
+from servax.models import frozen
+from servax.purifier import Purifier
+from servax.training import generator
+
+TABLE = "records.parquet"
+EXAMPLE = "example.npz"
+# Of one scoring of one defence, against a training step of the recogniser.
+COST_SCORING = 0.25
+
+
+class FoldScoring:
+    """The attacks of one fold and seed, as tasks.
+
+    Args:
+        training: The trainings they attack.
+        origin: Provenance that settings do not decide: code, command, machine.
+    """
+
+    def __init__(self, training: FoldTraining, origin: Mapping[str, Any]) -> None:
+        self.t, self.origin = training, origin
+        self.recipe = training.recipe
+        self.grid: AttackGrid = self.recipe.attacks
+        self.identity = Identity(
+            target=f"vgg16-w{self.recipe.width}", fold=training.index + 1, seed=training.seed
+        )
+        self.oblivious = {attack: self._oblivious(attack) for attack in OBLIVIOUS}
+        self.adaptive = [
+            self._adaptive(attack, name) for name in self.recipe.defences for attack in ADAPTIVE
+        ]
+
+    @property
+    def tasks(self) -> list[Task]:
+        """All attacks, oblivious ones first."""
+        return [*self.oblivious.values(), *self.adaptive]
+
+    def records(self) -> Records:
+        """Return the tables of all attacks as one, with what made each."""
+        tables = {a: records.read(t.stage.folder / TABLE) for a, t in self.oblivious.items()}
+        pgd, bare = bare_adaptive(tables["fgsm"].frame, tables["pgd"].frame, self.grid)
+        told = tables["pgd"].provenance
+        rest = [records.read(task.stage.folder / TABLE) for task in self.adaptive]
+        first = [tables["none"], tables["fgsm"]]
+        return records.concat([*first, Records(pgd, told), Records(bare, told), *rest])
+
+    def example(self) -> Task:
+        """Return the stage that draws the spectrograms of one utterance before and after."""
+        target, clean, pgd = self.t.target.stage, self.oblivious["none"], self.oblivious["pgd"]
+        first = next(iter(self.t.purifiers))
+        purifier = self.t.purifiers[first].stage
+        stage = self.t.stage(
+            "example", {"records": [clean.stage.key, pgd.stage.key], "purifier": purifier.key}
+        )
+
+        def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
+            tables = [records.read(task.stage.folder / TABLE) for task in (clean, pgd)]
+            example = choose_example(
+                records.concat(tables).frame,
+                self._target(),
+                Purifier.from_pretrained(purifier.folder / MODEL).frozen(),
+                self.t.parts.test,
+                self.grid,
+                defence=first,
+                hop_seconds=self.recipe.front_end.logmel.hop_seconds,
+            )
+            example.save(stage.folder / EXAMPLE)
+            watcher.advance()
+            return {"title": example.title}
+
+        needs = (target, purifier, clean.stage, pgd.stage)
+        return Task(stage, "attack", needs, 1, self.grid.steps * COST_GRADIENT, work)
+
+    def _oblivious(self, attack: ObliviousAttack) -> Task:
+        names = self.recipe.defences
+        settings = {
+            "target": self.t.target.stage.key,
+            "defences": {name: self._identity(name) for name in names},
+            "attack": self._settings(attack, self.grid.steps, self.grid.longest),
+            "batch_size": self.recipe.batch_size,
+            "seed": self.t.seed,
+        }
+        stage = self.t.stage({"none": "clean"}.get(attack, attack), settings)
+
+        def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
+            frame = oblivious(
+                attack,
+                self._target(),
+                {name: self._defence(name, attack) for name in names},
+                self.t.parts.test,
+                self.grid,
+                self.identity,
+                batch_size=self.recipe.batch_size,
+                compute=self.recipe.compute,
+                tick=watcher.advance,
+            )
+            return self._keep(stage, frame)
+
+        needs = (self.t.target.stage, *(s for name in names for s in self._needs(name)))
+        steps = oblivious_ticks(attack, len(self.t.parts.test), self.grid, self.recipe.batch_size)
+        each = COST_SCORING * (1 + len(names))
+        points = {"none": 1, "fgsm": len(self.grid.epsilons), "pgd": 1}[attack]
+        cost = steps * (points * each + (COST_GRADIENT if attack != "none" else 0.0))
+        return Task(stage, "attack", needs, steps, cost, work)
+
+    def _adaptive(self, attack: AdaptiveAttack, name: str) -> Task:
+        settings = {
+            "target": self.t.target.stage.key,
+            "defence": self._identity(name),
+            "attack": self._settings(attack, self.grid.adaptive_steps),
+            "batch_size": self.recipe.batch_size,
+            "seed": self.t.seed,
+        }
+        stage = self.t.stage(f"adaptive-{attack}-{name}", settings)
+
+        def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
+            frame = adaptive(
+                attack,
+                name,
+                self._defence(name, f"adaptive-{attack}"),
+                self._target(),
+                self.t.parts.test,
+                self.grid,
+                self.identity,
+                batch_size=self.recipe.batch_size,
+                compute=self.recipe.compute,
+                tick=watcher.advance,
+            )
+            return self._keep(stage, frame)
+
+        needs = (self.t.target.stage, *self._needs(name))
+        steps = adaptive_ticks(attack, len(self.t.parts.test), self.grid, self.recipe.batch_size)
+        # A purifier's gradient is three times the recogniser's, which it passes through too.
+        weight = 4.0 if name in self.t.purifiers else 1.0
+        return Task(stage, "attack", needs, steps, steps * COST_GRADIENT * weight, work)
+
+    def _settings(self, attack: str, *steps: int) -> dict[str, Any]:
+        """Return the settings of one attack alone: another's are none of its business."""
+        g = self.grid
+        told: dict[str, dict[str, Any]] = {
+            "none": {},
+            "fgsm": {"epsilons": g.epsilons, "label": g.label},
+            "pgd": {"step": g.step, "radius": g.radius, "steps": steps, "label": g.label},
+        }
+        return told[attack]
+
+    def _identity(self, name: str) -> Any:
+        """Return what decides the predictions of a defence."""
+        if name in self.t.networks:
+            return self.t.networks[name].stage.key
+        controls = asdict(self.recipe.controls)
+        return name if name.startswith("quantise") else controls[name.replace("-", "_")]
+
+    def _needs(self, name: str) -> tuple[Stage, ...]:
+        return (self.t.networks[name].stage,) if name in self.t.networks else ()
+
+    def _target(self) -> nn.Module:
+        return frozen(load_recogniser(self.t.target.stage.folder / MODEL).network)
+
+    def _defence(self, name: str, attack: str) -> Defence:
+        """Return a defence; what it draws is its own for each attack, whatever came before."""
+        c = self.recipe.controls
+        if name == "gaussian-noise":
+            draws = generator(self.t.seed, "gaussian-noise", self.t.index, attack)
+            return Defence(GaussianNoise(c.gaussian_noise, draws), GaussianNoise.knowledge)
+        if name == "mean-filter":
+            return Defence(MeanFilter(c.mean_filter), MeanFilter.knowledge)
+        if name in self.t.purifiers:
+            folder = self.t.purifiers[name].stage.folder
+            return Defence(Purifier.from_pretrained(folder / MODEL).frozen())
+        if name in self.t.adversarial:
+            folder = self.t.adversarial[name].stage.folder
+            return Defence(frozen(load_recogniser(folder / MODEL).network), instead=True)
+        return Defence(Quantise(int(name.rpartition("-")[2])), Quantise.knowledge)
+
+    def _keep(self, stage: Stage, frame: Any) -> Mapping[str, Any]:
+        records.write(frame, stage.folder / TABLE, provenance=self.origin)
+        return {"rows": len(frame)}
