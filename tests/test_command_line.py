@@ -94,6 +94,7 @@ def test_debug_shows_where_it_happened(capsys: pytest.CaptureFixture[str]) -> No
         ("a-b", "a-b"),
         ("--x=a-b", "--x=a-b"),
         ("--json", "--json=true"),
+        ("--dry-run", "--dry_run=true"),
     ],
 )
 def test_options_are_spelled_with_dashes(given: str, known: str) -> None:

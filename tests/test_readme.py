@@ -1,6 +1,6 @@
 """The README's commands, snippets and figures are true, or this fails.
 
-Commands that take minutes (`make`, `servax demo`, `servax run`) are only parsed here; `make test`
+Commands that take minutes (`make`, `servax demo`, `servax run` …) are only parsed here; `make test`
 runs the demo before the tests, and its models serve the rest.
 """
 
@@ -22,7 +22,7 @@ from servax.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-LONG = ("demo", "run", "train")
+LONG = ("demo", "run", "train", "calibrate", "report")
 
 
 def blocks(language: str) -> list[str]:

@@ -13,6 +13,7 @@ from servax.errors import SettingError
 from servax.experiments import Finished, Recipe, load_recipe, report_run, run
 from servax.experiments.engines import Engine
 from servax.experiments.ray_engine import RayEngine
+from servax.experiments.remote import is_url, without_password
 from servax.report.outcomes import collect
 from servax.report.text_tables import grid_table
 
@@ -57,7 +58,10 @@ def _finish(
 ) -> int:
     with RunBars() as bars:
         finished = run(recipe, place, command=command_line(), watcher=bars, engine=engine)
-    return _show(finished, as_json=as_json)
+    code = _show(finished, as_json=as_json)
+    if is_url(str(place)):
+        say(f"all results: {without_password(str(place))}")
+    return code
 
 
 def write_again(run_folder: str, *, out: str | None, as_json: bool) -> int:

@@ -43,8 +43,7 @@ class Remote:
         url: Anything that fsspec opens and that can be written; chains (``::``) are not taken.
 
     Raises:
-        ServaxError: It is of no known kind, needs a package that is not installed, or cannot be
-            written.
+        ServaxError: It is of no known kind, or needs a package that is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -67,12 +66,24 @@ class Remote:
         except Exception as error:  # each file system has errors of its own
             raise ServaxError(f"{self.shown}: cannot be opened ({_reason(error)}).") from error
         self._root = str(root).rstrip("/")
-        self._probe()
 
     @property
     def of_this_process(self) -> bool:
         """Whether no other process can see the files."""
         return self.protocol in OF_THIS_PROCESS
+
+    def probe(self) -> None:
+        """Write and delete an empty file: a refusal now, not when hours of work are to be kept.
+
+        Raises:
+            ServaxError: It cannot be written.
+        """
+        place = self._path(f"probe-{uuid.uuid4().hex[:12]}.tmp")
+        with self._told("", "written"):
+            if self.protocol not in OBJECT_STORES:
+                self._fs.makedirs(self._root, exist_ok=True)
+            self._fs.pipe_file(place, b"")
+            self._fs.rm_file(place)
 
     def read(self, name: str) -> bytes | None:
         """Return what is in a small file, or none when there is none."""
@@ -131,15 +142,6 @@ class Remote:
                 with suppress(Exception):
                     self._fs.rm_file(temporary)
                 raise
-
-    def _probe(self) -> None:
-        """Write and delete an empty file: a refusal now, not when hours of work are to be kept."""
-        place = self._path(f"probe-{uuid.uuid4().hex[:12]}.tmp")
-        with self._told("", "written"):
-            if self.protocol not in OBJECT_STORES:
-                self._fs.makedirs(self._root, exist_ok=True)
-            self._fs.pipe_file(place, b"")
-            self._fs.rm_file(place)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

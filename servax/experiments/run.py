@@ -59,6 +59,7 @@ def run(
     watcher = watcher or Silence()
     origin = provenance(command)  # the code that runs is the code found at the start
     storage = Storage.of(folder)
+    storage.check()
     plan = Plan.of(Prepared.of(recipe, storage.folder, watcher), origin)
     with held(storage.folder):
         plan.prepared.save_folds()

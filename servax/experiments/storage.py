@@ -41,8 +41,7 @@ class Storage:
         """Return the storage at a folder or a URL.
 
         Raises:
-            ServaxError: The URL is of no known kind, needs a package that is not installed, or
-                cannot be written.
+            ServaxError: The URL is of no known kind, or needs a package that is not installed.
         """
         text = str(place)
         if not is_url(text):
@@ -59,6 +58,15 @@ class Storage:
     def of_this_process(self) -> bool:
         """Whether no other process can see it (``memory://``)."""
         return self.remote is not None and self.remote.of_this_process
+
+    def check(self) -> None:
+        """Make sure that what lies behind a URL can be written; a folder tells by itself.
+
+        Raises:
+            ServaxError: It cannot.
+        """
+        if self.remote is not None:
+            self.remote.probe()
 
     def fetch(self, stage: Stage) -> None:
         """Bring a stage's result here, if it is there and not here.

@@ -21,6 +21,9 @@ from servax.experiments import Silence, load_recipe, provenance, run
 KILLS = 20
 PREPARING, PUBLISHING, REPORTING = "preparing", "publishing", "reporting"
 
+PRELOADED = [__name__, "servax.experiments", "torch._dynamo", "pyarrow.dataset"]
+"""The last two are loaded by the first optimiser and the first table."""
+
 RECIPE = """
 name: killed
 corpus: {{name: {manifest}, scheme: four}}
@@ -89,7 +92,7 @@ class Lives:
         self.given = (recipe, folder, cache)
         # Processes are forked from one that has loaded everything: a start takes no seconds.
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["servax.experiments", "servax.report", __name__])
+        self.context.set_forkserver_preload(PRELOADED)
 
     def live(
         self, *, until: Sequence[str] = (), wait: float = 0.0
@@ -111,7 +114,8 @@ class Lives:
                 break
             try:
                 began.append((ours.recv(), time.monotonic()))
-            except EOFError:  # it ended
+            except EOFError:  # it ended of itself
+                child.join()
                 break
             if deadline is None and began[-1][0] in until:
                 deadline = began[-1][1] + wait
@@ -140,11 +144,11 @@ def test_twenty_kills_change_nothing(manifest: Path, tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(2**32)
     sys.stdout.write(f"seed of the kills: {seed}\n")  # shown when the test fails
     draws = random.Random(seed)
-    # Every phase at least once, in an order in which each is still to come.
+    # In an order in which each phase is still to come; what is only one of many is drawn.
     names = list(phases)
-    chosen = sorted(
-        names[:KILLS] + draws.choices(names, k=max(0, KILLS - len(names))), key=names.index
-    )
+    attacks = [name for name in names if "adaptive" in name]
+    sure = [name for name in names if name not in attacks]
+    chosen = sorted(sure + draws.sample(attacks, KILLS - len(sure)), key=names.index)
     lives = Lives(recipe, hurt, tmp_path / "another-cache")
     hit = []
     for phase in chosen:
@@ -157,6 +161,7 @@ def test_twenty_kills_change_nothing(manifest: Path, tmp_path: Path) -> None:
         hit.append(list(seen)[-1])
     assert len(hit) == KILLS
     assert len(set(hit)) >= len(names) // 2, hit
+    assert hit[-1] == REPORTING
     assert not lives.live()[1]
 
     mine, theirs = (records.read(f / "records" / "fold-3.parquet") for f in (hurt, whole))
