@@ -91,6 +91,6 @@ def make_dataset(
     return Dataset(corpus, Features(decibels, tuple(names)), scale)
 
 
-@pytest.fixture(name="make_dataset")
+@pytest.fixture(name="make_dataset", scope="session")
 def _make_dataset() -> Build:
     return make_dataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -73,10 +74,8 @@ def scenes(dataset: Dataset, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(make_dataset: Callable[..., Dataset], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of trainings by one process and by two."""
-    from conftest import make_dataset  # the fixture lives for one test only
-
     dataset = make_dataset([0, 1, 2, 3, 0])
     dataset.__class__ = Doubled
     folder = tmp_path_factory.mktemp("trained")

@@ -68,7 +68,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch) -> None
         raise OSError("no space left")
 
     monkeypatch.setattr(records.os, "fsync", full)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(ServaxError, match=r"records.parquet: cannot be written \(no space left\)"):
         records.write(make_frame(2), path, provenance=PROVENANCE)
     assert len(records.read(path).frame) == 4
     assert [entry.name for entry in tmp_path.iterdir()] == ["records.parquet"]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import random
 import re
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -205,45 +202,6 @@ def test_a_second_run_computes_nothing(
     assert {p: p.stat().st_mtime_ns for p in (folder / "stages").rglob("*")} == before
     reread = report_run(folder)
     pd.testing.assert_frame_equal(reread.records.frame, first.records.frame)
-
-
-class Slowly(Silence):
-    def advance(self, note: str = "") -> None:
-        time.sleep(0.03)
-
-
-def run_slowly(recipe_file: Path, folder: Path, threads: int) -> None:
-    torch.set_num_threads(threads)
-    run(load_recipe(recipe_file), folder, command="servax run tiny", watcher=Slowly())
-
-
-@pytest.mark.usefixtures("_without_report")
-def test_a_run_killed_with_sigkill_ends_as_an_undisturbed_one(
-    whole: tuple[Path, Finished, Notes], recipe_file: Path, tmp_path: Path
-) -> None:
-    kind = random.choice(KINDS)
-    child = multiprocessing.get_context("spawn").Process(
-        target=run_slowly, args=(recipe_file, tmp_path, torch.get_num_threads())
-    )
-    child.start()
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(f"stages/{kind}-*")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(random.uniform(0, 0.5))
-    child.kill()
-    child.join()
-    assert child.exitcode == -9
-    child.close()
-    assert not (tmp_path / "report").exists()
-    recipe, notes = load_recipe(recipe_file), Notes()
-    finished = run(recipe, tmp_path, command="servax run tiny", watcher=notes)
-    pd.testing.assert_frame_equal(finished.records.frame, whole[1].records.frame)
-    assert finished.records.provenance == whole[1].records.provenance
-    for log in sorted((whole[0] / "logs").iterdir()):
-        assert (tmp_path / "logs" / log.name).read_bytes() == log.read_bytes(), log.name
-    for model in sorted((whole[0] / "models").glob("*/weights.safetensors")):
-        twin = tmp_path / "models" / model.parent.name / model.name
-        assert twin.read_bytes() == model.read_bytes(), model.parent.name
 
 
 @pytest.mark.usefixtures("_without_report")

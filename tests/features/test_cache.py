@@ -244,8 +244,8 @@ def test_a_full_disk_is_refused_and_nothing_is_left(corpus, folder):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # the array needs 20 608
     try:
-        sentence = f"{folder}: the feature cache cannot be written (File too large)."
-        with pytest.raises(CacheError, match=f"^{re.escape(sentence)}$"):
+        sentence = f"{folder}: the feature cache cannot be written (File too large); free "
+        with pytest.raises(CacheError, match=f"^{re.escape(sentence)}"):
             extract(corpus, FrontEnd(SETTINGS), folder=folder)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -5,6 +5,7 @@ Compared in float64, where only the order of additions differs, to 1e-6 of each 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,10 +93,8 @@ def scenes(dataset: Dataset, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(make_dataset: Callable[..., Dataset], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of trainings by one process and by two."""
-    from conftest import make_dataset  # the fixture lives for one test only
-
     dataset = make_dataset(LABELS)
     dataset.__class__ = Doubled
     folder = tmp_path_factory.mktemp("trained")

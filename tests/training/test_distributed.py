@@ -128,10 +128,8 @@ def whole_batch(count: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(make_dataset: Callable[..., Dataset], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of trainings by one process and by two."""
-    from conftest import make_dataset  # the fixture lives for one test only
-
     dataset = make_dataset(LABELS)
     dataset.__class__ = Doubled
     folder = tmp_path_factory.mktemp("trained")
