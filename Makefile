@@ -53,13 +53,15 @@ base: $(BASE)/ready
 docs: $(TEST)/ready
 	$(TEST)/bin/mkdocs build --strict --quiet --site-dir $(TEST)/site
 
-# The README's demo, from the base install, into a folder the tests then use.
+# The README's demo and the paper's evaluation in small, from the base install, into folders that
+# the tests then use.
 story: $(BASE)/ready
-	rm -rf $(TEST)/demo
+	rm -rf $(TEST)/demo $(TEST)/paper
 	$(BASE)/bin/servax demo --out $(TEST)/demo
+	$(BASE)/bin/servax run recipes/synthetic_paper.yaml --out $(TEST)/paper
 
 pytest: $(TEST)/ready
-	SERVAX_DEMO=$(abspath $(TEST))/demo $(TEST)/bin/pytest -q -n 2
+	SERVAX_DEMO=$(abspath $(TEST))/demo SERVAX_PAPER=$(abspath $(TEST))/paper $(TEST)/bin/pytest -q -n 2
 
 format: $(TEST)/ready
 	$(TEST)/bin/ruff format .
