@@ -120,3 +120,34 @@ def test_table_is_what_the_records_say() -> None:
                 if len(part):
                     scores.append(balanced_accuracy_score(part["label"], part["prediction"]))
             assert value == pytest.approx(100 * np.mean(scores), abs=0.051), defence
+
+
+def test_the_comparison_with_the_baseline_is_what_the_records_say() -> None:
+    """The best baseline of each column, on the same inputs and attacked itself."""
+    folder = ROOT / "results" / "ravdess_paper_cpu" / "records"
+    frame = pd.concat([pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))])
+    grid = {"fgsm": (0.003, 0.006, 0.009, 0.012, 0.015), "pgd": (3, 6, 9, 12, 15)}
+
+    def mean(defence: str, attack: str, knowledge: str) -> float:
+        rows = frame[(frame["defence"] == defence) & (frame["knowledge"] == knowledge)]
+        parts = [
+            rows[(rows["attack"] == attack) & np.isclose(rows["strength"], strength)]
+            for strength in grid[attack]
+        ]
+        return 100 * float(
+            np.mean([balanced_accuracy_score(part["label"], part["prediction"]) for part in parts])
+        )
+
+    baselines = [name for name in frame["defence"].unique() if name.startswith("adversarial-")]
+    assert len(baselines) == 10
+    expected = {
+        "SSAD, the attacker does not know it": (["ssad"], "oblivious"),
+        "best baseline, on the same inputs": (baselines, "oblivious"),
+        "best baseline, attacked itself": (baselines, "adaptive"),
+        "SSAD, attacked itself": (["ssad"], "adaptive"),
+    }
+    for title, (names, knowledge) in expected.items():
+        (cells,) = re.findall(rf"^\| {title} \| ([\d.]+) \| ([\d.]+) \|$", README, re.MULTILINE)
+        for attack, shown in zip(grid, cells, strict=True):
+            best = max(mean(name, attack, knowledge) for name in names)
+            assert float(shown) == pytest.approx(best, abs=0.051), (title, attack)
