@@ -14,7 +14,7 @@ import pandas as pd
 from servax.cli.output import bar, print_json, print_table, say
 from servax.cli.running import command_line
 from servax.corpora import Fold, cache_folder, load
-from servax.errors import ServaxError, SettingError
+from servax.errors import SettingError
 from servax.evaluation.calibration import (
     PAPER_FLAT,
     PAPER_RISK,
@@ -176,14 +176,11 @@ def _alike(fitted: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
 
 
 def _keep(folder: Path, frame: pd.DataFrame, pairs: pd.DataFrame, found: Mapping[str, Any]) -> None:
-    try:
-        text = frame.to_csv(index=False, lineterminator="\n")
-        write_atomically(folder / "risks.csv", text.encode())
-        write_atomically(folder / "risks.png", png(risk_curves(frame, pairs)))
-        told = json.dumps(found, indent=1, default=str) + "\n"
-        write_atomically(folder / "calibration.json", told.encode())
-    except OSError as error:
-        raise ServaxError(f"{folder}: cannot be written ({error.strerror}).") from None
+    text = frame.to_csv(index=False, lineterminator="\n")
+    write_atomically(folder / "risks.csv", text.encode())
+    write_atomically(folder / "risks.png", png(risk_curves(frame, pairs)))
+    told = json.dumps(found, indent=1, default=str) + "\n"
+    write_atomically(folder / "calibration.json", told.encode())
 
 
 def _show(pairs: pd.DataFrame, found: Mapping[str, Any], *, as_json: bool) -> None:

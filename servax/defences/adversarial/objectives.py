@@ -67,8 +67,8 @@ class Objective(ABC):
 
 
 @dataclass(frozen=True)
-class Vanilla(Objective):
-    """Half the loss of clean, half that of FGSM inputs ([18])."""
+class SingleStep(Objective):
+    """Trains on FGSM inputs of one size beside the clean ones, as [18] does."""
 
     epsilon: float
     """Size of FGSM in training, on the [0, 1] scale (.003 is .24 dB)."""
@@ -78,6 +78,11 @@ class Vanilla(Objective):
     def __post_init__(self) -> None:
         _check_unit("epsilon", self.epsilon)
         _check_labels(self.labels)
+
+
+@dataclass(frozen=True)
+class Vanilla(SingleStep):
+    """Half the loss of clean, half that of FGSM inputs ([18])."""
 
     @property
     def name(self) -> str:
@@ -95,17 +100,8 @@ class Vanilla(Objective):
 
 
 @dataclass(frozen=True)
-class Similarity(Objective):
+class Similarity(SingleStep):
     """Clean and FGSM inputs are to be classified, and to be embedded alike ([18])."""
-
-    epsilon: float
-    """Size of FGSM in training, on the [0, 1] scale (.003 is .24 dB)."""
-    labels: Labels = "predicted"
-    """FGSM leads away from the class the network `predicted` ([18]), or from the `true` one."""
-
-    def __post_init__(self) -> None:
-        _check_unit("epsilon", self.epsilon)
-        _check_labels(self.labels)
 
     @property
     def name(self) -> str:
@@ -216,7 +212,7 @@ def _divergence(clean: Tensor, moved: Tensor) -> Tensor:
 
 
 def _fgsm(
-    objective: Vanilla | Similarity, network: nn.Module, x: Tensor, y: Tensor, logits: Tensor
+    objective: SingleStep, network: nn.Module, x: Tensor, y: Tensor, logits: Tensor
 ) -> Tensor:
     """Return FGSM inputs (B, 1, M, F) against the classes that the objective's `labels` ask for."""
     # [18] predicts in training mode, with the clean pass that the loss needs anyway.
