@@ -2,5 +2,6 @@
 
 from servax.attacks.base import Attack
 from servax.attacks.gradient import FGSM, PGD, class_loss
+from servax.attacks.problem import Problem
 
-__all__ = ["FGSM", "PGD", "Attack", "class_loss"]
+__all__ = ["FGSM", "PGD", "Attack", "Problem", "class_loss"]

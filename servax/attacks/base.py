@@ -2,7 +2,7 @@
 
 A classifier is any module from inputs (B, ...) to logits (B, C). A defended model and a waveform
 classifier are such modules too, so an attack works on them unchanged. An attack fills one hole:
-`Attack.iterates`.
+`Attack.iterates`, which is given a `Problem`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from servax.attacks.problem import Problem, logits_of
 from servax.errors import ServaxError, SettingError, ShapeError
 from servax.perturbation import L2, Ball, Bounds, Linf
 
@@ -31,6 +32,8 @@ class Attack(ABC):
     """Lowest and highest value of a valid input."""
     labels: Labels = "true"
     """Attack the `true` label (standard), or the model's own `predicted` one ([18])."""
+    targeted: bool = False
+    """Lead towards the classes given as `y` instead of away from them."""
 
     def __post_init__(self) -> None:
         low, high = self.bounds
@@ -38,6 +41,8 @@ class Attack(ABC):
             raise SettingError("bounds", self.bounds, "(low, high) with low < high")
         if self.labels not in ("true", "predicted"):
             raise SettingError.choice("labels", self.labels, ("true", "predicted"))
+        if self.targeted and self.labels != "true":
+            raise SettingError("labels", self.labels, "true: a targeted attack leads towards y")
 
     @property
     @abstractmethod
@@ -45,36 +50,49 @@ class Attack(ABC):
         """The changes this attack may make."""
 
     @abstractmethod
-    def iterates(
-        self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None
-    ) -> Iterator[Tensor]:
+    def iterates(self, problem: Problem) -> Iterator[Tensor]:
         """Yield ever stronger adversarial inputs, the last one being the attack's result."""
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Return adversarial inputs inside the ball around `x` and inside the bounds.
 
         Args:
             model: From inputs (B, ...) to logits (B, C); attacked in evaluation mode.
             x: Clean inputs (B, ...), inside the bounds.
-            y: True classes (B,), int64.
+            y: True classes (B,), int64; the wanted ones of a targeted attack.
             generator: Draws whatever is random in the attack.
+            mask: Where an input may change, bool, broadcastable to `x` (False for padded frames);
+                default everywhere.
 
         Returns:
             Adversarial inputs, shape and type of `x`, detached.
 
         Raises:
-            ShapeError: `x` and `y` do not belong together, or the model's logits are not (B, C).
+            ShapeError: `x`, `y` and `mask` do not belong together, or the model's logits are not
+                (B, C).
             SettingError: `x` is outside the bounds, or a random attack got no generator.
         """
         adversarial = x
-        for iterate in self.trajectory(model, x, y, generator=generator):
+        for iterate in self.trajectory(model, x, y, generator=generator, mask=mask):
             adversarial = iterate
         return adversarial
 
     def trajectory(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """Yield each iterate of the attack; arguments and errors as for a call.
 
@@ -83,30 +101,40 @@ class Attack(ABC):
         """
         x = x.detach()
         check_inputs(x, y, self.bounds)
+        check_mask(mask, x)
         with evaluating(model):
-            target = self.target(model, x, y)
-            for adversarial in self.iterates(model, x, target, generator):
-                check_reach(x, adversarial, self.ball, self.bounds)
+            problem = self.problem(model, x, y, generator=generator, mask=mask)
+            ball = problem.within(self.ball)
+            for adversarial in self.iterates(problem):
+                check_reach(x, adversarial, ball, self.bounds)
                 yield adversarial
 
+    def problem(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
+    ) -> Problem:
+        """Return what the attack faces; arguments as for a call, `model` in evaluation mode."""
+        return Problem(
+            model=model,
+            x=x,
+            y=self.target(model, x, y),
+            mask=mask,
+            targeted=self.targeted,
+            bounds=self.bounds,
+            generator=generator,
+        )
+
     def target(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """Return the classes (B,) that the attack leads away from."""
+        """Return the classes (B,) that the attack leads away from, or towards."""
         if self.labels == "true":
             return y
         with torch.no_grad():
             return logits_of(model, x).argmax(dim=1)
-
-
-def logits_of(model: nn.Module, x: Tensor) -> Tensor:
-    """Return the model's logits (B, C), or refuse what it returned instead."""
-    logits = model(x)
-    if not isinstance(logits, Tensor):
-        raise SettingError(
-            "the model's output", type(logits).__name__, f"a tensor of logits ({len(x)}, C)"
-        )
-    if logits.ndim != 2 or len(logits) != len(x):
-        raise ShapeError("the model's output", logits.shape, f"logits ({len(x)}, C)")
-    return logits
 
 
 def check_inputs(x: Tensor, y: Tensor, bounds: Bounds) -> None:
@@ -127,6 +155,18 @@ def check_inputs(x: Tensor, y: Tensor, bounds: Bounds) -> None:
             f"values inside the bounds [{bounds[0]:g}, {bounds[1]:g}]; scale the input or set "
             "bounds",
         )
+
+
+def check_mask(mask: Tensor | None, x: Tensor) -> None:
+    """Refuse a mask that does not say for each element of `x` whether it may change."""
+    if mask is None:
+        return
+    if mask.dtype != torch.bool:
+        raise SettingError("the type of the mask", mask.dtype, "torch.bool, True may change")
+    try:
+        mask.expand(x.shape)
+    except RuntimeError:
+        raise ShapeError("mask", mask.shape, f"one that broadcasts to {tuple(x.shape)}") from None
 
 
 def check_reach(x: Tensor, adversarial: Tensor, ball: Ball, bounds: Bounds) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 
-from servax.attacks.base import Attack, Norm, check_inputs, check_reach, evaluating, logits_of
+from servax.attacks.base import Attack, Norm, check_inputs, check_mask, check_reach, evaluating
+from servax.attacks.losses import LOSSES, LossName, cross_entropy
+from servax.attacks.problem import Problem
 from servax.errors import SettingError
 from servax.perturbation import (
     L2,
@@ -29,21 +30,9 @@ from servax.perturbation import (
 def class_loss(model: nn.Module, y: Tensor) -> Objective:
     """Return the objective that leads away from classes `y`: cross-entropy per input, (B,).
 
-    The objective raises a SettingError when a class is not one of the model's: torch would take
-    -100 for "ignore", and the attack would do nothing.
+    The objective raises a SettingError when a class is not one of the model's.
     """
-    lowest, highest = int(y.min()), int(y.max())
-
-    def loss(x: Tensor) -> Tensor:
-        logits = logits_of(model, x)
-        if not (lowest >= 0 and highest < logits.shape[1]):
-            raise SettingError(
-                "y", f"in [{lowest}, {highest}]", f"classes in [0, {logits.shape[1] - 1}]"
-            )
-        # A copy, since a tensor made in inference mode could not be saved for the backward pass.
-        return nn.functional.cross_entropy(logits, y.clone(), reduction="none")
-
-    return loss
+    return Problem(model=model, x=y, y=y).objective(cross_entropy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +49,8 @@ class PGD(Attack):
     """`Linf` or `L2`."""
     random_start: bool = False
     """Begin at a random point of the ball instead of the clean input."""
+    loss: LossName = "cross-entropy"
+    """What is raised: `cross-entropy` (eq. 11), `margin` or `dlr`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,6 +58,8 @@ class PGD(Attack):
             raise SettingError("step", self.step, "a finite number above 0")
         if not float(self.steps).is_integer() or self.steps < 1:
             raise SettingError("steps", self.steps, "a whole number of at least 1")
+        if self.loss not in LOSSES:
+            raise SettingError.choice("loss", self.loss, LOSSES)
         check_norm(self.norm)
         check_radius(self.radius)
 
@@ -75,19 +68,14 @@ class PGD(Attack):
         """The ball of the norm and radius."""
         return self.norm(self.radius)
 
-    def iterates(
-        self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None
-    ) -> Iterator[Tensor]:
+    def iterates(self, problem: Problem) -> Iterator[Tensor]:
         """Yield x_1 ... x_steps: without a random start, x_k is the result of PGD with k steps."""
-        start = None
-        if self.random_start:
-            if generator is None:
-                raise SettingError("generator", None, "a torch.Generator, the start is random")
-            start = x + self.ball.sample(x, generator)
+        x, ball = problem.x, problem.within(self.ball)
+        start = x + ball.sample(x, problem.random()) if self.random_start else None
         yield from ascend(
-            class_loss(model, y),
+            problem.objective(LOSSES[self.loss]),
             x,
-            self.ball,
+            ball,
             step=self.step,
             steps=int(self.steps),
             start=start,
@@ -115,17 +103,25 @@ class FGSM(Attack):
         """The ball of radius epsilon."""
         return self.norm(self.epsilon)
 
-    def iterates(
-        self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None
-    ) -> Iterator[Tensor]:
+    def iterates(self, problem: Problem) -> Iterator[Tensor]:
         """Yield the one step."""
-        del generator
         yield from ascend(
-            class_loss(model, y), x, self.ball, step=self.epsilon, steps=1, bounds=self.bounds
+            problem.objective(cross_entropy),
+            problem.x,
+            problem.within(self.ball),
+            step=self.epsilon,
+            steps=1,
+            bounds=self.bounds,
         )
 
     def sweep(
-        self, model: nn.Module, x: Tensor, y: Tensor, epsilons: Sequence[float]
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        epsilons: Sequence[float],
+        *,
+        mask: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """Yield the result for each of `epsilons` from a single gradient.
 
@@ -135,9 +131,11 @@ class FGSM(Attack):
         balls = [replace(self, epsilon=epsilon).ball for epsilon in epsilons]
         x = x.detach()
         check_inputs(x, y, self.bounds)
+        check_mask(mask, x)
         with evaluating(model):
-            gradient = input_gradient(class_loss(model, self.target(model, x, y)), x)
-        for ball in balls:
+            problem = self.problem(model, x, y, mask=mask)
+            gradient = input_gradient(problem.objective(cross_entropy), x)
+        for ball in map(problem.within, balls):
             step = ball.radius * ball.steepest(gradient)
             adversarial = into_reach(x, x + step, ball, self.bounds)
             check_reach(x, adversarial, ball, self.bounds)

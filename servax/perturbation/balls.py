@@ -106,6 +106,42 @@ class L2:
         return self.steepest(direction) * _per_utterance(length, like)
 
 
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """A ball whose changes are zero outside a mask: padded frames are left alone."""
+
+    ball: Ball
+    """How far the rest may change."""
+    mask: Tensor
+    """True where a change is allowed; bool, broadcastable to the changes (B, ...)."""
+
+    @property
+    def radius(self) -> float:
+        """Largest norm of an allowed change."""
+        return self.ball.radius
+
+    def norm(self, change: Tensor) -> Tensor:
+        """Return the norm (B,); infinite where a forbidden element changes."""
+        norm = self.ball.norm(change)
+        forbidden = ((change != 0) & ~self.mask).flatten(1).any(dim=1)
+        return norm.masked_fill(forbidden, math.inf)
+
+    def project(self, change: Tensor) -> Tensor:
+        """Return the nearest allowed changes."""
+        return self.ball.project(self._kept(change))
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """Return the changes of norm 1 inside the mask with the largest product."""
+        return self.ball.steepest(self._kept(gradient))
+
+    def sample(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        """Return a draw from the whole ball, set to zero outside the mask."""
+        return self._kept(self.ball.sample(like, generator))
+
+    def _kept(self, change: Tensor) -> Tensor:
+        return torch.where(self.mask, change, torch.zeros_like(change))
+
+
 def _scaled(change: Tensor) -> tuple[Tensor, Tensor]:
     """Return the largest absolute element (B,) and `change` divided by it.
 

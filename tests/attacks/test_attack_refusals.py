@@ -36,8 +36,8 @@ class Cheat(Attack):
     def ball(self) -> Ball:
         return Linf(0.1)
 
-    def iterates(self, model, x, y, generator) -> Iterator[torch.Tensor]:
-        yield x + 0.2
+    def iterates(self, problem) -> Iterator[torch.Tensor]:
+        yield problem.x + 0.2
 
 
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), (-math.inf, math.inf)])
@@ -180,7 +180,7 @@ def test_a_sweep_refuses_an_epsilon_before_it_computes_anything(build, inputs, w
 
 
 def test_a_random_start_without_a_generator_is_refused(build, inputs):
-    sentence = "generator is None, expected a torch.Generator, the start is random."
+    sentence = "generator is None, expected a torch.Generator, the attack is random."
     with pytest.raises(SettingError, match=f"^{re.escape(sentence)}$"):
         PGD(random_start=True)(build("conv"), *inputs())
 

@@ -1,0 +1,105 @@
+"""What an attack faces: a model, inputs, the classes in question, and what may change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from servax.errors import SettingError, ShapeError
+from servax.perturbation import Ball, Bounds, Masked, Objective
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""From logits (n, K) and classes (n,) to a value (n,) that rises as the model leaves the class."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Problem:
+    """One batch as an attack sees it; `at` gives the part of it that is still open."""
+
+    model: nn.Module
+    """From inputs (n, ...) to logits (n, K), in evaluation mode."""
+    x: Tensor
+    """Clean inputs (n, ...), inside the bounds."""
+    y: Tensor
+    """Classes (n,) to lead away from; to lead towards when `targeted`."""
+    mask: Tensor | None = None
+    """Where an input may change, bool, broadcastable to `x`; None is everywhere."""
+    targeted: bool = False
+    """Whether `y` is wanted instead of avoided."""
+    bounds: Bounds = (0.0, 1.0)
+    """Lowest and highest value of a valid input."""
+    generator: torch.Generator | None = None
+    """Draws whatever is random."""
+
+    def at(self, rows: Tensor) -> Problem:
+        """Return the problem of the utterances `rows` (m,), int64 or bool."""
+        mask = self.mask
+        if mask is not None and mask.ndim == self.x.ndim and len(mask) == len(self.x):
+            mask = mask[rows]
+        return replace(self, x=self.x[rows], y=self.y[rows], mask=mask)
+
+    def logits(self, z: Tensor) -> Tensor:
+        """Return the logits (n, K) of inputs (n, ...), or refuse what the model returned.
+
+        Raises:
+            SettingError: The output is no tensor, or a class is not one of the model's: torch would
+                take -100 for "ignore", and the attack would do nothing.
+            ShapeError: The output is not (n, K).
+        """
+        logits = logits_of(self.model, z)
+        lowest, highest = int(self.y.min()), int(self.y.max())
+        if not (lowest >= 0 and highest < logits.shape[1]):
+            raise SettingError(
+                "y", f"in [{lowest}, {highest}]", f"classes in [0, {logits.shape[1] - 1}]"
+            )
+        return logits
+
+    def scores(self, z: Tensor) -> Tensor:
+        """Return the logits (n, K) without gradients."""
+        # Not inference mode: losses of scores may be compared with those of gradients later.
+        with torch.no_grad():
+            return self.logits(z)
+
+    def fooled(self, logits: Tensor) -> Tensor:
+        """Return whether the attacker has what they want, bool (n,)."""
+        predicted = logits.argmax(dim=1)
+        return predicted == self.y if self.targeted else predicted != self.y
+
+    def gain(self, loss: Loss, logits: Tensor) -> Tensor:
+        """Return what the attacker raises, (n,): the loss, or minus it when targeted."""
+        # A copy, since a tensor made in inference mode could not be saved for the backward pass.
+        value = loss(logits, self.y.clone())
+        return -value if self.targeted else value
+
+    def objective(self, loss: Loss) -> Objective:
+        """Return the objective for `servax.perturbation.ascend`."""
+        return lambda z: self.gain(loss, self.logits(z))
+
+    def within(self, ball: Ball) -> Ball:
+        """Return `ball`, restricted to where the inputs may change."""
+        return ball if self.mask is None else Masked(ball, self.mask)
+
+    def put_back(self, z: Tensor) -> Tensor:
+        """Return inputs (n, ...) with the clean values where nothing may change."""
+        return z if self.mask is None else torch.where(self.mask, z, self.x)
+
+    def random(self) -> torch.Generator:
+        """Return the generator, or raise a SettingError: the attack is random."""
+        if self.generator is None:
+            raise SettingError("generator", None, "a torch.Generator, the attack is random")
+        return self.generator
+
+
+def logits_of(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the model's logits (B, C), or refuse what it returned instead."""
+    logits = model(x)
+    if not isinstance(logits, Tensor):
+        raise SettingError(
+            "the model's output", type(logits).__name__, f"a tensor of logits ({len(x)}, C)"
+        )
+    if logits.ndim != 2 or len(logits) != len(x):
+        raise ShapeError("the model's output", logits.shape, f"logits ({len(x)}, C)")
+    return logits
