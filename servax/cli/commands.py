@@ -161,6 +161,7 @@ def corpus_fetch(
 def train_recogniser(
     corpus: str,
     out: str = "runs/recogniser",
+    network: Literal["vgg16", "resnet", "crnn"] = "vgg16",
     root: str | None = None,
     scheme: Scheme = "four",
     groups: int = 6,
@@ -174,16 +175,17 @@ def train_recogniser(
     node_rank: int | None = None,
     main_address: str | None = None,
 ) -> int:
-    """Train a VGG-16 recogniser on all speakers but one group (test) and the next (validation).
+    """Train a recogniser on all speakers but one group (test) and the next (validation).
 
     Args:
         corpus: Name of a corpus, or the path of a CSV or Parquet manifest.
         out: Folder for weights, checkpoint and log (-o for short); a checkpoint there is resumed.
+        network: vgg16 (the paper's; extractors must be one), resnet (ResNet-18) or crnn.
         root: Folder of the corpus; default $SERVAX_DATA/<name>.
         scheme: Label scheme.
         groups: Into how many groups the speakers are divided.
         held_out: Which group is held out, from 1.
-        width: Channels of the first block; 64 is the published network.
+        width: Channels of the first block; 64 is the published VGG-16 and ResNet.
         epochs: Most epochs.
         seed: Seeds weights and batches; an extractor needs another than its target.
         device: auto, cpu, cuda or cuda:N.
@@ -204,6 +206,7 @@ def train_recogniser(
         groups=groups,
         held_out=held_out,
         width=width,
+        network=network,
         epochs=epochs,
         seed=seed,
         device=device,

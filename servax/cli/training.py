@@ -14,6 +14,7 @@ from servax.corpora import cache_folder, load
 from servax.errors import SettingError
 from servax.experiments.training import (
     MODEL,
+    NetworkName,
     Parts,
     Recogniser,
     fold_parts,
@@ -41,13 +42,14 @@ def recogniser(
     seed: int,
     device: str,
     processes: Processes,
+    network: NetworkName = "vgg16",
 ) -> int:
     """Train a recogniser into ``out/model``."""
     compute = Compute(device=device)
     kind = compute.resolve()  # a wrong device is refused before any work is done
     fold = FoldChoice(corpus, root, scheme, groups, held_out)
     training = RecogniserTraining(epochs=epochs)
-    work = partial(_recogniser, fold, out, width, training, seed, compute)
+    work = partial(_recogniser, fold, out, network, width, training, seed, compute)
     launch(work, processes, device=kind, prepare=fold.parts)
     return 0
 
@@ -55,13 +57,16 @@ def recogniser(
 def _recogniser(
     fold: FoldChoice,
     out: str,
+    network: NetworkName,
     width: int,
     training: RecogniserTraining,
     seed: int,
     compute: Compute,
 ) -> None:
     parts = fold.parts()
-    settings = identity(parts, width=width, training=asdict(training), seed=seed)
+    # The default has no name here: a training begun before there were others is resumed.
+    other = {} if network == "vgg16" else {"network": network}
+    settings = identity(parts, width=width, training=asdict(training), seed=seed, **other)
     with folder_of_main(out) as folder, main_bar("recogniser") as update:
         fitted = train_recogniser(
             parts,
@@ -71,6 +76,7 @@ def _recogniser(
             seed=seed,
             settings=settings,
             compute=compute,
+            network=network,
             progress=steps_of(update),
         )
     main_say(
@@ -126,7 +132,7 @@ def _purifier(
     with folder_of_main(out) as folder, main_bar("purifier") as update:
         fitted = train_purifier(
             parts,
-            found.network,
+            found.extractor,
             network,
             training,
             DiscriminatorSettings(),
@@ -145,6 +151,7 @@ def _parts_of_extractor(fold: FoldChoice, extractor: str) -> tuple[Parts, Recogn
     """Return the datasets of a fold and the extractor that was trained on it."""
     parts = fold.parts()
     found = load_recogniser(Path(extractor))
+    _ = found.extractor  # another network than VGG-16 is refused before any work is done
     if found.scale.settings != parts.scale.settings or found.front_end != parts.front_end:
         raise SettingError(
             "extractor",

@@ -13,6 +13,7 @@ from servax.experiments.stages import Stage, Task, Watcher, make_stage
 from servax.experiments.training import (
     MODEL,
     START,
+    NetworkName,
     epochs_note,
     load_recogniser,
     start_adversarial,
@@ -76,7 +77,12 @@ class FoldTraining:
     def _recogniser(self, role: str) -> Task:
         r = self.recipe
         seed = derive(self.seed, role, self.index)
-        stage = self.stage(role, {"width": r.width, "training": asdict(r.recogniser), "seed": seed})
+        network: NetworkName = r.network if role == "target" else "vgg16"
+        settings = {"width": r.width, "training": asdict(r.recogniser), "seed": seed}
+        if network != "vgg16":
+            # The default is not named: results that were made before there were others stay valid.
+            settings["network"] = network
+        stage = self.stage(role, settings)
 
         def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
             return asdict(
@@ -85,6 +91,7 @@ class FoldTraining:
                     r.width,
                     r.recogniser,
                     stage.folder,
+                    network=network,
                     **self._with(stage, seed, watcher),
                 )
             )
@@ -111,7 +118,7 @@ class FoldTraining:
             return asdict(
                 train_purifier(
                     self.parts,
-                    load_recogniser(extractor.folder / MODEL).network,
+                    load_recogniser(extractor.folder / MODEL).extractor,
                     network,
                     training,
                     r.discriminator,

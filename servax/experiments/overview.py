@@ -20,7 +20,7 @@ from servax.errors import ServaxError
 from servax.experiments.lock import Holder, ended, holder
 from servax.experiments.plan import Plan
 from servax.experiments.stages import Stage, Task
-from servax.models import VGG16
+from servax.experiments.training import new_recogniser
 from servax.training import RecogniserTrainer, global_seed, read_log
 from servax.training.log import LOG_NAME
 from servax.training.loop import CHECKPOINT
@@ -132,8 +132,7 @@ def measure(plan: Plan) -> Pace:
         ServaxError: The training part of the first fold is empty.
     """
     recipe, parts = plan.prepared.recipe, plan.folds[0].training.parts
-    with global_seed(0, "weights"):
-        network = VGG16(parts.train.classes, recipe.width)
+    network = new_recogniser(recipe.network, parts.train.classes, recipe.width, seed=0)
     trainer = RecogniserTrainer(
         network, parts.train, parts.validation, recipe.recogniser, seed=0, compute=recipe.compute
     )

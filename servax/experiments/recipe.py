@@ -21,6 +21,7 @@ from servax.experiments.choices import (
     Resources,
     Variant,
 )
+from servax.experiments.training import RECOGNISERS, NetworkName
 from servax.features import FrontEndSettings
 from servax.models import DiscriminatorSettings
 from servax.purifier import PRESETS, Preset, PurifierTraining
@@ -48,7 +49,9 @@ class Recipe:
     seeds: tuple[int, ...] = (0,)
     """Each seeds weights, batches and distortions of a run of its own over all folds."""
     width: int = 64
-    """Channels of VGG-16's first block; 64 is the published network."""
+    """Channels of the first block of every recogniser; 64 is the published VGG-16."""
+    network: NetworkName = "vgg16"
+    """The target: `vgg16`, `resnet` or `crnn`; extractor and `adversarial` are VGG-16 always."""
     front_end: FrontEndSettings = field(default_factory=FrontEndSettings)
     """From waveform to log-Mel."""
     scale: Literal["window", "z-score"] = "window"
@@ -90,6 +93,8 @@ class Recipe:
         self._check_seeds()
         if self.scale not in ("window", "z-score"):
             raise SettingError.choice("scale", self.scale, ("window", "z-score"))
+        if self.network not in RECOGNISERS:
+            raise SettingError.choice("network", self.network, RECOGNISERS)
         if not 1 <= self.width <= 1024:
             raise SettingError("width", self.width, "a whole number in [1, 1024]")
         if not (math.isfinite(self.window_db) and self.window_db > 0):

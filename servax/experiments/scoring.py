@@ -57,7 +57,9 @@ class FoldScoring:
         self.recipe = training.recipe
         self.grid: AttackGrid = self.recipe.attacks
         self.identity = Identity(
-            target=f"vgg16-w{self.recipe.width}", fold=training.index + 1, seed=training.seed
+            target=f"{self.recipe.network}-w{self.recipe.width}",
+            fold=training.index + 1,
+            seed=training.seed,
         )
         self.oblivious = {attack: self._oblivious(attack) for attack in OBLIVIOUS}
         self.adaptive = [

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from servax.corpora import Fold
 from servax.defences.adversarial import AdversarialTrainer, AdversarialTraining, Objective
-from servax.errors import CheckpointError, ServaxError
+from servax.errors import CheckpointError, ServaxError, SettingError
 from servax.features import (
     Dataset,
     Features,
@@ -23,11 +24,13 @@ from servax.features import (
     make_scale,
 )
 from servax.models import (
+    CRNN,
     VGG16,
     Discriminator,
     DiscriminatorSettings,
     FrameTransformer,
     FrameTransformerSettings,
+    ResNet,
     feature_extractor,
     frozen,
     load_network,
@@ -47,6 +50,14 @@ from servax.training import (
 from servax.training.checkpoint import load_checkpoint, save_checkpoint
 
 MODEL = "model"
+NetworkName = Literal["vgg16", "resnet", "crnn"]
+"""Recognisers by the name that options and recipes give them."""
+RecogniserNetwork = VGG16 | ResNet | CRNN
+RECOGNISERS: Mapping[str, type[VGG16] | type[ResNet] | type[CRNN]] = {
+    "vgg16": VGG16,
+    "resnet": ResNet,
+    "crnn": CRNN,
+}
 START = "start.pt"
 """State after the plain part of an adversarial training; every objective goes on from it."""
 
@@ -82,12 +93,24 @@ def fold_parts(
 class Recogniser:
     """A recogniser read from a folder, with what it was trained on."""
 
-    network: VGG16
+    network: RecogniserNetwork
     labels: tuple[str, ...]
     scale: Scaling
     front_end: FrontEndSettings
     speakers: tuple[str, ...] = ()
     """Training speakers; empty where that was not written down."""
+
+    @property
+    def extractor(self) -> VGG16:
+        """Return the network as one whose features can be read.
+
+        Raises:
+            SettingError: It is not a VGG-16, the only one with taps.
+        """
+        if not isinstance(self.network, VGG16):
+            given, expected = type(self.network).__name__, "a VGG16, which has taps for features"
+            raise SettingError("extractor", given, expected)
+        return self.network
 
 
 def train_recogniser(
@@ -99,19 +122,37 @@ def train_recogniser(
     seed: int,
     settings: str,
     compute: Compute,
+    network: NetworkName = "vgg16",
     progress: Any = None,
 ) -> Fitted:
-    """Train a VGG-16 on a fold and leave its best weights in ``folder/model``."""
-    with global_seed(seed, "weights"):
-        network = VGG16(parts.train.classes, width)
+    """Train a recogniser on a fold and leave its best weights in ``folder/model``.
+
+    Raises:
+        SettingError: `network` is not one of `RECOGNISERS`.
+    """
+    model = new_recogniser(network, parts.train.classes, width, seed=seed)
     trainer = RecogniserTrainer(
-        network, parts.train, parts.validation, training, seed=seed, compute=compute
+        model, parts.train, parts.validation, training, seed=seed, compute=compute
     )
     fitted = fit(
         trainer, training.schedule(), folder, seed=seed, settings=settings, progress=progress
     )
-    save_network(network, folder / MODEL, extra=_recogniser_extra(parts))
+    save_network(model, folder / MODEL, extra=_recogniser_extra(parts))
     return fitted
+
+
+def new_recogniser(
+    network: NetworkName, classes: int, width: int, *, seed: int
+) -> RecogniserNetwork:
+    """Return an untrained recogniser; the same seed gives the same weights.
+
+    Raises:
+        SettingError: `network` is not one of `RECOGNISERS`.
+    """
+    if network not in RECOGNISERS:
+        raise SettingError.choice("network", network, RECOGNISERS)
+    with global_seed(seed, "weights"):
+        return RECOGNISERS[network](classes, width)
 
 
 def load_recogniser(folder: Path) -> Recogniser:
@@ -122,7 +163,7 @@ def load_recogniser(folder: Path) -> Recogniser:
     """
     stored = load_network(folder)
     extra = stored.extra
-    if not isinstance(stored.network, VGG16) or extra.get("role") != "recogniser":
+    if not isinstance(stored.network, RecogniserNetwork) or extra.get("role") != "recogniser":
         raise CheckpointError(folder, "is not a recogniser; expected a folder of servax train")
     try:
         if len(extra["labels"]) != stored.network.settings.classes:

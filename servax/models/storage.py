@@ -21,6 +21,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from servax.errors import CheckpointError, ServaxError, nearest, unwritable
+from servax.models.crnn import CRNN
+from servax.models.resnet import ResNet
 from servax.models.transformer import FrameTransformer
 from servax.models.vgg import VGG16
 
@@ -30,6 +32,8 @@ SETTINGS = "settings.json"
 # The only classes a settings file may name: a file cannot make servax import anything.
 NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
     "VGG16": VGG16,
+    "ResNet": ResNet,
+    "CRNN": CRNN,
     "FrameTransformer": FrameTransformer,
 }
 

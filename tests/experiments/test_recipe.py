@@ -20,8 +20,8 @@ ROOT = Path(servax.__file__).parents[1]
 SHIPPED = sorted([*ROOT.glob("recipes/*.yaml"), *ROOT.glob("servax/experiments/*.yaml")])
 KEYS = (
     "adversarial, attacks, batch_size, compute, controls, corpus, discriminator, front_end, "
-    "groups, held_out, name, purifiers, recogniser, resources, scale, seeds, variants, width, "
-    "window_db"
+    "groups, held_out, name, network, purifiers, recogniser, resources, scale, seeds, variants, "
+    "width, window_db"
 )
 
 
@@ -87,6 +87,7 @@ groups: 4
 held_out: [3, 1]
 seeds: [11, 12]
 width: 8
+network: crnn
 front_end: {logmel: {window: hamming, f_min: 20}, level_dbfs: null, frames: 100, fill: floor}
 window_db: 60
 recogniser: {epochs: 3, patience: 2, learning_rate: 1e-3, augment: {time_masks: 1}, shift: false}
@@ -105,6 +106,7 @@ def test_every_key_arrives(tmp_path: Path) -> None:
     assert recipe.corpus == CorpusChoice("/data/mine.csv", "/data", "native", 3)
     assert (recipe.groups, recipe.held_out, recipe.folds(4)) == (4, (3, 1), (2, 0))
     assert (recipe.seeds, recipe.width, recipe.batch_size) == ((11, 12), 8, 4)
+    assert recipe.network == "crnn"
     logmel = LogMelSettings(window="hamming", f_min=20.0)
     assert recipe.front_end == FrontEndSettings(logmel, None, 100, "floor")
     assert recipe.window_db == 60.0
@@ -198,6 +200,9 @@ MALFORMED = {
     ),
     "name: trial\ncorpus: {name: a, scheme: five}": (
         "corpus.scheme is 'five', expected one of four, native. Did you mean 'native'?"
+    ),
+    HEAD + "network: resnet18": (
+        "network is 'resnet18', expected one of crnn, resnet, vgg16. Did you mean 'resnet'?"
     ),
     HEAD + "groups: 2": "groups is 2, expected at least 3: test, validation, training.",
     HEAD + "held_out: [7]": (

@@ -3,16 +3,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from servax.errors import CheckpointError
+from servax.errors import CheckpointError, SettingError
 from servax.experiments import Silence, load_recipe
+from servax.experiments.fold import FoldTraining
 from servax.experiments.prepared import Prepared
+from servax.experiments.scoring import FoldScoring
 from servax.experiments.training import (
+    NetworkName,
     Parts,
     epochs_note,
     load_recogniser,
@@ -20,7 +25,14 @@ from servax.experiments.training import (
     train_recogniser,
 )
 from servax.features import Scale, ScaleSettings
-from servax.models import VGG16, FrameTransformer, FrameTransformerSettings, save_network
+from servax.models import (
+    CRNN,
+    VGG16,
+    FrameTransformer,
+    FrameTransformerSettings,
+    ResNet,
+    save_network,
+)
 from servax.purifier import Purifier
 from servax.training import Compute, Progress
 
@@ -32,9 +44,13 @@ def parts(recipe_file: Path, tmp_path: Path) -> Parts:
     return Prepared.of(load_recipe(recipe_file), tmp_path / "run", Silence()).parts(0)
 
 
-def train(parts: Parts, recipe_file: Path, folder: Path, seed: int = 0) -> None:
+def train(
+    parts: Parts, recipe_file: Path, folder: Path, seed: int = 0, network: NetworkName = "vgg16"
+) -> None:
     training = load_recipe(recipe_file).recogniser
-    train_recogniser(parts, 2, training, folder, seed=seed, settings="s", compute=CPU)
+    train_recogniser(
+        parts, 2, training, folder, seed=seed, settings="s", compute=CPU, network=network
+    )
 
 
 def test_a_recogniser_is_kept_with_what_it_was_trained_on(
@@ -53,6 +69,57 @@ def test_a_recogniser_is_kept_with_what_it_was_trained_on(
     weights = [r.network.state_dict()["features.conv1_1.weight"] for r in (a, b, c)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(("network", "kind"), [("resnet", ResNet), ("crnn", CRNN)])
+def test_another_network_is_trained_and_loaded(
+    parts: Parts, recipe_file: Path, tmp_path: Path, network: NetworkName, kind: type
+) -> None:
+    torch.manual_seed(0)
+    train(parts, recipe_file, tmp_path / "a", network=network)
+    torch.manual_seed(1)  # weights and dropout follow from the seed alone
+    train(parts, recipe_file, tmp_path / "b", network=network)
+    found, again = (load_recogniser(tmp_path / name / "model") for name in "ab")
+    assert type(found.network) is kind
+    assert found.network.settings.width == 2
+    assert found.labels == ("angry", "happy", "neutral", "sad")
+    x = parts.test.batch(np.arange(3)).x
+    assert torch.equal(found.network(x), again.network(x))
+    given = "a VGG16, which has taps for features"
+    sentence = f"extractor is '{kind.__name__}', expected {given}."
+    with pytest.raises(SettingError, match=f"^{re.escape(sentence)}$"):
+        _ = found.extractor
+
+
+def test_an_unknown_network_is_refused_before_any_work(
+    parts: Parts, recipe_file: Path, tmp_path: Path
+) -> None:
+    sentence = "network is 'resnet18', expected one of crnn, resnet, vgg16. Did you mean 'resnet'?"
+    with pytest.raises(SettingError, match=f"^{re.escape(sentence)}$"):
+        train(parts, recipe_file, tmp_path / "a", network="resnet18")  # type: ignore[arg-type]
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_network_enters_the_key_of_the_target_only_where_it_is_no_vgg16(
+    recipe_file: Path, tmp_path: Path
+) -> None:
+    """Results that were made before there were other networks stay valid."""
+    recipe = load_recipe(recipe_file)
+    usual, named, other = (
+        FoldTraining(Prepared.of(r, tmp_path, Silence()), 0, seed=1)
+        for r in (recipe, replace(recipe, network="vgg16"), replace(recipe, network="crnn"))
+    )
+    told = json.loads(usual.target.stage.settings)
+    shared = {"fold", "content", "corpus", "front_end", "scale", "compute"}
+    assert set(told) == shared | {"kind", "width", "training", "seed"}
+    assert named.target.stage.key == usual.target.stage.key
+    assert json.loads(other.target.stage.settings) == {**told, "network": "crnn"}
+    # All that is trained beside the target is a VGG-16, or reads one.
+    for name, task in usual.networks.items():
+        if name != "target":
+            assert other.networks[name].stage.key == task.stage.key
+    assert FoldScoring(usual, {}).identity.target == "vgg16-w2"
+    assert FoldScoring(other, {}).identity.target == "crnn-w2"
 
 
 def test_the_scale_is_fitted_on_training_speakers_only(parts: Parts) -> None:

@@ -148,7 +148,7 @@ def give_one_less(tensors):
     del tensors["embed.bias"]
 
 
-KNOWN = "VGG16, FrameTransformer"
+KNOWN = "VGG16, ResNet, CRNN, FrameTransformer"
 MISSING = "no such file; expected a folder written by servax (save_pretrained, servax train)."
 CUT = "is not a safetensors file, or is cut short."
 FIT = "does not fit its settings: {} tensors differ, the first is {} with shape {}, expected {}."
@@ -297,7 +297,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
 
 
 def test_networks_that_cannot_be_rebuilt_are_not_saved(tmp_path):
-    sentence = f"{tmp_path / 'x'}: a Linear cannot be saved, only VGG16, FrameTransformer."
+    sentence = f"{tmp_path / 'x'}: a Linear cannot be saved, only {KNOWN}."
     with pytest.raises(CheckpointError, match=f"^{re.escape(sentence)}$"):
         save_network(nn.Linear(1, 1), tmp_path / "x")
     sentence = (

@@ -1,0 +1,82 @@
+"""``servax train recogniser`` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from servax import audio
+from servax.cli import main
+from servax.experiments.training import load_recogniser
+
+RATE = 16_000
+
+
+@pytest.fixture
+def manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SERVAX_CACHE", str(tmp_path / "cache"))
+    draws = np.random.default_rng(4)
+    lines = ["path,label,speaker"]
+    for speaker in "abc":
+        for name in ("angry", "happy", "neutral", "sad"):
+            audio.write(tmp_path / f"{speaker}-{name}.wav", draws.normal(0, 0.1, RATE // 2), RATE)
+            lines.append(f"{speaker}-{name}.wav,{name},{speaker}")
+    table = tmp_path / "mine.csv"
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return table
+
+
+def train(manifest: Path, out: Path, *options: str) -> int:
+    common = ["--groups", "3", "--width", "1", "--epochs", "1", "--device", "cpu"]
+    return main(["train", "recogniser", str(manifest), *common, "-o", str(out), *options])
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [([], "VGG16"), (["--network", "resnet"], "ResNet"), (["--network", "crnn"], "CRNN")],
+)
+def test_each_network_is_trained_loaded_and_only_a_vgg16_guides_a_purifier(
+    manifest: Path,
+    tmp_path: Path,
+    options: list[str],
+    kind: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    assert train(manifest, out, *options) == 0
+    weights = (out / "model" / "weights.safetensors").read_bytes()
+    assert train(manifest, out, *options) == 0  # it is there
+    assert (out / "model" / "weights.safetensors").read_bytes() == weights
+    settings = json.loads((out / "model" / "settings.json").read_text(encoding="utf-8"))
+    assert settings["network"] == kind
+    assert settings["settings"] == {"classes": 4, "width": 1}
+    assert load_recogniser(out / "model").labels == ("angry", "happy", "neutral", "sad")
+    if kind == "VGG16":
+        return
+    capsys.readouterr()
+    purify = ["train", "purifier", str(manifest), str(out / "model"), "--groups", "3"]
+    assert main([*purify, "--device", "cpu", "-o", str(tmp_path / "p")]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said == f"servax: extractor is '{kind}', expected a VGG16, which has taps for features."
+
+
+def test_a_training_of_another_network_is_not_resumed(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert train(manifest, out, "--network", "crnn") == 0
+    capsys.readouterr()
+    assert train(manifest, out, "--network", "resnet") != 0
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(f"servax: {out}/checkpoint.pt: ")
+
+
+def test_an_unknown_network_is_refused(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(manifest, tmp_path / "out", "--network", "vgg19") == 2
+    assert "vgg19" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
