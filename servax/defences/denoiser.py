@@ -1,0 +1,250 @@
+"""A plain denoiser: the purifier's network, trained on Gaussian noise instead of SSA.
+
+What is left of a purifier without feature distortion, feature loss and discriminator. Trained with
+the mean squared error like the denoiser of Salman et al. 2020 (denoised smoothing, eq. 3), whose
+noise is not clamped either; it may thus stand in front of a smoothed classifier.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from servax.errors import SettingError
+from servax.features import Dataset, FrontEndSettings
+from servax.models import FrameTransformer, FrameTransformerSettings
+from servax.purifier.purifier import Purifier
+from servax.training import (
+    Compute,
+    Fitted,
+    Progress,
+    Schedule,
+    derive,
+    epoch_order,
+    fit,
+    generator,
+    global_seed,
+)
+from servax.training.loop import Terms
+from servax.training.seeding import drawn
+from servax.training.team import current
+
+
+@dataclass(frozen=True)
+class DenoiserTraining:
+    """Settings of a denoiser's training; all but the noise are those of the purifier."""
+
+    standard_deviation: float = 0.03
+    """Of the noise, on the [0, 1] scale (.03 is 2.4 dB)."""
+    epochs: int = 60
+    """Most epochs."""
+    patience: int = 5
+    """Epochs without a lower validation loss before training stops."""
+    batch_size: int = 16
+    """Utterances per step."""
+    learning_rate: float = 1e-3
+    """Of Adam."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises linearly from 0; 0 switches it off."""
+    clip_norm: float = 1.0
+    """Largest Euclidean norm of the gradient; 0 switches clipping off."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.standard_deviation <= 1:
+            raise SettingError("standard_deviation", self.standard_deviation, "a number in (0, 1]")
+        if self.batch_size < 2:
+            raise SettingError("batch_size", self.batch_size, "a whole number of at least 2")
+        if not 0 < self.learning_rate <= 1:
+            raise SettingError("learning_rate", self.learning_rate, "a number in (0, 1]")
+        if self.warmup_steps < 0:
+            raise SettingError("warmup_steps", self.warmup_steps, "a whole number of at least 0")
+        if not self.clip_norm >= 0:
+            raise SettingError("clip_norm", self.clip_norm, "a number of at least 0")
+        self.schedule()
+
+    def schedule(self) -> Schedule:
+        """Return when training stops and which epoch is kept."""
+        return Schedule(self.epochs, self.patience, monitor="validation/loss", mode="min")
+
+
+class DenoiserTrainer:
+    """A denoiser in training, to be driven by `servax.training.fit`.
+
+    Args:
+        network: From (B, 1, M, F) to the same shape.
+        train: Training speakers.
+        validation: Validation speakers.
+        settings: How to train.
+        seed: Seeds the batches and the noise.
+        compute: Device and precision.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        train: Dataset,
+        validation: Dataset,
+        settings: DenoiserTraining,
+        *,
+        seed: int,
+        compute: Compute | None = None,
+    ) -> None:
+        self.settings = settings
+        self.seed = seed
+        self.team = current()
+        self.compute = self.team.place(compute or Compute())
+        self.device = self.compute.resolve()
+        self.network = network.to(self.device)
+        self._train, self._validation = train, validation
+        self._optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+        self._steps_done = 0
+        self._called = self.team.parallel(self.network)
+
+    def steps_per_epoch(self) -> int:
+        """Return the number of training steps of an epoch."""
+        return len(self._order(0))
+
+    def train_epoch(self, epoch: int, tick: Callable[[], None]) -> Terms:
+        """Train on every utterance once; return the mean loss."""
+        self.network.train()
+        draws = generator(self.seed, "noise", epoch)
+        order = self._order(epoch)
+        total = 0.0
+        for positions in order:
+            total += self._step(self._train.batch(positions, self.device).x, draws)
+            tick()
+        return {"train/loss": total / len(order)}
+
+    def _step(self, x: Tensor, draws: torch.Generator) -> float:
+        """Move the network on one batch x (B, 1, M, F)."""
+        team, whole = self.team, len(x)
+        draws, x = team.draws(draws, whole), team.cut(x)
+        share = team.share(len(x), whole)
+        with self.compute.autocast():
+            denoised = self._called(self._noisy(x, draws))
+        # Taken at the output, since the mean of a process without utterances is NaN.
+        output = denoised.detach().requires_grad_(True)
+        loss = mse_loss(output, x)
+        (gradient,) = torch.autograd.grad(loss * share, output)
+        self._move(denoised, gradient)
+        return team.means({"loss": loss}, share)["loss"]
+
+    def _move(self, denoised: Tensor, gradient: Tensor) -> None:
+        s = self.settings
+        self._steps_done += 1
+        warm = min(1.0, self._steps_done / s.warmup_steps) if s.warmup_steps else 1.0
+        for group in self._optimiser.param_groups:
+            group["lr"] = s.learning_rate * warm
+        self._optimiser.zero_grad(set_to_none=True)
+        denoised.backward(gradient)  # type: ignore[no-untyped-call]
+        if s.clip_norm:
+            nn.utils.clip_grad_norm_(self.network.parameters(), s.clip_norm)
+        self._optimiser.step()
+
+    @torch.no_grad()
+    def validate(self, epoch: int) -> Terms:
+        """Return the loss on validation speakers; every epoch is measured on the same noise."""
+        del epoch
+        self.network.eval()
+        draws = generator(self.seed, "noise", "validation")
+        loss = 0.0
+        for batch in self._validation.batches(self.settings.batch_size, self.device):
+            with self.compute.autocast():
+                denoised = self.network(self._noisy(batch.x, draws))
+            loss += len(batch.x) / len(self._validation) * float(mse_loss(denoised, batch.x))
+        return {"validation/loss": loss}
+
+    def _noisy(self, x: Tensor, draws: torch.Generator) -> Tensor:
+        noise = drawn(torch.randn, x.shape, draws, x.dtype).to(x.device)
+        return x + self.settings.standard_deviation * noise
+
+    def state(self) -> dict[str, Any]:
+        """Return weights, optimiser state and the number of steps done."""
+        return {
+            "network": copy.deepcopy(self.network.state_dict()),
+            "optimiser": copy.deepcopy(self._optimiser.state_dict()),
+            "steps_done": self._steps_done,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what `state` returned."""
+        self.network.load_state_dict(state["network"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._steps_done = state["steps_done"]
+
+    def weights(self) -> dict[str, Any]:
+        """Return a copy of the network's weights."""
+        return copy.deepcopy(self.network.state_dict())
+
+    def load_weights(self, weights: dict[str, Any]) -> None:
+        """Put back what `weights` returned."""
+        self.network.load_state_dict(weights)
+        self.network.eval()
+
+    def _order(self, epoch: int) -> list[Any]:
+        return epoch_order(
+            len(self._train),
+            self.settings.batch_size,
+            seed=derive(self.seed, "denoiser"),
+            epoch=epoch,
+        )
+
+
+def train_denoiser(
+    train: Dataset,
+    validation: Dataset,
+    training: DenoiserTraining,
+    folder: Path,
+    *,
+    network: FrameTransformerSettings | None = None,
+    front_end: FrontEndSettings | None = None,
+    seed: int = 0,
+    compute: Compute | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Fitted:
+    """Train a denoiser and leave it in ``folder/model``, as a purifier.
+
+    What takes a purifier takes it: `Purifier.from_pretrained` reads that folder.
+
+    Args:
+        train: Training speakers.
+        validation: Validation speakers.
+        training: How to train.
+        folder: Holds the checkpoint, the log and the model; must exist. A checkpoint found there
+            is resumed.
+        network: The network; by default the purifier's.
+        front_end: What made the datasets; by default the standard settings.
+        seed: Seeds the weights, the batches and the noise.
+        compute: Device and precision.
+        progress: Called after each step.
+
+    Raises:
+        CheckpointError: The checkpoint is broken, or belongs to another training.
+        ServaxError: The loss is not finite.
+    """
+    kind = network or FrameTransformerSettings()
+    with global_seed(seed, "weights"):
+        denoiser = FrameTransformer(**asdict(kind))
+    trainer = DenoiserTrainer(denoiser, train, validation, training, seed=seed, compute=compute)
+    identity = _identity(train, validation, kind, training, front_end, seed)
+    fitted = fit(
+        trainer, training.schedule(), folder, seed=seed, settings=identity, progress=progress
+    )
+    if current().main:
+        Purifier(denoiser, train.scale, front_end).save_pretrained(folder / "model")
+    return fitted
+
+
+def _identity(train: Dataset, validation: Dataset, *settings: object) -> str:
+    """Return a text that differs where the training does."""
+    utterances = [list(part.corpus.utterances["utterance"]) for part in (train, validation)]
+    text = repr(("denoiser", *settings, train.scale.settings, utterances))
+    return hashlib.sha256(text.encode()).hexdigest()

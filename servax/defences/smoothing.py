@@ -1,0 +1,183 @@
+"""Randomised smoothing and its certificate (Cohen, Rosenfeld & Kolter, ICML 2019).
+
+The smoothed classifier g(x) is the class that a base classifier f returns most often for x plus
+white Gaussian noise (eq. 1). Where that class has a probability of at least p > 1/2, no change of x
+shorter than sigma Phi^-1(p) in the Euclidean norm moves g (theorem 1, with p_B = 1 - p_A). The
+noise is not clamped: on clamped inputs the theorem does not hold.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor, nn
+
+from servax.attacks.base import evaluating
+from servax.errors import SettingError
+
+ABSTAIN = -1
+"""Stands in place of a class where no radius could be certified."""
+
+
+class Smoothed(nn.Module):
+    """A classifier of inputs (B, ...) that averages the probabilities of `model` over noise.
+
+    Its logits are the logarithm of the mean probability, so gradients pass (the soft version of
+    Salman et al. 2019; Cohen et al. count classes, as `certify` does here).
+
+    Args:
+        model: From inputs (B, ...) to logits (B, C).
+        standard_deviation: Of the noise, in the input's unit.
+        draws: Noisy copies of each input.
+        generator: Draws the noise (on the CPU); each call draws anew.
+    """
+
+    knowledge = "adaptive"
+    """Exact gradients per draw: an attack through it sees fresh noise at each step."""
+
+    def __init__(
+        self, model: nn.Module, standard_deviation: float, draws: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        _check_deviation(standard_deviation)
+        _check_count("draws", draws)
+        self.model = model
+        self.standard_deviation = standard_deviation
+        self.draws = draws
+        self.generator = generator
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logarithm of the mean probabilities (B, C)."""
+        logs = [
+            self.model(_noisy(x, self.standard_deviation, self.generator)).log_softmax(1)
+            for _ in range(self.draws)
+        ]
+        return torch.stack(logs).logsumexp(0) - math.log(self.draws)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """What randomised smoothing promises for each of B inputs."""
+
+    prediction: Tensor
+    """Class of the smoothed classifier, (B,) int64; `ABSTAIN` where none is sure enough."""
+    radius: Tensor
+    """Euclidean norm in the input's unit below which no change moves it, (B,) float64; 0 where it
+    abstains."""
+
+    @property
+    def abstained(self) -> Tensor:
+        """Where there is no prediction, (B,) bool."""
+        return self.prediction == ABSTAIN
+
+    def certified_accuracy(self, y: Tensor, radius: float) -> float:
+        """Return the share of inputs that are right, and stay so under any change up to `radius`.
+
+        Args:
+            y: True classes (B,).
+            radius: Euclidean norm in the input's unit.
+        """
+        right = (self.prediction == y.cpu()) & (self.radius > radius)
+        return float(right.double().mean())
+
+
+def certify(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    standard_deviation: float,
+    draws_to_select: int = 100,
+    draws_to_estimate: int = 10_000,
+    alpha: float = 0.001,
+    generator: torch.Generator,
+    batch_size: int = 100,
+) -> Certificate:
+    """Return a prediction and a radius for each input: algorithm CERTIFY of Cohen et al. 2019.
+
+    Each certificate is wrong with a probability of at most `alpha`.
+
+    Args:
+        model: The base classifier f, from inputs (B, ...) to logits (B, C); in evaluation mode
+            during the call.
+        x: Inputs (B, ...).
+        standard_deviation: Sigma, in the input's unit.
+        draws_to_select: n0, noisy copies that choose the class.
+        draws_to_estimate: n, further copies that bound its probability from below.
+        alpha: Allowed probability of a wrong certificate.
+        generator: Draws the noise (on the CPU).
+        batch_size: Noisy copies in one pass.
+
+    Raises:
+        SettingError: A setting is outside its rule.
+    """
+    _check_deviation(standard_deviation)
+    for name, count in (
+        ("draws_to_select", draws_to_select),
+        ("draws_to_estimate", draws_to_estimate),
+        ("batch_size", batch_size),
+    ):
+        _check_count(name, count)
+    if not 0 < alpha < 1:
+        raise SettingError("alpha", alpha, "a probability in (0, 1)")
+
+    def vote(clip: Tensor, draws: int) -> NDArray[np.int64]:
+        return _count_votes(model, clip, standard_deviation, draws, generator, batch_size)
+
+    predictions, radii = [], []
+    with evaluating(model), torch.no_grad():
+        for clip in x.detach():
+            top = int(vote(clip, draws_to_select).argmax())
+            hits = int(vote(clip, draws_to_estimate)[top])
+            p = lower_bound(hits, draws_to_estimate, alpha)
+            predictions.append(top if p > 0.5 else ABSTAIN)
+            radii.append(standard_deviation * float(stats.norm.ppf(p)) if p > 0.5 else 0.0)
+    return Certificate(
+        prediction=torch.tensor(predictions, dtype=torch.int64),
+        radius=torch.tensor(radii, dtype=torch.float64),
+    )
+
+
+def lower_bound(hits: int, draws: int, alpha: float) -> float:
+    """Return a bound that a binomial probability exceeds with a probability of 1 - alpha.
+
+    One-sided and exact (Clopper & Pearson 1934): LowerConfBound of Cohen et al. 2019.
+    """
+    return float(stats.beta.ppf(alpha, hits, draws - hits + 1)) if hits else 0.0
+
+
+def _count_votes(
+    model: nn.Module,
+    clip: Tensor,
+    standard_deviation: float,
+    draws: int,
+    generator: torch.Generator,
+    batch_size: int,
+) -> NDArray[np.int64]:
+    """Return how often each class wins on noisy copies of one input (...): SampleUnderNoise."""
+    counts = torch.zeros(0, dtype=torch.int64)
+    for start in range(0, draws, batch_size):
+        copies = clip.expand(min(batch_size, draws - start), *clip.shape)
+        logits = model(_noisy(copies, standard_deviation, generator))
+        found = torch.bincount(logits.argmax(1), minlength=logits.shape[1]).cpu()
+        counts = counts + found if len(counts) else found
+    return counts.numpy()
+
+
+def _noisy(x: Tensor, standard_deviation: float, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+    return x + standard_deviation * noise
+
+
+def _check_deviation(value: float) -> None:
+    if not 0 < value < math.inf:
+        raise SettingError("standard_deviation", value, "a finite number above 0")
+
+
+def _check_count(name: str, value: int) -> None:
+    if value < 1:
+        raise SettingError(name, value, "a whole number of at least 1")
