@@ -7,7 +7,7 @@ the mean change of the Mel filters that cover it, weighted by their height there
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from servax.errors import ShapeError
 from servax.features.logmel import LogMel
@@ -36,8 +36,14 @@ def apply_change(waveform: Tensor, change_db: Tensor, logmel: LogMel) -> Tensor:
         raise ShapeError("change_db", change_db.shape, f"{expected} for this waveform")
     change = torch.einsum("bm,nmf->nbf", bin_weights(logmel.filters), change_db[:, 0])
     gain = 10.0 ** (change.clamp(-LARGEST_GAIN_DB, LARGEST_GAIN_DB) / 20.0)
+    # Samples behind the last frame's centre lie under the edge of its window alone, and the inverse
+    # divides by that edge: one more frame, of the reflected end, keeps clicks out.
+    missing = -waveform.shape[-1] % s.hop_samples
+    if missing:
+        gain = torch.cat([gain, gain[..., -1:]], dim=-1)
+    whole = nn.functional.pad(waveform, (0, missing), mode="reflect")
     return torch.istft(
-        logmel.spectrum(waveform) * gain,
+        logmel.spectrum(whole) * gain,
         s.window_samples,
         s.hop_samples,
         window=logmel.window,

@@ -28,6 +28,16 @@ def test_an_equal_change_everywhere_is_a_gain_up_to_the_largest(speech, change_d
     assert LARGEST_GAIN_DB == 20.0
 
 
+@pytest.mark.parametrize("samples", [8_000, 8_160, 8_190, 8_191, 8_192, 8_193, 300])
+def test_no_length_ends_in_a_click(speech, samples):
+    waveform = speech(2, samples=samples)
+    front_end = LogMel.speech_16k()
+    change = 3.0 * torch.ones_like(front_end(waveform))
+    change[:, :, ::2] *= -1.0
+    largest = float(waveform.abs().max())
+    assert float(apply_change(waveform, change, front_end).abs().max()) < 2.0 * largest
+
+
 def test_a_band_that_is_lowered_loses_its_tone_and_the_other_tone_stays():
     time = torch.arange(16_000) / 16_000
     low, high = (torch.sin(2 * math.pi * hz * time) for hz in (500.0, 4_000.0))
