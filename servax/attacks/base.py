@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from servax.attacks.problem import Problem, logits_of
 from servax.errors import ServaxError, SettingError, ShapeError
-from servax.perturbation import L2, Ball, Bounds, Linf
+from servax.perturbation import L2, Ball, Bounds, Linf, Masked
 
 Norm = type[Linf] | type[L2]
 Labels = Literal["true", "predicted"]
@@ -48,6 +48,10 @@ class Attack(ABC):
     @abstractmethod
     def ball(self) -> Ball:
         """The changes this attack may make."""
+
+    def ball_around(self, x: Tensor) -> Ball:
+        """Return the changes that inputs `x` (B, ...) may undergo, where these depend on them."""
+        return self.ball
 
     @abstractmethod
     def iterates(self, problem: Problem) -> Iterator[Tensor]:
@@ -104,7 +108,7 @@ class Attack(ABC):
         check_mask(mask, x)
         with evaluating(model):
             problem = self.problem(model, x, y, generator=generator, mask=mask)
-            ball = problem.within(self.ball)
+            ball = problem.within(self.ball_around(x))
             for adversarial in self.iterates(problem):
                 check_reach(x, adversarial, ball, self.bounds)
                 yield adversarial
@@ -172,11 +176,16 @@ def check_mask(mask: Tensor | None, x: Tensor) -> None:
 def check_reach(x: Tensor, adversarial: Tensor, ball: Ball, bounds: Bounds) -> None:
     """Raise when an attack left its ball or the bounds: its figures would mean nothing."""
     # Rounding grows with the size of the numbers, and its norm with their count.
-    rounding = 4.0 * torch.finfo(x.dtype).eps * (float(x.abs().max()) + ball.radius)
-    slack = float(ball.norm(torch.full_like(x[:1], rounding)))
-    distance = float(ball.norm(adversarial - x).max())
+    size = torch.maximum(x.abs(), adversarial.abs()).flatten(1).amax(dim=1)
+    rounding = 4.0 * torch.finfo(x.dtype).eps * size
+    # A mask makes the norm of any change outside it infinite, that of rounding too.
+    unmasked = ball.ball if isinstance(ball, Masked) else ball
+    slack = unmasked.norm(rounding.view(-1, *[1] * (x.ndim - 1)).expand_as(x))
+    distances = ball.norm(adversarial - x)
+    near = (distances <= ball.radius * (1 + 1e-5) + slack) & distances.isfinite()
     inside = bool(((adversarial >= bounds[0]) & (adversarial <= bounds[1])).all())
-    if not (distance <= ball.radius * (1 + 1e-5) + slack and inside):
+    if not (bool(near.all()) and inside):
+        distance = float(distances.max())
         raise ServaxError(
             f"the attack left its reach: distance {distance:.6g} from the clean input, expected at "
             f"most {ball.radius:g}, values expected in [{bounds[0]:g}, {bounds[1]:g}]."

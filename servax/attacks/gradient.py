@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from servax.attacks.base import Attack, Norm, check_inputs, check_mask, check_reach, evaluating
 from servax.attacks.losses import LOSSES, LossName, cross_entropy
 from servax.attacks.problem import Problem
+from servax.attacks.standing import walk
 from servax.errors import SettingError
 from servax.perturbation import (
     L2,
@@ -51,13 +52,14 @@ class PGD(Attack):
     """Begin at a random point of the ball instead of the clean input."""
     loss: LossName = "cross-entropy"
     """What is raised: `cross-entropy` (eq. 11), `margin` or `dlr`."""
+    leave: bool = False
+    """Stop once an utterance is fooled, and save its passes; the paper takes all steps."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.step < float("inf"):
             raise SettingError("step", self.step, "a finite number above 0")
-        if not float(self.steps).is_integer() or self.steps < 1:
-            raise SettingError("steps", self.steps, "a whole number of at least 1")
+        check_whole("steps", self.steps)
         if self.loss not in LOSSES:
             raise SettingError.choice("loss", self.loss, LOSSES)
         check_norm(self.norm)
@@ -71,7 +73,18 @@ class PGD(Attack):
     def iterates(self, problem: Problem) -> Iterator[Tensor]:
         """Yield x_1 ... x_steps: without a random start, x_k is the result of PGD with k steps."""
         x, ball = problem.x, problem.within(self.ball)
-        start = x + ball.sample(x, problem.random()) if self.random_start else None
+        start = self.start(problem)
+        if self.leave:
+            yield from walk(
+                problem,
+                self.ball,
+                loss=LOSSES[self.loss],
+                step=self.step,
+                steps=int(self.steps),
+                start=start,
+                leave=True,
+            )
+            return
         yield from ascend(
             problem.objective(LOSSES[self.loss]),
             x,
@@ -81,6 +94,12 @@ class PGD(Attack):
             start=start,
             bounds=self.bounds,
         )
+
+    def start(self, problem: Problem) -> Tensor | None:
+        """Return a random point of the ball around each input, or None: the clean inputs."""
+        if not self.random_start:
+            return None
+        return problem.x + problem.within(self.ball).sample(problem.x, problem.random())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +159,12 @@ class FGSM(Attack):
             adversarial = into_reach(x, x + step, ball, self.bounds)
             check_reach(x, adversarial, ball, self.bounds)
             yield adversarial
+
+
+def check_whole(name: str, value: float) -> None:
+    """Refuse a count that is not a whole number above 0."""
+    if not float(value).is_integer() or value < 1:
+        raise SettingError(name, value, "a whole number of at least 1")
 
 
 def check_norm(norm: object) -> None:

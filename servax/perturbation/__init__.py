@@ -2,6 +2,8 @@
 
 from servax.perturbation.ascent import Bounds, Objective, ascend, input_gradient, into_reach
 from servax.perturbation.balls import L2, Ball, Linf, Masked, check_radius
+from servax.perturbation.masking import PsychoacousticMask
+from servax.perturbation.signal_to_noise import SignalToNoise
 
 __all__ = [
     "L2",
@@ -10,6 +12,8 @@ __all__ = [
     "Linf",
     "Masked",
     "Objective",
+    "PsychoacousticMask",
+    "SignalToNoise",
     "ascend",
     "check_radius",
     "input_gradient",

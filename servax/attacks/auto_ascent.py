@@ -1,0 +1,173 @@
+"""Algorithm 1 of Croce & Hein 2020: projected ascent that sets its own step.
+
+The step is halved, and the walk goes on from the best point so far, when the loss rises too seldom
+(condition 1) or its maximum stands still (condition 2). Where the paper and the authors' code
+differ, this follows the code in two things: condition 1 also holds at equality, and the loss of a
+point that was jumped away from still counts for the next comparison. In the others (checkpoints
+rounded up, the first comparison is with the start) it follows the paper.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from servax.attacks.problem import Problem
+from servax.attacks.standing import Gain, Strongest, View, look, to_attack
+from servax.perturbation import Ball, into_reach
+
+MOMENTUM = 0.75
+"""Share of the new step in a move; the rest is the last move (alpha in the paper)."""
+
+
+def auto_ascend(
+    problem: Problem,
+    ball: Ball,
+    gain: Gain,
+    *,
+    start: Tensor,
+    steps: int,
+    rho: float,
+    leave: bool,
+) -> Iterator[Tensor]:
+    """Yield the strongest inputs (n, ...) at the start and after each step of algorithm 1.
+
+    Args:
+        problem: What is attacked.
+        ball: Allowed changes, before the mask.
+        gain: What is raised.
+        start: Where to begin, inside ball and bounds.
+        steps: How many.
+        rho: As in `APGD`.
+        leave: Stop once an utterance is fooled; one whose clean input does is not moved.
+    """
+    rows = to_attack(problem, leave=leave)
+    strongest = Strongest(problem.x.index_copy(0, rows, start[rows]))
+    if len(rows) == 0:
+        yield strongest.inputs
+        return
+    seen = _seen(problem, rows, start[rows], gain)
+    state = _State.begin(rows, start[rows], seen, ball.radius)
+    strongest.offer(rows, state.current, seen.fooled, seen.gain)
+    yield strongest.inputs
+    windows = {end: end - begin for begin, end in pairwise([0, *checkpoints(steps)])}
+    for number in range(1, steps + 1):
+        if leave:
+            state.keep(~seen.fooled)
+        if len(state.rows) == 0:
+            return
+        state.move(problem.at(state.rows), ball, 1.0 if number == 1 else MOMENTUM)
+        seen = _seen(problem, state.rows, state.current, gain)
+        strongest.offer(state.rows, state.current, seen.fooled, seen.gain)
+        state.note(seen)
+        if number in windows:
+            state.check(windows[number], rho)
+        yield strongest.inputs
+
+
+def _seen(problem: Problem, rows: Tensor, z: Tensor, gain: Gain) -> View:
+    return look(problem.at(rows), z, lambda logits: gain(logits, rows))
+
+
+def checkpoints(steps: int) -> list[int]:
+    """Return after which steps the step's length is judged: w_j = ceil(p_j steps), section 3."""
+    shares = [0.0, 0.22]
+    while shares[-1] < 1.0:
+        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
+    # 1e-9: sums of such shares are not exact, and .57 * 100 must stay 57.
+    return sorted({math.ceil(share * steps - 1e-9) for share in shares[1:] if share <= 1.0})
+
+
+@dataclass(kw_only=True)
+class _State:
+    """What Auto-PGD remembers of the open utterances, a row for each of m."""
+
+    rows: Tensor
+    """Which utterances of the problem these are, (m,)."""
+    current: Tensor
+    """Where each is."""
+    previous: Tensor
+    """Where each was one step ago."""
+    gradient: Tensor
+    """At `current`."""
+    gain: Tensor
+    """At `current` before any jump back, (m,)."""
+    best: Tensor
+    """Where the gain was highest."""
+    best_gradient: Tensor
+    """At `best`."""
+    best_gain: Tensor
+    """At `best`, (m,)."""
+    step: Tensor
+    """Length of a step, (m, 1, ...)."""
+    rises: Tensor
+    """In how many steps of this window the gain rose, (m,)."""
+    checked_gain: Tensor
+    """The highest gain at the last checkpoint, (m,)."""
+    halved: Tensor
+    """Whether the step was halved at the last checkpoint, bool (m,)."""
+
+    @classmethod
+    def begin(cls, rows: Tensor, start: Tensor, seen: View, radius: float) -> _State:
+        """Return the state at the start (m, ...), of which `seen` tells."""
+        shape = (len(start), *([1] * (start.ndim - 1)))
+        return cls(
+            rows=rows,
+            current=start,
+            previous=start,
+            gradient=seen.gradient,
+            gain=seen.gain,
+            best=start,
+            best_gradient=seen.gradient,
+            best_gain=seen.gain,
+            step=start.new_full(shape, 2.0 * radius),
+            rises=torch.zeros_like(rows),
+            checked_gain=seen.gain,
+            halved=torch.ones_like(seen.fooled),
+        )
+
+    def keep(self, stays: Tensor) -> None:
+        """Forget the utterances that do not stay, bool (m,)."""
+        if not bool(stays.all()):
+            for field in fields(self):
+                setattr(self, field.name, getattr(self, field.name)[stays])
+
+    def move(self, problem: Problem, ball: Ball, momentum: float) -> None:
+        """Take a step with momentum; `problem` is that of these rows."""
+        inside = problem.within(ball)
+        last = self.current - self.previous
+        stepped = self.current + self.step * inside.steepest(self.gradient)
+        stepped = into_reach(problem.x, stepped, inside, problem.bounds)
+        moved = self.current + momentum * (stepped - self.current) + (1.0 - momentum) * last
+        self.previous = self.current
+        self.current = into_reach(problem.x, moved, inside, problem.bounds)
+
+    def note(self, seen: View) -> None:
+        """Remember what was seen at `current`."""
+        self.rises = self.rises + (seen.gain > self.gain)
+        self.gradient, self.gain = seen.gradient, seen.gain
+        better = seen.gain > self.best_gain
+        self.best = _where(better, self.current, self.best)
+        self.best_gradient = _where(better, seen.gradient, self.best_gradient)
+        self.best_gain = _where(better, seen.gain, self.best_gain)
+
+    def check(self, window: int, rho: float) -> None:
+        """Halve the step and go back to the best point where conditions 1 or 2 hold."""
+        seldom = self.rises <= rho * window
+        stuck = ~self.halved & (self.checked_gain >= self.best_gain)
+        self.halved = seldom | stuck
+        self.step = _where(self.halved, self.step / 2, self.step)
+        self.current = _where(self.halved, self.best, self.current)
+        self.gradient = _where(self.halved, self.best_gradient, self.gradient)
+        self.checked_gain = self.best_gain
+        self.rises = torch.zeros_like(self.rises)
+
+
+def _where(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """Return `new` in `rows`, bool (m,), and `old` in the others, both (m, ...)."""
+    return torch.where(rows.view(-1, *([1] * (new.ndim - 1))), new, old)

@@ -1,0 +1,177 @@
+"""Attacks that only ask for scores: a budget of queries, and utterances that leave once fooled."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from servax.attacks.base import Attack, check_inputs, check_mask, check_reach, evaluating
+from servax.attacks.gradient import check_whole
+from servax.attacks.losses import LOSSES, LossName
+from servax.attacks.problem import Problem
+from servax.errors import ServaxError, SettingError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """How far a search has come, for every utterance of the batch."""
+
+    inputs: Tensor
+    """The best inputs so far (B, ...), the clean ones where nothing better was found."""
+    queries: Tensor
+    """How often the model was asked about each utterance (B,), int64."""
+    fooled: Tensor
+    """Whether the attacker has what they want (B,), bool."""
+
+
+class Search:
+    """The utterances of a problem that are still open, and the best that was found for each.
+
+    `open` is their problem (n, ...), `rows` (n,) their places in the batch. All that are open have
+    been asked about equally often: `asked` times.
+    """
+
+    def __init__(self, problem: Problem, loss: LossName) -> None:
+        self.loss = LOSSES[loss]
+        self.open = problem
+        self.rows = torch.arange(len(problem.x), device=problem.x.device)
+        self.asked = 0
+        self._inputs = problem.x.clone()
+        self._queries = torch.zeros_like(self.rows)
+        self._fooled = torch.zeros_like(self.rows, dtype=torch.bool)
+        self._gain = problem.x.new_full(problem.x.shape[:1], float("-inf"))
+
+    @property
+    def size(self) -> int:
+        """How many utterances the whole batch has."""
+        return len(self._queries)
+
+    @property
+    def done(self) -> bool:
+        """Whether no utterance is open."""
+        return len(self.rows) == 0
+
+    @property
+    def best(self) -> Tensor:
+        """The best inputs (n, ...) of the open utterances."""
+        return self._inputs[self.rows]
+
+    def found(self) -> Found:
+        """Return how far the search has come; a copy."""
+        return Found(
+            inputs=self._inputs.clone(),
+            queries=self._queries.clone(),
+            fooled=self._fooled.clone(),
+        )
+
+    def drop(self, stay: Tensor) -> None:
+        """Keep only the open utterances where `stay` (n,) is true."""
+        if not bool(stay.all()):
+            self.open = self.open.at(stay)
+            self.rows = self.rows[stay]
+
+    def ask(self, z: Tensor, times: int = 1) -> Tensor:
+        """Return the gains (times * n,) of `times` blocks of inputs (times * n, ...).
+
+        Each block holds all open utterances in their order.
+        """
+        asked = self.open if times == 1 else self._repeated(times)
+        return self._scored(asked, z, times)[0]
+
+    def offer(self, z: Tensor, *, always: bool = False) -> Tensor:
+        """Ask about inputs (n, ...) and keep those that are better; the fooled leave.
+
+        Args:
+            z: One input for each open utterance.
+            always: Keep them even when they are worse.
+
+        Returns:
+            Which of the n utterances are still open, bool (n,).
+        """
+        gain, logits = self._scored(self.open, z, 1)
+        fooled = self.open.fooled(logits)
+        gain = gain.to(self._gain)
+        better = fooled | (gain > self._gain[self.rows])
+        if always:
+            better = torch.ones_like(better)
+        kept = self.rows[better]
+        self._inputs[kept] = z[better]
+        self._gain[kept] = gain[better]
+        self._fooled[self.rows[fooled]] = True
+        self.drop(~fooled)
+        return ~fooled
+
+    def _scored(self, asked: Problem, z: Tensor, times: int) -> tuple[Tensor, Tensor]:
+        """Count the queries; return gains (times * n,) and logits (times * n, K)."""
+        self.asked += times
+        self._queries[self.rows] += times
+        logits = asked.scores(z)
+        # NaN is never better than anything: unseen, a broken model would pass for a robust one.
+        if not bool(logits.isfinite().all()):
+            raise ServaxError(
+                "the model's scores are NaN or infinite: check the model's weights and the range "
+                "of the input."
+            )
+        return asked.gain(self.loss, logits), logits
+
+    def _repeated(self, times: int) -> Problem:
+        """Return the problem of `times` copies of the open utterances, one after the other."""
+        return self.open.at(torch.arange(len(self.rows), device=self.rows.device).repeat(times))
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryAttack(Attack):
+    """An attack that asks for scores and no gradient; a subclass fills `search`.
+
+    The model's own label, with ``labels="predicted"``, is one query more than `queries`.
+    """
+
+    queries: int = 1000
+    """Most questions asked about one utterance, the clean input among them."""
+    loss: LossName = "margin"
+    """What is raised: `margin`, `cross-entropy` or `dlr`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("queries", self.queries)
+        if self.loss not in LOSSES:
+            raise SettingError.choice("loss", self.loss, LOSSES)
+
+    @abstractmethod
+    def search(self, problem: Problem) -> Iterator[Found]:
+        """Yield how far the search has come, at last the result."""
+
+    def iterates(self, problem: Problem) -> Iterator[Tensor]:
+        """Yield the best inputs so far, about a hundred times."""
+        for found in self.search(problem):
+            yield found.inputs
+
+    def counted(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
+    ) -> Found:
+        """Return the attack's result with the queries used; arguments and errors as for a call."""
+        x = x.detach()
+        check_inputs(x, y, self.bounds)
+        check_mask(mask, x)
+        with evaluating(model):
+            problem = self.problem(model, x, y, generator=generator, mask=mask)
+            for found in self.search(problem):
+                result = found
+        check_reach(x, result.inputs, problem.within(self.ball), self.bounds)
+        return result
+
+
+def check_positive(name: str, value: float) -> None:
+    """Refuse a setting that is not finite and above 0."""
+    if not 0 < value < float("inf"):
+        raise SettingError(name, value, "a finite number above 0")

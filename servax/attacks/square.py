@@ -1,0 +1,201 @@
+"""Square: random search with windows, from scores alone.
+
+Andriushchenko et al. 2020, "Square attack: a query-efficient black-box adversarial attack via
+random search", algorithms 1 to 3. Departures: an input may be a rectangle or a waveform, where a
+window larger than the smaller side becomes a rectangle of the same area; windows stay inside the
+part that may change; each utterance has windows of its own; the last place of a window is as likely
+as the others; a window that would change nothing has its sign turned; the clean input is asked
+about first.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from servax.attacks.base import Norm
+from servax.attacks.gradient import check_norm
+from servax.attacks.problem import Problem
+from servax.attacks.queries import Found, QueryAttack, Search
+from servax.attacks.windows import Windows, as_grid, extents, two_pyramids
+from servax.errors import SettingError
+from servax.perturbation import L2, Ball, Bounds, Linf, check_radius, into_reach
+from servax.training.seeding import drawn
+
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+"""After which of 10 000 queries the share of the elements is halved."""
+TILES = 5
+"""The L2 start has as many tiles across and down."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square(QueryAttack):
+    """Random search: a window of the change is set anew and kept when the loss rises."""
+
+    radius: float = 0.02
+    """Size of the ball around the clean input, in units of the input."""
+    norm: Norm = Linf
+    """`Linf` or `L2`."""
+    share: float = 0.8
+    """Share of the elements that the first windows cover, the paper's p."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_norm(self.norm)
+        check_radius(self.radius)
+        if not 0 < self.share <= 1:
+            raise SettingError("share", self.share, "a number above 0 and at most 1")
+
+    @property
+    def ball(self) -> Ball:
+        """The ball of the norm and radius."""
+        return self.norm(self.radius)
+
+    def search(self, problem: Problem) -> Iterator[Found]:
+        """Yield the search after each hundredth of its queries, and at its end."""
+        random = Draws(problem)
+        search = Search(problem, self.loss)
+        allowed = torch.ones_like(problem.x, dtype=torch.bool)
+        box = extents(as_grid(allowed if problem.mask is None else allowed & problem.mask))
+        search.offer(problem.x)
+        search.drop((box.height > 0).to(search.rows.device)[search.rows])
+        for query in range(1, int(self.queries)):
+            if search.done:
+                break
+            rows = search.rows.cpu()
+            place = Place(search.open, search.best, box.at(rows), self.radius)
+            random.rows = rows
+            if query == 1:
+                search.offer(self._started(place, random), always=True)
+            else:
+                search.offer(self._moved(place, self.share_after(query - 2), random))
+            if query % max(1, int(self.queries) // 100) == 0:
+                yield search.found()
+        yield search.found()
+
+    def share_after(self, windows: int) -> float:
+        """Return the share of the elements that a window covers after so many others."""
+        halvings = bisect_left(HALVINGS, int(windows / self.queries * 10_000))
+        return float(self.share / 2**halvings)
+
+    def _started(self, place: Place, random: Draws) -> Tensor:
+        return place.stripes(random) if self.norm is Linf else place.tiled(random)
+
+    def _moved(self, place: Place, share: float, random: Draws) -> Tensor:
+        return place.repainted(share, random) if self.norm is Linf else place.shifted(share, random)
+
+
+class Draws:
+    """Uniform numbers for the whole batch, cut to the `rows` that are open.
+
+    An utterance's numbers do not depend on which others are still open.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.generator = problem.random()
+        self.count = len(problem.x)
+        self.rows = torch.arange(self.count)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Return numbers in [0, 1), (n, *shape), float64, on the CPU."""
+        whole = torch.Size((self.count, *shape))
+        return drawn(torch.rand, whole, self.generator, torch.float64)[self.rows]
+
+    def signs(self, like: Tensor, *shape: int) -> Tensor:
+        """Return -1 or 1, (n, *shape), type and device of `like`."""
+        return torch.where(self.uniform(*shape) < 0.5, -1.0, 1.0).to(like)
+
+
+class Place:
+    """The open utterances as grids (n, c, H, W), and the next inputs to ask about."""
+
+    def __init__(self, problem: Problem, best: Tensor, box: Windows, radius: float) -> None:
+        self.shape = problem.x.shape
+        self.bounds: Bounds = problem.bounds
+        self.x = as_grid(problem.x)
+        self.best = as_grid(best)
+        self.box = box
+        self.radius = radius
+        everywhere = torch.ones((), dtype=torch.bool, device=self.x.device)
+        mask = everywhere if problem.mask is None else problem.mask
+        self.allowed = as_grid(mask.expand(problem.x.shape))
+
+    def stripes(self, random: Draws) -> Tensor:
+        """Return the L-inf start: each column of each channel at one rim of the ball."""
+        signs = random.signs(self.x, self.x.shape[1], 1, self.x.shape[3])
+        return self._painted(self.allowed, signs).reshape(self.shape)
+
+    def repainted(self, share: float, random: Draws) -> Tensor:
+        """Return the best inputs with a window at one rim of the ball (algorithm 2)."""
+        window = self.box.place(*self.box.sides(share), random.uniform(2))
+        signs = random.signs(self.x, self.x.shape[1], 1, 1)
+        inside = window.inside(self.x) & self.allowed
+        painted = self._painted(inside, signs)
+        same = (painted == self.best).flatten(1).all(dim=1)
+        if bool(same.any()):
+            signs = torch.where(same.view(-1, 1, 1, 1), -signs, signs)
+            painted = self._painted(inside, signs)
+        return painted.reshape(self.shape)
+
+    def tiled(self, random: Draws) -> Tensor:
+        """Return the L2 start: a pattern of two pyramids in each tile."""
+        change = torch.zeros_like(self.x)
+        height, width = self.box.tiles(TILES)
+        down, across = self.box.height // height, self.box.width // width
+        for row in range(int(down.max())):
+            for column in range(int(across.max())):
+                tile = Windows(
+                    top=self.box.top + (self.box.height - down * height) // 2 + row * height,
+                    left=self.box.left + (self.box.width - across * width) // 2 + column * width,
+                    height=height * (row < down),
+                    width=width * (column < across),
+                )
+                change += self._pattern(tile, random)
+        return self._at_the_rim(change)
+
+    def shifted(self, share: float, random: Draws) -> Tensor:
+        """Return inputs whose change moved from one window to another (algorithm 3)."""
+        sides = self.box.sides(share, odd=True)
+        window = self.box.place(*sides, random.uniform(2))
+        here = window.inside(self.x)
+        there = self.box.place(*sides, random.uniform(2)).inside(self.x)
+        change = self.best - self.x
+        spent = change.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        left_over = (self.radius**2 - spent**2).clamp(min=0.0) / self.x.shape[1]
+        freed = _channel_norm(change * (here | there)) ** 2
+        new = self._pattern(window, random) + _channel_unit(change * here)
+        new = _channel_unit(new) * (left_over + freed).sqrt()
+        return self._at_the_rim(torch.where(here, new, change * ~there))
+
+    def _painted(self, inside: Tensor, signs: Tensor) -> Tensor:
+        corner = into_reach(self.x, self.x + self.radius * signs, Linf(self.radius), self.bounds)
+        return torch.where(inside, corner, self.best)
+
+    def _pattern(self, window: Windows, random: Draws) -> Tensor:
+        """Return a pattern of norm one in each channel of a window, of random sign and cut."""
+        upright = random.uniform() < 0.5
+        # A window one row high can only be cut through its width, and the other way round.
+        upright = (upright & (window.height > 1)) | (window.width <= 1)
+        signs = random.signs(self.x, self.x.shape[1], 1, 1)
+        return two_pyramids(window, upright, self.x) * signs * self.allowed
+
+    def _at_the_rim(self, change: Tensor) -> Tensor:
+        """Return inputs whose change is scaled to the radius, then clamped to the bounds."""
+        ball = L2(self.radius)
+        moved = self.x + self.radius * ball.steepest(change)
+        return into_reach(self.x, moved, ball, self.bounds).reshape(self.shape)
+
+
+def _channel_norm(change: Tensor) -> Tensor:
+    """Return the norm of each channel, (n, c, 1, 1)."""
+    norm: Tensor = change.flatten(2).norm(dim=2)
+    return norm[:, :, None, None]
+
+
+def _channel_unit(change: Tensor) -> Tensor:
+    """Return each channel divided by its norm; zero stays zero."""
+    return change / _channel_norm(change).clamp(min=torch.finfo(change.dtype).tiny)

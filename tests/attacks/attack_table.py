@@ -1,0 +1,124 @@
+"""The attacks that test_all_attacks.py drives. A new attack is one more line of ATTACKS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from servax.attacks import (
+    APGD,
+    FGSM,
+    NES,
+    PGD,
+    SPSA,
+    Attack,
+    Cascade,
+    DiversePGD,
+    MomentumPGD,
+    Outside,
+    Restarts,
+    Square,
+    TargetedAPGD,
+    presets,
+)
+from servax.perturbation import L2, Linf
+
+STEPS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """How an attack is made, and what it can do."""
+
+    make: Callable[..., Attack]
+    """From ``norm``, ``radius`` and the shared settings (bounds, labels, targeted)."""
+    norms: tuple[type, ...] = (Linf, L2)
+    random: bool = False
+    """Whether it needs a generator."""
+    targeted: bool = True
+    """Whether it can lead towards a class."""
+    leaves: bool = False
+    """Whether utterances leave the batch once they are fooled."""
+
+
+def walk(kind, **settings):
+    """Return what makes a PGD of some kind, with a step of a quarter of its ball."""
+    return lambda *, norm, radius, **shared: kind(
+        norm=norm, radius=radius, step=radius / 4, steps=STEPS, **settings, **shared
+    )
+
+
+def auto(kind, **settings):
+    return lambda *, norm, radius, **shared: kind(
+        norm=norm, radius=radius, **{"steps": STEPS, **settings}, **shared
+    )
+
+
+def one_step(*, norm, radius, **shared):
+    return FGSM(norm=norm, epsilon=radius, **shared)
+
+
+def cascade(**settings):
+    return Cascade([walk(PGD, leave=True)(**settings), auto(APGD)(**settings)])
+
+
+def restarts(**settings):
+    return Restarts(walk(PGD, random_start=True, leave=True)(**settings), 3)
+
+
+def square(**settings):
+    return lambda *, norm, radius, **shared: Square(
+        norm=norm, radius=radius, queries=60, **settings, **shared
+    )
+
+
+def estimated(kind):
+    return lambda *, norm, radius, **shared: kind(
+        norm=norm, radius=radius, step=radius / 4, samples=8, queries=150, **shared
+    )
+
+
+def foolbox(*, norm, **settings):
+    steps = {"steps": STEPS, "rel_stepsize": 0.25}
+    return Outside(
+        path=f"foolbox.attacks.{norm.__name__}PGD", norm=norm, settings=steps, **settings
+    )
+
+
+def torchattacks(*, norm, radius, **shared):
+    return Outside(path="torchattacks.BIM", norm=norm, radius=radius, **shared)
+
+
+ATTACKS = {
+    "FGSM": Entry(make=one_step),
+    "PGD": Entry(make=walk(PGD)),
+    "PGD random start": Entry(make=walk(PGD, random_start=True), random=True),
+    "PGD leave": Entry(make=walk(PGD, leave=True), leaves=True),
+    "PGD margin": Entry(make=walk(PGD, loss="margin")),
+    "MomentumPGD": Entry(make=walk(MomentumPGD)),
+    "MomentumPGD leave": Entry(
+        make=walk(MomentumPGD, leave=True, random_start=True), random=True, leaves=True
+    ),
+    "DiversePGD": Entry(make=walk(DiversePGD), random=True),
+    "DiversePGD leave": Entry(
+        make=walk(DiversePGD, leave=True, decay=1.0), random=True, leaves=True
+    ),
+    "APGD": Entry(make=auto(APGD), random=True, leaves=True),
+    "APGD clean start": Entry(make=auto(APGD, random_start=False), leaves=True),
+    "APGD DLR": Entry(make=auto(APGD, loss="dlr"), random=True, leaves=True),
+    "APGD margin": Entry(make=auto(APGD, loss="margin", leave=False), random=True),
+    "TargetedAPGD": Entry(make=auto(TargetedAPGD), random=True, targeted=False, leaves=True),
+    "TargetedAPGD clean start": Entry(
+        make=auto(TargetedAPGD, random_start=False, targets=2), targeted=False, leaves=True
+    ),
+    "TargetedAPGD stay": Entry(make=auto(TargetedAPGD, leave=False), random=True, targeted=False),
+    "Restarts": Entry(make=restarts, random=True, leaves=True),
+    "Cascade": Entry(make=cascade, random=True, leaves=True),
+    "Square": Entry(make=square(), random=True, leaves=True),
+    "Square cross-entropy": Entry(make=square(loss="cross-entropy"), random=True, leaves=True),
+    "NES": Entry(make=estimated(NES), random=True, leaves=True),
+    "SPSA": Entry(make=estimated(SPSA), random=True, leaves=True),
+    "foolbox PGD": Entry(make=foolbox, random=True),
+    "torchattacks BIM": Entry(make=torchattacks, norms=(Linf,), random=True),
+    "minimum norm": Entry(make=presets.nearest, random=True),
+}

@@ -1,0 +1,248 @@
+"""What holds for every attack of attack_table.py, whatever the norm, the classes and the bounds."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+import torch
+from attack_table import ATTACKS
+from torch import Tensor, nn
+
+from servax.defences import Defended
+from servax.errors import SettingError
+
+HEIGHT, WIDTH = 5, 7
+
+
+def cases(keep=lambda entry: True):
+    """Return each attack in each of its norms."""
+    return pytest.mark.parametrize(
+        ("entry", "norm"),
+        [
+            pytest.param(entry, norm, id=f"{name} {norm.__name__}")
+            for name, entry in ATTACKS.items()
+            if keep(entry)
+            for norm in entry.norms
+        ],
+    )
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def classifier(classes, *, shape=(HEIGHT, WIDTH), curved=True):
+    """Return a smooth network into `classes` classes, or a linear one."""
+    size = math.prod(shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        bent = [nn.Linear(size, 16), nn.Tanh(), nn.Linear(16, classes)]
+        layers = bent if curved else [nn.Linear(size, classes)]
+        return nn.Sequential(nn.Flatten(), *layers).double()
+
+
+def clean(bounds=(0.0, 1.0), *, batch=6, shape=(1, HEIGHT, WIDTH)):
+    """Draw inputs that reach finite bounds; standard normal ones without bounds."""
+    if not math.isfinite(bounds[1]):
+        return torch.randn(batch, *shape, generator=seeded(1), dtype=torch.float64)
+    unit = torch.rand(batch, *shape, generator=seeded(1), dtype=torch.float64)
+    low, high = bounds
+    return low + (high - low) * (1.4 * unit - 0.2).clamp(0.0, 1.0)
+
+
+def radius_of(norm, share=1.0):
+    """Return a radius that moves elements about as far in either norm."""
+    return share * (0.1 if norm.__name__ == "Linf" else 0.1 * math.sqrt(HEIGHT * WIDTH))
+
+
+def said(model, x):
+    with torch.no_grad():
+        return model(x).argmax(dim=1)
+
+
+def check_reach(attack, x, found, bounds):
+    assert found.shape == x.shape
+    assert found.dtype == x.dtype
+    assert (attack.ball.norm(found - x) <= attack.ball.radius * (1 + 1e-9)).all()
+    assert float(found.min()) >= bounds[0]
+    assert float(found.max()) <= bounds[1]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 12])
+@cases()
+def test_the_ball_is_kept_for_any_number_of_classes(entry, norm, classes):
+    model, x = classifier(classes), clean()
+    y = said(model, x)
+    attack = entry.make(norm=norm, radius=radius_of(norm))
+    found = attack(model, x, y, generator=seeded())
+    check_reach(attack, x, found, (0.0, 1.0))
+    assert not torch.equal(found, x)
+
+
+@pytest.mark.parametrize("bounds", [(-3.0, 5.0), (2.0, 2.5), (-math.inf, math.inf)])
+@cases()
+def test_the_bounds_are_kept(entry, norm, bounds):
+    model, x = classifier(4), clean(bounds)
+    attack = entry.make(norm=norm, radius=radius_of(norm), bounds=bounds)
+    found = attack(model, x, said(model, x), generator=seeded())
+    check_reach(attack, x, found, bounds)
+    assert not torch.equal(found, x)
+
+
+@pytest.mark.parametrize(
+    "shape", [(9,), (3, 4), (2, 4, 3)], ids=["waveforms", "no channel", "channels"]
+)
+@cases()
+def test_inputs_of_any_shape_are_attacked(entry, norm, shape):
+    model, x = classifier(3, shape=shape), clean(shape=shape)
+    attack = entry.make(norm=norm, radius=0.2)
+    check_reach(attack, x, attack(model, x, said(model, x), generator=seeded()), (0.0, 1.0))
+
+
+@pytest.mark.parametrize("lengths", ["for each utterance", "for all"])
+@cases()
+def test_what_a_mask_hides_is_left_alone(entry, norm, lengths):
+    model, x = classifier(4), clean()
+    if lengths == "for all":
+        mask = (torch.arange(WIDTH) < 4).view(1, 1, 1, WIDTH)
+    else:
+        mask = (torch.arange(WIDTH) < torch.arange(1, 7).view(-1, 1)).view(6, 1, 1, WIDTH)
+    attack = entry.make(norm=norm, radius=radius_of(norm))
+    y = said(model, x)
+    found = attack(model, x, y, generator=seeded(), mask=mask)
+    hidden = ~mask.expand(x.shape)
+    assert torch.equal(found[hidden], x[hidden])
+    assert not torch.equal(found, x)
+    check_reach(attack, x, found, (0.0, 1.0))
+
+
+@pytest.mark.parametrize("classes", [2, 6])
+@cases(lambda entry: entry.targeted)
+def test_a_targeted_attack_reaches_its_class_on_an_easy_model(entry, norm, classes):
+    model, x = classifier(classes, curved=False), clean((-math.inf, math.inf))
+    wanted = (said(model, x) + 1) % classes
+    attack = entry.make(
+        norm=norm, radius=radius_of(norm, 40.0), bounds=(-math.inf, math.inf), targeted=True
+    )
+    assert torch.equal(said(model, attack(model, x, wanted, generator=seeded())), wanted)
+
+
+@pytest.mark.parametrize("classes", [2, 6])
+@cases()
+def test_an_attack_fools_an_easy_model(entry, norm, classes):
+    model, x = classifier(classes, curved=False), clean((-math.inf, math.inf))
+    y = said(model, x)
+    attack = entry.make(norm=norm, radius=radius_of(norm, 20.0), bounds=(-math.inf, math.inf))
+    assert not (said(model, attack(model, x, y, generator=seeded())) == y).any()
+
+
+@cases()
+def test_an_attack_repeats_with_its_seed_and_leaves_the_global_one_alone(entry, norm):
+    model, x = classifier(4), clean()
+    y = said(model, x)
+    attack = entry.make(norm=norm, radius=radius_of(norm, 0.2))
+    state = torch.random.get_rng_state()
+    first, same = (attack(model, x, y, generator=seeded(1)) for _ in range(2))
+    assert torch.equal(first, same)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@cases()
+def test_a_generator_is_needed_only_where_something_is_random(entry, norm):
+    model, x = classifier(4), clean()
+    attack = entry.make(norm=norm, radius=radius_of(norm, 0.2))
+    if not entry.random:
+        attack(model, x, said(model, x))
+        return
+    sentence = "generator is None, expected a torch.Generator, the attack is random."
+    with pytest.raises(SettingError, match=f"^{re.escape(sentence)}$"):
+        attack(model, x, said(model, x))
+
+
+class Counted(nn.Module):
+    """Counts the rows that pass, and notes the mode."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.rows = 0
+        self.modes: set[bool] = set()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows += len(x)
+        self.modes.add(self.training)
+        return self.model(x)
+
+
+@cases()
+def test_the_models_mode_is_put_back(entry, norm):
+    model, x = Counted(classifier(4)).train(), clean()
+    attack = entry.make(norm=norm, radius=radius_of(norm))
+    attack(model, x, torch.zeros(6, dtype=torch.int64), generator=seeded())
+    assert model.modes == {False}
+    assert all(part.training for part in model.modules())
+
+
+@cases(lambda entry: entry.leaves)
+def test_utterances_that_are_wrong_already_cost_one_look_and_stay_clean(entry, norm):
+    model, x = Counted(classifier(4)), clean()
+    y = said(model.model, x)
+    wrong = torch.tensor([True, False, True, True, False, True])
+    attack = entry.make(norm=norm, radius=radius_of(norm))
+    found = attack(model, x, torch.where(wrong, (y + 1) % 4, y), generator=seeded())
+    assert torch.equal(found[wrong], x[wrong])
+    assert not torch.equal(found[~wrong], x[~wrong])
+    model.rows = 0
+    found = attack(model, x, (y + 1) % 4, generator=seeded())
+    assert torch.equal(found, x)
+    assert model.rows == len(x)
+
+
+@cases(lambda entry: entry.leaves)
+def test_fooled_utterances_leave_the_batch(entry, norm):
+    model, x = Counted(classifier(4, curved=False)), clean((-math.inf, math.inf))
+    y = said(model.model, x)
+    settings = {"norm": norm, "bounds": (-math.inf, math.inf)}
+    entry.make(radius=radius_of(norm, 1e-3), **settings)(model, x, y, generator=seeded())
+    in_vain, model.rows = model.rows, 0
+    entry.make(radius=radius_of(norm, 20.0), **settings)(model, x, y, generator=seeded())
+    assert model.rows < in_vain
+
+
+class Halve(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.5 * x.clamp(0.2, 0.8)
+
+
+@cases()
+def test_a_defended_model_is_a_model(entry, norm):
+    model = Defended(classifier(4), Halve())
+    x = clean()
+    y = said(model, x)
+    attack = entry.make(norm=norm, radius=radius_of(norm))
+    found = attack(model, x, y, generator=seeded())
+    check_reach(attack, x, found, (0.0, 1.0))
+    assert not torch.equal(found, x)
+
+
+@cases()
+def test_gradients_may_be_off_outside(entry, norm):
+    model, x = classifier(4), clean()
+    y = said(model, x)
+    attack = entry.make(norm=norm, radius=radius_of(norm))
+    expected = attack(model, x, y, generator=seeded())
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            found = attack(model, x.clone(), y.clone(), generator=seeded())
+        assert torch.equal(found, expected)
+
+
+@cases()
+def test_float32_is_kept(entry, norm):
+    model, x = classifier(4).float(), clean().float()
+    attack = entry.make(norm=norm, radius=radius_of(norm))
+    found = attack(model, x, said(model, x), generator=seeded())
+    assert found.dtype == torch.float32
+    assert not found.requires_grad
