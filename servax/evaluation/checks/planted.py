@@ -1,0 +1,195 @@
+"""The planted test: an adversarial input that is known to be there must be found.
+
+Zimmermann et al. 2022, "Increasing Confidence in Adversarial Robustness Evaluations" (binarisation
+test). For each utterance the model's last layer is replaced by a binary readout that tells points
+near the clean input ("inner", within `inner_share` of the radius) from one on the edge of the ball
+("boundary"). That one is an adversarial input by construction; an attack that does not find any is
+too weak for this model, whatever its figures say.
+
+Differs in: the readout is the separator of widest margin (see `servax.evaluation.checks.readout`);
+boundary points of an L-inf ball are corners, the paper's harder variant for a random search; where
+the features have too few dimensions for a boundary point to be separable, others are drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from servax.attacks.base import Attack, evaluating
+from servax.attacks.problem import Problem, logits_of
+from servax.errors import SettingError
+from servax.evaluation.checks.finding import Finding, Severity, percent
+from servax.evaluation.checks.readout import Features, Readout, separate
+from servax.perturbation import Ball, into_reach
+from servax.training.seeding import drawn
+
+ENOUGH = 0.95
+"""Success rate from which an attack passes (the paper's)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planting:
+    """How the readouts are made; the paper takes 999 inner and 1 boundary point."""
+
+    inner: int = 100
+    """Inner points per utterance, the clean input besides."""
+    boundary: int = 1
+    """Planted points per utterance."""
+    inner_share: float = 0.95
+    """Size of the ball of inner points, as a share of the radius (the paper's η)."""
+    closeness: float = 0.999
+    """Where the readout's plane stands: 0 at the last inner point, 1 at the planted one."""
+    candidates: int = 10
+    """How often planted points are drawn anew where no plane separates them."""
+    batch_size: int = 64
+    """Inputs per forward pass."""
+
+    def __post_init__(self) -> None:
+        for name in ("inner", "boundary", "candidates", "batch_size"):
+            if getattr(self, name) < 1:
+                raise SettingError(name, getattr(self, name), "a whole number of at least 1")
+        for name in ("inner_share", "closeness"):
+            if not 0 < getattr(self, name) < 1:
+                raise SettingError(name, getattr(self, name), "a number between 0 and 1")
+
+
+def planted(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    attack: Attack,
+    subject: str,
+    generator: torch.Generator,
+    mask: Tensor | None = None,
+    planting: Planting | None = None,
+) -> Finding:
+    """Say whether the attack finds planted adversarial inputs.
+
+    Each utterance is attacked alone, on its own readout. A random search draws as many points of
+    the edge of the ball as the attack tried inputs; utterances where it succeeds are too easy and
+    are left out. `passed`: the attack finds at least 95 % of the others. `error`: it finds fewer.
+    `not-measured`: no utterance is left: none could be separated, or all are too easy.
+
+    Args:
+        model: From inputs (B, ...) to logits (B, K); a defended model is one too.
+        x: Clean inputs (B, ...).
+        attack: Any untargeted attack that can face two classes.
+        subject: Name of the system.
+        generator: Draws the points and whatever is random in the attack.
+        mask: Where an input may change, as for an attack.
+        planting: How the readouts are made.
+
+    Raises:
+        SettingError: The attack is targeted.
+    """
+    if attack.targeted:
+        raise SettingError("targeted", True, "False: the planted class is led to from the other")
+    settings = planting or Planting()
+    problem = Problem(
+        model=model,
+        x=x.detach(),
+        y=torch.zeros(len(x), dtype=torch.int64, device=x.device),
+        mask=mask,
+        bounds=attack.bounds,
+        generator=generator,
+    )
+    with evaluating(model):
+        features = Features(model, x[:1])
+        parts = [problem.at(torch.tensor([i], device=x.device)) for i in range(len(x))]
+        outcomes = [_outcome(features, part, attack, settings) for part in parts]
+    return _told([outcome for outcome in outcomes if outcome], len(x), subject)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    found: bool
+    by_chance: bool
+    tries: int
+
+
+def _outcome(
+    features: Features, problem: Problem, attack: Attack, settings: Planting
+) -> _Outcome | None:
+    """Return what attack and random search find for one utterance, or None without a readout."""
+    ball = problem.within(attack.ball)
+    readout = _readout(features, problem, ball, settings)
+    if readout is None:
+        return None
+    readout.eval()
+    result = attack(readout, problem.x, problem.y, generator=problem.generator, mask=problem.mask)
+    tries = max(1, readout.tries)
+    guesses = _edge(problem, ball, tries)
+    with torch.no_grad():
+        found = bool(readout(result).argmax(dim=1) == 1)
+        by_chance = any(
+            bool((readout(part).argmax(dim=1) == 1).any())
+            for part in torch.split(guesses, settings.batch_size)
+        )
+    return _Outcome(found, by_chance, tries)
+
+
+def _readout(
+    features: Features, problem: Problem, ball: Ball, settings: Planting
+) -> Readout | None:
+    """Return a readout that calls its planted points adversarial and all inner ones not."""
+    x, size = problem.x, settings.batch_size
+    repeated = x.expand(settings.inner, *x.shape[1:])
+    inner = settings.inner_share * ball.sample(repeated, problem.random())
+    near = torch.cat([x, into_reach(x, x + inner, ball, problem.bounds)])
+    far = _edge(problem, ball, settings.boundary * settings.candidates)
+    with torch.no_grad():
+        here, there = (
+            torch.cat([features(part) for part in torch.split(points, size)]).double().cpu().numpy()
+            for points in (near, far)
+        )
+        logits = torch.cat([logits_of(features.model, part) for part in torch.split(near, size)])
+    # The paper's "adaptive" scale: as large as the model's own logits, so that a model which is too
+    # sure stays so.
+    spread = float(logits.max() - logits.min())
+    for points in there.reshape(settings.candidates, settings.boundary, -1):
+        plane = separate(here, points, closeness=settings.closeness, spread=spread or 1.0)
+        if plane is not None:
+            return Readout(features, plane, logits)
+    return None
+
+
+def _edge(problem: Problem, ball: Ball, count: int) -> Tensor:
+    """Return points (count, ...) of the edge of the ball: corners (L-inf) or directions (L2)."""
+    x = problem.x
+    shape = torch.Size((count, *x.shape[1:]))
+    normal = drawn(torch.randn, shape, problem.random(), x.dtype).to(x.device)
+    return into_reach(x, x + ball.radius * ball.steepest(normal), ball, problem.bounds)
+
+
+def _told(outcomes: list[_Outcome], utterances: int, subject: str) -> Finding:
+    hard = [outcome for outcome in outcomes if not outcome.by_chance]
+    evidence = {
+        "utterances": utterances,
+        "separated": len(outcomes),
+        "too_easy": len(outcomes) - len(hard),
+        "random_success_rate": _rate([outcome.by_chance for outcome in outcomes]),
+        "success_rate_with_easy": _rate([outcome.found for outcome in outcomes]),
+        "success_rate": _rate([outcome.found for outcome in hard]),
+        "tries": max((outcome.tries for outcome in outcomes), default=0),
+    }
+    if not hard:
+        told = (
+            f"{len(outcomes)} of {utterances} utterances could be given a planted input that a "
+            f"plane separates, and a random search finds {len(outcomes)} of those."
+        )
+        return Finding("planted", subject, "not-measured", told, evidence)
+    found = sum(outcome.found for outcome in hard)
+    told = (
+        f"The attack finds {found} of {len(hard)} planted inputs ({percent(found / len(hard))}) "
+        f"that a random search with as many tries misses; {utterances - len(hard)} of {utterances} "
+        "utterances were left out."
+    )
+    severity: Severity = "passed" if found / len(hard) >= ENOUGH else "error"
+    return Finding("planted", subject, severity, told, evidence)
+
+
+def _rate(outcomes: list[bool]) -> float | None:
+    return sum(outcomes) / len(outcomes) if outcomes else None

@@ -1,0 +1,227 @@
+"""The realisability gap: is an adversarial log-Mel still adversarial once it is sound?
+
+An attack on the log-Mel moves each cell as it likes, but no sound need have such a log-Mel: frames
+overlap, Mel filters overlap, and a file holds 16 bits. So the change is turned back into sound, as
+a gain in dB on the short-time spectrum with the phase of the clean sound, written as a 16-bit WAV,
+read again, and scored again. What the attack loses on that way is the gap.
+
+The way back is one that an attacker would take first, not the best one: the gap is an upper bound
+of what a cleverer inversion leaves. Attacks on the waveform (`servax.attacks.waveform`) have none.
+
+Four parts of a change cannot pass, and are counted as part of the gap: changes of repeated or
+filled frames where an utterance is shorter than the classifier's input (a repeated frame takes the
+change of its first occurrence, since both are one piece of sound); a change of the level where the
+front-end brings each utterance to one level; gains beyond +-20 dB (`LARGEST_GAIN_DB`); and what
+would go beyond full scale.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from servax.attacks.base import evaluating
+from servax.attacks.problem import logits_of
+from servax.errors import ShapeError
+from servax.evaluation.distortion import largest_change_db, signal_to_noise_ratio
+from servax.evaluation.metrics import uar
+from servax.features import FrontEnd, FrontEndSettings, LogMel, LogMelSettings, Scaling
+from servax.features.resynthesis import apply_change
+from servax.perturbation.sixteen_bit import STEP, nearest
+
+__all__ = ["RealisabilityGap", "Realised", "realisability_gap", "realise", "wav_round_trip"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Realised:
+    """One adversarial log-Mel as sound."""
+
+    waveform: Tensor
+    """The sound as read from its 16-bit file, (1, T)."""
+    x_again: Tensor
+    """Its log-Mel on [0, 1], (1, 1, M, F)."""
+    snr_db: float
+    """Energy of the clean sound over that of the change, in dB; infinite for no change."""
+    log_mel_error_db: float
+    """Mean absolute difference between the wanted log-Mel and the reached one, in dB."""
+    largest_change_db: float
+    """Largest difference of a cell between the reached log-Mel and the clean one, in dB."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RealisabilityGap:
+    """What an attack on log-Mels is worth before and after it became sound; rows are utterances."""
+
+    labels: NDArray[np.int64]
+    """True classes (N,)."""
+    clean: NDArray[np.int64]
+    """Predictions on the clean log-Mels."""
+    clean_again: NDArray[np.int64]
+    """The control: predictions after the same way to a file and back without any change."""
+    adversarial: NDArray[np.int64]
+    """Predictions on the adversarial log-Mels."""
+    realised: NDArray[np.int64]
+    """Predictions on the log-Mels of the adversarial sounds."""
+    sounds: tuple[Realised, ...]
+    """The adversarial sounds."""
+
+    @property
+    def uar_clean(self) -> float:
+        """UAR on clean log-Mels."""
+        return uar(self.labels, self.clean)
+
+    @property
+    def uar_clean_again(self) -> float:
+        """UAR of the control."""
+        return uar(self.labels, self.clean_again)
+
+    @property
+    def uar_adversarial(self) -> float:
+        """UAR on adversarial log-Mels."""
+        return uar(self.labels, self.adversarial)
+
+    @property
+    def uar_realised(self) -> float:
+        """UAR on adversarial sounds."""
+        return uar(self.labels, self.realised)
+
+    @property
+    def gap(self) -> float:
+        """How much UAR the attack fails to take away once it is sound."""
+        return self.uar_realised - self.uar_adversarial
+
+
+@torch.no_grad()
+def realise(
+    waveform: Tensor, x: Tensor, x_adv: Tensor, settings: FrontEndSettings, scale: Scaling
+) -> Realised:
+    """Return the sound of an adversarial log-Mel, and how near its log-Mel comes.
+
+    Args:
+        waveform: The clean sound, (T,) or (1, T), more than half a window long.
+        x: Its log-Mel on [0, 1], (1, 1, M, F): ``scale(FrontEnd(settings)(waveform))``.
+        x_adv: The adversarial one, shape of `x`.
+        settings: The front-end that made `x`.
+        scale: What mapped its dB to [0, 1].
+
+    Raises:
+        ShapeError: The shapes do not belong together, or the sound is too short.
+    """
+    sound = waveform.reshape(1, -1) if waveform.ndim == 1 else waveform
+    s = settings.logmel
+    if sound.ndim != 2 or len(sound) != 1 or sound.shape[1] <= s.window_samples // 2:
+        raise ShapeError(
+            "waveform", waveform.shape, f"(T,) or (1, T) with T > {s.window_samples // 2} samples"
+        )
+    for name, value in (("x", x), ("x_adv", x_adv)):
+        if tuple(value.shape) != (1, 1, s.mels, settings.frames):
+            raise ShapeError(name, value.shape, f"(1, 1, {s.mels}, {settings.frames})")
+    wanted = scale.inverse(x_adv)
+    change = in_frames_of_sound(wanted - scale.inverse(x), 1 + sound.shape[1] // s.hop_samples)
+    moved = apply_change(sound, change * _power_db(s), LogMel(s))
+    written = wav_round_trip(moved, s.sample_rate)
+    again = scale(FrontEnd(settings)(written))
+    error = (scale.inverse(again) - wanted).abs().mean()
+    return Realised(
+        waveform=written,
+        x_again=again,
+        snr_db=float(signal_to_noise_ratio(sound, written)),
+        log_mel_error_db=float(error) * s.db_per_unit,
+        largest_change_db=float(largest_change_db(x, again, scale)) * s.db_per_unit,
+    )
+
+
+def realisability_gap(
+    model: nn.Module,
+    waveforms: Sequence[Tensor],
+    adversarial: Tensor,
+    labels: Tensor,
+    *,
+    front_end: FrontEndSettings,
+    scale: Scaling,
+) -> RealisabilityGap:
+    """Return predictions on adversarial log-Mels, and on the sounds made of them.
+
+    Args:
+        model: From (B, 1, M, F) on [0, 1] to logits (B, C); scored in evaluation mode.
+        waveforms: N clean sounds (T,) at the front-end's rate, of any lengths.
+        adversarial: Their adversarial log-Mels (N, 1, M, F) on [0, 1].
+        labels: True classes (N,).
+        front_end: What made their clean log-Mels.
+        scale: What mapped its dB to [0, 1].
+
+    Raises:
+        ShapeError: The numbers of utterances differ, or as for `realise`.
+    """
+    if not len(waveforms) == len(adversarial) == len(labels) > 0:
+        counts = (len(waveforms), len(adversarial), len(labels))
+        raise ShapeError("(waveforms, adversarial, labels)", counts, "one number of utterances N")
+    make = FrontEnd(front_end)
+    clean, controls, sounds = [], [], []
+    with torch.no_grad():
+        for waveform, wanted in zip(waveforms, adversarial.unsqueeze(1), strict=True):
+            x = scale(make(waveform.reshape(1, -1)))
+            clean.append(x)
+            controls.append(realise(waveform, x, x, front_end, scale).x_again)
+            sounds.append(realise(waveform, x, wanted, front_end, scale))
+    again = [sound.x_again for sound in sounds]
+    with evaluating(model):
+        predictions = [
+            np.array([_predict(model, x) for x in batch], dtype=np.int64)
+            for batch in (clean, controls, adversarial.unsqueeze(1), again)
+        ]
+    return RealisabilityGap(
+        labels=labels.cpu().numpy(),
+        clean=predictions[0],
+        clean_again=predictions[1],
+        adversarial=predictions[2],
+        realised=predictions[3],
+        sounds=tuple(sounds),
+    )
+
+
+def in_frames_of_sound(change: Tensor, frames: int) -> Tensor:
+    """Return a change of fitted frames (..., M, F) as one of the sound's own, (..., M, frames).
+
+    The reverse of `servax.features.fit_frames`: of a longer sound only the middle changes, of a
+    shorter one each frame takes the change of its first occurrence.
+    """
+    fitted = change.shape[-1]
+    if frames <= fitted:
+        return change[..., :frames]
+    own = change.new_zeros(*change.shape[:-1], frames)
+    start = (frames - fitted) // 2
+    own[..., start : start + fitted] = change
+    return own
+
+
+def wav_round_trip(waveform: Tensor, sample_rate: int) -> Tensor:
+    """Return waveforms (B, T) as they are read back from 16-bit WAV files, clipped."""
+    read = []
+    for samples in nearest(waveform).cpu().numpy():
+        file = io.BytesIO()
+        whole = np.round(samples / STEP).astype(np.int16)
+        soundfile.write(file, whole, sample_rate, format="WAV", subtype="PCM_16")
+        file.seek(0)
+        read.append(soundfile.read(file, dtype="float32")[0])
+    return torch.from_numpy(np.stack(read)).to(waveform)
+
+
+def _power_db(settings: LogMelSettings) -> float:
+    """Return how many dB of power one unit of the log-Mel is in the spectrum."""
+    # 10 log10 of a magnitude is half of its dB.
+    halved = settings.logarithm == "db" and settings.spectrum == "magnitude"
+    return 2.0 if halved else settings.db_per_unit
+
+
+@torch.no_grad()
+def _predict(model: nn.Module, x: Tensor) -> int:
+    """Return the class of one log-Mel (1, 1, M, F)."""
+    return int(logits_of(model, x).argmax())

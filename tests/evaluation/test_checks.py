@@ -1,0 +1,513 @@
+"""Each check of a model or an attack catches one broken on purpose, and lets a sound one pass."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import approx_fprime, linprog
+from sklearn.svm import SVC
+from torch import Tensor, nn
+
+from servax.attacks import FGSM, PGD, Attack, Problem
+from servax.errors import SettingError, ShapeError
+from servax.evaluation import checks
+from servax.evaluation.checks import Finding, Planting
+from servax.evaluation.checks.on_gradients import _slopes
+from servax.evaluation.checks.readout import Features, separate
+from servax.perturbation import L2, Ball, Linf
+from servax.training.seeding import global_seed
+
+CLASSES = 3
+
+
+def network() -> nn.Sequential:
+    """Return a smooth classifier of (B, 1, 6, 8) with weights from a seed."""
+    with global_seed(5, "network"):
+        model = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.Tanh(),
+            nn.Flatten(),
+            nn.Dropout(0.5),
+            nn.Linear(8 * 48, CLASSES),
+        )
+    return model.eval()
+
+
+class Rounded(nn.Module):
+    """Rounds its input, with no gradient or with the identity's."""
+
+    def __init__(self, model: nn.Module, *, straight_through: bool = False) -> None:
+        super().__init__()
+        self.model, self.straight_through = model, straight_through
+
+    def forward(self, x: Tensor) -> Tensor:
+        rounded = (4 * x).round() / 4
+        logits: Tensor = self.model(
+            x + (rounded - x).detach() if self.straight_through else rounded
+        )
+        return logits
+
+
+class Then(nn.Module):
+    """Applies a function to the logits of a model."""
+
+    def __init__(self, model: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model, self.change = model, change
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.change(self.model(x))
+
+
+class Noisy(nn.Module):
+    """Draws noise from torch's global generator in each forward pass."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x + 0.2 * torch.randn_like(x))
+        return logits
+
+
+class Stuck(nn.Module):
+    """Stays in training mode whatever it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = network()
+
+    def train(self, mode: bool = True) -> Stuck:
+        super().train(True)
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x)
+        return logits
+
+
+def batch_statistics() -> nn.Module:
+    """Return a network whose batch norm uses the statistics of the batch in evaluation too."""
+    model = network()
+    with global_seed(6, "norm"):
+        model[1] = nn.BatchNorm2d(8, track_running_stats=False)
+    return model.eval()
+
+
+def folded_gradient(model: nn.Module) -> nn.Module:
+    """Return a model whose backward pass is wrong although its output is right."""
+    return Then(model, lambda logits: logits.detach() + (0.2 * logits - 0.2 * logits.detach()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downhill(PGD):
+    """PGD with the sign of the loss the wrong way round."""
+
+    def iterates(self, problem: Problem) -> Iterator[Tensor]:
+        return super().iterates(replace(problem, targeted=not problem.targeted))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise(Attack):
+    """A random corner of the ball."""
+
+    radius: float = 0.3
+
+    @property
+    def ball(self) -> Ball:
+        return Linf(self.radius)
+
+    def iterates(self, problem: Problem) -> Iterator[Tensor]:
+        signs = torch.randn(problem.x.shape, generator=problem.random()).sign()
+        # A look at the model, so that a random search is given as many tries.
+        problem.scores(problem.x)
+        yield (problem.x + self.radius * signs).clamp(*self.bounds)
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.rand(8, 1, 6, 8, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def y(x) -> Tensor:
+    with torch.no_grad():
+        return network()(x).argmax(dim=1)
+
+
+def draws() -> torch.Generator:
+    return torch.Generator().manual_seed(7)
+
+
+def pgd(radius: float, kind: type[PGD] = PGD, step: float = 0.2) -> PGD:
+    """Return ten steps; `step` is a share of the radius."""
+    return kind(radius=radius, step=step * radius, steps=10)
+
+
+SETTING = {"subject": "net"}
+Check = Callable[[nn.Module, Tensor, Tensor], Finding]
+
+
+def on_planted(attack: Attack) -> Check:
+    planting = Planting(inner=40)
+    return lambda m, x, y: checks.planted(
+        m, x, attack=attack, generator=draws(), planting=planting, **SETTING
+    )
+
+
+def on_large(kind: type[PGD], step: float = 0.2) -> Check:
+    return lambda m, x, y: checks.large_epsilon(
+        m, x, y, attack=lambda radius: pgd(radius, kind, step), **SETTING
+    )
+
+
+def on_sweep(step: float) -> Check:
+    attack = pgd(0.2, step=step)
+    return lambda m, x, y: checks.restarts_and_steps(
+        m, x, y, attack=attack, generator=draws(), **SETTING
+    )
+
+
+def on_truth(knowledge: str) -> Check:
+    return lambda m, x, y: checks.gradient_is_true(
+        m, x, y, generator=draws(), knowledge=knowledge, **SETTING
+    )
+
+
+def mode(m: nn.Module, x: Tensor, y: Tensor) -> Finding:
+    return checks.evaluation_mode(m, **SETTING)
+
+
+def logits(m: nn.Module, x: Tensor, y: Tensor) -> Finding:
+    return checks.outputs_are_logits(m, x, **SETTING)
+
+
+def agree(m: nn.Module, x: Tensor, y: Tensor) -> Finding:
+    return checks.deterministic(m, x, **SETTING)
+
+
+def averaged(m: nn.Module, x: Tensor, y: Tensor) -> Finding:
+    return checks.deterministic(m, x, eot_draws=16, **SETTING)
+
+
+def apart(m: nn.Module, x: Tensor, y: Tensor) -> Finding:
+    return checks.batch_independence(m, x, **SETTING)
+
+
+def zeros(m: nn.Module, x: Tensor, y: Tensor) -> Finding:
+    return checks.zero_gradients(m, x, y, **SETTING)
+
+
+TABLE: dict[str, tuple[Check, Callable[[], nn.Module], str]] = {
+    "mode": (mode, network, "passed"),
+    "mode, training": (mode, lambda: network().train(), "error"),
+    "mode, stuck": (mode, Stuck, "error"),
+    "logits": (logits, network, "passed"),
+    "logits, softmax": (logits, lambda: Then(network(), lambda z: z.softmax(1)), "error"),
+    "logits, log-softmax": (logits, lambda: Then(network(), lambda z: z.log_softmax(1)), "note"),
+    "logits, positive": (logits, lambda: Then(network(), torch.exp), "passed"),
+    "deterministic": (agree, network, "passed"),
+    "deterministic, noise": (agree, lambda: Noisy(network()), "error"),
+    "deterministic, stuck dropout": (agree, Stuck, "error"),
+    "deterministic, EOT": (averaged, lambda: Noisy(network()), "note"),
+    "batch": (apart, network, "passed"),
+    "batch, statistics": (apart, batch_statistics, "error"),
+    "batch, noise": (apart, lambda: Noisy(network()), "not-measured"),
+    "zeros": (zeros, network, "passed"),
+    "zeros, rounded": (zeros, lambda: Rounded(network()), "error"),
+    "zeros, detached": (zeros, lambda: Then(network(), torch.Tensor.detach), "error"),
+    "zeros, too sure": (zeros, lambda: Then(network(), lambda z: 1e4 * z), "warning"),
+    "truth": (on_truth("adaptive"), network, "passed"),
+    "truth, rounded": (
+        on_truth("adaptive"),
+        lambda: Rounded(network(), straight_through=True),
+        "error",
+    ),
+    "truth, BPDA": (on_truth("bpda"), lambda: Rounded(network(), straight_through=True), "note"),
+    "truth, wrong": (on_truth("adaptive"), lambda: folded_gradient(network()), "error"),
+    "truth, noise": (on_truth("adaptive"), lambda: Noisy(network()), "not-measured"),
+    "truth, detached": (
+        on_truth("adaptive"),
+        lambda: Then(network(), torch.Tensor.detach),
+        "not-measured",
+    ),
+    "large": (on_large(PGD), network, "passed"),
+    "large, downhill": (on_large(Downhill), network, "error"),
+    "large, short": (on_large(PGD, step=1e-4), network, "error"),
+    "large, rounded": (on_large(PGD, step=1e-3), lambda: Rounded(network()), "error"),
+    "sweep": (on_sweep(0.25), network, "passed"),
+    "sweep, short": (on_sweep(1e-3), network, "warning"),
+    "planted": (on_planted(pgd(0.3)), network, "passed"),
+    "planted, L2": (on_planted(PGD(radius=1.5, step=0.3, steps=10, norm=L2)), network, "passed"),
+    "planted, behind a transform": (
+        on_planted(pgd(0.3)),
+        lambda: nn.Sequential(nn.AvgPool2d(3, 1, 1), network()),
+        "passed",
+    ),
+    "planted, downhill": (on_planted(pgd(0.3, Downhill)), network, "error"),
+    "planted, noise": (on_planted(Noise()), network, "error"),
+    "planted, short": (on_planted(pgd(0.3, step=1e-3)), network, "error"),
+    "planted, rounded": (on_planted(pgd(0.3)), lambda: Rounded(network()), "error"),
+    "planted, constant": (
+        on_planted(pgd(0.3)),
+        lambda: nn.Sequential(network(), nn.Threshold(1e9, 0.0)),
+        "not-measured",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_check(case, x, y) -> None:
+    check, build, expected = TABLE[case]
+    model = build()
+    before = [module.training for module in model.modules()]
+    state = torch.random.get_rng_state()
+    finding = check(model, x, y)
+    assert finding.severity == expected, finding.statement
+    assert finding.subject == "net"
+    assert finding.statement.endswith(".")
+    assert json.loads(json.dumps(finding.to_json(), allow_nan=False))["check"] == finding.check
+    assert [module.training for module in model.modules()] == before
+    if not isinstance(model, Stuck | Noisy):
+        assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_random_state_is_left_as_it_was(x) -> None:
+    state = torch.random.get_rng_state()
+    agree(Noisy(network()), x, x)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_slopes_are_scipys_finite_differences(x, y) -> None:
+    model, point, label = network().double(), x[:1].double(), y[:1]
+    problem = Problem(model=model, x=point, y=label)
+    slopes, differences = _slopes(problem, 1e-5, 2, draws())
+
+    def loss(flat: np.ndarray) -> float:
+        with torch.no_grad():
+            out = model(torch.from_numpy(flat).view(1, 1, 6, 8))[0]
+        return float(max(out[k] for k in range(CLASSES) if k != int(label)) - out[int(label)])
+
+    gradient = approx_fprime(point.flatten().numpy(), loss, 1e-7)
+    assert float(slopes[0, 0]) == pytest.approx(np.abs(gradient).sum(), rel=1e-4)
+    assert differences.flatten().tolist() == pytest.approx(slopes.flatten().tolist(), rel=1e-4)
+
+
+def test_zero_gradients_leave_padding_out(x, y) -> None:
+    mask = torch.zeros(8, 1, 6, 8, dtype=torch.bool)
+    mask[..., :4] = True
+
+    class HalfBlind(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            seen = torch.cat([inputs[..., :4], inputs[..., 4:].detach()], dim=-1)
+            logits: Tensor = seen.flatten(1) @ torch.linspace(-1, 2, 48 * 3).view(48, 3)
+            return logits
+
+    whole = checks.zero_gradients(HalfBlind(), x, y, subject="net")
+    assert whole.evidence["margin_elements"] == 0.5
+    masked = checks.zero_gradients(HalfBlind(), x, y, subject="net", mask=mask)
+    assert masked.evidence["margin_elements"] == 0.0
+
+
+def moved(x: Tensor, by: float) -> Tensor:
+    return x + by * torch.randn(x.shape, generator=draws()).sign()
+
+
+@pytest.mark.parametrize("ball", [Linf(0.1), L2(0.1 * 48**0.5)], ids=["Linf", "L2"])
+@pytest.mark.parametrize(
+    ("by", "bounds", "expected"),
+    [(0.1, (-1.0, 2.0), "passed"), (0.11, (-1.0, 2.0), "error"), (0.1, (0.0, 1.0), "error")],
+)
+def test_inside_ball(x, ball, by, bounds, expected) -> None:
+    finding = checks.inside_ball(x, moved(x, by), ball=ball, bounds=bounds, subject="net")
+    assert finding.severity == expected
+    assert finding.evidence["radius"] == ball.radius
+
+
+def sound(step: float) -> tuple[Tensor, Tensor]:
+    """Return 16-bit waveforms and a change of 3 / 2**15 per sample plus `step`."""
+    clean = torch.randint(-9000, 9000, (2, 400), generator=draws()) / 2**15
+    return clean, moved(clean, (3 + step) / 2**15)
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0.0, "passed"), (0.6, "warning")])
+def test_wav_round_trip(step, expected) -> None:
+    clean, adversarial = sound(step)
+    ball = Linf((3 + step) / 2**15)
+    finding = checks.inside_ball(
+        clean, adversarial, ball=ball, bounds=(-1, 1), subject="net", sample_rate=16_000
+    )
+    assert finding.severity == expected
+    written = np.rint(adversarial.numpy() * 2**15) / 2**15
+    expected = np.abs(written - clean.numpy()).max()
+    assert finding.evidence["distance_as_wav"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_waveform_beyond_full_scale_does_not_survive_its_file() -> None:
+    clean = torch.full((1, 100), 1.2)
+    finding = checks.inside_ball(
+        clean, clean, ball=Linf(0.01), bounds=(-2, 2), subject="net", sample_rate=16_000
+    )
+    assert finding.severity == "error"
+    assert finding.evidence["distance"] == 0
+    assert finding.evidence["distance_as_wav"] == pytest.approx(0.2, abs=1e-3)
+
+
+def test_clip_keeps_clean(x) -> None:
+    assert checks.clip_keeps_clean(x, bounds=(0, 1), subject="net").severity == "passed"
+    finding = checks.clip_keeps_clean(2 * x - 0.5, bounds=(0, 1), subject="net")
+    assert finding.severity == "error"
+    expected = ((2 * x < 0.5) | (2 * x > 1.5)).double().mean()
+    assert finding.evidence["changed"] == pytest.approx(float(expected))
+
+
+def test_features_are_what_the_last_layer_reads(x) -> None:
+    model = network()
+    with torch.no_grad():
+        expected = model[:-1](x)
+        assert torch.equal(Features(model, x)(x), expected)
+        assert torch.equal(Features(nn.Sequential(nn.Identity(), model), x)(x), expected)
+        scaled = Then(model, lambda logits: 2 * logits)
+        assert torch.equal(Features(scaled, x)(x), scaled(x))
+
+
+@pytest.mark.parametrize("planted", [1, 2])
+@pytest.mark.parametrize("dimensions", [2, 3, 30])
+def test_planes_exist_where_a_linear_program_finds_one(planted, dimensions) -> None:
+    rng = np.random.default_rng(planted + 10 * dimensions)
+    seen = set()
+    for trial in range(12):
+        inner = rng.normal(size=(15, dimensions))
+        points = rng.normal(size=(planted, dimensions)) * (1.0 + 0.3 * trial)
+        # Feasible w, c with w·a + c <= -1 for inner and >= 1 for planted points?
+        rows = np.vstack([np.c_[inner, np.ones(15)], -np.c_[points, np.ones(planted)]])
+        program = linprog(
+            np.zeros(dimensions + 1), A_ub=rows, b_ub=-np.ones(len(rows)), bounds=(None, None)
+        )
+        plane = separate(inner, points, closeness=0.999, spread=3.0)
+        assert (plane is not None) == (program.status == 0)
+        seen.add(plane is not None)
+        if plane is not None:
+            scores = np.vstack([inner, points]) @ plane.weight + plane.bias
+            assert scores[:15].max() < 0 < scores[15:].min()
+            assert np.abs(scores).max() == pytest.approx(3.0)
+    assert True in seen
+
+
+def test_the_direction_is_that_of_a_support_vector_machine() -> None:
+    rng = np.random.default_rng(1)
+    inner, points = rng.normal(size=(40, 5)), rng.normal(size=(1, 5)) + 4
+    plane = separate(inner, points, closeness=0.5, spread=1.0)
+    assert plane is not None
+    machine = SVC(kernel="linear", C=1e6).fit(np.vstack([inner, points]), [0] * 40 + [1])
+    cosine = plane.weight @ machine.coef_[0]
+    cosine /= np.linalg.norm(plane.weight) * np.linalg.norm(machine.coef_[0])
+    assert cosine == pytest.approx(1.0, abs=1e-3)
+
+
+def test_planted_leaves_padding_alone(x) -> None:
+    mask = torch.zeros(1, 1, 1, 8, dtype=torch.bool)
+    mask[..., :5] = True
+    finding = checks.planted(
+        network(),
+        x,
+        attack=pgd(0.3),
+        subject="net",
+        generator=draws(),
+        mask=mask,
+        planting=Planting(inner=40),
+    )
+    assert finding.severity == "passed"
+
+
+def test_planted_discounts_what_a_random_search_finds(x) -> None:
+    # One feature only: half of all corners lie beyond the planted one, more or less.
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 1), nn.Linear(1, 2))
+    finding = checks.planted(
+        model,
+        x,
+        attack=PGD(radius=0.3, step=0.001, steps=60),
+        subject="net",
+        generator=draws(),
+        planting=Planting(inner=3, candidates=20),
+    )
+    assert finding.evidence["too_easy"] > 0
+    assert finding.evidence["random_success_rate"] > 0
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "sentence"),
+    [
+        (
+            lambda x, y: on_planted(replace(pgd(0.3), targeted=True))(network(), x, y),
+            SettingError,
+            "targeted is True, expected False",
+        ),
+        (
+            lambda x, y: checks.restarts_and_steps(
+                network(), x, y, attack=pgd(0.1), subject="a", generator=draws(), restarts=4
+            ),
+            SettingError,
+            "restarts is 4, expected a whole number of at least 5",
+        ),
+        (
+            lambda x, y: checks.restarts_and_steps(
+                network(),
+                x,
+                y,
+                attack=PGD(radius=0.0),
+                subject="a",
+                generator=draws(),
+            ),
+            SettingError,
+            "radius is 0.0, expected a number above 0",
+        ),
+        (lambda x, y: Planting(inner_share=1.0), SettingError, "inner_share is 1.0, expected"),
+        (lambda x, y: Planting(candidates=0), SettingError, "candidates is 0, expected"),
+        (
+            lambda x, y: checks.inside_ball(x, x[:2], ball=Linf(0.1), bounds=(0, 1), subject="a"),
+            ShapeError,
+            r"adversarial has shape \(2, 1, 6, 8\), expected \(8, 1, 6, 8\), that of x",
+        ),
+        (
+            lambda x, y: checks.inside_ball(
+                x, x, ball=Linf(0.1), bounds=(0, 1), subject="a", sample_rate=16_000
+            ),
+            ShapeError,
+            "expected waveforms",
+        ),
+        (
+            lambda x, y: Finding("a", "b", "fatal", "c.", {}),  # type: ignore[arg-type]
+            SettingError,
+            "severity is 'fatal', expected one of error, not-measured, note, passed, warning",
+        ),
+    ],
+)
+def test_refusals(call, error, sentence, x, y) -> None:
+    with pytest.raises(error, match=sentence):
+        call(x, y)
+
+
+def test_fgsm_can_be_the_attack_of_every_check(x, y) -> None:
+    finding = checks.large_epsilon(
+        network(), x, y, attack=lambda radius: FGSM(epsilon=radius), subject="net"
+    )
+    assert len(finding.evidence["accuracies"]) == 2
+    planted = checks.planted(
+        network(), x, attack=FGSM(epsilon=0.3), subject="net", generator=draws()
+    )
+    assert planted.evidence["tries"] >= 1
+
+
+def test_equal_values_in_silence_are_no_wrong_gradients(y) -> None:
+    # At a tie of two elements a maximum has no derivative, and no gradient could be right.
+    pooled = nn.Sequential(nn.MaxPool2d(2, 2), nn.Upsample(scale_factor=2), network())
+    finding = on_truth("adaptive")(pooled, torch.zeros(8, 1, 6, 8), y)
+    assert finding.severity == "passed", finding.statement

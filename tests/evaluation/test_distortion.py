@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from servax.errors import SettingError, ShapeError
+from servax.evaluation.distortion import (
+    largest_change_db,
+    level_dbfs,
+    segmental_signal_to_noise_ratio,
+    signal_to_noise_ratio,
+)
+from servax.features import Scale, ScaleSettings, ZScore
+from servax.features.zscore import ZScoreSettings
+
+
+def pair(*shape):
+    draws = np.random.default_rng(0)
+    x = draws.normal(0, 0.1, shape)
+    return x, x + draws.normal(0, 1e-3, shape)
+
+
+@pytest.mark.parametrize("shape", [(3, 500), (2, 1, 6, 8)])
+def test_the_ratio_is_numpys(shape):
+    x, moved = pair(*shape)
+    rows = zip(x.reshape(shape[0], -1), moved.reshape(shape[0], -1), strict=True)
+    expected = [10 * np.log10(np.var(a, mean=0) / np.var(b - a, mean=0)) for a, b in rows]
+    got = signal_to_noise_ratio(torch.from_numpy(x), torch.from_numpy(moved))
+    np.testing.assert_allclose(got, expected)
+
+
+def test_ratios_of_silence_and_of_no_change():
+    x = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.5, 0.5]])
+    moved = torch.tensor([[0.0, 0.0], [0.1, 0.0], [0.5, 0.5]])
+    assert signal_to_noise_ratio(x, moved).tolist() == [math.inf, -math.inf, math.inf]
+
+
+def test_a_segmental_ratio_is_the_mean_of_clamped_ratios():
+    x, moved = pair(2, 330)
+    x[:, 100:200] = moved[:, 100:200] = 0.0  # digital silence that stays
+    moved[0, 210] += 5.0
+    expected = []
+    for clean, changed in zip(x, moved, strict=True):
+        values = []
+        for start in (0, 200):
+            piece = slice(start, start + 100)
+            noise = np.sum((changed[piece] - clean[piece]) ** 2)
+            values.append(np.clip(10 * np.log10(np.sum(clean[piece] ** 2) / noise), -10, 35))
+        expected.append(np.mean(values))
+    got = segmental_signal_to_noise_ratio(
+        torch.from_numpy(x), torch.from_numpy(moved), segment_samples=100
+    )
+    np.testing.assert_allclose(got, expected)
+    assert expected[1] == 35.0
+    silent = torch.zeros(1, 300)
+    assert segmental_signal_to_noise_ratio(silent, silent, segment_samples=100).isnan().all()
+
+
+def test_the_largest_change_is_in_db():
+    scale = Scale(ScaleSettings(top_db=20.0))
+    x = torch.full((2, 1, 64, 5), 0.5)
+    moved = x.clone()
+    moved[0, 0, 3, 2] += 0.003
+    moved[1, 0, 4, 1] -= 0.25
+    got = largest_change_db(x, moved, scale)
+    assert got.tolist() == pytest.approx(
+        [scale.epsilon_db(0.003), scale.epsilon_db(0.25)], rel=1e-4
+    )
+    by_bin = ZScore(ZScoreSettings(tuple([0.0] * 64), tuple(float(m) for m in range(1, 65))))
+    assert float(largest_change_db(x, moved, by_bin)[1]) == pytest.approx(0.25 * 6.67 * 5, rel=1e-4)
+
+
+def test_levels_are_rms_below_full_scale():
+    time = np.arange(16_000) / 16_000
+    tone = 0.5 * np.sin(2 * np.pi * 500 * time)
+    got = level_dbfs(torch.from_numpy(np.stack([tone, 0 * tone, 0 * tone + 1])))
+    assert got.tolist() == pytest.approx([-9.0309, -math.inf, 0.0], abs=1e-4)
+
+
+def test_what_does_not_belong_together_is_refused():
+    x = torch.zeros(2, 10)
+    with pytest.raises(ShapeError, match=r"^moved has shape \(2, 9\), expected \(2, 10\), the"):
+        signal_to_noise_ratio(x, x[:, 1:])
+    with pytest.raises(ShapeError, match=r"^x has shape \(0, 4\), expected \(B, \.\.\.\) with"):
+        signal_to_noise_ratio(torch.zeros(0, 4), torch.zeros(0, 4))
+    with pytest.raises(SettingError, match=r"^segment_samples is 11, expected a length in \[1, 10"):
+        segmental_signal_to_noise_ratio(x, x, segment_samples=11)
+    cube = torch.zeros(2, 1, 4, 4)
+    with pytest.raises(ShapeError, match=r"^x has shape \(2, 1, 4, 4\), expected waveforms \(B, T"):
+        segmental_signal_to_noise_ratio(cube, cube, segment_samples=1)

@@ -1,0 +1,259 @@
+"""Each check of records sees a table that is wrong on purpose, and one that is as it should be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import balanced_accuracy_score
+
+from servax.errors import ServaxError
+from servax.evaluation import checks
+from servax.evaluation.checks import Finding
+from servax.evaluation.checks.conditions import one_utterance, pair
+
+COUNT = 40
+Condition = tuple[str, float, str]
+"""Attack, strength, knowledge."""
+CLEAN: Condition = ("none", 0.0, "none")
+
+
+def rows(condition: Condition, broken: range | int, defence: str = "ssad") -> pd.DataFrame:
+    """Return 40 utterances of two classes; those in `broken` (the first so many) are wrong."""
+    attack, strength, knowledge = condition
+    wrong = np.isin(np.arange(COUNT), range(broken) if isinstance(broken, int) else broken)
+    label = np.where(np.arange(COUNT) % 2, "sad", "angry")
+    return pd.DataFrame(
+        {
+            "utterance": [f"u{i:02d}" for i in range(COUNT)],
+            "speaker": "s0",
+            "fold": 1,
+            "seed": 0,
+            "label": label,
+            "prediction": np.where(wrong, "happy", label),
+            "target": "vgg16",
+            "defence": defence,
+            "attack": attack,
+            "strength": strength,
+            "knowledge": knowledge,
+            "gender": "female",
+            "corpus": "made-up",
+        }
+    )
+
+
+def table(
+    broken: Mapping[Condition, range | int],
+    undefended: Mapping[Condition, range | int] | None = None,
+) -> pd.DataFrame:
+    parts = [rows(condition, which) for condition, which in broken.items()]
+    parts += [rows(c, which, "undefended") for c, which in (undefended or {}).items()]
+    return pd.concat(parts, ignore_index=True)
+
+
+def white(attack: str, strength: float = 0.02) -> Condition:
+    return (attack, strength, "adaptive")
+
+
+def blind(attack: str, strength: float = 0.02, knowledge: str = "oblivious") -> Condition:
+    return (attack, strength, knowledge)
+
+
+NOISE = blind("noise", knowledge="black_box")
+SQUARE = blind("square", knowledge="black_box")
+Check = Callable[..., tuple[Finding, ...]]
+
+TABLE: dict[str, tuple[Check, pd.DataFrame, str]] = {
+    # PGD and FGSM
+    "pgd": (checks.pgd_at_least_fgsm, table({white("fgsm"): 10, white("pgd"): 20}), "passed"),
+    "pgd, one less": (
+        checks.pgd_at_least_fgsm,
+        table({white("fgsm"): 10, white("pgd"): 9}),
+        "passed",
+    ),
+    "pgd, weaker": (checks.pgd_at_least_fgsm, table({white("fgsm"): 10, white("pgd"): 5}), "error"),
+    "pgd, weaker, oblivious": (
+        checks.pgd_at_least_fgsm,
+        table({blind("fgsm"): 10, blind("pgd"): 5}),
+        "warning",
+    ),
+    "pgd, other strength": (
+        checks.pgd_at_least_fgsm,
+        table({white("fgsm"): 10, white("pgd", 15): 5}),
+        "not-measured",
+    ),
+    "pgd, given strength": (
+        lambda frame: checks.pgd_at_least_fgsm(frame, pairs=[(0.02, 15)]),
+        table({white("fgsm"): 10, white("pgd", 15): 5}),
+        "error",
+    ),
+    # strength
+    "falls": (
+        checks.uar_falls_with_strength,
+        table({CLEAN: 2, white("pgd", 0.01): 10, white("pgd", 0.02): 9, white("pgd", 0.03): 30}),
+        "passed",
+    ),
+    "rises": (
+        checks.uar_falls_with_strength,
+        table({CLEAN: 2, white("pgd", 0.01): 20, white("pgd", 0.02): 10}),
+        "error",
+    ),
+    "rises above clean": (
+        checks.uar_falls_with_strength,
+        table({CLEAN: 12, white("pgd", 0.01): 2}),
+        "error",
+    ),
+    "rises, oblivious": (
+        checks.uar_falls_with_strength,
+        table({blind("pgd", 0.01): 20, blind("pgd", 0.02): 10}),
+        "warning",
+    ),
+    "one strength": (checks.uar_falls_with_strength, table({white("pgd"): 2}), "not-measured"),
+    # white box and black box
+    "masked": (
+        checks.white_box_at_least_black_box,
+        table({white("pgd"): 10, SQUARE: range(5, 15)}),
+        "error",
+    ),
+    "masked by transfer": (
+        checks.white_box_at_least_black_box,
+        table({white("pgd"): 10, blind("pgd", knowledge="transfer"): range(8, 12)}),
+        "error",
+    ),
+    "not masked": (
+        checks.white_box_at_least_black_box,
+        table({white("pgd"): 10, white("apgd-ce"): range(10, 20), SQUARE: range(5, 15)}),
+        "passed",
+    ),
+    "no black box": (checks.white_box_at_least_black_box, table({white("pgd"): 1}), "not-measured"),
+    "smaller black box": (
+        checks.white_box_at_least_black_box,
+        table({white("pgd"): 1, blind("square", 0.01): 9}),
+        "not-measured",
+    ),
+    # noise
+    "noise": (checks.noise_weaker, table({white("pgd"): 20, NOISE: 3}), "passed"),
+    "noise, all broken": (checks.noise_weaker, table({white("pgd"): 40, NOISE: 40}), "passed"),
+    "noise, equal": (checks.noise_weaker, table({white("pgd"): 3, NOISE: 3}), "warning"),
+    "noise, stronger": (checks.noise_weaker, table({white("pgd"): 3, NOISE: 20}), "error"),
+    "no noise": (checks.noise_weaker, table({white("pgd"): 3}), "not-measured"),
+    # convergence
+    "flat": (checks.twice_the_steps, table({white("pgd"): 20, white("pgd-2x"): 21}), "passed"),
+    "not flat": (checks.twice_the_steps, table({white("pgd"): 20, white("pgd-2x"): 24}), "warning"),
+    "not doubled": (checks.twice_the_steps, table({white("pgd"): 20}), "not-measured"),
+    # the undefended twin
+    "twin": (
+        checks.attack_breaks_undefended,
+        table({white("pgd"): 5}, {blind("pgd"): 20}),
+        "passed",
+    ),
+    "twin, weak attack": (
+        checks.attack_breaks_undefended,
+        table({white("pgd"): 5}, {white("pgd"): 15}),
+        "error",
+    ),
+    "twin, small strength": (
+        checks.attack_breaks_undefended,
+        table({white("pgd", 0.01): 2, white("pgd"): 5}, {white("pgd", 0.01): 3, white("pgd"): 40}),
+        "passed",
+    ),
+    "no twin": (checks.attack_breaks_undefended, table({white("pgd"): 5}), "not-measured"),
+    # the worst case
+    "worst": (
+        checks.worst_case_below_minimum,
+        table({white("pgd"): 10, white("fab"): range(5, 15)}),
+        "note",
+    ),
+    "worst is one": (
+        checks.worst_case_below_minimum,
+        table({white("pgd"): 10, white("fab"): range(5, 10)}),
+        "passed",
+    ),
+    "worst of one": (checks.worst_case_below_minimum, table({white("pgd"): 1}), "not-measured"),
+    # knowledge
+    "known": (checks.knowledge_complete, table({blind("pgd"): 1, white("pgd"): 5}), "passed"),
+    "unknown": (checks.knowledge_complete, table({blind("pgd"): 1, SQUARE: 2}), "error"),
+    "known by BPDA": (
+        checks.knowledge_complete,
+        table({blind("pgd"): 1, blind("pgd", knowledge="bpda"): 5}),
+        "passed",
+    ),
+    "random": (
+        lambda frame: checks.knowledge_complete(frame, random_defences=["ssad"]),
+        table({white("pgd"): 5}),
+        "error",
+    ),
+    "random, EOT": (
+        lambda frame: checks.knowledge_complete(
+            frame, random_defences=["ssad"], eot_draws={"ssad": 16}
+        ),
+        table({white("pgd"): 5}),
+        "passed",
+    ),
+    "clean only": (checks.knowledge_complete, table({CLEAN: 5}), "not-measured"),
+}
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_check(case) -> None:
+    check, frame, expected = TABLE[case]
+    findings = {finding.subject: finding for finding in check(frame)}
+    finding = findings["ssad"]
+    assert finding.severity == expected, finding.statement
+    assert finding.statement.endswith(".")
+    json.dumps(finding.to_json(), allow_nan=False)
+    other = [finding.severity for name, finding in findings.items() if name == "undefended"]
+    assert all(severity in ("passed", "not-measured") for severity in other)
+
+
+def test_one_utterance_in_many_is_a_warning() -> None:
+    many = [
+        table({white("pgd"): 10, SQUARE: 11 if part == 0 else 10}).assign(fold=part)
+        for part in range(2)
+    ]
+    (finding,) = checks.white_box_at_least_black_box(pd.concat(many, ignore_index=True))
+    assert finding.severity == "warning"
+    assert finding.evidence["strengths"][0]["missed"] == ["u10"]
+    assert "1 of 80 utterances (1.2 %)" in finding.statement
+
+
+def test_bare_target_needs_no_other_attacker() -> None:
+    findings = checks.knowledge_complete(table({white("pgd"): 1}, {blind("pgd"): 5}))
+    assert [finding.severity for finding in findings] == ["passed", "passed"]
+
+
+def test_systems_with_several_targets_are_told_apart() -> None:
+    frame = table({blind("pgd"): 5})
+    both = pd.concat([frame, frame.assign(target="crnn")], ignore_index=True)
+    assert [f.subject for f in checks.knowledge_complete(both)] == ["ssad (crnn)", "ssad (vgg16)"]
+
+
+def test_conditions_are_compared_on_the_utterances_of_both() -> None:
+    long, short = rows(white("pgd"), 10), rows(white("fgsm"), range(4, 12)).iloc[:15]
+    found = pair(long, short)
+    assert found is not None
+    labels = short["label"]
+    wrong = np.where(labels == "sad", "angry", "sad")
+    truth = np.where(np.arange(15) < 10, wrong, labels)
+    first = balanced_accuracy_score(labels, truth)
+    assert found.first == pytest.approx(first)
+    assert found.utterances == 15
+    assert one_utterance(short) == pytest.approx(1 / (2 * 7))
+
+
+def test_worst_case_and_minimum_are_both_given() -> None:
+    (finding,) = checks.worst_case_below_minimum(
+        table({white("pgd"): 10, white("fab"): range(5, 15)})
+    )
+    (condition,) = finding.evidence["conditions"]
+    # 10 and 10 of 40 are broken by one attack each, 15 by either: 8 of one class, 7 of the other.
+    assert condition["uar_minimum"] == pytest.approx(1 - 10 / 40)
+    assert condition["uar_worst_case"] == pytest.approx(1 - 15 / 40)
+
+
+def test_no_table_of_records_is_refused() -> None:
+    with pytest.raises(ServaxError, match="records lack the column 'knowledge'"):
+        checks.noise_weaker(rows(CLEAN, 1).drop(columns="knowledge"))
