@@ -31,6 +31,10 @@ class Cell(NamedTuple):
     """Best of its column: bold."""
     published: bool = False
     """From the paper, not from the records: italic."""
+    detail: str = ""
+    """More of it, in small type below; folded away on the HTML page."""
+    mark: str = ""
+    """Kind of entry that the HTML page colours: `error`, `warning`, …"""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,14 @@ class TextTable:
     """File name without ending; made from the title when left out."""
     numbers: pd.DataFrame | None = field(default=None, repr=False, compare=False)
     """The same in full precision, one value per row (tidy), for the CSV file."""
+    prose: bool = False
+    """Whether entries are sentences: aligned left, and wrapped."""
+    columns_named: int = 1
+    """How many columns, from the left, hold names rather than numbers."""
+    dense: bool = False
+    """Whether the HTML page sets it in small type, as it does any table of many columns."""
+    tall: bool = False
+    """Whether the HTML page shows it in a frame of its own that scrolls."""
 
     @property
     def file_name(self) -> str:

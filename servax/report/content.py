@@ -19,6 +19,7 @@ from servax.report.definitions import definitions
 from servax.report.examples import Examples
 from servax.report.outcomes import collect
 from servax.report.pictures import Picture, pictures
+from servax.report.players import PlayerGroup
 from servax.report.seed_table import seed_table
 
 __all__ = ["Content", "build", "class_names"]
@@ -44,6 +45,10 @@ class Content:
     """What the words mean."""
     numbers: tuple[tuple[str, pd.DataFrame], ...] = ()
     """Name and tidy numbers of CSV files that belong to no table."""
+    card: tuple[tuple[str, str], ...] = ()
+    """Name and value of an evaluation card; on the HTML page it stands for the header's list."""
+    players: tuple[PlayerGroup, ...] = ()
+    """Sounds to listen to, by recording."""
 
 
 def build(records: Records, *, examples: Examples | None, logs: Mapping[str, Path]) -> Content:

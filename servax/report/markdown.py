@@ -22,6 +22,8 @@ def _head(head: Head) -> str:
 
 def _cell(cell: Cell) -> str:
     text = f"**{_safe(cell.text)}**" if cell.best else _safe(cell.text)
+    if cell.detail:
+        text += f"<br><small>{_safe(cell.detail)}</small>"
     return f"*{text}*" if cell.published else text
 
 
@@ -31,7 +33,8 @@ def render_table(table: TextTable) -> str:
     if table.note:
         lines += [_safe(table.note), ""]
     lines.append("| " + " | ".join(map(_head, table.head)) + " |")
-    lines.append("|---|" + "---:|" * (len(table.head) - 1))
+    numbers = 0 if table.prose else len(table.head) - table.columns_named
+    lines.append("|" + "---|" * (len(table.head) - numbers) + "---:|" * numbers)
     lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in table.rows]
     return "\n".join(lines)
 
@@ -54,6 +57,34 @@ def render(content: Content) -> str:
         *map(render_table, content.tables),
         *pictures,
         *map(render_table, content.appendix),
+        *_card(content),
+        *_players(content),
         f"## What the words mean\n\n{words}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _card(content: Content) -> list[str]:
+    if not content.card:
+        return []
+    rows = "\n".join(f"- {_safe(name)}: {_safe(value)}" for name, value in content.card)
+    return [f"## Evaluation card\n\n{rows}"]
+
+
+def _players(content: Content) -> list[str]:
+    """Return what the sounds of the HTML page are taken for, as a table."""
+    rows = tuple(
+        (Cell(group.title), Cell(each.kind), Cell(each.system), Cell(each.prediction))
+        for group in content.players
+        for each in group.players
+    )
+    if not rows:
+        return []
+    table = TextTable(
+        title="Sounds and what they are taken for",
+        note="report.html plays them.",
+        head=tuple(map(Head, ("recording", "sound", "system", "taken for"))),
+        rows=rows,
+        prose=True,
+    )
+    return [render_table(table)]

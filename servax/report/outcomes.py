@@ -20,7 +20,7 @@ from servax.errors import ServaxError
 from servax.evaluation.records import validate
 from servax.report.order import UNDEFENDED, in_order
 
-__all__ = ["CLEAN", "UNDEFENDED", "Condition", "Outcomes", "collect"]
+__all__ = ["CLEAN", "UNDEFENDED", "Condition", "Outcomes", "align", "collect"]
 
 _KEYS = ["fold", "seed", "utterance"]
 _EXACT = ("adaptive", "bpda")
@@ -130,6 +130,17 @@ def collect(frame: pd.DataFrame, *, classes: Sequence[str] = ()) -> Outcomes:
             two labels, a cell that covers only some utterances, or a defence that was attacked
             obliviously and never adaptively. See also `servax.evaluation.records.validate`.
     """
+    outcomes = align(frame, classes=classes)
+    _check(outcomes)
+    return outcomes
+
+
+def align(frame: pd.DataFrame, *, classes: Sequence[str] = ()) -> Outcomes:
+    """Return what `collect` does, of a table in which no cell has to stand beside another.
+
+    Raises:
+        ServaxError: as `collect`, but for oblivious results without adaptive ones.
+    """
     typed = validate(frame)
     corpus, target = _only(typed, "corpus"), _only(typed, "target")
     seen = set(typed["label"]) | set(typed["prediction"])
@@ -153,7 +164,11 @@ def collect(frame: pd.DataFrame, *, classes: Sequence[str] = ()) -> Outcomes:
         target=target,
         seeds=tuple(sorted({int(seed) for seed in typed["seed"]})),
     )
-    _check(outcomes)
+    if (UNDEFENDED, CLEAN) not in outcomes.cells:
+        raise ServaxError(
+            "records have no clean predictions of the undefended target; "
+            "expected rows with defence 'undefended' and attack 'none'."
+        )
     return outcomes
 
 
@@ -194,11 +209,6 @@ def _cells(
 
 
 def _check(outcomes: Outcomes) -> None:
-    if (UNDEFENDED, CLEAN) not in outcomes.cells:
-        raise ServaxError(
-            "records have no clean predictions of the undefended target; "
-            "expected rows with defence 'undefended' and attack 'none'."
-        )
     for defence in outcomes.defences:
         oblivious = any(d == defence and c.knowledge == "oblivious" for d, c in outcomes.cells)
         if defence != UNDEFENDED and oblivious and outcomes.adaptive(defence) is None:

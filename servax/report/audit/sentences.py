@@ -1,0 +1,189 @@
+"""The verdict of an audit in sentences; the first says what an attacker who knows all leaves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from servax.evaluation.checks import SEVERITIES
+from servax.report.audit.result import AuditResult
+from servax.report.audit.scores import KNOWING, UNKNOWING, Scores, Standing
+from servax.report.outcomes import UNDEFENDED
+from servax.report.wording import number, percent_sign, percentage
+
+__all__ = ["best_looking", "judged", "passes", "size", "verdict"]
+
+_NARROW = "\N{NO-BREAK SPACE}"
+
+
+def passes(result: AuditResult, found: Scores) -> bool:
+    """Return whether no check found an error and every judged system keeps `fail_under` percent."""
+    return not below(result, found) and not any(f.severity == "error" for f in result.findings)
+
+
+def judged(found: Scores) -> tuple[str, ...]:
+    """Return the systems that `fail_under` speaks of: the defences, or else the bare model."""
+    return found.defences or (UNDEFENDED,)
+
+
+def below(result: AuditResult, found: Scores) -> dict[str, float]:
+    """Return the judged systems that keep less than `fail_under`, with their share."""
+    if result.fail_under is None:
+        return {}
+    # What nobody attacked keeps what it has on clean input: nothing shows less.
+    left = {name: (found.worst(name) or found.clean(name)).uar for name in judged(found)}
+    return {name: kept for name, kept in left.items() if 100 * kept < result.fail_under - 1e-9}
+
+
+def size(result: AuditResult, strength: float | None = None) -> str:
+    """Return a strength as text, by default the radius: ``ε .02 (1.6 dB)``."""
+    value = result.radius if strength is None else strength
+    decibels = number(result.decibels(value), digits=1)
+    told = f"{value:g}".replace("0.", ".", 1)
+    known = result.decibels(value) >= 0
+    return f"ε{_NARROW}{told}" + (f" ({decibels}{_NARROW}dB)" if known else "")
+
+
+def best_looking(found: Scores) -> str | None:
+    """Return the defence that keeps most against attackers who do not know it.
+
+    Where none of those tried, the one that keeps most in the worst case; None without a defence
+    that was attacked.
+    """
+    for knowledge in (UNKNOWING, (*UNKNOWING, "black_box", *KNOWING)):
+        left = {name: found.worst(name, knowledge) for name in found.defences}
+        known = {name: kept.uar for name, kept in left.items() if kept is not None}
+        if known:
+            return max(known, key=lambda name: known[name])
+    return None
+
+
+def verdict(result: AuditResult, found: Scores) -> list[str]:
+    """Return the findings in sentences, the one that matters most first."""
+    best = best_looking(found)
+    return [
+        *_first(result, found, best),
+        *_others(found, best),
+        *_on_sound(result, best or UNDEFENDED),
+        *_checks(result),
+        *_demanded(result, found),
+    ]
+
+
+def _first(result: AuditResult, found: Scores, best: str | None) -> list[str]:
+    bare = found.worst(UNDEFENDED)
+    chance = f"chance is {percent_sign(100 * found.chance)}"
+    if best is None:
+        clean = _told(found.clean(UNDEFENDED))
+        what = f"the undefended model ({found.outcomes.target})"
+        untried = f" No attack was tried on {_listed(found.defences)}." if found.defences else ""
+        if bare is None:
+            return [f"No attack was tried: this says nothing about safety.{untried}"]
+        return [
+            f"The worst case over {_count(bare.attacks)} leaves {what} {_told(bare)} UAR at "
+            f"{size(result)}, of {clean} on clean input; {chance}.{untried}"
+        ]
+    left = found.worst(best) or found.clean(best)
+    if found.worst(best, KNOWING) is None:
+        start = (
+            f"An attacker who can only ask {best} for its answers leaves it {_told(left)} UAR at "
+            f"{size(result)}; no attacker who knows it was tried, who may leave less"
+        )
+    else:
+        start = f"An attacker who knows {best} leaves it {_told(left)} UAR at {size(result)}"
+    facing = found.worst(best, UNKNOWING)
+    if facing is None or bare is None:
+        rest = f", of {_told(found.clean(best))} on clean input; {chance}."
+        return [start + rest]
+    return [start + _lost(facing, bare, left), _sum(found, best, facing, bare, chance)]
+
+
+def _lost(facing: Standing, bare: Standing, left: Standing) -> str:
+    """Return the end of the first sentence: how much of the gain is lost."""
+    gain = 100 * (facing.uar - bare.uar)
+    if gain <= 0.05:
+        return (
+            ": against attackers who do not know it, it gains nothing over the undefended model "
+            f"either ({_told(facing)} against {_told(bare)})."
+        )
+    gone = min(gain, 100 * (facing.uar - left.uar))
+    all_of_it = gone >= gain
+    share = "all" if all_of_it else "none" if gone < 0.05 else percentage(gone)
+    return (
+        f": {share} of the {percentage(gain)} points that it gains over the undefended model "
+        "against attackers who do not know it are lost."
+    )
+
+
+def _sum(found: Scores, best: str, facing: Standing, bare: Standing, chance: str) -> str:
+    return (
+        f"Against those who do not know it (oblivious, transfer) {best} keeps {_told(facing)}, of "
+        f"{_told(found.clean(best))} on clean input; the undefended model keeps {_told(bare)} in "
+        f"the worst case, of {_told(found.clean(UNDEFENDED))}; {chance}."
+    )
+
+
+def _others(found: Scores, best: str | None) -> list[str]:
+    left = {name: found.worst(name) for name in found.defences if name != best}
+    told = [f"{name} {_told(kept)}" for name, kept in left.items() if kept is not None]
+    if best is None or not told:
+        return []
+    return [f"The worst case over all attacks leaves {_listed(told)}."]
+
+
+def _on_sound(result: AuditResult, system: str) -> list[str]:
+    """Return what the strongest log-Mel attack on a system is worth once it is sound."""
+    table = result.realisability
+    if table is None:
+        return []
+    rows = table[(table["defence"] == system) & table["knowledge"].isin(KNOWING)]
+    rows = rows.dropna(subset=["uar_logmel", "uar_sound"])
+    if rows.empty:
+        return []
+    row = rows.sort_values("uar_logmel", kind="stable").iloc[0]
+    return [
+        f"Turned into sound and written as 16-bit WAV, the {row['knowledge']} {row['attack']} on "
+        f"{system} leaves {percent_sign(100 * row['uar_sound'])} instead of "
+        f"{percent_sign(100 * row['uar_logmel'])}; the same way, without attack, leaves "
+        f"{percent_sign(100 * row['uar_clean_round_trip'])}."
+    ]
+
+
+def _checks(result: AuditResult) -> list[str]:
+    if not result.findings:
+        return ["No sanity check was run, so nothing vouches for these numbers."]
+    counts = Counter(finding.severity for finding in result.findings)
+    told = [f"{counts[s]} {_plural(s, counts[s])}" for s in SEVERITIES if counts[s]]
+    sentence = f"Sanity checks: {_listed(told)}."
+    if counts["error"]:
+        sentence += " Where a check found an error, the numbers above cannot be trusted."
+    return [sentence]
+
+
+def _plural(severity: str, count: int) -> str:
+    word = severity.replace("-", " ")
+    return f"{word}s" if count > 1 and severity in ("error", "warning", "note") else word
+
+
+def _demanded(result: AuditResult, found: Scores) -> list[str]:
+    if result.fail_under is None:
+        return []
+    wanted = f"at least {percent_sign(result.fail_under)} UAR in the worst case"
+    errors = sum(finding.severity == "error" for finding in result.findings)
+    low = [f"{name} keeps {percent_sign(100 * v)}" for name, v in below(result, found).items()]
+    if passes(result, found):
+        return [f"Passed: {_listed(judged(found))} had to keep {wanted}."]
+    reasons = low + ([f"checks found {errors} {_plural('error', errors)}"] if errors else [])
+    return [f"Failed: {_listed(judged(found))} had to keep {wanted}, but {_listed(reasons)}."]
+
+
+def _count(attacks: Sequence[str]) -> str:
+    return f"{len(attacks)} attacks" if len(attacks) > 1 else attacks[0]
+
+
+def _told(standing: Standing) -> str:
+    return percent_sign(100 * standing.uar)
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

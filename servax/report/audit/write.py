@@ -1,0 +1,75 @@
+"""Write the report of an audit: `audit.json` for programs, pages for people."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from servax.evaluation.records import write_atomically
+from servax.report.audit.document import document
+from servax.report.audit.page import build
+from servax.report.audit.result import AuditResult
+from servax.report.audit.scores import scores
+from servax.report.audit.sentences import passes
+from servax.report.write import write_content
+
+__all__ = ["AuditPaths", "verdict_ok", "write_audit"]
+
+
+@dataclass(frozen=True)
+class AuditPaths:
+    """Where the parts of an audit's report lie."""
+
+    json: Path
+    """``audit.json``."""
+    markdown: Path
+    """``report.md``."""
+    html: Path
+    """``report.html``, which needs no other file."""
+    figures: tuple[Path, ...] = ()
+    """The pictures that ``report.md`` shows."""
+    latex: tuple[Path, ...] = ()
+    """``tables/*.tex``, one tabular each."""
+    csv: tuple[Path, ...] = ()
+    """``tables/*.csv``, tidy numbers."""
+
+
+def write_audit(result: AuditResult, folder: str | Path) -> AuditPaths:
+    """Write the report of an audit into `folder`; each file appears whole or not at all.
+
+    Everything is computed before the first file is written.
+
+    Args:
+        result: What the audit found.
+        folder: Made when it does not exist; files of an earlier report are replaced.
+
+    Raises:
+        ServaxError: The records cannot be compared, oblivious results stand alone (see
+            `servax.report.audit.scores.scores`), or a file cannot be written.
+    """
+    found, folder = scores(result), Path(folder)
+    content = build(result, found)
+    text = json.dumps(document(result, found), allow_nan=False, ensure_ascii=False, indent=1)
+    written = write_content(content, folder)
+    write_atomically(folder / "audit.json", f"{text}\n".encode())
+    return AuditPaths(
+        folder / "audit.json",
+        written.markdown,
+        written.html,
+        written.figures,
+        written.latex,
+        written.csv,
+    )
+
+
+def verdict_ok(result: AuditResult) -> bool:
+    """Return whether an audit passes, for ``--fail-under``.
+
+    It passes when no check found an error and every defence (the bare model, where there is none)
+    keeps at least `fail_under` percent UAR in the worst case over all attacks within the radius.
+
+    Raises:
+        ServaxError: See `servax.report.audit.scores.scores`.
+    """
+    return passes(result, scores(result))
