@@ -353,41 +353,47 @@ def attack(
     model: str,
     label: str,
     out: str = "adversarial",
+    on: Literal["logmel", "waveform"] = "logmel",
     method: Literal["fgsm", "pgd"] = "pgd",
     epsilon: float = 0.003,
+    snr: float | None = None,
     step: float = 0.003,
     radius: float = 0.02,
     steps: int = 15,
     purifier: str | None = None,
     json: bool = False,
 ) -> int:
-    """Attack a recogniser: adversarial log-Mel of sound files, with predictions and distortion.
+    """Attack a recogniser: adversarial log-Mel or sound, with predictions and distortion.
 
     Args:
         sounds: A sound file, or a folder of them.
         model: Folder of a recogniser.
         label: True label of the sounds, one of the recogniser's.
-        out: Folder for the adversarial log-Mel, one .npy (64, 373) on [0, 1] for each sound.
+        out: Folder for what comes out, one file for each sound: a log-Mel .npy (64, 373) on [0, 1],
+            or a 16-bit .wav.
+        on: logmel or waveform: what the attack may change.
         method: fgsm or pgd.
-        epsilon: Size of FGSM, on the [0, 1] scale (.003 is .24 dB).
-        step: Step of PGD, on the [0, 1] scale.
-        radius: Radius of PGD, on the [0, 1] scale (.02 is 1.6 dB).
+        epsilon: Size of FGSM, on the [0, 1] scale (.003 is .24 dB); on the waveform the budget of
+            both methods, as a share of full scale (.003 is -50 dBFS).
+        snr: Lowest signal-to-noise ratio in dB, in place of epsilon; only on the waveform.
+        step: Step of PGD, on the [0, 1] scale; on the waveform it is a quarter of the budget.
+        radius: Radius of PGD, on the [0, 1] scale (.02 is 1.6 dB); not used on the waveform.
         steps: Steps of PGD.
         purifier: Folder of a purifier to attack through (adaptive); default attacks the bare model.
         json: Print JSON.
     """
-    from servax.cli.sound import attack_sounds
+    from servax.cli.sound import attack_sounds, choose_attack
 
+    chosen = choose_attack(
+        on, method, epsilon=epsilon, snr=snr, step=step, radius=radius, steps=steps
+    )
     return attack_sounds(
         sounds,
         model,
         label,
         out,
-        method=method,
-        epsilon=epsilon,
-        step=step,
-        radius=radius,
-        steps=steps,
+        chosen=chosen,
+        title=f"{method} of the {on}",
         purifier=purifier,
         as_json=json,
     )
@@ -468,6 +474,105 @@ def purify(
     return purify_sounds(sounds, purifier, out, overwrite=overwrite)
 
 
+def audit(
+    model: str,
+    corpus: str = "ravdess",
+    tier: Literal["smoke", "standard", "full"] = "standard",
+    knowledge: str = "all",
+    defences: str | None = None,
+    surrogates: str | None = None,
+    radius: float | None = None,
+    norm: Literal["linf", "l2"] = "linf",
+    snr: float = 30.0,
+    root: str | None = None,
+    scheme: Scheme = "four",
+    groups: int = 6,
+    held_out: int = 1,
+    utterances: int | None = None,
+    labels: str | None = None,
+    sample_rate: int | None = None,
+    inputs: Literal["logmel", "waveform"] | None = None,
+    seed: int = 0,
+    batch_size: int = 16,
+    out: str | None = None,
+    fail_under: float | None = None,
+    dry_run: bool = False,
+    json: bool = False,
+) -> int:
+    """Audit any model: attacks by attackers of all kinds, sanity checks, one report.
+
+    Stages already done are not repeated. A class path runs the code it names.
+
+    Args:
+        model: Folder of a recogniser of servax; package.module:Class of your own (B, 1, M, F) or
+            (B, T) to logits (B, C); folder of a Hugging Face audio classifier, or hf://owner/name;
+            an .onnx file (black box only).
+        corpus: Name of a corpus, or the path of a CSV or Parquet manifest.
+        tier: smoke (a minute), standard, or full (AutoAttack's steps and queries); an estimate
+            comes first.
+        knowledge: What attackers know: all, or some of oblivious, transfer, black_box, bpda and
+            adaptive with commas between. Attackers who do not know the defence are never alone.
+        defences: What is audited beside the bare model, NAME=WHAT with commas between: the folder
+            of a purifier (before the model) or of a recogniser (in its place), or a transform such
+            as mean-filter:3, gaussian-noise:0.02, quantise:4; for models of waveforms
+            low-pass:4000, resample:8000, mp3:0.5.
+        surrogates: Recognisers whose gradients a transfer attack takes, NAME=FOLDER with commas
+            between: trained with seeds of their own, of other architectures.
+        radius: Size of the attacks, in units of the input; default .02 on the log-Mel of [0, 1]
+            (1.6 dB; 1 for l2), .002 on waveforms (-54 dBFS; .1 for l2).
+        norm: linf (per element) or l2 (per utterance).
+        snr: Least signal-to-noise ratio of attacks on the sound before a front-end, in dB.
+        root: Folder of the corpus; default $SERVAX_DATA/<name>.
+        scheme: Label scheme.
+        groups: Into how many groups the speakers are divided.
+        held_out: Which group is heard, from 1; the model must not have been trained on it.
+        utterances: How many of the group, classes and speakers in equal shares; default all.
+        labels: The model's classes in the order of its logits, with commas between, where it does
+            not say them itself or calls them otherwise than the corpus.
+        sample_rate: In Hz, where the model does not say it.
+        inputs: logmel or waveform, where the model does not say it.
+        seed: Draws utterances, starts and queries.
+        batch_size: Utterances attacked together.
+        out: Folder of the audit; default runs/audit-<model>.
+        fail_under: Leave with exit code 1 when a defence (the model, where there is none) keeps
+            less UAR than this, in percent, in the worst case over all attacks, or when a sanity
+            check found an error.
+        dry_run: Show the stages and how long they may take; attack nothing.
+        json: Print JSON.
+    """
+    from servax.audit.selection import Selection
+    from servax.cli.auditing import audit_model
+
+    return audit_model(
+        model,
+        selection=Selection(
+            corpus=corpus,
+            root=root,
+            scheme=scheme,
+            groups=groups,
+            held_out=held_out,
+            utterances=utterances,
+            seed=seed,
+        ),
+        tier=tier,
+        knowledge=knowledge,
+        defences=defences,
+        surrogates=surrogates,
+        radius=radius,
+        norm=norm,
+        snr=snr,
+        labels=labels,
+        sample_rate=sample_rate,
+        inputs=inputs,
+        seed=seed,
+        batch_size=batch_size,
+        out=out,
+        fail_under=fail_under,
+        dry_run=dry_run,
+        as_json=json,
+    )
+
+
 COMMANDS: dict[str, Any] = {
     "demo": demo,
     "corpus": {
@@ -485,6 +590,7 @@ COMMANDS: dict[str, Any] = {
         "adversarial": train_adversarial,
     },
     "attack": attack,
+    "audit": audit,
     "calibrate": calibrate,
     "purify": purify,
     "run": run,

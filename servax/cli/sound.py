@@ -1,4 +1,4 @@
-"""``servax attack`` and ``purify``: sound files in, adversarial log-Mel or purified sound out."""
+"""``servax attack`` and ``purify``: sound files in; adversarial log-Mel or sound, purified out."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from servax import audio
-from servax.attacks import FGSM, PGD, Attack
+from servax.attacks import FGSM, PGD, Attack, WaveformPGD
+from servax.attacks.base import evaluating
 from servax.cli.output import bar, print_json, print_table, say
 from servax.defences import Defended
 from servax.errors import AudioError, ServaxError, SettingError
-from servax.experiments.training import load_recogniser
+from servax.evaluation.distortion import signal_to_noise_ratio
+from servax.experiments.training import Recogniser, load_recogniser
 from servax.features import FrontEnd, waveform_batch
+from servax.models import WaveformClassifier
 from servax.purifier import Purifier
 
 ENDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
@@ -26,25 +30,19 @@ def attack_sounds(
     label: str,
     out: str,
     *,
-    method: str,
-    epsilon: float,
-    step: float,
-    radius: float,
-    steps: int,
+    chosen: Attack,
+    title: str,
     purifier: str | None,
     as_json: bool,
 ) -> int:
     """Attack each sound; one bad file never stops the others."""
-    chosen: Attack = FGSM(epsilon=epsilon)
-    if method == "pgd":
-        chosen = PGD(step=step, radius=radius, steps=steps)
     recogniser = load_recogniser(Path(model))
     if label not in recogniser.labels:
         raise SettingError.choice("label", label, recogniser.labels)
     y = torch.tensor([recogniser.labels.index(label)])
     defence = Purifier.from_pretrained(purifier) if purifier else None
     target = Defended(recogniser.network, defence) if defence else recogniser.network
-    front_end = FrontEnd(recogniser.front_end)
+    attacked = _on_waveform if isinstance(chosen, WaveformPGD) else _on_logmel
     rate = recogniser.front_end.logmel.sample_rate
     rows, bad = [], []
     files = _files(Path(sounds))
@@ -52,35 +50,99 @@ def attack_sounds(
     with bar("attacking") as update:
         for done, path in enumerate(files, start=1):
             update(done - 1, len(files))
+            place = folder / _name(path, Path(sounds))
             try:
                 samples = waveform_batch(audio.read(path, sample_rate=rate))
-            except AudioError as error:
-                bad.append(str(error))
+                row = attacked(recogniser, target, chosen, samples, y, place)
+            except (AudioError, SettingError) as error:
+                bad.append(str(error) if isinstance(error, AudioError) else f"{path}: {error}")
                 continue
-            with torch.no_grad():
-                x = recogniser.scale(front_end(samples))
-            adversarial = chosen(target, x, y)
-            with torch.no_grad():
-                before, after = (int(target(v).argmax()) for v in (x, adversarial))
-            _write_array(folder / f"{_name(path, Path(sounds))}.npy", adversarial[0, 0].numpy())
-            rows.append(
-                {
-                    "sound": path.name,
-                    "before": recogniser.labels[before],
-                    "after": recogniser.labels[after],
-                    "largest change dB": round(
-                        recogniser.scale.epsilon_db(float((adversarial - x).abs().max())), 3
-                    ),
-                    "log-Mel SNR dB": round(_snr_db(x, adversarial), 1),
-                }
-            )
+            rows.append({"sound": path.name, **row})
             update(done, len(files))
     if as_json:
         print_json({"attacked": rows, "failed": bad})
     elif rows:
         through = "through the purifier (adaptive)" if defence else "on the bare model"
-        print_table(f"{method} {through}", list(rows[0]), [list(r.values()) for r in rows])
+        print_table(f"{title} {through}", list(rows[0]), [list(r.values()) for r in rows])
     return _end(len(rows), bad, folder)
+
+
+def choose_attack(
+    on: str,
+    method: str,
+    *,
+    epsilon: float,
+    snr: float | None,
+    step: float,
+    radius: float,
+    steps: int,
+) -> Attack:
+    """Return the attack that the options of ``servax attack`` name."""
+    if on == "waveform":
+        whole = method == "fgsm"
+        return WaveformPGD(
+            epsilon=epsilon if snr is None else None,
+            snr_db=snr,
+            step=1.0 if whole else WaveformPGD.step,
+            steps=1 if whole else steps,
+        )
+    if snr is not None:
+        raise SettingError("snr", snr, "none: it is a budget of --on waveform")
+    if method == "pgd":
+        return PGD(step=step, radius=radius, steps=steps)
+    return FGSM(epsilon=epsilon)
+
+
+def _on_logmel(
+    recogniser: Recogniser,
+    target: nn.Module,
+    attack: Attack,
+    samples: Tensor,
+    y: Tensor,
+    place: Path,
+) -> dict[str, object]:
+    """Attack the log-Mel of samples (1, T), write it, and return what happened."""
+    scale = recogniser.scale
+    with torch.no_grad():
+        x = scale(FrontEnd(recogniser.front_end)(samples))
+    adversarial = attack(target, x, y)
+    _write_array(place.with_name(f"{place.name}.npy"), adversarial[0, 0].numpy())
+    return {
+        **_outcome(recogniser, target, x, adversarial),
+        "largest change dB": round(scale.epsilon_db(float((adversarial - x).abs().max())), 3),
+        "log-Mel SNR dB": _snr_db(x, adversarial),
+    }
+
+
+def _on_waveform(
+    recogniser: Recogniser,
+    target: nn.Module,
+    attack: Attack,
+    samples: Tensor,
+    y: Tensor,
+    place: Path,
+) -> dict[str, object]:
+    """Attack samples (1, T), write them as a 16-bit WAV, and return what happened."""
+    logmel = nn.Sequential(FrontEnd(recogniser.front_end), recogniser.scale)
+    model = WaveformClassifier(logmel, target)
+    x = samples.clamp(-1.0, 1.0)  # resampling overshoots
+    adversarial = attack(model, x, y)
+    path = place.with_name(f"{place.name}.wav")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    audio.write(path, adversarial[0].numpy(), recogniser.front_end.logmel.sample_rate)
+    return {
+        **_outcome(recogniser, model, x, adversarial),
+        "largest change dBFS": round(_dbfs(float((adversarial - x).abs().max())), 1),
+        "SNR dB": _snr_db(x, adversarial),
+    }
+
+
+def _outcome(
+    recogniser: Recogniser, model: nn.Module, x: Tensor, adversarial: Tensor
+) -> dict[str, object]:
+    with evaluating(model), torch.no_grad():
+        before, after = (int(model(v).argmax()) for v in (x, adversarial))
+    return {"before": recogniser.labels[before], "after": recogniser.labels[after]}
 
 
 def purify_sounds(sounds: str, purifier: str, out: str, *, overwrite: bool) -> int:
@@ -133,9 +195,12 @@ def _write_array(path: Path, array: np.ndarray) -> None:
         raise ServaxError(f"{path}: cannot be written ({error.strerror}).") from None
 
 
-def _snr_db(x: torch.Tensor, moved: torch.Tensor) -> float:
-    noise = float((moved - x).pow(2).sum())
-    return math.inf if noise == 0 else 10 * math.log10(float(x.pow(2).sum()) / noise)
+def _snr_db(x: Tensor, moved: Tensor) -> float:
+    return round(float(signal_to_noise_ratio(x, moved)), 1)
+
+
+def _dbfs(amplitude: float) -> float:
+    return 20.0 * math.log10(amplitude) if amplitude > 0 else -math.inf
 
 
 def _end(done: int, bad: list[str], folder: Path) -> int:

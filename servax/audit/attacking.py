@@ -1,0 +1,264 @@
+"""One threat against the systems of an audit: predictions, how far the inputs moved, what it took.
+
+An utterance that a system gets wrong without any attack is not attacked: it keeps its prediction
+and costs nothing. The others are packed into full batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from servax.attacks import FGSM, Counting
+from servax.audit.material import Material
+from servax.audit.systems import System
+from servax.audit.threats import Threat
+from servax.evaluation.distortion import signal_to_noise_ratio
+from servax.evaluation.records import validate
+from servax.training import generator
+
+Tick = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What is the same in every row of an audit's records."""
+
+    target: str
+    """Name of the audited model."""
+    fold: int
+    """Number of the held-out group, from 1."""
+    seed: int
+    """Seed of the audit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Attacked:
+    """What a threat came to."""
+
+    frame: pd.DataFrame
+    """Records: one row per utterance, system and strength."""
+    measures: dict[str, Any]
+    """Gradients and queries per attacked utterance, distances and SNR."""
+    inputs: Tensor
+    """The inputs at the last strength, shape of the material's x."""
+
+
+def clean(
+    systems: Sequence[System],
+    material: Material,
+    identity: Identity,
+    *,
+    batch_size: int,
+    tick: Tick,
+) -> pd.DataFrame:
+    """Return the records of the inputs as they are, for every system."""
+    frames = []
+    for system in systems:
+        reseed(system, identity.seed, "clean")
+        predictions = predict(system.model, material.x, batch_size=batch_size, tick=tick)
+        frames.append(rows(material, identity, system.name, predictions))
+    return validate(pd.concat(frames, ignore_index=True))
+
+
+def attack_source(
+    threat: Threat,
+    source: nn.Module,
+    systems: Sequence[System],
+    material: Material,
+    identity: Identity,
+    *,
+    batch_size: int,
+    tick: Tick,
+) -> Attacked:
+    """Return what inputs made against `source` do to every system (oblivious, transfer).
+
+    All utterances are attacked, and to the end: what the source gets wrong another model may not.
+    """
+    moved = {strength: material.x.clone() for strength in threat.sweep or (threat.strength,)}
+    counting = Counting(source)
+    for number, positions in enumerate(_batches(torch.arange(len(material)), batch_size)):
+        draws = generator(identity.seed, threat.name, threat.knowledge, number)
+        for strength, found in _run(threat, counting, material, positions, draws):
+            moved[strength][positions] = found
+        tick()
+    frames = []
+    for strength, x in moved.items():
+        for system in systems:
+            reseed(system, identity.seed, threat.name)
+            predictions = predict(system.model, x, batch_size=batch_size)
+            frames.append(rows(material, identity, system.name, predictions, threat, strength))
+    measures = _measures(threat, material, moved[threat.strength], counting, len(material))
+    frame = validate(pd.concat(frames, ignore_index=True))
+    return Attacked(frame, measures, moved[threat.strength])
+
+
+def attack_system(
+    threat: Threat,
+    system: System,
+    attacked: nn.Module,
+    right: Tensor,
+    predictions: Tensor,
+    material: Material,
+    identity: Identity,
+    *,
+    batch_size: int,
+    tick: Tick,
+) -> Attacked:
+    """Return what an attack through one system does to it.
+
+    Args:
+        threat: What is done.
+        system: Who is scored.
+        attacked: What the attacker differentiates or asks: the system, its BPDA twin, its mean over
+            draws, or the system behind its front-end.
+        right: Positions of the utterances it gets right without attack.
+        predictions: What it predicts for all of them without attack, (N,).
+        material: The utterances.
+        identity: What is the same in every row.
+        batch_size: Utterances attacked together.
+        tick: Called once per batch.
+    """
+    strengths = threat.sweep or (threat.strength,)
+    moved = {strength: material.x.clone() for strength in strengths}
+    wrong = {strength: predictions.clone() for strength in strengths}
+    counting = Counting(attacked)
+    reseed(system, identity.seed, threat.name)
+    for number, positions in enumerate(_batches(right, batch_size)):
+        draws = generator(identity.seed, threat.name, threat.knowledge, number)
+        for strength, found in _run(threat, counting, material, positions, draws):
+            moved[strength][positions] = found
+            wrong[strength][positions] = predict(system.model, found, batch_size=batch_size)
+        tick()
+    frames = [
+        rows(material, identity, system.name, wrong[strength], threat, strength)
+        for strength in strengths
+    ]
+    measures = _measures(threat, material, moved[threat.strength], counting, len(right))
+    frame = validate(pd.concat(frames, ignore_index=True))
+    return Attacked(frame, measures, moved[threat.strength])
+
+
+def _run(
+    threat: Threat, model: nn.Module, material: Material, positions: Tensor, draws: torch.Generator
+) -> Iterator[tuple[float, Tensor]]:
+    """Yield (strength, inputs) of one batch."""
+    x, y = material.x[positions], material.y[positions]
+    mask = None if material.mask is None else material.mask[positions]
+    if threat.sweep and isinstance(threat.attack, FGSM):
+        yield from zip(
+            threat.sweep, threat.attack.sweep(model, x, y, threat.sweep, mask=mask), strict=True
+        )
+    elif threat.sweep:
+        yield from _ascending(threat, model, x, y, mask, draws)
+    else:
+        yield threat.strength, threat.attack(model, x, y, generator=draws, mask=mask)
+
+
+def _ascending(
+    threat: Threat,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    mask: Tensor | None,
+    draws: torch.Generator,
+) -> Iterator[tuple[float, Tensor]]:
+    """Yield (radius, inputs), the smallest radius first.
+
+    What fools the model within a small ball does so within every larger one.
+    """
+    found, still = x.clone(), torch.arange(len(x))
+    for radius in threat.sweep:
+        if len(still):
+            attack = replace(threat.attack, radius=radius)  # type: ignore[call-arg]
+            part = None if mask is None else mask[still]
+            found[still] = attack(model, x[still], y[still], generator=draws, mask=part)
+            right = predict(model, found[still], batch_size=len(still)) == y[still]
+            still = still[right]
+        yield radius, found.clone()
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, x: Tensor, *, batch_size: int, tick: Tick | None = None) -> Tensor:
+    """Return the predicted classes (N,) of inputs (N, ...)."""
+    found = []
+    for part in torch.split(x, batch_size):
+        found.append(model(part).argmax(dim=1))
+        if tick:
+            tick()
+    return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
+
+
+def rows(
+    material: Material,
+    identity: Identity,
+    system: str,
+    predictions: Tensor,
+    threat: Threat | None = None,
+    strength: float = 0.0,
+) -> pd.DataFrame:
+    """Return the records of one system under one condition; without a threat, of clean input."""
+    table = material.corpus.utterances
+    return pd.DataFrame(
+        {
+            "utterance": table["utterance"].to_numpy(),
+            "speaker": table["speaker"].to_numpy(),
+            "gender": table["gender"].to_numpy(),
+            "label": table["label"].to_numpy(),
+            "prediction": np.array(material.names, dtype=object)[predictions.numpy()],
+            "defence": system,
+            "attack": threat.name if threat else "none",
+            "strength": strength,
+            "knowledge": threat.knowledge if threat else "none",
+            "target": identity.target,
+            "fold": identity.fold,
+            "seed": identity.seed,
+            "corpus": material.corpus.name,
+        }
+    )
+
+
+def reseed(system: System, seed: int, *purpose: str) -> None:
+    """Start the draws of a random defence anew, so that a stage alone decides its numbers."""
+    for module in system.model.modules():
+        drawing = getattr(module, "generator", None)
+        if isinstance(drawing, torch.Generator):
+            drawing.manual_seed(generator(seed, "defence", system.name, *purpose).initial_seed())
+
+
+def _batches(positions: Tensor, size: int) -> Iterator[Tensor]:
+    """Yield the positions, `size` at a time."""
+    if len(positions):
+        yield from torch.split(positions, size)
+
+
+def measures_of(counting: Counting, attacked: int, moved: int) -> dict[str, Any]:
+    """Return what an attack took: gradients and queries for each attacked utterance."""
+    return {
+        "gradients_per_utterance": round(counting.backward_rows / max(1, attacked), 2),
+        "queries_per_utterance": round(counting.forward_rows / max(1, attacked), 2),
+        "attacked": attacked,
+        "moved": moved,
+    }
+
+
+def _measures(
+    threat: Threat, material: Material, moved: Tensor, counting: Counting, count: int
+) -> dict[str, Any]:
+    """Return how far the inputs moved, and what it took."""
+    change = moved - material.x
+    touched = change.flatten(1).abs().amax(1) > 0
+    found = measures_of(counting, count, int(touched.sum()))
+    if bool(touched.any()):
+        ratio = signal_to_noise_ratio(material.x[touched], moved[touched])
+        ball = threat.attack.ball_around(material.x[touched])
+        found["median_distance"] = float(ball.norm(change[touched]).median())
+        found["median_snr_db"] = float(ratio.median())
+        found["lowest_snr_db"] = float(ratio.min())
+    return found

@@ -1,0 +1,108 @@
+"""The evaluation card: all that someone needs to judge the figures, and to repeat them."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pandas as pd
+
+from servax.attacks import Attack
+from servax.audit.scene import Scene
+from servax.audit.stages import Planned
+from servax.audit.threats import MEANING
+from servax.perturbation import L2
+
+GOAL = "untargeted: any class but the true one"
+
+
+def evaluation_card(scene: Scene, planned: list[Planned], measures: pd.DataFrame) -> dict[str, Any]:
+    """Return the card as a JSON object.
+
+    Args:
+        scene: Systems, utterances, settings.
+        planned: The stages of the audit.
+        measures: One row per threat and system: how far the inputs moved.
+    """
+    s, subject = scene.settings, scene.subject
+    ratio = measures["median_snr_db"].dropna() if "median_snr_db" in measures else pd.Series()
+    return {
+        "threat model": {
+            "goal": GOAL,
+            "where": "log-Mel on [0, 1]" if subject.inputs == "logmel" else "waveform on [-1, 1]",
+            "norm": "L2 per utterance" if s.budget.ball is L2 else "L-inf per element",
+            "knowledge": {name: MEANING[name] for name in s.knowledge},
+        },
+        "radius": s.budget.radius,
+        "radius in dB": _decibels(scene),
+        "norm": s.budget.norm,
+        "median SNR of the attacked inputs, dB": (
+            {"lowest": round(float(ratio.min()), 2), "highest": round(float(ratio.max()), 2)}
+            if len(ratio)
+            else None
+        ),
+        "tier": s.tier,
+        "attacks": _attacks(planned),
+        "model": {
+            "name": subject.name,
+            "source": subject.source,
+            "fingerprint": subject.fingerprint,
+            "inputs": subject.inputs,
+            "classes": list(subject.labels),
+        },
+        "systems": {
+            system.name: {"source": system.source, "fingerprint": system.fingerprint}
+            for system in scene.systems
+        },
+        "surrogates": {
+            name: {"source": other.source, "fingerprint": other.fingerprint}
+            for name, other in scene.surrogates.items()
+        },
+        "utterances": {
+            "corpus": scene.material.corpus.name,
+            "scheme": scene.material.corpus.scheme,
+            "count": len(scene.material),
+            "speakers": list(scene.material.corpus.speakers),
+            "split hash": scene.material.split,
+            "held-out group": f"{s.selection.held_out} of {s.selection.groups}",
+            "recordings hash": scene.material.recordings,
+        },
+        "seeds": {"audit": s.seed, "utterances": s.selection.seed},
+        "batch size": s.batch_size,
+        **dict(scene.origin),
+    }
+
+
+def _decibels(scene: Scene) -> float | None:
+    """Return the radius in dB of the log-Mel, where that has a meaning."""
+    scale, budget = scene.subject.scale, scene.settings.budget
+    if scale is None or budget.ball is L2:
+        return None
+    return round(float(scale.epsilon_db(budget.radius)), 4)
+
+
+def _attacks(planned: list[Planned]) -> dict[str, dict[str, Any]]:
+    """Return the settings of each attack, by knowledge and name."""
+    told: dict[str, dict[str, Any]] = {}
+    for each in planned:
+        if each.threat is not None and each.kind == "attack":
+            name = f"{each.threat.knowledge} {each.threat.name}"
+            told[name] = described(each.threat.attack)
+            if each.threat.sweep:
+                told[name] |= {"strengths": list(each.threat.sweep)}
+    return told
+
+
+def described(attack: Attack) -> dict[str, Any]:
+    """Return the settings of an attack as a JSON object."""
+    told: dict[str, Any] = {"class": type(attack).__name__}
+    for each in fields(attack):
+        value = getattr(attack, each.name)
+        if isinstance(value, Attack):
+            value = described(value)
+        elif isinstance(value, type):
+            value = value.__name__
+        elif not isinstance(value, str | int | float | bool | None):
+            value = list(value) if isinstance(value, tuple) else str(value)
+        told[each.name] = value
+    return told

@@ -1,0 +1,140 @@
+"""An audit from settings to its pages: load, estimate, attack, check, report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from servax.audit import sounding
+from servax.audit.card import evaluation_card
+from servax.audit.findings import findings
+from servax.audit.scene import Scene
+from servax.audit.stages import TABLE, Planned, Stages, inputs_of, provenance
+from servax.evaluation import records
+from servax.experiments.lock import held
+from servax.experiments.stages import Silence, Watcher
+from servax.report.audit import AuditPaths, AuditResult, verdict_ok, write_audit
+
+RECORDS = "records"
+REPORT = "report"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an audit has before it."""
+
+    title: str
+    """Of the stage."""
+    seconds: float
+    """At most, measured on one batch on this machine."""
+    done: bool
+    """Whether it is done already."""
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What an audit left behind."""
+
+    result: AuditResult
+    """All that was found."""
+    paths: AuditPaths
+    """The pages."""
+    passed: bool
+    """Whether every defence (the model, where there is none) kept the wanted UAR, and no check
+    found an error."""
+
+
+def estimates(planned: list[Planned]) -> list[Estimate]:
+    """Return what each stage takes at most; utterances that fall early leave sooner."""
+    return [
+        Estimate(each.task.stage.name, each.task.cost, each.task.stage.result() is not None)
+        for each in planned
+    ]
+
+
+def run_audit(
+    scene: Scene, *, fail_under: float | None = None, watcher: Watcher | None = None
+) -> Audited:
+    """Do what an audit says and leave records and report in its folder.
+
+    Stages that are done already are not done again.
+
+    Args:
+        scene: Systems, utterances, settings, folder.
+        fail_under: The least UAR, in percent, that a defence may keep in the worst case.
+        watcher: Is told how far the audit is.
+
+    Raises:
+        ServaxError: A file cannot be read or written, an attack left its ball, or another process
+            audits into the folder.
+    """
+    watcher = watcher or Silence()
+    planned = Stages(scene).plan()
+    with held(scene.folder):
+        watcher.plan([(each.task.stage.name, each.task.cost) for each in planned])
+        for each in planned:
+            each.task.perform(watcher)
+        result = gathered(scene, planned, fail_under)
+        table = scene.folder / RECORDS / "audit.parquet"
+        records.write(result.records.frame, table, provenance=result.records.provenance)
+        paths = write_audit(result, scene.folder / REPORT)
+        return Audited(result, paths, verdict_ok(result))
+
+
+def gathered(scene: Scene, planned: list[Planned], fail_under: float | None) -> AuditResult:
+    """Return everything that the stages of an audit found."""
+    tables = [each for each in planned if each.kind in ("clean", "attack")]
+    frame = pd.concat(
+        [records.read(each.task.stage.folder / TABLE).frame for each in tables], ignore_index=True
+    )
+    whole = records.Records(records.validate(frame), provenance(scene))
+    measures = pd.DataFrame([row for each in planned for row in _measures(scene, each)])
+    gaps = [row for each in planned if each.kind == "sound" for row in _result(each)["gaps"]]
+    probes = [each for each in planned if each.kind == "probes"]
+    probed = [finding for each in probes for finding in _result(each)["findings"]]
+    return AuditResult(
+        records=whole,
+        findings=tuple(findings(scene, whole.frame, probed, measures)),
+        measures=measures,
+        realisability=pd.DataFrame(gaps) if gaps else None,
+        clips=tuple(sounding.clips(scene, whole.frame, _kept(planned))),
+        card=evaluation_card(scene, planned, measures),
+        radius=scene.settings.budget.radius,
+        fail_under=fail_under,
+    )
+
+
+def _kept(planned: list[Planned]) -> Mapping[str, Any]:
+    """Return the inputs that an attacker made who knows the system, by system."""
+    return {
+        each.system: inputs_of(each.task.stage)
+        for each in planned
+        if each.kind == "attack" and each.threat is not None and each.threat.kept and each.system
+    }
+
+
+def _measures(scene: Scene, each: Planned) -> list[dict[str, Any]]:
+    """Return one row for each system that a threat was tried on."""
+    if each.threat is None or each.kind != "attack":
+        return []
+    names = [each.system]
+    if not each.system:
+        bare_too = each.threat.knowledge == "transfer"
+        names = [s.name for s in (scene.systems if bare_too else scene.defences)]
+    result = _result(each)
+    told = {
+        "attack": each.threat.name,
+        "knowledge": each.threat.knowledge,
+        "strength": each.threat.strength,
+        "draws": result.get("draws", 1),
+        "seconds": each.task.stage.seconds(),
+        **result["measures"],
+    }
+    return [{"defence": name, **told} for name in names]
+
+
+def _result(each: Planned) -> dict[str, Any]:
+    return each.task.stage.result() or {}

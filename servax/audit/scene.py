@@ -1,0 +1,106 @@
+"""What all stages of an audit share: the systems, the surrogates, the utterances, the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from servax.audit.attacking import Identity
+from servax.audit.material import Material, Progress, gather
+from servax.audit.settings import AuditSettings
+from servax.audit.speed import Speed, measured
+from servax.audit.subjects import Subject
+from servax.audit.systems import System, bare, defended, surrogate
+from servax.errors import SettingError
+from servax.models import frozen
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scene:
+    """What all stages of an audit share."""
+
+    settings: AuditSettings
+    subject: Subject
+    """The bare model."""
+    systems: tuple[System, ...]
+    """The bare model first, then its defences."""
+    surrogates: Mapping[str, Subject]
+    """Models whose gradients a transfer attack takes, by name."""
+    material: Material
+    folder: Path
+    """Of the audit."""
+    origin: Mapping[str, Any]
+    """Provenance that settings do not decide: code, command, machine."""
+    speeds: Mapping[str, Speed]
+    """What each system and surrogate costs here, by name."""
+
+    @property
+    def identity(self) -> Identity:
+        """What is the same in every row of the records."""
+        s = self.settings
+        return Identity(self.subject.name, s.selection.held_out, s.seed)
+
+    @property
+    def defences(self) -> tuple[System, ...]:
+        """All systems but the bare model."""
+        return self.systems[1:]
+
+    @classmethod
+    def of(
+        cls,
+        settings: AuditSettings,
+        subject: Subject,
+        *,
+        defences: Sequence[str],
+        surrogates: Sequence[str],
+        folder: Path,
+        origin: Mapping[str, Any],
+        progress: Progress | None = None,
+    ) -> Scene:
+        """Return the scene of an audit; everything is loaded and refused here, nothing written.
+
+        Raises:
+            SettingError: A defence or surrogate does not fit the model, or two have one name.
+            ServaxError: A folder or the corpus cannot be read.
+        """
+        subject, material = gather(subject, settings.selection, progress=progress)
+        subject = quick(subject)
+        systems = (
+            bare(subject),
+            *(defended(subject, wanted, seed=settings.seed) for wanted in defences),
+        )
+        others = dict(surrogate(subject, wanted) for wanted in surrogates)
+        others = {name: quick(other) for name, other in others.items()}
+        names = [system.name for system in systems] + list(others)
+        for name in names:
+            if names.count(name) > 1 or len(surrogates) > len(others):
+                raise SettingError("a name", name, "different names, NAME=FOLDER gives one")
+        batch = slice(0, settings.batch_size)
+        x, y = material.x[batch], material.y[batch]
+        timed = [*systems, *(_as_system(name, other) for name, other in others.items())]
+        return cls(
+            settings=settings,
+            subject=subject,
+            systems=systems,
+            surrogates=others,
+            material=material,
+            folder=folder,
+            origin=origin,
+            speeds={system.name: measured(system, x, y) for system in timed},
+        )
+
+
+def quick(subject: Subject) -> Subject:
+    """Return a subject of servax with its batch norms folded: the same answers up to rounding."""
+    if not subject.source.startswith("servax checkpoint"):
+        return subject
+    model: nn.Module = frozen(subject.model)
+    return replace(subject, model=model)
+
+
+def _as_system(name: str, subject: Subject) -> System:
+    return System(name=name, model=subject.model, gradients=subject.gradients)

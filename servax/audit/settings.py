@@ -1,0 +1,43 @@
+"""All that decides an audit, as options give it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from servax.audit.selection import Selection
+from servax.audit.threats import KNOWLEDGE, Knowledge
+from servax.audit.tiers import TIERS, Budget, Tier
+from servax.errors import SettingError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings:
+    """What is audited, with what, on what."""
+
+    selection: Selection
+    """Which utterances."""
+    tier: Tier
+    """How much is spent."""
+    budget: Budget
+    """How far an attacker may go."""
+    knowledge: tuple[Knowledge, ...] = KNOWLEDGE
+    """Which attackers are tried."""
+    seed: int = 0
+    """Draws starts, queries and utterances."""
+    batch_size: int = 16
+    """Utterances attacked together."""
+    snr_db: float = 30.0
+    """Budget of the attack on the sound: its signal-to-noise ratio at least, in dB."""
+
+    def __post_init__(self) -> None:
+        if self.tier not in TIERS:
+            raise SettingError.choice("tier", self.tier, TIERS)
+        if self.batch_size < 1:
+            raise SettingError("batch_size", self.batch_size, "a whole number of at least 1")
+        if not 0 <= self.snr_db <= 90:
+            raise SettingError("snr_db", self.snr_db, "a ratio in [0, 90] dB: 16 bits hold no more")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as a JSON object."""
+        return asdict(self) | {"knowledge": list(self.knowledge)}

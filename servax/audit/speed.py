@@ -1,0 +1,54 @@
+"""How long an audit may take: one timed batch per system, times what each threat asks for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from servax.audit.systems import System
+from servax.audit.threats import Threat
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a system costs on this machine."""
+
+    forward: float
+    """Seconds per utterance for an answer."""
+    gradient: float
+    """Seconds per utterance for a gradient."""
+
+    def seconds(self, threat: Threat, utterances: int) -> float:
+        """Return what a threat takes at most, in seconds."""
+        each = threat.gradients * self.gradient + threat.queries * self.forward
+        return utterances * (each + self.forward)
+
+
+def measured(system: System, x: Tensor, y: Tensor) -> Speed:
+    """Return the speed of a system on a batch (B, ...), the best of three tries."""
+    tries = range(3)
+    forward = min(_timed(lambda: _forward(system.model, x)) for _ in tries)
+    gradient = 0.0
+    if system.gradients:
+        gradient = min(_timed(lambda: _gradient(system.model, x, y)) for _ in tries)
+    return Speed(forward / len(x), gradient / len(x))
+
+
+def _timed(work: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+@torch.inference_mode()
+def _forward(model: nn.Module, x: Tensor) -> None:
+    model(x)
+
+
+def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    leaf = x.clone().requires_grad_(True)
+    torch.autograd.grad(nn.functional.cross_entropy(model(leaf), y), leaf)

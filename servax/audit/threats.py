@@ -1,0 +1,82 @@
+"""A threat: an attack together with what the attacker knows, which has no default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from servax.attacks import Attack
+from servax.errors import SettingError
+
+Knowledge = Literal["oblivious", "transfer", "black_box", "bpda", "adaptive"]
+KNOWLEDGE: tuple[Knowledge, ...] = ("oblivious", "transfer", "black_box", "bpda", "adaptive")
+"""From the attacker who knows least of the defence to the one who knows all."""
+MEANING = {
+    "oblivious": "gradients of the bare model; the defence is not known",
+    "transfer": "gradients of a surrogate with weights of its own; nothing else is known",
+    "black_box": "answers of the defended model (scores or decisions); no gradients",
+    "bpda": "the whole defended model, the identity in place of the defence's gradient",
+    "adaptive": "the whole defended model, exact gradients (their mean over draws if random)",
+}
+"""What each attacker knows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threat:
+    """One attack by one kind of attacker."""
+
+    name: str
+    """Of the attack, in records and reports."""
+    knowledge: Knowledge
+    """What the attacker knows."""
+    attack: Attack
+    """What is done."""
+    strength: float
+    """Radius of the attack's ball (of its L2 budget relative to the sound for an SNR)."""
+    gradients: int = 0
+    """Gradients per utterance at most."""
+    queries: int = 0
+    """Forward passes per utterance at most, beside those of the gradients."""
+    sweep: tuple[float, ...] = ()
+    """Strengths that share one gradient (FGSM); `strength` is the last of them."""
+    kept: bool = False
+    """Whether its inputs are kept, to be turned into sound afterwards; made to the end, since those
+    of an attack that stops as soon as the model is fooled stand right at its border."""
+    waveform: bool = False
+    """Whether the sound is changed, though the model takes log-Mel."""
+    surrogate: str = ""
+    """Name of the surrogate (`transfer`)."""
+
+    def __post_init__(self) -> None:
+        if self.knowledge not in KNOWLEDGE:
+            raise SettingError.choice("knowledge", self.knowledge, KNOWLEDGE)
+        if (self.knowledge == "transfer") != bool(self.surrogate):
+            raise SettingError(
+                "surrogate", self.surrogate, "a name for a transfer attack, and for no other"
+            )
+        if not self.strength > 0:
+            raise SettingError("strength", self.strength, "a number above 0")
+
+
+def known(names: str) -> tuple[Knowledge, ...]:
+    """Return the attackers that an option names: ``all``, or names with commas between.
+
+    Raises:
+        SettingError: A name is unknown, or only attackers who do not know the defence are named:
+            most published defences fell to the others.
+    """
+    if names == "all":
+        return KNOWLEDGE
+    given = [name.strip() for name in names.split(",") if name.strip()]
+    for name in given:
+        if name not in KNOWLEDGE:
+            raise SettingError.choice("knowledge", name, ("all", *KNOWLEDGE))
+    found = tuple(each for each in KNOWLEDGE if each in given)
+    if not {"adaptive", "black_box"} & set(found):
+        raise SettingError(
+            "knowledge",
+            names,
+            "adaptive beside them (black_box for a model without gradients): results of attackers "
+            "who do not know the defence say nothing when they stand alone",
+        )
+    return found

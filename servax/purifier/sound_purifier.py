@@ -1,0 +1,52 @@
+"""A purifier in front of a model that eats waveforms, differentiably."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from servax.errors import SettingError
+from servax.features import LogMel
+from servax.features.resynthesis import apply_change
+from servax.purifier.sound import change_in_db
+
+if TYPE_CHECKING:
+    from servax.purifier.purifier import Purifier
+
+
+class SoundPurifier(nn.Module):
+    """Maps waveforms (B, T) to purified ones of the same length and level (`Purifier.purify`).
+
+    Exact gradients pass through, so that an attacker may know it.
+
+    Args:
+        purifier: The purifier; its front-end's rate must be `sample_rate`.
+        sample_rate: In Hz.
+
+    Raises:
+        SettingError: The rates differ: resampling here would hide part of the defence's effect.
+    """
+
+    knowledge = "adaptive"
+
+    def __init__(self, purifier: Purifier, sample_rate: int) -> None:
+        super().__init__()
+        rate = purifier.front_end.logmel.sample_rate
+        if sample_rate != rate:
+            raise SettingError("sample_rate", sample_rate, f"{rate} Hz, which the purifier hears")
+        self.purifier = purifier.frozen()
+        self.logmel = LogMel(purifier.front_end.logmel)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Return purified waveforms (B, T)."""
+        # One by one: a purifier's windows depend on the length of a sound alone, but are made for
+        # one sound at a time.
+        return torch.cat([self._one(sound) for sound in torch.split(waveform, 1)])
+
+    def _one(self, sound: Tensor) -> Tensor:
+        cleaned = apply_change(sound, change_in_db(self.purifier, sound), self.logmel)
+        given, made = (s.square().mean().sqrt() for s in (sound, cleaned))
+        levelled: Tensor = cleaned * (given / made.clamp(min=1e-12))
+        return levelled

@@ -1,0 +1,110 @@
+"""``servax attack`` as a user meets it: on the log-Mel, and on the waveform."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from servax import audio
+from servax.cli import main
+from servax.models import VGG16
+from servax.models.storage import save_network
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "recogniser"
+    extra = {
+        "role": "recogniser",
+        "labels": ["angry", "happy", "neutral", "sad"],
+        "front_end": {"frames": 40},
+        "scale": {"top_db": 40.0, "window_db": 80.0},
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_network(VGG16(width=2), folder, extra=extra)
+    return folder
+
+
+@pytest.fixture
+def sounds(tmp_path: Path) -> Path:
+    folder = tmp_path / "sounds"
+    folder.mkdir()
+    draws = np.random.default_rng(0)
+    for name in "ab":
+        audio.write(folder / f"{name}.wav", draws.normal(0, 0.05, RATE // 2), RATE)
+    (folder / "broken.wav").write_bytes(b"no sound")
+    return folder
+
+
+def test_on_the_waveform_it_writes_16_bit_files_inside_the_ratio(
+    model: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    options = ["--on", "waveform", "--snr", "30", "--steps", "2", "-o", str(out), "--json"]
+    assert main(["attack", str(sounds), str(model), "angry", *options]) == 1  # one is broken
+    told = json.loads(capsys.readouterr().out)
+    assert [row["sound"] for row in told["attacked"]] == ["a.wav", "b.wav"]
+    assert len(told["failed"]) == 1
+    assert "broken.wav" in told["failed"][0]
+    for row in told["attacked"]:
+        assert soundfile.info(out / row["sound"]).subtype == "PCM_16"
+        clean, moved = (audio.read(f / row["sound"]).astype(float) for f in (sounds, out))
+        ratio = 10 * math.log10(np.sum(clean**2) / np.sum((moved - clean) ** 2))
+        assert row["SNR dB"] == pytest.approx(ratio, abs=0.051)
+        assert ratio >= 30.0 - 1e-4
+        largest = 20 * math.log10(np.abs(moved - clean).max())
+        assert row["largest change dBFS"] == pytest.approx(largest, abs=0.051)
+
+
+def test_on_the_waveform_fgsm_uses_up_epsilon_in_one_step(
+    model: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    options = ["--on", "waveform", "--method", "fgsm", "--epsilon", "0.001", "-o", str(out)]
+    assert main(["attack", str(sounds / "a.wav"), str(model), "sad", *options]) == 0
+    assert "fgsm of the waveform on the bare model" in capsys.readouterr().out
+    change = np.abs(audio.read(out / "a.wav") - audio.read(sounds / "a.wav")) * 32768
+    assert change.max() == 32  # 32.8 steps of 16 bits
+    assert np.mean(change == 32) > 0.9
+
+
+def test_on_the_log_mel_it_writes_arrays(
+    model: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    options = ["--steps", "2", "-o", str(out), "--json"]
+    assert main(["attack", str(sounds / "a.wav"), str(model), "angry", *options]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["attacked"]
+    assert np.load(out / "a.npy").shape == (64, 40)
+    assert row["largest change dB"] == pytest.approx(0.48, abs=0.01)
+    assert row["log-Mel SNR dB"] > 30
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--snr", "30"], "snr is 30.0, expected none: it is a budget of --on waveform."),
+        (["--on", "waveform", "--epsilon", "1e-5"], "epsilon is 1e-05, expected a finite number"),
+    ],
+)
+def test_budgets_that_mean_nothing_are_refused(
+    model: Path,
+    sounds: Path,
+    tmp_path: Path,
+    options: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    assert main(["attack", str(sounds), str(model), "angry", "-o", str(out), *options]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not out.exists()
