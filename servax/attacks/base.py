@@ -103,17 +103,14 @@ class Attack(ABC):
         Nothing runs, and nothing is refused, before the first iterate is asked for. The model is in
         evaluation mode from then on until the iterator ends or is closed.
         """
-        x = x.detach()
-        check_inputs(x, y, self.bounds)
-        check_mask(mask, x)
-        with evaluating(model):
-            problem = self.problem(model, x, y, generator=generator, mask=mask)
-            ball = problem.within(self.ball_around(x))
+        with self.facing(model, x, y, generator=generator, mask=mask) as problem:
+            ball = problem.within(self.ball_around(problem.x))
             for adversarial in self.iterates(problem):
-                check_reach(x, adversarial, ball, self.bounds)
+                check_reach(problem.x, adversarial, ball, self.bounds)
                 yield adversarial
 
-    def problem(
+    @contextmanager
+    def facing(
         self,
         model: nn.Module,
         x: Tensor,
@@ -121,17 +118,24 @@ class Attack(ABC):
         *,
         generator: torch.Generator | None = None,
         mask: Tensor | None = None,
-    ) -> Problem:
-        """Return what the attack faces; arguments as for a call, `model` in evaluation mode."""
-        return Problem(
-            model=model,
-            x=x,
-            y=self.target(model, x, y),
-            mask=mask,
-            targeted=self.targeted,
-            bounds=self.bounds,
-            generator=generator,
-        )
+    ) -> Iterator[Problem]:
+        """Yield what the attack faces, checked, the model in evaluation mode inside the block.
+
+        Arguments and errors as for a call.
+        """
+        x = x.detach()
+        check_inputs(x, y, self.bounds)
+        check_mask(mask, x)
+        with evaluating(model):
+            yield Problem(
+                model=model,
+                x=x,
+                y=self.target(model, x, y),
+                mask=mask,
+                targeted=self.targeted,
+                bounds=self.bounds,
+                generator=generator,
+            )
 
     def target(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the classes (B,) that the attack leads away from, or towards."""

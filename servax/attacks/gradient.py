@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from servax.attacks.base import Attack, Norm, check_inputs, check_mask, check_reach, evaluating
+from servax.attacks.base import Attack, Norm, check_reach
 from servax.attacks.losses import LOSSES, LossName, cross_entropy
 from servax.attacks.problem import Problem
 from servax.attacks.standing import walk
@@ -148,11 +148,8 @@ class FGSM(Attack):
         and errors as for a call.
         """
         balls = [replace(self, epsilon=epsilon).ball for epsilon in epsilons]
-        x = x.detach()
-        check_inputs(x, y, self.bounds)
-        check_mask(mask, x)
-        with evaluating(model):
-            problem = self.problem(model, x, y, mask=mask)
+        with self.facing(model, x, y, mask=mask) as problem:
+            x = problem.x
             gradient = input_gradient(problem.objective(cross_entropy), x)
         for ball in map(problem.within, balls):
             step = ball.radius * ball.steepest(gradient)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from servax.attacks.base import Attack, check_inputs, check_mask, check_reach, evaluating
+from servax.attacks.base import Attack, check_reach
 from servax.attacks.gradient import check_whole
 from servax.attacks.losses import LOSSES, LossName
 from servax.attacks.problem import Problem
@@ -160,14 +160,10 @@ class QueryAttack(Attack):
         mask: Tensor | None = None,
     ) -> Found:
         """Return the attack's result with the queries used; arguments and errors as for a call."""
-        x = x.detach()
-        check_inputs(x, y, self.bounds)
-        check_mask(mask, x)
-        with evaluating(model):
-            problem = self.problem(model, x, y, generator=generator, mask=mask)
+        with self.facing(model, x, y, generator=generator, mask=mask) as problem:
             for found in self.search(problem):
                 result = found
-        check_reach(x, result.inputs, problem.within(self.ball), self.bounds)
+        check_reach(problem.x, result.inputs, problem.within(self.ball), self.bounds)
         return result
 
 

@@ -16,10 +16,7 @@ from torch import Tensor, nn
 from servax.attacks.base import (
     Attack,
     Labels,
-    check_inputs,
-    check_mask,
     check_reach,
-    evaluating,
 )
 from servax.attacks.gradient import check_whole
 from servax.attacks.losses import margin
@@ -99,11 +96,7 @@ class Schedule(Attack):
         mask: Tensor | None = None,
     ) -> Outcome:
         """Return what a call returns, and which utterances fooled; arguments as for a call."""
-        x = x.detach()
-        check_inputs(x, y, self.bounds)
-        check_mask(mask, x)
-        with evaluating(model):
-            problem = self.problem(model, x, y, generator=generator, mask=mask)
+        with self.facing(model, x, y, generator=generator, mask=mask) as problem:
             *_, last = self.outcomes(problem)
         return last
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from servax.attacks.base import Attack, Labels, Norm, check_inputs, check_mask, evaluating
+from servax.attacks.base import Attack, Labels, Norm, evaluating
 from servax.attacks.gradient import check_norm, check_whole
 from servax.attacks.losses import cross_entropy
 from servax.attacks.problem import Problem
@@ -180,15 +180,13 @@ class UniversalPerturbation(Attack):
         self, model: nn.Module, batch: Batch, change: Tensor, step: float, clip: float
     ) -> Tensor:
         """Return the change after one step on one batch."""
-        x, y = batch[0].detach(), batch[1]
+        x, y = batch[0], batch[1]
         mask = batch[2] if len(batch) == 3 else None
-        check_inputs(x, y, self.bounds)
-        check_mask(mask, x)
         if x.shape[1:] != change.shape[1:]:
             sizes = ", ".join(map(str, change.shape[1:]))
             raise ShapeError("x", x.shape, f"(B, {sizes}), as the first batch")
-        problem = self.problem(model, x, y, mask=mask)
-        gradient = input_gradient(_clipped(problem, clip), change.to(x))
+        with self.facing(model, x, y, mask=mask) as problem:
+            gradient = input_gradient(_clipped(problem, clip), change.to(x))
         return self.ball.project(change + step * self.ball.steepest(gradient).to(change))
 
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from importlib.metadata import version
 from typing import Any
 
 import pandas as pd
 
 from servax.attacks import Attack
+from servax.attacks.outside.bridge import Outside
 from servax.audit.scene import Scene
 from servax.audit.stages import Planned
-from servax.audit.threats import MEANING
+from servax.audit.threats import KNOWLEDGE, MEANING
 from servax.perturbation import L2
 
+DISTRIBUTIONS = {
+    "foolbox": "foolbox",
+    "art": "adversarial-robustness-toolbox",
+    "torchattacks": "torchattacks",
+}
+"""Name under which each outside library is installed."""
 GOAL = "untargeted: any class but the true one"
 
 
@@ -31,7 +39,7 @@ def evaluation_card(scene: Scene, planned: list[Planned], measures: pd.DataFrame
             "goal": GOAL,
             "where": "log-Mel on [0, 1]" if subject.inputs == "logmel" else "waveform on [-1, 1]",
             "norm": "L2 per utterance" if s.budget.ball is L2 else "L-inf per element",
-            "knowledge": {name: MEANING[name] for name in s.knowledge},
+            "knowledge": {name: MEANING[name] for name in KNOWLEDGE if name in _tried(planned)},
         },
         "radius": s.budget.radius,
         "radius in dB": _decibels(scene),
@@ -69,8 +77,15 @@ def evaluation_card(scene: Scene, planned: list[Planned], measures: pd.DataFrame
         },
         "seeds": {"audit": s.seed, "utterances": s.selection.seed},
         "batch size": s.batch_size,
+        "attack libraries": _libraries(planned),
         **dict(scene.origin),
     }
+
+
+def _tried(planned: list[Planned]) -> set[str]:
+    """Return what the attackers know who were tried; noise is none of them."""
+    threats = [each.threat for each in planned if each.kind == "attack" and each.threat]
+    return {threat.knowledge for threat in threats if threat.name != "noise"}
 
 
 def _decibels(scene: Scene) -> float | None:
@@ -79,6 +94,17 @@ def _decibels(scene: Scene) -> float | None:
     if scale is None or budget.ball is L2:
         return None
     return round(float(scale.epsilon_db(budget.radius)), 4)
+
+
+def _libraries(planned: list[Planned]) -> dict[str, str]:
+    """Return the versions of the outside libraries whose attacks were tried."""
+    paths = [
+        each.threat.attack.path
+        for each in planned
+        if each.threat is not None and isinstance(each.threat.attack, Outside)
+    ]
+    packages = {DISTRIBUTIONS[path.partition(".")[0]] for path in paths}
+    return {package: version(package) for package in sorted(packages)}
 
 
 def _attacks(planned: list[Planned]) -> dict[str, dict[str, Any]]:

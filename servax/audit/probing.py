@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from servax.attacks import PGD, Attack
+from servax.attacks import APGD, PGD, Attack
 from servax.audit.attacking import reseed
 from servax.audit.material import Material
-from servax.audit.speed import Speed
+from servax.audit.speed import FEWEST_DRAWS, MOST_DRAWS, Speed
 from servax.audit.subjects import Subject
 from servax.audit.systems import System
 from servax.audit.tiers import Catalogue
@@ -23,7 +23,7 @@ from servax.training import generator
 
 COUNT = 10
 """How many checks there are at most."""
-SHORT_STEPS = 10
+WIDE_STEPS = 20
 """Steps of an attack whose ball is far larger than it needs."""
 RESTARTS = 5
 
@@ -43,14 +43,13 @@ class _Probe:
     def bounds(self) -> tuple[float, float]:
         return self.subject.bounds
 
-    def pgd(self, *, radius: float | None = None, steps: int | None = None) -> PGD:
+    def pgd(self) -> PGD:
         budget = self.catalogue.budget
-        radius = radius or budget.radius
         return PGD(
-            radius=radius,
+            radius=budget.radius,
             norm=budget.ball,
-            step=0.15 * radius,
-            steps=steps or min(30, self.catalogue.effort.pgd),
+            step=0.15 * budget.radius,
+            steps=min(30, self.catalogue.effort.pgd),
             bounds=self.bounds,
             leave=True,
         )
@@ -79,7 +78,8 @@ def probe(
     x, y = _right(system, material, catalogue.effort.probes)
     eot_draws, faced = 1, system.model
     if system.gradients and not checks.is_deterministic(system.model, x):
-        eot_draws = draws_until_flat(system.model, x, y)
+        flat = draws_until_flat(system.model, x, y, most=MOST_DRAWS)
+        eot_draws = max(FEWEST_DRAWS, flat)
         faced = ExpectationOverDraws(system.model, eot_draws).eval()
     case = _Probe(
         subject=subject,
@@ -157,7 +157,11 @@ def _of_attacks(case: _Probe) -> Iterator[Finding]:
 
 
 def _wide(case: _Probe) -> Callable[[float], Attack]:
-    return lambda radius: case.pgd(radius=radius, steps=SHORT_STEPS)
+    # Auto-PGD, since in a ball that wide a fixed step leads to where ReLUs have no gradient.
+    budget = case.catalogue.budget
+    return lambda radius: APGD(
+        radius=radius, norm=budget.ball, bounds=case.bounds, steps=WIDE_STEPS, leave=True
+    )
 
 
 def _inner(catalogue: Catalogue) -> int:
@@ -169,7 +173,7 @@ def seconds(speed: Speed, count: int, catalogue: Catalogue) -> float:
     """Return what the checks of a system take at most, in seconds."""
     steps = min(30, catalogue.effort.pgd)
     planted = max(2, count // 2)
-    gradients = count * (2 + 2 * SHORT_STEPS + steps * (RESTARTS + 6)) + 3 * planted * steps
+    gradients = count * (4 + 2 * WIDE_STEPS + steps * (RESTARTS + 6)) + 3 * planted * steps
     # Planted inputs are looked for one utterance at a time, which fills no batch.
     forwards = count * 20 + planted * (_inner(catalogue) + 10)
     return gradients * speed.gradient + forwards * speed.forward

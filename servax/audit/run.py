@@ -56,7 +56,11 @@ def estimates(planned: list[Planned]) -> list[Estimate]:
 
 
 def run_audit(
-    scene: Scene, *, fail_under: float | None = None, watcher: Watcher | None = None
+    scene: Scene,
+    *,
+    fail_under: float | None = None,
+    sounds: int = 2,
+    watcher: Watcher | None = None,
 ) -> Audited:
     """Do what an audit says and leave records and report in its folder.
 
@@ -65,6 +69,7 @@ def run_audit(
     Args:
         scene: Systems, utterances, settings, folder.
         fail_under: The least UAR, in percent, that a defence may keep in the worst case.
+        sounds: Utterances that the report plays.
         watcher: Is told how far the audit is.
 
     Raises:
@@ -77,14 +82,16 @@ def run_audit(
         watcher.plan([(each.task.stage.name, each.task.cost) for each in planned])
         for each in planned:
             each.task.perform(watcher)
-        result = gathered(scene, planned, fail_under)
+        result = gathered(scene, planned, fail_under, sounds)
         table = scene.folder / RECORDS / "audit.parquet"
         records.write(result.records.frame, table, provenance=result.records.provenance)
         paths = write_audit(result, scene.folder / REPORT)
         return Audited(result, paths, verdict_ok(result))
 
 
-def gathered(scene: Scene, planned: list[Planned], fail_under: float | None) -> AuditResult:
+def gathered(
+    scene: Scene, planned: list[Planned], fail_under: float | None, sounds: int
+) -> AuditResult:
     """Return everything that the stages of an audit found."""
     tables = [each for each in planned if each.kind in ("clean", "attack")]
     frame = pd.concat(
@@ -93,6 +100,8 @@ def gathered(scene: Scene, planned: list[Planned], fail_under: float | None) -> 
     whole = records.Records(records.validate(frame), provenance(scene))
     measures = pd.DataFrame([row for each in planned for row in _measures(scene, each)])
     gaps = [row for each in planned if each.kind == "sound" for row in _result(each)["gaps"]]
+    detectors = [each for each in planned if each.kind == "detector"]
+    noticed = [row for each in detectors for row in _result(each)["detection"]]
     probes = [each for each in planned if each.kind == "probes"]
     probed = [finding for each in probes for finding in _result(each)["findings"]]
     return AuditResult(
@@ -100,10 +109,11 @@ def gathered(scene: Scene, planned: list[Planned], fail_under: float | None) -> 
         findings=tuple(findings(scene, whole.frame, probed, measures)),
         measures=measures,
         realisability=pd.DataFrame(gaps) if gaps else None,
-        clips=tuple(sounding.clips(scene, whole.frame, _kept(planned))),
+        clips=tuple(sounding.clips(scene, whole.frame, _kept(planned), count=sounds)),
         card=evaluation_card(scene, planned, measures),
         radius=scene.settings.budget.radius,
         fail_under=fail_under,
+        detection=pd.DataFrame(noticed) if noticed else None,
     )
 
 

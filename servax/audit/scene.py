@@ -15,6 +15,7 @@ from servax.audit.settings import AuditSettings
 from servax.audit.speed import Speed, measured
 from servax.audit.subjects import Subject
 from servax.audit.systems import System, bare, defended, surrogate
+from servax.audit.tiers import Catalogue
 from servax.errors import SettingError
 from servax.models import frozen
 
@@ -64,21 +65,20 @@ class Scene:
         """Return the scene of an audit; everything is loaded and refused here, nothing written.
 
         Raises:
-            SettingError: A defence or surrogate does not fit the model, or two have one name.
+            SettingError: A defence or surrogate does not fit the model, two have one name, or no
+                attack of those wanted is possible.
             ServaxError: A folder or the corpus cannot be read.
         """
+        _refuse_what_cannot_be(settings, subject)
         subject, material = gather(subject, settings.selection, progress=progress)
         subject = quick(subject)
         systems = (
             bare(subject),
             *(defended(subject, wanted, seed=settings.seed) for wanted in defences),
         )
-        others = dict(surrogate(subject, wanted) for wanted in surrogates)
-        others = {name: quick(other) for name, other in others.items()}
-        names = [system.name for system in systems] + list(others)
-        for name in names:
-            if names.count(name) > 1 or len(surrogates) > len(others):
-                raise SettingError("a name", name, "different names, NAME=FOLDER gives one")
+        transferred = [surrogate(subject, wanted) for wanted in surrogates]
+        others = {name: quick(other) for name, other in transferred}
+        _refuse_twice([system.name for system in systems] + [name for name, _ in transferred])
         batch = slice(0, settings.batch_size)
         x, y = material.x[batch], material.y[batch]
         timed = [*systems, *(_as_system(name, other) for name, other in others.items())]
@@ -100,6 +100,30 @@ def quick(subject: Subject) -> Subject:
         return subject
     model: nn.Module = frozen(subject.model)
     return replace(subject, model=model)
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingError(
+                "a name", name, "a name for one system or surrogate only; NAME=WHAT gives another"
+            )
+
+
+def _refuse_what_cannot_be(settings: AuditSettings, subject: Subject) -> None:
+    """Refuse attackers that the model shuts out, and attacks whose library is missing."""
+    if not subject.gradients and "black_box" not in settings.knowledge:
+        raise SettingError(
+            "knowledge",
+            ",".join(settings.knowledge),
+            f"black_box among them: {subject.name} has no gradients, so no other attack is left",
+        )
+    # Making an attack looks for its library, so that a missing one is noticed before any work.
+    catalogue = Catalogue(settings.tier, settings.budget)
+    if "black_box" in settings.knowledge:
+        catalogue.black_box()
+    if subject.gradients:
+        catalogue.adaptive()
 
 
 def _as_system(name: str, subject: Subject) -> System:

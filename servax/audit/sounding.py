@@ -28,8 +28,6 @@ from servax.report.audit import Clip
 from servax.training import generator
 
 WAVEFORM_BOUNDS = (-1.0, 1.0)
-PLAYED = 2
-"""Utterances that a report plays."""
 
 
 def threats(scene: Scene, knowledge: Knowledge) -> list[Threat]:
@@ -162,7 +160,9 @@ def _median(values: list[float]) -> float | None:
     return float(np.median(finite)) if finite else None
 
 
-def clips(scene: Scene, frame: pd.DataFrame, made: Mapping[str, Tensor]) -> Iterator[Clip]:
+def clips(
+    scene: Scene, frame: pd.DataFrame, made: Mapping[str, Tensor], *, count: int
+) -> Iterator[Clip]:
     """Yield sounds to listen to: clean, attacked through each system, and purified.
 
     The utterances are the first that most systems get right and lose under attack. A sound of an
@@ -172,9 +172,10 @@ def clips(scene: Scene, frame: pd.DataFrame, made: Mapping[str, Tensor]) -> Iter
         scene: Systems, utterances, settings.
         frame: The records.
         made: The inputs that the adaptive PGD made against each system, (N, ...).
+        count: Of how many utterances.
     """
     names = list(scene.material.corpus.utterances["utterance"])
-    for utterance in _telling(frame, made)[:PLAYED]:
+    for utterance in _telling(frame, made)[:count]:
         position = names.index(utterance)
         yield from _of_utterance(scene, position, str(utterance), made)
 
@@ -206,6 +207,7 @@ def _of_utterance(
         clean = material.x[here]
     for name, inputs in made.items():
         system = by_name[name]
+        reseed(system, scene.settings.seed, "clips", utterance)
         heard, x = clean, inputs[here]
         if scene.subject.inputs == "logmel":
             sound = _realised(scene, position, clean, inputs)

@@ -8,22 +8,30 @@ alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from servax.audit import probing, sounding
-from servax.audit.attacking import Attacked, attack_source, attack_system, clean
+from servax.audit import detecting, probing, sounding
+from servax.audit.attacking import (
+    Attacked,
+    attack_source,
+    attack_system,
+    clean,
+    reseed,
+)
 from servax.audit.scene import Scene
+from servax.audit.speed import FEWEST_DRAWS, MOST_DRAWS
 from servax.audit.systems import System
 from servax.audit.threats import Knowledge, Threat
 from servax.audit.tiers import Catalogue
 from servax.defences import Bpda, ExpectationOverDraws, draws_until_flat, is_random
 from servax.evaluation import records
 from servax.experiments.stages import Stage, Task, Watcher, make_stage
+from servax.training import global_seed
 
 TABLE = "records.parquet"
 INPUTS = "inputs.safetensors"
@@ -35,7 +43,7 @@ class Planned:
 
     task: Task
     kind: str
-    """`clean`, `attack`, `probes` or `sound`."""
+    """`clean`, `attack`, `probes`, `sound` or `detector`."""
     system: str = ""
     """Which system; empty for all of them."""
     threat: Threat | None = None
@@ -52,6 +60,7 @@ class Stages:
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self.catalogue = Catalogue(scene.settings.tier, scene.settings.budget)
+        self._draws: dict[tuple[str, str], int] = {}
 
     def plan(self) -> list[Planned]:
         """Return all tasks, in an order in which each finds what it needs."""
@@ -62,7 +71,7 @@ class Stages:
             planned += self._on_system(system, first.task.stage)
         for system in self.scene.systems:
             planned += self._probes(system)
-        return planned + list(self._sound(planned))
+        return [*planned, *self._sound(planned), *self._detectors(planned)]
 
     def _clean(self) -> Planned:
         scene = self.scene
@@ -113,7 +122,8 @@ class Stages:
             return self._keep(stage, threat, found)
 
         fingerprints = {s.name: s.fingerprint for s in systems}
-        fingerprints |= {f"surrogate {n}": o.fingerprint for n, o in scene.surrogates.items()}
+        if name in scene.surrogates:
+            fingerprints[f"surrogate {name}"] = scene.surrogates[name].fingerprint
         count = len(scene.material)
         seconds = scene.speeds[name].seconds(threat, count)
         seconds += count * sum(scene.speeds[s.name].forward for s in systems)
@@ -180,11 +190,16 @@ class Stages:
             model = Bpda(self.scene.subject.model, system.front).eval()
         if threat.knowledge == "black_box":
             return model, 1
-        x, y = (part[:8] for part in (self.scene.material.x, self.scene.material.y))
-        if not is_random(model, x):
-            return model, 1
-        draws = draws_until_flat(model, x, y)
-        return ExpectationOverDraws(model, draws).eval(), draws
+        key = (system.name, threat.knowledge)
+        if key not in self._draws:
+            x, y = (part[:8] for part in (self.scene.material.x, self.scene.material.y))
+            # Not where an earlier stage left off: each decides its numbers alone.
+            reseed(system, self.scene.settings.seed, "draws")
+            random = is_random(model, x)
+            flat = draws_until_flat(model, x, y, most=MOST_DRAWS) if random else 0
+            self._draws[key] = max(FEWEST_DRAWS, flat) if random else 0
+        draws = self._draws[key]
+        return (ExpectationOverDraws(model, draws).eval(), draws) if draws else (model, 1)
 
     def _probes(self, system: System) -> Iterator[Planned]:
         scene = self.scene
@@ -250,6 +265,44 @@ class Stages:
         )
         return Planned(task, "sound", made.system, threat)
 
+    def _detectors(self, planned: list[Planned]) -> Iterator[Planned]:
+        """Yield what each front that is not random notices of the attacks whose inputs are kept."""
+        for system in filter(detecting.can_detect, self.scene.systems):
+            made = [
+                (each.threat, each.task.stage)
+                for each in planned
+                if each.threat and each.threat.kept and each.system in ("", system.name)
+            ]
+            if made:
+                yield self._detector(system, made)
+
+    def _detector(self, system: System, made: list[tuple[Threat, Stage]]) -> Planned:
+        scene = self.scene
+
+        def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
+            inputs = [(threat, inputs_of(needed)) for threat, needed in made]
+            found = detecting.detections(scene, system, inputs, tick=watcher.advance)
+            return {"detection": found}
+
+        count = len(scene.material)
+        # Each score asks for the front once and the model twice.
+        seconds = 4 * count * (1 + len(made)) * scene.speeds[system.name].forward
+        settings = {
+            "made": [needed.key for _, needed in made],
+            "system": system.fingerprint,
+            "name": system.name,
+        }
+        task = self._task(
+            f"detector-{system.name}",
+            f"what {system.name} notices",
+            settings,
+            work,
+            self._batches(count) + len(made),
+            seconds,
+            tuple(needed for _, needed in made),
+        )
+        return Planned(task, "detector", system.name)
+
     def _keep(self, stage: Stage, threat: Threat, found: Attacked) -> dict[str, Any]:
         records.write(found.frame, stage.folder / TABLE, provenance=provenance(self.scene))
         if threat.kept:
@@ -269,12 +322,20 @@ class Stages:
         scene = self.scene
         shared = {
             "subject": scene.subject.identity,
+            "in every row": asdict(scene.identity) | {"corpus": scene.material.corpus.name},
+            "split": scene.material.split,
             "recordings": scene.material.recordings,
             "seed": scene.settings.seed,
             "batch_size": scene.settings.batch_size,
         }
         stage = make_stage(scene.folder, kind, title, shared | dict(settings))
-        return Task(stage, "attack", needs, max(1, steps), seconds, work)
+
+        def seeded(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
+            # Models of a user's own may draw from torch's global generator.
+            with global_seed(scene.settings.seed, "audit", kind):
+                return work(stage, watcher)
+
+        return Task(stage, "attack", needs, max(1, steps), seconds, seeded)
 
     def _batches(self, count: int) -> int:
         return -(-count // self.scene.settings.batch_size)

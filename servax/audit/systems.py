@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,8 @@ from servax.defences import (
     Quantise,
     Resample,
 )
-from servax.errors import CheckpointError, SettingError
+from servax.errors import CheckpointError, SettingError, nearest
+from servax.experiments.training import MODEL
 from servax.models import frozen
 from servax.models.storage import SETTINGS, WEIGHTS
 from servax.purifier import Purifier
@@ -31,6 +34,8 @@ from servax.purifier.sound_purifier import SoundPurifier
 from servax.training import generator
 
 UNDEFENDED = "undefended"
+NAME = re.compile(r"\w[\w.+-]*")
+"""What systems and surrogates may be called: stages have folders of these names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +63,18 @@ class _Transform:
     build: Callable[[float, torch.Generator, int], nn.Module]
     inputs: str
     expected: str
+    whole: bool = False
 
 
 TRANSFORMS: Mapping[str, _Transform] = {
     "gaussian-noise": _Transform(lambda v, g, r: GaussianNoise(v, g), "logmel", "sd in (0, 1]"),
-    "mean-filter": _Transform(lambda v, g, r: MeanFilter(int(v)), "logmel", "an odd size"),
-    "median-filter": _Transform(lambda v, g, r: MedianFilter(int(v)), "logmel", "an odd size"),
-    "quantise": _Transform(lambda v, g, r: Quantise(int(v)), "logmel", "bits"),
+    "mean-filter": _Transform(lambda v, g, r: MeanFilter(int(v)), "logmel", "an odd size", True),
+    "median-filter": _Transform(
+        lambda v, g, r: MedianFilter(int(v)), "logmel", "an odd size", True
+    ),
+    "quantise": _Transform(lambda v, g, r: Quantise(int(v)), "logmel", "whole bits", True),
     "low-pass": _Transform(lambda v, g, r: LowPass(r, v), "waveform", "a cut-off in Hz"),
-    "resample": _Transform(lambda v, g, r: Resample(r, int(v)), "waveform", "a rate in Hz"),
+    "resample": _Transform(lambda v, g, r: Resample(r, int(v)), "waveform", "a rate in Hz", True),
     "mp3": _Transform(lambda v, g, r: Codec(r, "mp3", v), "waveform", "a quality in [0, 1]"),
     "ogg": _Transform(lambda v, g, r: Codec(r, "ogg-vorbis", v), "waveform", "a quality in [0, 1]"),
     "opus": _Transform(lambda v, g, r: Codec(r, "ogg-opus", v), "waveform", "a quality in [0, 1]"),
@@ -102,22 +110,42 @@ def defended(subject: Subject, wanted: str, *, seed: int) -> System:
     name, _, what = wanted.rpartition("=")
     transform, _, value = what.partition(":")
     if transform in TRANSFORMS and not Path(what).exists():
-        return _transformed(subject, name or f"{transform}-{value}", transform, value, seed)
-    folder = Path(what)
+        name = name or f"{transform}-{value}"
+        return _transformed(subject, _checked(name), transform, value, seed)
+    folder = _folder(what)
     role = _role(folder) if folder.is_dir() else "purifier" if HUB_ID.fullmatch(what) else ""
-    name = name or folder.name
-    if name == UNDEFENDED:
-        raise SettingError("the name of a defence", name, "another, this one is the bare model")
+    name = name or _called(folder)
     if role == "purifier":
-        return _purified(subject, name, what)
+        return _purified(subject, _checked(name), str(folder))
     if role == "recogniser":
-        return _instead(subject, name, what)
-    raise SettingError(
+        return _instead(subject, _checked(name), str(folder))
+    error = SettingError(
         "defence",
         what,
         "the folder of a purifier or of a recogniser that servax has trained, or one of "
         + ", ".join(f"{each}:VALUE" for each in TRANSFORMS),
     )
+    error.args = (error.args[0] + nearest(transform, TRANSFORMS),)
+    raise error
+
+
+def _folder(where: str) -> Path:
+    """Return the folder that holds the weights; a training leaves them in one called model."""
+    folder = Path(where).expanduser()
+    return folder / MODEL if (folder / MODEL / SETTINGS).is_file() else folder
+
+
+def _called(folder: Path) -> str:
+    return folder.parent.name if folder.name == MODEL else folder.name
+
+
+def _checked(name: str) -> str:
+    """Return the name of a system or surrogate, which may neither be taken nor break a path."""
+    if name == UNDEFENDED:
+        raise SettingError("a name", name, "another, this one is the bare model")
+    if not NAME.fullmatch(name):
+        raise SettingError("a name", name, "letters, digits, '.', '_', '+' and '-'")
+    return name
 
 
 def _role(folder: Path) -> str:
@@ -139,12 +167,9 @@ def _transformed(subject: Subject, name: str, kind: str, value: str, seed: int) 
             kind,
             f"one that takes {subject.inputs} as the model does, not {transform.inputs}",
         )
-    try:
-        number = float(value)
-    except ValueError:
-        raise SettingError(
-            "defence", f"{kind}:{value}", f"{kind}:VALUE, {transform.expected}"
-        ) from None
+    number = _number(value)
+    if not math.isfinite(number) or (transform.whole and number != int(number)):
+        raise SettingError("defence", f"{kind}:{value}", f"{kind}:VALUE, {transform.expected}")
     module = transform.build(number, generator(seed, "defence", name), subject.sample_rate)
     return System(
         name=name,
@@ -155,6 +180,13 @@ def _transformed(subject: Subject, name: str, kind: str, value: str, seed: int) 
         fingerprint=_together(subject.fingerprint, f"{kind}:{number:g}:{seed}"),
         source=f"{kind}:{value}",
     )
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _purified(subject: Subject, name: str, where: str) -> System:
@@ -168,8 +200,9 @@ def _purified(subject: Subject, name: str, where: str) -> System:
         )
     elif subject.front_end != purifier.front_end:
         raise SettingError("defence", where, "a purifier of the model's own front-end")
-    weights = Path(where) / WEIGHTS
-    told = weights.read_bytes() if weights.is_file() else where.encode()
+    # The settings decide too: one set of weights purifies as output or as residual.
+    files = [Path(where).expanduser() / name for name in (WEIGHTS, SETTINGS)]
+    told = b"".join(file.read_bytes() for file in files if file.is_file()) or where.encode()
     return System(
         name=name,
         model=Defended(subject.model, front).eval(),
@@ -181,7 +214,7 @@ def _purified(subject: Subject, name: str, where: str) -> System:
 
 
 def _instead(subject: Subject, name: str, where: str) -> System:
-    other = load_subject(where)
+    other = load_subject(where, inputs=subject.inputs)
     fits = (other.inputs, other.labels, other.front_end) == (
         subject.inputs,
         subject.labels,
@@ -202,7 +235,7 @@ def surrogate(subject: Subject, wanted: str) -> tuple[str, Subject]:
         SettingError: It is the model itself, has no gradients, or takes other inputs.
     """
     name, _, where = wanted.rpartition("=")
-    other = load_subject(where)
+    other = load_subject(where, inputs=subject.inputs)
     if other.fingerprint == subject.fingerprint:
         raise SettingError(
             "surrogate", where, "a model with weights of its own, not the audited one"
@@ -216,7 +249,7 @@ def surrogate(subject: Subject, wanted: str) -> tuple[str, Subject]:
         raise SettingError(
             "surrogate", where, f"a model of the classes {', '.join(subject.labels)}"
         )
-    return name or Path(where).name, other
+    return _checked(name or _called(_folder(where))), other
 
 
 def _together(*parts: str) -> str:

@@ -204,7 +204,7 @@ class Catalogue:
         return threats
 
     def _fgsm(self, knowledge: Knowledge) -> Threat:
-        sweep = tuple(round(share * self.budget.radius, 10) for share in SHARES)
+        sweep = self._sizes(SHARES)
         attack = FGSM(epsilon=sweep[-1], norm=self.budget.ball, bounds=self.budget.bounds)
         return self._threat("fgsm", knowledge, attack, gradients=1, sweep=sweep)
 
@@ -228,7 +228,7 @@ class Catalogue:
 
     def _apgd(self, knowledge: Knowledge) -> Threat:
         # The largest radius last: who falls to a smaller one is not attacked again.
-        sweep = tuple(round(share * self.budget.radius, 10) for share in RADII)
+        sweep = self._sizes(RADII)
         attack = APGD(**self._ball(), steps=self.effort.apgd)
         gradients = len(sweep) * (self.effort.apgd + 1)
         return self._threat("apgd-ce", knowledge, attack, gradients=gradients, sweep=sweep)
@@ -236,6 +236,11 @@ class Catalogue:
     def _random_pgd(self, steps: int) -> Attack:
         step = max(2.5 * self.budget.radius / steps, 0.05 * self.budget.radius)
         return PGD(**self._ball(), step=step, steps=steps, random_start=True, leave=True)
+
+    def _sizes(self, shares: tuple[float, ...]) -> tuple[float, ...]:
+        """Return shares of the radius without the dust of floats; the radius stays as it is."""
+        radius = self.budget.radius
+        return tuple(radius if each == 1 else float(f"{each * radius:.9g}") for each in shares)
 
     def _ball(self) -> dict[str, Any]:
         return {"norm": self.budget.ball, **self._reach()}

@@ -40,6 +40,7 @@ def audit_model(
     batch_size: int,
     out: str | None,
     fail_under: float | None,
+    sounds: int,
     dry_run: bool,
     as_json: bool,
 ) -> int:
@@ -50,6 +51,8 @@ def audit_model(
     """
     if fail_under is not None and not 0 <= fail_under <= 100:
         raise SettingError("fail_under", fail_under, "a UAR in percent, from 0 to 100")
+    if sounds < 0:
+        raise SettingError("sounds", sounds, "a whole number of at least 0")
     who = known(knowledge)
     given = load_subject(model, labels=names(labels), sample_rate=sample_rate, inputs=inputs)  # type: ignore[arg-type]
     reach = radius if radius is not None else DEFAULT_RADIUS[given.inputs, norm]
@@ -77,7 +80,7 @@ def audit_model(
         return _show_estimates(scene, as_json=as_json)
     _say_estimate(scene)
     with RunBars() as bars:
-        audited = run_audit(scene, fail_under=fail_under, watcher=bars)
+        audited = run_audit(scene, fail_under=fail_under, sounds=sounds, watcher=bars)
     return _show(audited, fail_under, as_json=as_json)
 
 

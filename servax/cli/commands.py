@@ -273,6 +273,62 @@ def train_purifier(
     )
 
 
+def train_denoiser(
+    corpus: str,
+    out: str = "runs/denoiser",
+    noise: float = 0.03,
+    root: str | None = None,
+    scheme: Scheme = "four",
+    groups: int = 6,
+    held_out: int = 1,
+    preset: str = "ssad",
+    epochs: int = 60,
+    seed: int = 0,
+    device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    node_rank: int | None = None,
+    main_address: str | None = None,
+) -> int:
+    """Train a purifier's network on Gaussian noise alone: a baseline, and taken as a purifier.
+
+    Args:
+        corpus: Name of a corpus, or the path of a CSV or Parquet manifest.
+        out: Folder for weights, checkpoint and log (-o for short); a checkpoint there is resumed.
+        noise: Standard deviation of the noise, on the [0, 1] scale (.03 is 2.4 dB).
+        root: Folder of the corpus; default $SERVAX_DATA/<name>.
+        scheme: Label scheme.
+        groups: Into how many groups the speakers are divided.
+        held_out: Which group is held out, from 1.
+        preset: The network: ssad (predicts the spectrogram) or ssad-residual (predicts a change).
+        epochs: Most epochs; patience is 5.
+        seed: Seeds weights, batches and noise.
+        device: auto, cpu, cuda or cuda:N.
+        devices: Processes on this machine, one per GPU; on a CPU, CPU processes. They share each
+            batch, and the steps are those of one process up to rounding.
+        nodes: Machines; the same command is started on each, with its node_rank.
+        node_rank: Which machine this is, from 0; default $NODE_RANK.
+        main_address: host:port where machine 0 is reached; default $MASTER_ADDR:$MASTER_PORT.
+    """
+    from servax.cli.denoising import denoiser
+    from servax.training import Processes
+
+    return denoiser(
+        corpus,
+        out,
+        noise=noise,
+        root=root,
+        scheme=scheme,
+        groups=groups,
+        held_out=held_out,
+        preset=preset,
+        epochs=epochs,
+        seed=seed,
+        device=device,
+        processes=Processes(devices, nodes, node_rank, main_address),
+    )
+
+
 def train_adversarial(
     corpus: str,
     out: str = "runs/adversarial",
@@ -361,6 +417,7 @@ def attack(
     radius: float = 0.02,
     steps: int = 15,
     purifier: str | None = None,
+    masking: bool = False,
     json: bool = False,
 ) -> int:
     """Attack a recogniser: adversarial log-Mel or sound, with predictions and distortion.
@@ -380,6 +437,8 @@ def attack(
         radius: Radius of PGD, on the [0, 1] scale (.02 is 1.6 dB); not used on the waveform.
         steps: Steps of PGD.
         purifier: Folder of a purifier to attack through (adaptive); default attacks the bare model.
+        masking: Keep the change of a waveform below the masking threshold of the clean sound, as
+            far as frames and 16 bits allow.
         json: Print JSON.
     """
     from servax.cli.sound import attack_sounds, choose_attack
@@ -395,6 +454,7 @@ def attack(
         chosen=chosen,
         title=f"{method} of the {on}",
         purifier=purifier,
+        masking=masking,
         as_json=json,
     )
 
@@ -496,6 +556,7 @@ def audit(
     batch_size: int = 16,
     out: str | None = None,
     fail_under: float | None = None,
+    sounds: int = 2,
     dry_run: bool = False,
     json: bool = False,
 ) -> int:
@@ -537,6 +598,8 @@ def audit(
         fail_under: Leave with exit code 1 when a defence (the model, where there is none) keeps
             less UAR than this, in percent, in the worst case over all attacks, or when a sanity
             check found an error.
+        sounds: Utterances that the report plays, clean, attacked and purified; 0 for a report that
+            holds no recordings, whose licence may not allow to pass them on.
         dry_run: Show the stages and how long they may take; attack nothing.
         json: Print JSON.
     """
@@ -568,6 +631,7 @@ def audit(
         batch_size=batch_size,
         out=out,
         fail_under=fail_under,
+        sounds=sounds,
         dry_run=dry_run,
         as_json=json,
     )
@@ -584,9 +648,10 @@ COMMANDS: dict[str, Any] = {
         "fetch": corpus_fetch,
     },
     "train": {
-        "_help": "Train a recogniser, plainly or on adversarial inputs, or a purifier.",
+        "_help": "Train a recogniser, plainly or on adversarial inputs, a purifier or a denoiser.",
         "recogniser": train_recogniser,
         "purifier": train_purifier,
+        "denoiser": train_denoiser,
         "adversarial": train_adversarial,
     },
     "attack": attack,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.experiments.training import Recogniser, load_recogniser
 from servax.features import FrontEnd, waveform_batch
 from servax.models import WaveformClassifier
+from servax.perturbation import PsychoacousticMask
 from servax.purifier import Purifier
 
 ENDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
@@ -33,6 +35,7 @@ def attack_sounds(
     chosen: Attack,
     title: str,
     purifier: str | None,
+    masking: bool,
     as_json: bool,
 ) -> int:
     """Attack each sound; one bad file never stops the others."""
@@ -44,6 +47,10 @@ def attack_sounds(
     target = Defended(recogniser.network, defence) if defence else recogniser.network
     attacked = _on_waveform if isinstance(chosen, WaveformPGD) else _on_logmel
     rate = recogniser.front_end.logmel.sample_rate
+    if masking:
+        if not isinstance(chosen, WaveformPGD):
+            raise SettingError("masking", masking, "false: it belongs to --on waveform")
+        chosen = replace(chosen, masking=PsychoacousticMask(sample_rate=rate))
     rows, bad = [], []
     files = _files(Path(sounds))
     folder = Path(out)

@@ -331,6 +331,25 @@ def test_without_a_starting_point_an_attack_on_decisions_fails(build):
         assert torch.equal(attack(Constant(), x, y, generator=seeded()), x)
 
 
+def test_a_walk_that_loses_the_boundary_by_rounding_fails_on_that_utterance_alone():
+    class Forgetful(Decisions):
+        """Gives one class to everything, once it has been asked often enough."""
+
+        asked = 0
+
+        def forward(self, x):
+            self.asked += 1
+            said = super().forward(x)
+            return said if self.asked < 8 else nn.functional.one_hot(y[:1], 2).expand_as(said)
+
+    x, y = points(Planes(2), batch=1)
+    x, y = torch.cat([x, 1.0 - x]), torch.cat([y, 1 - y])
+    attack = presets.hop_skip_jump(queries=300, radius=2.0)
+    found = attack(Forgetful(Planes(2)), x, y, generator=seeded())
+    assert torch.equal(found[0], x[0])
+    assert not torch.equal(found[1], x[1])
+
+
 def test_what_is_wrong_already_never_enters(build, watch):
     model = build("conv")
     x, y = points(model)

@@ -15,6 +15,7 @@ from servax import audio
 from servax.cli import main
 from servax.models import VGG16
 from servax.models.storage import save_network
+from servax.perturbation import PsychoacousticMask
 
 RATE = 16_000
 
@@ -77,6 +78,21 @@ def test_on_the_waveform_fgsm_uses_up_epsilon_in_one_step(
     assert np.mean(change == 32) > 0.9
 
 
+def test_masking_hides_the_change_below_the_sound(model: Path, tmp_path: Path) -> None:
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(RATE // 2) / RATE)
+    audio.write(tmp_path / "a.wav", tone, RATE)
+    shares = []
+    for name, more in (("loud", []), ("hidden", ["--masking"])):
+        budget = ["--on", "waveform", "--snr", "20", "--steps", "3", *more]
+        out = str(tmp_path / name)
+        assert main(["attack", str(tmp_path / "a.wav"), str(model), "sad", "-o", out, *budget]) == 0
+        clean, moved = (
+            torch.from_numpy(audio.read(f / "a.wav"))[None] for f in (tmp_path, tmp_path / name)
+        )
+        shares.append(float(PsychoacousticMask(sample_rate=RATE).share_above(clean, moved)))
+    assert shares[1] < 0.5 * shares[0]
+
+
 def test_on_the_log_mel_it_writes_arrays(
     model: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +109,7 @@ def test_on_the_log_mel_it_writes_arrays(
     ("options", "sentence"),
     [
         (["--snr", "30"], "snr is 30.0, expected none: it is a budget of --on waveform."),
+        (["--masking"], "masking is True, expected false: it belongs to --on waveform."),
         (["--on", "waveform", "--epsilon", "1e-5"], "epsilon is 1e-05, expected a finite number"),
     ],
 )

@@ -82,7 +82,7 @@ class Seen(nn.Module):
         clean = self.problem.x
         z = z.detach().to(clean.device)
         moved = self.put_back(self.outside(z)).clamp(self.low, self.high)
-        # Not clamped to bounds such as .3, that have no exact float: the clean value stands.
+        # There and back again is not exact in other bounds.
         moved = torch.where(z == seen.to(z.dtype), clean, moved)
         finite = moved.isfinite().flatten(1).all(dim=1)
         return torch.where(finite.view(-1, *[1] * (clean.ndim - 1)), moved, clean)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import nn
+
 from servax.audit.subjects.fingerprint import of_files
 from servax.audit.subjects.probing import settled
 from servax.audit.subjects.statements import Statements, agree, class_names
 from servax.audit.subjects.subject import BOUNDS, Inputs, Subject
 from servax.experiments.training import MODEL, load_recogniser
+from servax.features import FrontEnd
+from servax.models import WaveformClassifier
 from servax.models.storage import SETTINGS, WEIGHTS
-
-INPUTS: Inputs = "logmel"
 
 
 def load_checkpoint_subject(folder: Path, said: Statements) -> Subject:
     """Return the recogniser in a folder with ``settings.json`` and ``weights.safetensors``.
+
+    It takes log-Mels; where `said` asks for waveforms, its front-end and scale are part of it.
 
     Raises:
         CheckpointError: The folder holds no recogniser, or a broken one.
@@ -24,7 +28,6 @@ def load_checkpoint_subject(folder: Path, said: Statements) -> Subject:
     recogniser = load_recogniser(folder)
     whose = f"the checkpoint {folder}"
     rate = recogniser.front_end.logmel.sample_rate
-    agree("inputs", said.inputs, INPUTS, whose, "logmel")
     labels = class_names(
         said.labels,
         recogniser.labels,
@@ -32,17 +35,21 @@ def load_checkpoint_subject(folder: Path, said: Statements) -> Subject:
         whose=whose,
     )
     place = folder.resolve()
+    inputs: Inputs = said.inputs or "logmel"
+    on_sound = inputs == "waveform"
+    chain = nn.Sequential(FrontEnd(recogniser.front_end), recogniser.scale)
+    model = WaveformClassifier(chain, recogniser.network) if on_sound else recogniser.network
     return Subject(
         # A training leaves its weights in a folder called model; its parent tells them apart.
         name=place.parent.name if place.name == MODEL else place.name,
-        model=settled(recogniser.network),
-        inputs=INPUTS,
+        model=settled(model),
+        inputs=inputs,
         labels=labels,
         sample_rate=agree("sample_rate", said.sample_rate, rate, whose, "16000"),
         gradients=True,
-        bounds=BOUNDS[INPUTS],
-        front_end=recogniser.front_end,
-        scale=recogniser.scale,
+        bounds=BOUNDS[inputs],
+        front_end=None if on_sound else recogniser.front_end,
+        scale=None if on_sound else recogniser.scale,
         source=f"servax checkpoint {folder}",
         fingerprint=of_files([folder / WEIGHTS, folder / SETTINGS]),
     )

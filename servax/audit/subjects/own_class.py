@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from servax.audit.subjects.fingerprint import of_model
-from servax.audit.subjects.probing import count_classes, settled, zeros
+from servax.audit.subjects.probing import count_classes, gradients_reach, settled, zeros
 from servax.audit.subjects.statements import (
     Statements,
     agree,
@@ -93,14 +93,15 @@ def load_class_subject(
     own = Own.of(settled(model))
     inputs: Inputs = agree("inputs", said.inputs, own.inputs, path, "'logmel' or 'waveform'")
     rate, front_end = _sound(inputs, own, said, path)
-    classes = count_classes(model, zeros(inputs, rate, front_end), inputs=inputs, source=path)
+    probe = zeros(inputs, rate, front_end)
+    classes = count_classes(model, probe, inputs=inputs, source=path)
     return Subject(
         name=path.partition(":")[2],
         model=model,
         inputs=inputs,
         labels=class_names(said.labels, own.labels, classes=classes, whose=path),
         sample_rate=rate,
-        gradients=True,
+        gradients=gradients_reach(model, probe),
         bounds=BOUNDS[inputs],
         front_end=front_end,
         scale=own.scale if inputs == "logmel" else None,

@@ -24,6 +24,16 @@ def zeros(inputs: Inputs, sample_rate: int, front_end: FrontEndSettings | None) 
     return torch.zeros(1, 1, front_end.logmel.mels, front_end.frames)
 
 
+def gradients_reach(model: nn.Module, x: Tensor) -> bool:
+    """Return whether what `model` gives for inputs (B, ...) depends on them differentiably."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            logits = model(x.clone().requires_grad_(True))
+    except RuntimeError:  # It turns inputs into NumPy arrays, or writes into them.
+        return False
+    return isinstance(logits, Tensor) and logits.requires_grad
+
+
 def count_classes(model: nn.Module, x: Tensor, *, inputs: Inputs, source: str) -> int:
     """Return C, the number of logits that `model` gives for one input.
 

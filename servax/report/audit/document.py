@@ -27,13 +27,13 @@ def document(result: AuditResult, found: Scores) -> dict[str, Any]:
 
     Keys: `schema_version`, `title`, `verdict` (sentences), `passed`, `fail_under_percent`,
     `radius`, `radius_db`, `chance`, `classes`, `corpus`, `target`, `utterances`, `speakers`,
-    `systems`, `findings`, `measures`, `realisability`, `clips` (without their sound), `card`.
+    `systems`, `findings`, `measures`, `realisability`, `detection`, `clips` (without their sound),
+    `card`.
     A system has `name`, `clean`, `worst_case` (over all attacks), `by_knowledge` (knowledge →
     worst case) and `attacks` (a row per attack, knowledge and strength). UARs are shares.
     """
     outcomes = found.outcomes
     rows = attack_rows(result, found)
-    table = result.realisability
     told = {
         "schema_version": SCHEMA_VERSION,
         "title": title(found),
@@ -53,7 +53,8 @@ def document(result: AuditResult, found: Scores) -> dict[str, Any]:
         "systems": [_system(found, name, rows) for name in found.systems],
         "findings": [finding.to_json() for finding in result.findings],
         "measures": result.measures.to_dict("records"),
-        "realisability": None if table is None else table.to_dict("records"),
+        "realisability": _rows(result.realisability),
+        "detection": _rows(result.detection),
         "clips": [_clip(clip) for clip in result.clips],
         "card": result.card,
     }
@@ -85,6 +86,10 @@ def _standing(standing: Standing | None) -> dict[str, Any] | None:
         "high": standing.high,
         "attacks": list(standing.attacks),
     }
+
+
+def _rows(table: pd.DataFrame | None) -> list[dict[Any, Any]] | None:
+    return None if table is None else table.to_dict("records")
 
 
 def _clip(clip: Any) -> dict[str, Any]:

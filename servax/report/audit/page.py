@@ -6,6 +6,7 @@ from servax.report.audit.card import card_rows, facts
 from servax.report.audit.checks import checks_table
 from servax.report.audit.curves import picture
 from servax.report.audit.definitions import definitions
+from servax.report.audit.detection import detection_table
 from servax.report.audit.players import groups
 from servax.report.audit.result import AuditResult
 from servax.report.audit.scores import Scores
@@ -23,6 +24,7 @@ def build(result: AuditResult, found: Scores) -> Content:
         attack_table(result, found),
         checks_table(result.findings),
         realisability_table(result),
+        detection_table(result),
     )
     curves = picture(result, found)
     return Content(

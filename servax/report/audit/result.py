@@ -83,6 +83,10 @@ class AuditResult:
     """The audited ε, in units of the input."""
     fail_under: float | None
     """Least UAR in percent that every defence has to keep in the worst case; None asks nothing."""
+    detection: pd.DataFrame | None = None
+    """A row per defence, attack, knowledge and score of suspicion (`residual`, `l1`): `area` under
+    the ROC curve, `detected_at_5_percent` (shares; none where no utterance moved), `utterances`
+    that moved; None where no defence makes a detector."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.radius) and self.radius > 0):

@@ -136,6 +136,30 @@ REALISABILITY = pd.DataFrame(
 )
 
 
+DETECTION = pd.DataFrame(
+    [
+        {
+            "defence": "ssad",
+            "attack": "pgd-15",
+            "knowledge": "black_box",
+            "score": "residual",
+            "area": 0.9375,
+            "detected_at_5_percent": 0.625,
+            "utterances": 6,
+        },
+        {
+            "defence": "ssad",
+            "attack": "pgd-15",
+            "knowledge": "adaptive",
+            "score": "l1",
+            "area": None,
+            "detected_at_5_percent": None,
+            "utterances": 0,
+        },
+    ]
+)
+
+
 def make_result(
     right: Mapping[tuple[str, str, float, str], str] = RIGHT, **changes: Any
 ) -> AuditResult:
@@ -148,5 +172,6 @@ def make_result(
         "card": CARD,
         "radius": 0.02,
         "fail_under": None,
+        "detection": DETECTION,
     }
     return AuditResult(**(settings | changes))

@@ -23,6 +23,7 @@ from servax.evaluation.intervals import speaker_interval
 from servax.evaluation.metrics import uar
 from servax.report.audit import AuditPaths, verdict_ok, write_audit
 from servax.report.audit.curves import curve, picture
+from servax.report.audit.detection import detection_table
 from servax.report.audit.scores import KNOWING, UNKNOWING, scores
 from servax.report.audit.sentences import verdict
 from servax.report.audit.tables import attack_table, main_table
@@ -289,11 +290,25 @@ def test_page_stands_in_order(written: AuditPaths) -> None:
         "Every attack on every system",
         "Sanity checks",
         "Realisability gap: from log-Mel to sound and back",
+        "Detection: does the defence notice the attack?",
         "UAR against the size of the attack",
         "Evaluation card",
         "Sounds and what they are taken for",
         "What the words mean",
     ]
+
+
+def test_detection_is_a_row_per_attack_and_score(written: AuditPaths) -> None:
+    table = detection_table(make_result())
+    assert table is not None
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["ssad", "pgd-15", "black box", "change of the input", "0.938", "62.5", "6"],
+        ["ssad", "pgd-15", "adaptive", "change of the probabilities", "–", "–", "0"],
+    ]
+    assert "No attacker here tries to fool the detector" in table.note
+    text = written.markdown.read_text(encoding="utf-8")
+    assert text.index("Realisability gap") < text.index(table.note)
+    assert detection_table(make_result(detection=pd.DataFrame())) is None
 
 
 def test_page_needs_nothing_from_outside(written: AuditPaths) -> None:
@@ -368,6 +383,10 @@ def test_json_is_whole_and_has_no_nan(written: AuditPaths) -> None:
     ]
     assert told["findings"][2]["evidence"] == {"share": None}
     assert told["realisability"][0]["median_log_mel_error_db"] is None
+    assert [(row["score"], row["area"], row["utterances"]) for row in told["detection"]] == [
+        ("residual", 0.9375, 6),
+        ("l1", None, 0),
+    ]
     assert told["card"]["utterances"] == [f"u{i}" for i in range(20)]
     assert told["clips"][0]["seconds"] == 400 / 16_000
 
@@ -379,6 +398,7 @@ def test_one_speaker_and_nothing_but_numbers(tmp_path: Path) -> None:
         records=type(result.records)(alone, {}),
         measures=pd.DataFrame(),
         realisability=None,
+        detection=None,
         clips=(),
         findings=(),
         card={},
@@ -386,4 +406,5 @@ def test_one_speaker_and_nothing_but_numbers(tmp_path: Path) -> None:
     told = json.loads(write_audit(bare, tmp_path).json.read_text(), parse_constant=refuse)
     assert told["systems"][1]["worst_case"]["low"] is None
     assert told["radius_db"] is None
+    assert told["detection"] is None
     assert math.isnan(scores(bare).clean("ssad").low)

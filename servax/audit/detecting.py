@@ -1,0 +1,101 @@
+"""Whether a defence's front notices an attack: its detector on clean and on attacked inputs.
+
+Clean inputs are all utterances, so that the rate of false alarms is the one a user meets. Attacked
+ones are those that an attack moved: an utterance that it left alone is not attacked. The attacks
+are made against the classifier only, and do not try to pass the detector as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from servax.audit.attacking import reseed
+from servax.audit.scene import Scene
+from servax.audit.systems import System
+from servax.audit.threats import Threat
+from servax.defences import Detector
+from servax.defences.detector import Score
+from servax.evaluation.roc import roc
+
+SCORES: tuple[Score, ...] = ("residual", "l1")
+FALSE_POSITIVES = 0.05
+"""Share of clean inputs that may be flagged."""
+
+
+def can_detect(system: System) -> bool:
+    """Return whether a system has a front that makes the same of an input each time.
+
+    The draws of a random front would move clean inputs as well, and no two scores were alike.
+    """
+    if system.front is None:
+        return False
+    modules = system.front.modules()
+    return not any(isinstance(getattr(m, "generator", None), torch.Generator) for m in modules)
+
+
+def detections(
+    scene: Scene,
+    system: System,
+    made: Sequence[tuple[Threat, Tensor]],
+    *,
+    tick: Callable[[], None],
+) -> list[dict[str, Any]]:
+    """Return how well the front of a system tells attacked inputs, a row per threat and score.
+
+    Args:
+        scene: Systems, utterances, settings.
+        system: One with a front (`can_detect`).
+        made: Each threat with the inputs (N, ...) that it made.
+        tick: Called once per batch of clean inputs, and once per threat.
+
+    Returns:
+        `defence`, `attack`, `knowledge`, `score`, `area` under the curve, `detected_at_5_percent`
+        (share of attacked inputs that are flagged where 5 % of clean ones are), both none where
+        no utterance was moved, and `utterances`, which were.
+    """
+    size, x = scene.settings.batch_size, scene.material.x
+    front: nn.Module = system.front  # type: ignore[assignment]
+    detectors = {score: Detector(front, scene.subject.model, score=score) for score in SCORES}
+    reseed(system, scene.settings.seed, "detector")
+    clean = _scores(detectors, x, size, tick=tick)
+    told = []
+    for threat, inputs in made:
+        moved = (inputs != x).flatten(1).any(dim=1)
+        attacked = _scores(detectors, inputs[moved], size) if moved.any() else {}
+        for score in SCORES:
+            curve = roc(clean[score].numpy(), attacked[score].numpy()) if attacked else None
+            told.append(
+                {
+                    "defence": system.name,
+                    "attack": threat.name,
+                    "knowledge": threat.knowledge,
+                    "score": score,
+                    "area": curve and curve.area,
+                    "detected_at_5_percent": curve and curve.detected_at(FALSE_POSITIVES),
+                    "utterances": int(moved.sum()),
+                }
+            )
+        tick()
+    return told
+
+
+@torch.no_grad()
+def _scores(
+    detectors: Mapping[Score, Detector],
+    x: Tensor,
+    size: int,
+    *,
+    tick: Callable[[], None] | None = None,
+) -> dict[Score, Tensor]:
+    """Return the scores (N,) of inputs (N, ...) by each detector."""
+    found: dict[Score, list[Tensor]] = {score: [] for score in detectors}
+    for part in torch.split(x, size):
+        for score, detector in detectors.items():
+            found[score].append(detector(part))
+        if tick:
+            tick()
+    return {score: torch.cat(parts) for score, parts in found.items()}

@@ -1,0 +1,144 @@
+"""One threat against systems: what it costs, and what it leaves alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from servax.attacks import APGD, FGSM, PGD
+from servax.audit.attacking import Identity, attack_source, attack_system
+from servax.audit.material import Material, gather
+from servax.audit.selection import Selection
+from servax.audit.subjects import load_subject
+from servax.audit.systems import System, bare
+from servax.audit.threats import Threat
+
+WHO = Identity("Bands", 1, 0)
+
+
+class Seen(nn.Module):
+    """Keeps the inputs that a gradient was taken for."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.rows = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x)
+        if torch.is_grad_enabled() and x.requires_grad:
+            self.rows += len(x)
+        return logits
+
+
+@pytest.fixture
+def system(own: str) -> System:
+    return bare(load_subject(f"{own}:Bands"))
+
+
+@pytest.fixture
+def material(own: str, voices: Path) -> Material:
+    selection = Selection(corpus=str(voices), groups=3, utterances=8)
+    return gather(load_subject(f"{own}:Bands"), selection)[1]
+
+
+def attacked(
+    threat: Threat, system: System, material: Material, predictions: Tensor | None = None
+) -> tuple[Any, Seen]:
+    seen = Seen(system.model)
+    if predictions is None:
+        predictions = system.model(material.x).argmax(1)
+    found = attack_system(
+        threat,
+        system,
+        seen,
+        torch.nonzero(predictions == material.y).squeeze(1),
+        predictions,
+        material,
+        WHO,
+        batch_size=3,
+        tick=lambda: None,
+    )
+    return found, seen
+
+
+def threat(attack: Any, **changes: Any) -> Threat:
+    given = {"name": "x", "knowledge": "adaptive", "attack": attack}
+    return Threat(**given | {"strength": attack.ball.radius} | changes)
+
+
+def test_a_sweep_of_fgsm_costs_one_gradient(system: System, material: Material) -> None:
+    sizes = (0.01, 0.04, 0.06)
+    found, seen = attacked(threat(FGSM(epsilon=0.06), sweep=sizes), system, material)
+    assert seen.rows == 8
+    assert found.measures["gradients_per_utterance"] == 1
+    assert found.measures["queries_per_utterance"] == 1
+    for size in sizes:
+        moved = FGSM(epsilon=size)(system.model, material.x, material.y)
+        expected = [material.names[k] for k in system.model(moved).argmax(1).tolist()]
+        rows = found.frame[found.frame["strength"] == size]
+        assert rows["prediction"].tolist() == expected
+
+
+def test_what_is_wrong_already_costs_nothing_and_stays(system: System, material: Material) -> None:
+    predictions = material.y.clone()
+    predictions[[1, 4, 7]] = (predictions[[1, 4, 7]] + 1) % 4
+    pgd = PGD(step=0.02, radius=0.06, steps=5)
+    found, seen = attacked(threat(pgd), system, material, predictions)
+    assert seen.rows == 5 * 5
+    assert found.measures["attacked"] == 5
+    names = [material.names[k] for k in predictions[[1, 4, 7]].tolist()]
+    assert found.frame["prediction"].iloc[[1, 4, 7]].tolist() == names
+    assert torch.equal(found.inputs[[1, 4, 7]], material.x[[1, 4, 7]])
+
+
+def test_nothing_to_attack_is_no_trouble(system: System, material: Material) -> None:
+    wrong = (material.y + 1) % 4
+    found, seen = attacked(threat(PGD()), system, material, wrong)
+    assert seen.rows == 0
+    assert found.measures["attacked"] == found.measures["moved"] == 0
+    assert (found.frame["prediction"] != found.frame["label"]).all()
+
+
+def test_who_falls_in_a_small_ball_is_not_attacked_in_a_larger(
+    system: System, material: Material
+) -> None:
+    one, seen = attacked(threat(APGD(radius=0.2, steps=5)), system, material)
+    assert (one.frame["prediction"] != one.frame["label"]).all()
+    swept = threat(APGD(radius=0.4, steps=5), sweep=(0.2, 0.3, 0.4))
+    found, again = attacked(swept, system, material)
+    assert again.rows == seen.rows
+    assert (found.frame["prediction"] != found.frame["label"]).all()
+    assert float((found.inputs - material.x).abs().max()) <= 0.2 + 1e-6
+
+
+def test_a_source_is_attacked_once_whoever_is_scored(system: System, material: Material) -> None:
+    source = Seen(system.model)
+    turned = System(name="turned", model=nn.Sequential(system.model, nn.Softmin(dim=1)))
+    found = attack_source(
+        threat(PGD(step=0.02, radius=0.06, steps=4), knowledge="oblivious"),
+        source,
+        (system, turned),
+        material,
+        WHO,
+        batch_size=3,
+        tick=lambda: None,
+    )
+    assert source.rows == 4 * 8
+    assert found.frame.groupby("defence").size().to_dict() == {"turned": 8, "undefended": 8}
+    expected = turned.model(found.inputs).argmax(1).tolist()
+    rows = found.frame[found.frame["defence"] == "turned"]
+    assert rows["prediction"].tolist() == [material.names[k] for k in expected]
+
+
+def test_padded_frames_are_left_alone(system: System, material: Material) -> None:
+    mask = torch.arange(40) < 26
+    masked = Material(**vars(material) | {"mask": mask.expand(8, 1, 1, 40)})
+    found, _ = attacked(threat(PGD(step=0.02, radius=0.06, steps=2)), system, masked)
+    change = found.inputs - material.x
+    assert bool((change[..., 26:] == 0).all())
+    assert bool((change[..., :26] != 0).any())

@@ -1,0 +1,305 @@
+"""A whole audit of a linear model with three defences and a surrogate, run once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from servax.attacks import FGSM, PGD
+from servax.audit.run import run_audit
+from servax.audit.stages import Stages
+from servax.audit.subjects import load_subject
+from servax.audit.threats import known
+from servax.audit.tiers import Budget
+from servax.defences import Defended, MeanFilter
+from servax.errors import ServaxError, SettingError
+from servax.evaluation import records
+from servax.experiments.lock import held
+
+RADIUS = 0.053
+ORDER = ["defence", "knowledge", "attack", "strength", "utterance"]
+
+
+@pytest.fixture(scope="session")
+def frame(done: Any) -> pd.DataFrame:
+    return done.audited.result.records.frame
+
+
+def part(frame: pd.DataFrame, **wanted: object) -> pd.DataFrame:
+    for column, value in wanted.items():
+        frame = frame[frame[column] == value]
+    return frame.sort_values(ORDER).reset_index(drop=True)
+
+
+def keys(scene: Any) -> dict[str, str]:
+    return {each.task.stage.name: each.task.stage.key for each in Stages(scene).plan()}
+
+
+def test_each_system_meets_each_attacker(frame: pd.DataFrame) -> None:
+    found = {name: set(rows["knowledge"]) - {"none"} for name, rows in frame.groupby("defence")}
+    defended = {"oblivious", "transfer", "black_box", "adaptive"}
+    assert found == {
+        "undefended": {"transfer", "black_box", "adaptive"},
+        "mean": defended | {"bpda"},
+        "noisy": defended | {"bpda"},
+        "twin": defended,  # nothing stands before it, so there is nothing to put the identity for
+    }
+    assert not frame.duplicated(["defence", "attack", "strength", "knowledge", "utterance"]).any()
+    assert frame.groupby(["defence", "attack", "strength", "knowledge"]).size().eq(8).all()
+
+
+def test_strengths_are_sizes_of_the_change(frame: pd.DataFrame) -> None:
+    fgsm = sorted(part(frame, attack="fgsm")["strength"].unique())
+    assert fgsm == pytest.approx([RADIUS * s for s in (0.15, 0.3, 0.45, 0.6, 0.75, 1)])
+    apgd = sorted(part(frame, attack="apgd-ce")["strength"].unique())
+    assert apgd == pytest.approx([RADIUS * s for s in (0.25, 0.5, 1)])
+    assert set(part(frame, attack="none")["strength"]) == {0.0}
+    assert set(part(frame, attack="square")["strength"]) == {RADIUS}
+
+
+def test_what_falls_in_a_small_ball_falls_in_a_larger_one(frame: pd.DataFrame) -> None:
+    rows = part(frame, attack="apgd-ce", knowledge="adaptive")
+    rows = rows[rows["defence"] != "noisy"]
+    for _, each in rows.assign(right=rows["prediction"] == rows["label"]).groupby(
+        ["defence", "utterance"]
+    ):
+        assert each.sort_values("strength")["right"].is_monotonic_decreasing
+
+
+def test_adaptive_rows_are_those_of_the_attack_on_the_defended_model(
+    done: Any, frame: pd.DataFrame
+) -> None:
+    scene = done.scene
+    model = Defended(scene.subject.model, MeanFilter(3)).eval()
+    x, y = scene.material.x, scene.material.y
+    expected = {
+        "pgd": PGD(step=0.15 * RADIUS, radius=RADIUS, steps=15)(model, x, y),
+        "fgsm": FGSM(epsilon=RADIUS)(model, x, y),
+    }
+    clean = model(x).argmax(1)
+    names = scene.material.names
+    for attack, moved in expected.items():
+        after = torch.where(clean == y, model(moved).argmax(1), clean)
+        rows = part(frame, defence="mean", attack=attack, knowledge="adaptive", strength=RADIUS)
+        told = dict(zip(rows["utterance"], rows["prediction"], strict=True))
+        utterances = scene.material.corpus.utterances["utterance"]
+        assert [told[name] for name in utterances] == [names[k] for k in after.tolist()]
+    assert bool((after != clean).any())  # or it would say little
+
+
+def test_what_is_wrong_without_attack_stays_as_it_is(frame: pd.DataFrame) -> None:
+    clean = part(frame, attack="none", defence="twin").set_index("utterance")
+    wrong = clean[clean["prediction"] != clean["label"]]
+    assert len(wrong)
+    for knowledge in ("adaptive", "black_box"):
+        rows = part(frame, defence="twin", knowledge=knowledge)
+        rows = rows[rows["utterance"].isin(wrong.index)]
+        assert (rows["prediction"].to_numpy() == wrong["prediction"][rows["utterance"]]).all()
+
+
+def test_measures_tell_what_was_attacked_and_what_it_took(done: Any, frame: pd.DataFrame) -> None:
+    measures = done.audited.result.measures.set_index(["defence", "knowledge", "attack"])
+    clean = part(frame, attack="none")
+    right = clean[clean["prediction"] == clean["label"]].groupby("defence").size()
+    for name in ("undefended", "mean", "noisy", "twin"):
+        assert measures.loc[(name, "adaptive", "fgsm"), "attacked"] == right[name]
+        assert measures.loc[(name, "adaptive", "fgsm"), "gradients_per_utterance"] == 1
+        assert measures.loc[(name, "adaptive", "pgd"), "gradients_per_utterance"] == 15
+        assert measures.loc[(name, "black_box", "square"), "gradients_per_utterance"] == 0
+    assert (measures["median_distance"].dropna() <= RADIUS * (1 + 1e-5)).all()
+
+
+def test_gradients_of_a_random_defence_are_means_over_draws(done: Any) -> None:
+    measures = done.audited.result.measures
+    white = measures[measures["knowledge"].isin(["adaptive", "bpda"])]
+    assert (white[white["defence"] == "noisy"]["draws"] >= 2).all()
+    assert (white[white["defence"] != "noisy"]["draws"] == 1).all()
+    findings = {(f.check, f.subject): f for f in done.audited.result.findings}
+    assert findings["deterministic", "noisy"].severity == "note"
+    told = findings["knowledge-complete", "noisy"]
+    assert (told.severity, told.evidence["random"]) == ("passed", True)
+
+
+def test_the_oblivious_attack_is_made_once_for_all_defences(done: Any) -> None:
+    titles = [title for title in done.watching.computed if title.startswith("oblivious")]
+    assert titles == ["oblivious fgsm", "oblivious pgd"]
+    measures = done.audited.result.measures
+    rows = measures[measures["knowledge"] == "oblivious"]
+    assert set(rows["defence"]) == {"mean", "noisy", "twin"}
+    # Of the bare model, and for each utterance: what it gets wrong a defence may not.
+    assert set(rows[rows["attack"] == "pgd"]["gradients_per_utterance"]) == {15.0}
+    assert set(rows["attacked"]) == {8}
+
+
+def test_attacked_log_mels_are_turned_into_sound(done: Any) -> None:
+    table = done.audited.result.realisability
+    found = set(table[["defence", "knowledge"]].itertuples(index=False, name=None))
+    names = ("mean", "noisy", "twin")
+    assert found == {
+        *((name, "adaptive") for name in ("undefended", *names)),
+        *((name, "oblivious") for name in names),
+    }
+    shares = table[["uar_logmel", "uar_sound", "uar_clean_round_trip"]].to_numpy()
+    assert ((shares >= 0) & (shares <= 1)).all()
+
+
+def test_clips_are_played(done: Any) -> None:
+    clips = done.audited.result.clips
+    assert {clip.kind for clip in clips} == {"clean", "attacked"}
+    assert all(clip.waveform.size == 6400 for clip in clips)
+
+
+def test_the_card_says_all_that_repeats_the_audit(done: Any) -> None:
+    card = json.loads(done.audited.paths.json.read_text())["card"]
+    threat = card["threat model"]
+    assert threat["norm"] == "L-inf per element"
+    assert set(threat["knowledge"]) == set(known("all"))
+    assert card["radius"] == RADIUS
+    assert card["radius in dB"] == pytest.approx(80 * RADIUS)
+    assert card["median SNR of the attacked inputs, dB"]["lowest"] > 0
+    assert card["attacks"]["adaptive pgd"]["steps"] == 15
+    assert card["attacks"]["adaptive fgsm"]["strengths"][-1] == RADIUS
+    assert card["utterances"]["split hash"] == done.scene.material.split
+    assert card["utterances"]["count"] == 8
+    assert card["seeds"] == {"audit": 0, "utterances": 0}
+    assert set(card["systems"]) == {"undefended", "mean", "noisy", "twin"}
+    assert set(card["surrogates"]) == {"other"}
+    assert {"tier", "versions", "command", "batch size", "model"} <= set(card)
+
+
+def test_a_second_run_computes_nothing(done: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("servax.audit.run.write_audit", lambda *_: done.audited.paths)
+    watching = type(done.watching)()
+    again = run_audit(done.scene, fail_under=1.0, watcher=watching)
+    assert watching.computed == []
+    assert watching.cached == done.watching.computed
+    pd.testing.assert_frame_equal(again.result.records.frame, done.audited.result.records.frame)
+
+
+def copied(done: Any, folder: Path) -> Any:
+    """Return the scene of the audit that is done, in a copy of its folder."""
+    shutil.copytree(done.scene.folder, folder)
+    return replace(done.scene, folder=folder)
+
+
+def test_a_killed_audit_goes_on_where_it_stopped(
+    done: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("servax.audit.run.write_audit", lambda *_: done.audited.paths)
+    scene = copied(done, tmp_path / "out")
+    lost = {"clean input", "transfer mi-di-other", "bpda pgd on noisy", "adaptive pgd on noisy"}
+    for each in Stages(scene).plan():
+        if each.task.stage.name in lost:
+            (each.task.stage.folder / "done.json").unlink()
+    watching = type(done.watching)()
+    again = run_audit(scene, fail_under=1.0, watcher=watching)
+    assert set(watching.computed) == lost
+    pd.testing.assert_frame_equal(again.result.records.frame, done.audited.result.records.frame)
+    columns = done.audited.result.measures.columns.drop("seconds")
+    pd.testing.assert_frame_equal(
+        again.result.measures[columns], done.audited.result.measures[columns]
+    )
+
+
+def test_a_random_defence_gives_the_same_records_from_scratch(
+    done: Any, set_up: Any, tmp_path: Path
+) -> None:
+    scene = set_up(tmp_path, defences=("noisy=gaussian-noise:0.02",), knowledge=known("adaptive"))
+    torch.rand(3)  # the global random state has no part in it
+    plan = [p for p in Stages(scene).plan() if p.kind in ("clean", "attack")]
+    for each in reversed(plan[1:]):
+        if each.system == "noisy":
+            plan[0].task.perform(type(done.watching)())
+            each.task.perform(type(done.watching)())
+            found = records.read(each.task.stage.folder / "records.parquet").frame
+            rows = part(
+                done.audited.result.records.frame,
+                defence="noisy",
+                attack=each.threat.name,
+                knowledge=each.threat.knowledge,
+            )
+            pd.testing.assert_frame_equal(
+                part(found)[rows.columns], rows, check_dtype=False, check_categorical=False
+            )
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"seed": 1}, set()),
+        ({"batch_size": 4}, set()),
+        ({"budget": Budget(radius=0.01)}, {"clean input"}),
+    ],
+)
+def test_another_setting_is_another_stage(
+    done: Any, set_up: Any, tmp_path: Path, changes: dict[str, Any], kept: set[str]
+) -> None:
+    first, other = (keys(set_up(tmp_path, **c)) for c in ({}, changes))
+    assert first.keys() == other.keys()
+    assert {name for name in first if first[name] == other[name]} == kept
+
+
+def test_another_tier_keeps_what_both_do_alike(set_up: Any, tmp_path: Path) -> None:
+    pytest.importorskip("foolbox")
+    first, other = (keys(set_up(tmp_path, tier=tier)) for tier in ("smoke", "standard"))
+    same = {name for name in first if other.get(name) == first[name]}
+    assert same == {
+        "clean input",
+        "adaptive fgsm on undefended",
+        "black box noise on undefended",
+    }
+
+
+def test_another_defence_changes_its_own_stages_and_those_that_all_share(
+    set_up: Any, models: Mapping[str, Path], tmp_path: Path
+) -> None:
+    given = [("a=mean-filter:3", f"b={models['twin']}"), ("a=mean-filter:5", f"b={models['twin']}")]
+    surrogates = (f"other={models['other']}",)
+    first, other = (
+        keys(set_up(tmp_path, defences=defences, surrogates=surrogates)) for defences in given
+    )
+    changed = {name for name in first if first[name] != other[name]}
+    assert {name for name in changed if not name.endswith((" a", "on a"))} == {
+        "clean input",
+        "oblivious fgsm",
+        "oblivious pgd",
+        "transfer pgd-other",
+        "transfer mi-di-other",
+        "to sound and back: oblivious all defences",
+        "what a notices",
+    } & set(first)
+    assert all(name in changed for name in first if name.endswith(" a"))
+
+
+def test_another_surrogate_leaves_what_is_not_its_own(
+    set_up: Any, models: Mapping[str, Path], tmp_path: Path
+) -> None:
+    given = ((f"s={models['other']}",), (f"s={models['other']}", f"t={models['twin']}"))
+    first, other = (keys(set_up(tmp_path, surrogates=each)) for each in given)
+    assert first.items() <= other.items()
+    assert other.keys() - first.keys() == {"transfer pgd-t", "transfer mi-di-t"}
+
+
+def test_a_model_without_gradients_is_asked_only(set_up: Any, own: str, tmp_path: Path) -> None:
+    shut = load_subject(f"{own}:Shut")
+    scene = set_up(tmp_path / "out", subject=shut)
+    audited = run_audit(scene, fail_under=0.0)
+    assert set(audited.result.records.frame["knowledge"]) == {"none", "black_box"}
+    assert set(audited.result.card["threat model"]["knowledge"]) == {"black_box"}
+    assert audited.passed
+    with pytest.raises(SettingError, match="black_box among them: Shut has no gradients"):
+        set_up(tmp_path, subject=shut, knowledge=known("oblivious,adaptive"))
+
+
+def test_two_audits_into_one_folder_are_refused(done: Any, tmp_path: Path) -> None:
+    scene = copied(done, tmp_path / "out")
+    with held(scene.folder), pytest.raises(ServaxError, match=r"is being run by .* wait until"):
+        run_audit(scene)

@@ -1,0 +1,186 @@
+"""What attackers know, and what each tier lets them do."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servax.attacks import FGSM
+from servax.audit.settings import AuditSettings
+from servax.audit.threats import KNOWLEDGE, Threat, known
+from servax.audit.tiers import TIERS, Budget, Catalogue, Tier
+from servax.errors import ServaxError, SettingError
+from servax.perturbation import L2, Linf
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        ("all", KNOWLEDGE),
+        ("adaptive", ("adaptive",)),
+        (" adaptive , oblivious", ("oblivious", "adaptive")),
+        ("black_box", ("black_box",)),
+    ],
+)
+def test_attackers_stand_from_the_least_to_the_most_knowing(
+    names: str, found: tuple[str, ...]
+) -> None:
+    assert known(names) == found
+
+
+@pytest.mark.parametrize("names", ["oblivious", "oblivious,transfer", "transfer", ""])
+def test_attackers_who_do_not_know_the_defence_are_never_alone(names: str) -> None:
+    with pytest.raises(SettingError, match=r"expected adaptive beside them .* say nothing"):
+        known(names)
+
+
+def test_an_unknown_attacker_is_refused_with_the_nearest() -> None:
+    with pytest.raises(SettingError, match=r"'adaptve', .* Did you mean 'adaptive'\?"):
+        known("adaptve")
+
+
+def test_what_the_attacker_knows_has_no_default() -> None:
+    with pytest.raises(TypeError, match="knowledge"):
+        Threat(name="fgsm", attack=FGSM(), strength=0.003)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"knowledge": "white"}, "knowledge is 'white', expected one of"),
+        ({"surrogate": "other"}, "surrogate is 'other', expected a name for a transfer attack"),
+        ({"knowledge": "transfer"}, "surrogate is '', expected a name for a transfer attack"),
+        ({"strength": 0.0}, "strength is 0.0, expected a number above 0"),
+    ],
+)
+def test_a_threat_without_meaning_is_refused(changes: dict[str, Any], sentence: str) -> None:
+    given: dict[str, Any] = {
+        "name": "fgsm",
+        "knowledge": "adaptive",
+        "attack": FGSM(),
+        "strength": 0.003,
+    }
+    with pytest.raises(SettingError, match=sentence):
+        Threat(**given | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"radius": 0.0}, "radius is 0.0, expected a finite number above 0"),
+        ({"radius": float("nan")}, "radius is nan"),
+        ({"norm": "l1"}, "norm is 'l1', expected one of l2, linf"),
+    ],
+)
+def test_a_budget_without_meaning_is_refused(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SettingError, match=sentence):
+        Budget(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"tier": "quick"}, "tier is 'quick', expected one of full, smoke, standard"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"snr_db": 95.0}, "snr_db is 95.0, expected a ratio in"),
+        ({"snr_db": float("nan")}, "snr_db is nan"),
+    ],
+)
+def test_settings_without_meaning_are_refused(changes: dict[str, Any], sentence: str) -> None:
+    given: dict[str, Any] = {"selection": None, "tier": "smoke", "budget": Budget()}
+    with pytest.raises(SettingError, match=sentence):
+        AuditSettings(**given | changes)
+
+
+def of(catalogue: Catalogue) -> dict[str, list[Threat]]:
+    """Return the threats of each attacker."""
+    return {
+        "oblivious": catalogue.oblivious(),
+        "transfer": catalogue.transfer("other"),
+        "black_box": catalogue.noise() + catalogue.black_box(),
+        "bpda": catalogue.bpda(),
+        "adaptive": catalogue.adaptive(),
+    }
+
+
+SMOKE = {
+    "oblivious": {"fgsm", "pgd"},
+    "transfer": {"pgd-other", "mi-di-other"},
+    "black_box": {"noise", "square"},
+    "bpda": {"pgd"},
+    "adaptive": {"fgsm", "pgd", "pgd-2x", "apgd-ce"},
+}
+STANDARD = {
+    "oblivious": {"fgsm", "pgd-15", "apgd-ce"},
+    "transfer": {"pgd-other", "mi-di-other"},
+    "black_box": {"noise", "square", "nes"},
+    "bpda": {"pgd", "apgd-ce"},
+    "adaptive": {
+        *("fgsm", "pgd-15", "pgd", "pgd-2x", "apgd-ce", "apgd-targeted", "pgd-restarts"),
+        "minimum-norm",
+    },
+}
+FULL = STANDARD | {
+    "black_box": STANDARD["black_box"] | {"hop-skip-jump"},
+    "adaptive": STANDARD["adaptive"] | {"deepfool"},
+}
+
+
+@pytest.mark.parametrize(
+    ("tier", "names"), [("smoke", SMOKE), ("standard", STANDARD), ("full", FULL)]
+)
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_each_tier_has_each_attacker(tier: Tier, names: dict[str, set[str]], norm: Any) -> None:
+    if tier != "smoke":
+        pytest.importorskip("foolbox")
+    found = of(Catalogue(tier, Budget(norm=norm)))
+    told = {knowledge: {threat.name for threat in each} for knowledge, each in found.items()}
+    if (tier, norm) == ("full", "l2"):
+        names = names | {"adaptive": names["adaptive"] | {"carlini-wagner"}}
+    assert told == names
+    for knowledge, each in found.items():
+        assert len(told[knowledge]) == len(each)
+        assert {threat.knowledge for threat in each} == {knowledge}
+        assert all(type(threat.attack.ball) is (Linf if norm == "linf" else L2) for threat in each)
+
+
+@pytest.mark.parametrize("radius", [0.02, 1 / 3, 0.1 * 3, 7.7e-12])
+def test_no_attack_goes_beyond_the_radius_and_each_ends_at_it(radius: float) -> None:
+    for each in of(Catalogue("smoke", Budget(radius=radius))).values():
+        for threat in each:
+            assert threat.strength == threat.attack.ball.radius == radius
+            assert threat.sweep == () or threat.sweep[-1] == radius
+            assert list(threat.sweep) == sorted(set(threat.sweep))
+
+
+def test_the_papers_sizes_are_tried_at_the_papers_radius() -> None:
+    fgsm = Catalogue("smoke", Budget()).oblivious()[0]
+    assert fgsm.sweep == (0.003, 0.006, 0.009, 0.012, 0.015, 0.02)
+
+
+@pytest.fixture
+def bare_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the optional packages of attacks be missing."""
+    for name in ("foolbox", "art", "torchattacks"):
+        loaded = [each for each in sys.modules if each == name or each.startswith(f"{name}.")]
+        for each in (name, *loaded):
+            monkeypatch.setitem(sys.modules, each, None)
+
+
+@pytest.mark.usefixtures("bare_install")
+def test_smoke_needs_no_optional_package() -> None:
+    assert of(Catalogue("smoke", Budget()))
+
+
+@pytest.mark.usefixtures("bare_install")
+@pytest.mark.parametrize("tier", TIERS[1:])
+def test_a_missing_package_is_noticed_before_any_work(
+    tier: Tier, set_up: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("servax.audit.scene.gather", None)
+    with pytest.raises(ServaxError, match=r"pip install 'servax\[attacks\]'"):
+        set_up(tmp_path / "out", tier=tier)
+    assert not (tmp_path / "out").exists()
