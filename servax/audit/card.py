@@ -11,7 +11,7 @@ import pandas as pd
 from servax.attacks import Attack
 from servax.attacks.outside.bridge import Outside
 from servax.audit.scene import Scene
-from servax.audit.stages import Planned
+from servax.audit.tasks import Planned
 from servax.audit.threats import KNOWLEDGE, MEANING
 from servax.perturbation import L2
 

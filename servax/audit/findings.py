@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,11 +41,14 @@ def findings(
         yield from checks.attack_breaks_undefended(same)
     draws = measures.groupby("defence")["draws"].max()
     random = [str(name) for name, most in draws.items() if most > 1]
-    yield from checks.knowledge_complete(
+    for finding in checks.knowledge_complete(
         frame[frame["defence"] != UNDEFENDED] if scene.defences else frame,
         random_defences=random,
         eot_draws={name: int(draws[name]) for name in random},
-    )
+    ):
+        # A model without gradients leaves its auditor no choice, and the reader must know.
+        forced = finding.severity == "error" and not scene.subject.gradients
+        yield replace(finding, severity="warning") if forced else finding
     yield from checks.worst_case_below_minimum(same)
     for told in probed:
         yield Finding(**told)

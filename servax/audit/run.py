@@ -12,7 +12,8 @@ from servax.audit import sounding
 from servax.audit.card import evaluation_card
 from servax.audit.findings import findings
 from servax.audit.scene import Scene
-from servax.audit.stages import TABLE, Planned, Stages, inputs_of, provenance
+from servax.audit.stages import Stages
+from servax.audit.tasks import TABLE, Planned, inputs_of, provenance
 from servax.evaluation import records
 from servax.experiments.lock import held
 from servax.experiments.stages import Silence, Watcher

@@ -54,6 +54,8 @@ def audit_model(
     if sounds < 0:
         raise SettingError("sounds", sounds, "a whole number of at least 0")
     who = known(knowledge)
+    if knowledge != "all" and "transfer" in who and not surrogates:
+        raise SettingError("surrogates", surrogates, "NAME=FOLDER for the transfer attacks")
     given = load_subject(model, labels=names(labels), sample_rate=sample_rate, inputs=inputs)  # type: ignore[arg-type]
     reach = radius if radius is not None else DEFAULT_RADIUS[given.inputs, norm]
     settings = AuditSettings(

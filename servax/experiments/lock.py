@@ -55,7 +55,7 @@ def held(folder: Path) -> Iterator[None]:
             who = _told(folder) or "another process"
             raise ServaxError(
                 f"{folder}: is being run by {who}; wait until it ends (servax run --status shows "
-                "how far it is), or choose another folder with --out."
+                "how far the run of a recipe is), or choose another folder with --out."
             )
         with suppress(OSError):  # the lock holds even where the disk has no room for its story
             file.truncate(0)
