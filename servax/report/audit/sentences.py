@@ -61,9 +61,10 @@ def best_looking(found: Scores) -> str | None:
 def verdict(result: AuditResult, found: Scores) -> list[str]:
     """Return the findings in sentences, the one that matters most first."""
     best = best_looking(found)
+    together = _together(result, found)
     return [
-        *_first(result, found, best),
-        *_others(found, best),
+        *(together or _first(result, found, best)),
+        *([] if together else _others(found, best)),
         *_on_sound(result, best or UNDEFENDED),
         *_checks(result),
         *_demanded(result, found),
@@ -96,6 +97,37 @@ def _first(result: AuditResult, found: Scores, best: str | None) -> list[str]:
         rest = f", of {_told(found.clean(best))} on clean input; {chance}."
         return [start + rest]
     return [start + _lost(facing, bare, left), _sum(found, best, facing, bare, chance)]
+
+
+def _together(result: AuditResult, found: Scores) -> list[str]:
+    """Return the first sentences where several defences met all attackers and each gains."""
+    bare = found.worst(UNDEFENDED)
+    told, gains, lost, facing = [], [], [], []
+    for name in found.defences:
+        left, kept = found.worst(name), found.worst(name, UNKNOWING)
+        if bare is None or left is None or kept is None or found.worst(name, KNOWING) is None:
+            return []
+        gain = 100 * (kept.uar - bare.uar)
+        if gain <= 0.05:
+            return []
+        told.append(f"{name} {_told(left)}")
+        gains.append(gain)
+        lost.append(min(gain, 100 * (kept.uar - left.uar)))
+        facing.append(f"{name} {_told(kept)} of {_told(found.clean(name))} on clean input")
+    if bare is None or len(told) < 2:
+        return []
+    whole = all(gone >= gain for gone, gain in zip(lost, gains, strict=True))
+    shares = _listed([percentage(gain) for gain in gains])
+    parts = [f"{percentage(a)} of {percentage(b)}" for a, b in zip(lost, gains, strict=True)]
+    gone = f"all of the {shares}" if whole else _listed(parts)
+    return [
+        f"An attacker who knows the defence leaves {_listed(told)} UAR at {size(result)}: {gone} "
+        "points that they gain over the undefended model against attackers who do not know them "
+        "are lost.",
+        f"Against those who do not know it (oblivious, transfer) they keep {_listed(facing)}; the "
+        f"undefended model keeps {_told(bare)} in the worst case, of "
+        f"{_told(found.clean(UNDEFENDED))}; chance is {percent_sign(100 * found.chance)}.",
+    ]
 
 
 def _lost(facing: Standing, bare: Standing, left: Standing) -> str:

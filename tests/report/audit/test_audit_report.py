@@ -96,11 +96,13 @@ def test_intervals_are_those_of_the_slow_bootstrap() -> None:
     assert (found.low, found.high) == pytest.approx((slow.low, slow.high))
 
 
+def sentences_of(right: Any) -> list[str]:
+    result = make_result(right)
+    return [s.replace("\N{NO-BREAK SPACE}", " ") for s in verdict(result, scores(result))]
+
+
 def test_first_sentence_says_what_one_who_knows_leaves() -> None:
-    first, second, *_ = (
-        sentence.replace("\N{NO-BREAK SPACE}", " ")
-        for sentence in verdict(make_result(), scores(make_result()))
-    )
+    first, second, *_ = sentences_of(ONLY_SSAD)
     # Without knowing 3/8, undefended 0: a gain of 37.5 points; 12.5 are left.
     assert first == (
         "An attacker who knows ssad leaves it 12.5 % UAR at ε .02 (1.6 dB): 25.0 of the 37.5 "
@@ -110,6 +112,21 @@ def test_first_sentence_says_what_one_who_knows_leaves() -> None:
     assert "ssad keeps 37.5 %, of 75.0 % on clean input" in second
     assert "the undefended model keeps 0.0 % in the worst case, of 87.5 %" in second
     assert "chance is 50.0 %" in second
+
+
+def test_first_sentence_names_every_defence() -> None:
+    first, second, *rest = sentences_of(RIGHT)
+    # pgd-at: without knowing 3/8, of which 1/4 is left.
+    assert first == (
+        "An attacker who knows the defence leaves ssad 12.5 % and pgd-at 25.0 % UAR at ε .02 "
+        "(1.6 dB): 25.0 of 37.5 and 12.5 of 37.5 points that they gain over the undefended model "
+        "against attackers who do not know them are lost."
+    )
+    assert "ssad 37.5 % of 75.0 % on clean input and pgd-at 37.5 % of 62.5 %" in second
+    assert not any(sentence.startswith("The worst case over all attacks") for sentence in rest)
+    broken = LOST | {key: kept for key, kept in RIGHT.items() if key[0] == "pgd-at"}
+    broken |= {("pgd-at", "pgd", 0.02, "adaptive"): "00000000"}
+    assert ": all of the 37.5 and 37.5 points that they gain" in sentences_of(broken)[0]
 
 
 ONLY_SSAD = {key: kept for key, kept in RIGHT.items() if key[0] != "pgd-at"}
@@ -146,7 +163,8 @@ def test_verdict_tells_checks_and_sound() -> None:
     assert "1 error, 1 warning, 1 passed and 1 not measured" in text
     assert "cannot be trusted" in text
     assert "leaves 50.0 % instead of 25.0 %; the same way, without attack, leaves 62.5 %" in text
-    assert "leaves pgd-at 25.0 %" in text
+    known = {key: kept for key, kept in RIGHT.items() if key[3] not in UNKNOWING}
+    assert "The worst case over all attacks leaves ssad 12.5 %." in sentences_of(known)
 
 
 @pytest.mark.parametrize(
@@ -339,7 +357,7 @@ def test_page_plays_each_clip_as_it_is(written: AuditPaths) -> None:
 
 def test_markdown(written: AuditPaths) -> None:
     text = written.markdown.read_text(encoding="utf-8")
-    assert "**An attacker who knows ssad leaves it" in text.split("\n## ")[0]
+    assert "**An attacker who knows the defence leaves ssad" in text.split("\n## ")[0]
     lines = text.splitlines()
     for number, line in enumerate(lines):
         if re.fullmatch(r"\|(-+:?\|)+", line):
@@ -363,7 +381,7 @@ def test_json_is_whole_and_has_no_nan(written: AuditPaths) -> None:
     assert told["schema_version"] == 1
     assert told["passed"] is False
     assert (told["radius"], told["radius_db"], told["chance"]) == (0.02, 1.6, 0.5)
-    assert told["verdict"][0].startswith("An attacker who knows ssad leaves it 12.5 % UAR")
+    assert told["verdict"][0].startswith("An attacker who knows the defence leaves ssad 12.5 %")
     systems = {system["name"]: system for system in told["systems"]}
     assert list(systems) == ["undefended", "ssad", "pgd-at"]
     for (name, knowledge), kept in WORST.items():
