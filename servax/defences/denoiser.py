@@ -7,33 +7,22 @@ noise is not clamped either; it may thus stand in front of a smoothed classifier
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from servax.errors import SettingError
 from servax.features import Dataset, FrontEndSettings
 from servax.models import FrameTransformer, FrameTransformerSettings
 from servax.purifier.purifier import Purifier
-from servax.training import (
-    Compute,
-    Fitted,
-    Progress,
-    Schedule,
-    derive,
-    epoch_order,
-    fit,
-    generator,
-    global_seed,
-)
+from servax.training import Compute, Fitted, Progress, Schedule, fit, generator, global_seed
 from servax.training.loop import Terms
+from servax.training.restorer import RestorerTrainer
 from servax.training.seeding import drawn
 from servax.training.team import current
 
@@ -75,7 +64,7 @@ class DenoiserTraining:
         return Schedule(self.epochs, self.patience, monitor="validation/loss", mode="min")
 
 
-class DenoiserTrainer:
+class DenoiserTrainer(RestorerTrainer[DenoiserTraining]):
     """A denoiser in training, to be driven by `servax.training.fit`.
 
     Args:
@@ -87,43 +76,10 @@ class DenoiserTrainer:
         compute: Device and precision.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        train: Dataset,
-        validation: Dataset,
-        settings: DenoiserTraining,
-        *,
-        seed: int,
-        compute: Compute | None = None,
-    ) -> None:
-        self.settings = settings
-        self.seed = seed
-        self.team = current()
-        self.compute = self.team.place(compute or Compute())
-        self.device = self.compute.resolve()
-        self.network = network.to(self.device)
-        self._train, self._validation = train, validation
-        self._optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
-        self._steps_done = 0
-        self._called = self.team.parallel(self.network)
+    purpose = "denoiser"
+    distortion = "noise"
 
-    def steps_per_epoch(self) -> int:
-        """Return the number of training steps of an epoch."""
-        return len(self._order(0))
-
-    def train_epoch(self, epoch: int, tick: Callable[[], None]) -> Terms:
-        """Train on every utterance once; return the mean loss."""
-        self.network.train()
-        draws = generator(self.seed, "noise", epoch)
-        order = self._order(epoch)
-        total = 0.0
-        for positions in order:
-            total += self._step(self._train.batch(positions, self.device).x, draws)
-            tick()
-        return {"train/loss": total / len(order)}
-
-    def _step(self, x: Tensor, draws: torch.Generator) -> float:
+    def _step(self, x: Tensor, draws: torch.Generator) -> Terms:
         """Move the network on one batch x (B, 1, M, F)."""
         team, whole = self.team, len(x)
         draws, x = team.draws(draws, whole), team.cut(x)
@@ -135,19 +91,7 @@ class DenoiserTrainer:
         loss = mse_loss(output, x)
         (gradient,) = torch.autograd.grad(loss * share, output)
         self._move(denoised, gradient)
-        return team.means({"loss": loss}, share)["loss"]
-
-    def _move(self, denoised: Tensor, gradient: Tensor) -> None:
-        s = self.settings
-        self._steps_done += 1
-        warm = min(1.0, self._steps_done / s.warmup_steps) if s.warmup_steps else 1.0
-        for group in self._optimiser.param_groups:
-            group["lr"] = s.learning_rate * warm
-        self._optimiser.zero_grad(set_to_none=True)
-        denoised.backward(gradient)  # type: ignore[no-untyped-call]
-        if s.clip_norm:
-            nn.utils.clip_grad_norm_(self.network.parameters(), s.clip_norm)
-        self._optimiser.step()
+        return team.means({"loss": loss}, share)
 
     @torch.no_grad()
     def validate(self, epoch: int) -> Terms:
@@ -165,37 +109,6 @@ class DenoiserTrainer:
     def _noisy(self, x: Tensor, draws: torch.Generator) -> Tensor:
         noise = drawn(torch.randn, x.shape, draws, x.dtype).to(x.device)
         return x + self.settings.standard_deviation * noise
-
-    def state(self) -> dict[str, Any]:
-        """Return weights, optimiser state and the number of steps done."""
-        return {
-            "network": copy.deepcopy(self.network.state_dict()),
-            "optimiser": copy.deepcopy(self._optimiser.state_dict()),
-            "steps_done": self._steps_done,
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Put back what `state` returned."""
-        self.network.load_state_dict(state["network"])
-        self._optimiser.load_state_dict(state["optimiser"])
-        self._steps_done = state["steps_done"]
-
-    def weights(self) -> dict[str, Any]:
-        """Return a copy of the network's weights."""
-        return copy.deepcopy(self.network.state_dict())
-
-    def load_weights(self, weights: dict[str, Any]) -> None:
-        """Put back what `weights` returned."""
-        self.network.load_state_dict(weights)
-        self.network.eval()
-
-    def _order(self, epoch: int) -> list[Any]:
-        return epoch_order(
-            len(self._train),
-            self.settings.batch_size,
-            seed=derive(self.seed, "denoiser"),
-            epoch=epoch,
-        )
 
 
 def train_denoiser(

@@ -32,9 +32,9 @@ from servax.purifier.losses import (
     pixel_loss,
 )
 from servax.purifier.ssa import SSA
-from servax.training import Compute, Schedule, derive, epoch_order, generator
+from servax.training import Compute, Schedule, generator
 from servax.training.loop import Terms
-from servax.training.team import current
+from servax.training.restorer import RestorerTrainer
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class PurifierTraining:
         return Schedule(self.epochs, self.patience, monitor="validation/loss", mode="min")
 
 
-class PurifierTrainer:
+class PurifierTrainer(RestorerTrainer[PurifierTraining]):
     """P and D in training, to be driven by `servax.training.fit`.
 
     Args:
@@ -100,6 +100,9 @@ class PurifierTrainer:
         compute: Device and precision.
     """
 
+    purpose = "purifier"
+    distortion = "ssa"
+
     def __init__(
         self,
         network: nn.Module,
@@ -112,40 +115,19 @@ class PurifierTrainer:
         seed: int,
         compute: Compute | None = None,
     ) -> None:
-        self.settings = settings
-        self.seed = seed
-        self.team = current()
-        self.compute = self.team.place(compute or Compute())
-        self.device = self.compute.resolve()
-        self.network = network.to(self.device)
+        super().__init__(network, train, validation, settings, seed=seed, compute=compute)
         self.discriminator = discriminator.to(self.device)
         self.extractor = extractor.to(self.device).eval()
-        self._train, self._validation = train, validation
-        rate = settings.learning_rate
-        self._optimiser = torch.optim.Adam(network.parameters(), lr=rate)
-        self._discriminator_optimiser = torch.optim.Adam(discriminator.parameters(), lr=rate)
-        self._steps_done = 0
+        self._discriminator_optimiser = torch.optim.Adam(
+            discriminator.parameters(), lr=settings.learning_rate
+        )
         self._distorted_validation: list[tuple[Batch, Tensor]] = []
-        self._called = self.team.parallel(self.network)
         self._called_discriminator = self.team.parallel(self.discriminator)
-
-    def steps_per_epoch(self) -> int:
-        """Return the number of training steps of an epoch."""
-        return len(self._order(0))
 
     def train_epoch(self, epoch: int, tick: Callable[[], None]) -> Terms:
         """Train on every utterance once; return the mean of each loss term."""
-        self.network.train()
         self.discriminator.train()
-        draws = generator(self.seed, "ssa", epoch)
-        order = self._order(epoch)
-        sums: Terms = {}
-        for positions in order:
-            batch = self._train.batch(positions, self.device)
-            for name, value in self._step(batch.x, draws).items():
-                sums[name] = sums.get(name, 0.0) + value
-            tick()
-        return {f"train/{name}": value / len(order) for name, value in sums.items()}
+        return super().train_epoch(epoch, tick)
 
     def _step(self, x: Tensor, draws: torch.Generator) -> Terms:
         """Move D, then P, on one batch x (B, 1, M, F)."""
@@ -174,7 +156,7 @@ class PurifierTrainer:
                 )
                 loss = loss.detach() + weights.adversarial * adversarial.detach()
                 terms["adversarial"] = adversarial
-        self._move_network(purified, gradient)
+        self._move(purified, gradient)
         return team.means(terms | {"loss": loss, "pixel": pixel, "feature": feature}, share)
 
     def _move_discriminator(self, x: Tensor, purified: Tensor, share: float = 1.0) -> Tensor:
@@ -188,19 +170,6 @@ class PurifierTrainer:
         # P's gradient passes through D, but D's own gradient is not needed for it.
         self.discriminator.requires_grad_(False)
         return loss.detach()
-
-    def _move_network(self, purified: Tensor, gradient: Tensor) -> None:
-        """Move P along the gradient (B, 1, M, F) of the whole loss at its output."""
-        s = self.settings
-        self._steps_done += 1
-        warm = min(1.0, self._steps_done / s.warmup_steps) if s.warmup_steps else 1.0
-        for group in self._optimiser.param_groups:
-            group["lr"] = s.learning_rate * warm
-        self._optimiser.zero_grad(set_to_none=True)
-        purified.backward(gradient)  # type: ignore[no-untyped-call]
-        if s.clip_norm:
-            nn.utils.clip_grad_norm_(self.network.parameters(), s.clip_norm)
-        self._optimiser.step()
 
     def validate(self, epoch: int) -> Terms:
         """Return pixel and feature loss on distorted validation speakers."""
@@ -240,35 +209,13 @@ class PurifierTrainer:
 
     def state(self) -> dict[str, Any]:
         """Return weights, optimiser states and the number of steps done."""
-        return {
-            "network": copy.deepcopy(self.network.state_dict()),
+        return super().state() | {
             "discriminator": copy.deepcopy(self.discriminator.state_dict()),
-            "optimiser": copy.deepcopy(self._optimiser.state_dict()),
             "discriminator_optimiser": copy.deepcopy(self._discriminator_optimiser.state_dict()),
-            "steps_done": self._steps_done,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Put back what `state` returned."""
-        self.network.load_state_dict(state["network"])
+        super().load_state(state)
         self.discriminator.load_state_dict(state["discriminator"])
-        self._optimiser.load_state_dict(state["optimiser"])
         self._discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
-        self._steps_done = state["steps_done"]
-
-    def weights(self) -> dict[str, Any]:
-        """Return a copy of P's weights."""
-        return copy.deepcopy(self.network.state_dict())
-
-    def load_weights(self, weights: dict[str, Any]) -> None:
-        """Put back what `weights` returned."""
-        self.network.load_state_dict(weights)
-        self.network.eval()
-
-    def _order(self, epoch: int) -> list[Any]:
-        return epoch_order(
-            len(self._train),
-            self.settings.batch_size,
-            seed=derive(self.seed, "purifier"),
-            epoch=epoch,
-        )

@@ -8,7 +8,6 @@ machine.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -21,20 +20,13 @@ from servax.defences.adversarial.settings import AdversarialTraining
 from servax.errors import ServaxError
 from servax.features import Batch, Dataset
 from servax.models import VGG16
-from servax.training import (
-    Compute,
-    Schedule,
-    current,
-    derive,
-    epoch_order,
-    generator,
-    global_seed,
-)
+from servax.training import Compute, Schedule, generator, global_seed
 from servax.training.loop import Terms
 from servax.training.recogniser import augmented, class_share, class_weights, validation_terms
+from servax.training.trainer import NetworkTrainer
 
 
-class AdversarialTrainer:
+class AdversarialTrainer(NetworkTrainer[AdversarialTraining]):
     """One part of an adversarial training, to be driven by `servax.training.fit`.
 
     An epoch of `fit` is a chunk of as many iterations as there are batches in the training part;
@@ -55,6 +47,8 @@ class AdversarialTrainer:
         CorpusError: A class has no training utterance.
     """
 
+    purpose = "adversarial"
+
     def __init__(
         self,
         network: VGG16,
@@ -66,15 +60,10 @@ class AdversarialTrainer:
         seed: int,
         compute: Compute | None = None,
     ) -> None:
-        self.settings = settings
+        super().__init__(network, train, validation, settings, seed=seed, compute=compute)
         self.objective = objective
-        self.seed = seed
-        self.team = current()
-        self.compute = self.team.place(compute or Compute())
-        self.device = self.compute.resolve()
         # Channels-last memory: the same numbers up to rounding, a third less time on a CPU.
-        self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._train, self._validation = train, validation
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # Without weight decay AdamW is Adam.
         self._optimiser = torch.optim.AdamW(
             network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -83,7 +72,7 @@ class AdversarialTrainer:
         self._loss = nn.CrossEntropyLoss(weights if settings.class_weights else None).to(
             self.device
         )
-        self._called = self.team.parallel(_Loss(self.network, objective))
+        self._called = self.team.parallel(_Loss(network, objective))
         self._done = 0  # iterations that the weights have behind them
 
     @property
@@ -110,10 +99,6 @@ class AdversarialTrainer:
         """
         # The count of iterations rises in every chunk, so the last one is the best.
         return Schedule(self.epochs, self.epochs, monitor="train/iteration", mode="max")
-
-    def steps_per_epoch(self) -> int:
-        """Return the number of iterations of a chunk (the last one may have fewer)."""
-        return len(self._order(0))
 
     def train_epoch(self, epoch: int, tick: Callable[[], None]) -> Terms:
         """Train one chunk; return mean loss, iterations done and the last learning rate.
@@ -179,36 +164,12 @@ class AdversarialTrainer:
 
     def state(self) -> dict[str, Any]:
         """Return weights, optimiser state and the number of iterations done."""
-        return {
-            "network": copy.deepcopy(self.network.state_dict()),
-            "optimiser": copy.deepcopy(self._optimiser.state_dict()),
-            "iterations_done": self._done,
-        }
+        return super().state() | {"iterations_done": self._done}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Put back what `state` returned."""
-        self.network.load_state_dict(state["network"])
-        # A copy, since an optimiser trains on in the tensors it was given, and several objectives
-        # may go on from one state.
-        self._optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
+        super().load_state(state)
         self._done = state["iterations_done"]
-
-    def weights(self) -> dict[str, Any]:
-        """Return a copy of the recogniser's weights."""
-        return copy.deepcopy(self.network.state_dict())
-
-    def load_weights(self, weights: dict[str, Any]) -> None:
-        """Put back what `weights` returned."""
-        self.network.load_state_dict(weights)
-        self.network.eval()
-
-    def _order(self, epoch: int) -> list[Any]:
-        return epoch_order(
-            len(self._train),
-            self.settings.batch_size,
-            seed=derive(self.seed, "adversarial"),
-            epoch=epoch,
-        )
 
     def _learning_rate(self, iteration: int) -> float:
         s = self.settings
