@@ -50,9 +50,7 @@ def to_sound(scene: Scene, planned: list[Planned]) -> Iterator[Planned]:
     for each in planned:
         if each.threat is None or not each.threat.kept:
             continue
-        systems = [s for s in scene.systems if each.system in ("", s.name)]
-        if each.system == "":
-            systems = list(scene.defences)
+        systems = [system for system in scene.systems if system.name in each.scored]
         yield _realised(scene, each, each.threat, systems)
 
 
@@ -61,10 +59,12 @@ def _realised(scene: Scene, made: Planned, threat: Threat, systems: list[System]
 
     def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
         found = sounding.gaps(scene, systems, inputs_of(needed), tick=watcher.advance)
-        told = {"attack": threat.name, "knowledge": threat.knowledge}
-        return {"gaps": [told | row for row in found]}
+        told = {"attack": threat.name}
+        return {
+            "gaps": [told | {"knowledge": made.knowledge(row["defence"])} | row for row in found]
+        }
 
-    name = f"{threat.knowledge} {made.system or 'all defences'}"
+    name = f"{threat.knowledge} {made.system or 'all'}"
     settings = {"made": needed.key, "systems": {s.name: s.fingerprint for s in systems}}
     seconds = len(scene.material) * sum(
         0.05 + 2 * scene.speeds[system.name].forward for system in systems
@@ -80,7 +80,7 @@ def _realised(scene: Scene, made: Planned, threat: Threat, systems: list[System]
         seconds,
         (needed,),
     )
-    return Planned(task, "sound", made.system, threat)
+    return Planned(task, "sound", made.system, threat, made.scored)
 
 
 def detectors(scene: Scene, planned: list[Planned]) -> Iterator[Planned]:

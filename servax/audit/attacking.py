@@ -80,6 +80,7 @@ def attack_source(
     """Return what inputs made against `source` do to every system (oblivious, transfer).
 
     All utterances are attacked, and to the end: what the source gets wrong another model may not.
+    A system whose own model is the source meets an attacker who knows it: its rows say so.
     """
     moved = {strength: material.x.clone() for strength in threat.sweep or (threat.strength,)}
     counting = Counting(source)
@@ -93,7 +94,8 @@ def attack_source(
         for system in systems:
             reseed(system, identity.seed, threat.name)
             predictions = predict(system.model, x, batch_size=batch_size)
-            frames.append(rows(material, identity, system.name, predictions, threat, strength))
+            met = replace(threat, knowledge="adaptive") if system.model is source else threat
+            frames.append(rows(material, identity, system.name, predictions, met, strength))
     measures = _measures(threat, material, moved[threat.strength], counting, len(material))
     frame = validate(pd.concat(frames, ignore_index=True))
     return Attacked(frame, measures, moved[threat.strength])

@@ -99,7 +99,7 @@ def gathered(
         [records.read(each.task.stage.folder / TABLE).frame for each in tables], ignore_index=True
     )
     whole = records.Records(records.validate(frame), provenance(scene))
-    measures = pd.DataFrame([row for each in planned for row in _measures(scene, each)])
+    measures = pd.DataFrame([row for each in planned for row in _measures(each)])
     gaps = [row for each in planned if each.kind == "sound" for row in _result(each)["gaps"]]
     detectors = [each for each in planned if each.kind == "detector"]
     noticed = [row for each in detectors for row in _result(each)["detection"]]
@@ -120,31 +120,28 @@ def gathered(
 
 def _kept(planned: list[Planned]) -> Mapping[str, Any]:
     """Return the inputs that an attacker made who knows the system, by system."""
+    kept = [e for e in planned if e.kind == "attack" and e.threat is not None and e.threat.kept]
     return {
-        each.system: inputs_of(each.task.stage)
-        for each in planned
-        if each.kind == "attack" and each.threat is not None and each.threat.kept and each.system
+        name: inputs_of(each.task.stage)
+        for each in kept
+        for name in each.scored
+        if each.knowledge(name) in ("adaptive", "bpda")
     }
 
 
-def _measures(scene: Scene, each: Planned) -> list[dict[str, Any]]:
+def _measures(each: Planned) -> list[dict[str, Any]]:
     """Return one row for each system that a threat was tried on."""
     if each.threat is None or each.kind != "attack":
         return []
-    names = [each.system]
-    if not each.system:
-        bare_too = each.threat.knowledge == "transfer"
-        names = [s.name for s in (scene.systems if bare_too else scene.defences)]
     result = _result(each)
     told = {
         "attack": each.threat.name,
-        "knowledge": each.threat.knowledge,
         "strength": each.threat.strength,
         "draws": result.get("draws", 1),
         "seconds": each.task.stage.seconds(),
         **result["measures"],
     }
-    return [{"defence": name, **told} for name in names]
+    return [{"defence": name, "knowledge": each.knowledge(name), **told} for name in each.scored]
 
 
 def _result(each: Planned) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from servax.audit.afterwards import detectors, probes, to_sound
 from servax.audit.attacking import attack_source, attack_system, clean, reseed
 from servax.audit.scene import Scene
 from servax.audit.speed import FEWEST_DRAWS, MOST_DRAWS
-from servax.audit.systems import System
+from servax.audit.systems import UNDEFENDED, System
 from servax.audit.tasks import (
     TABLE,
     Planned,
@@ -85,11 +85,20 @@ class Stages:
         known = scene.settings.knowledge
         if "oblivious" in known and scene.defences and scene.subject.gradients:
             for threat in self.catalogue.oblivious():
-                yield self._source(threat, scene.systems[0].model, "undefended", scene.defences)
+                known_too = self._one_for_both(threat)
+                systems = scene.systems if known_too else scene.defences
+                yield self._source(threat, scene.systems[0].model, UNDEFENDED, systems)
         if "transfer" in known:
             for name, other in scene.surrogates.items():
                 for threat in self.catalogue.transfer(name):
                     yield self._source(threat, other.model, name, scene.systems)
+
+    def _one_for_both(self, threat: Threat) -> bool:
+        """Tell whether an oblivious attack is also one on the bare model by who knows it."""
+        alike = [each for each in self.catalogue.adaptive() if _same(each, threat)]
+        wanted = "adaptive" in self.scene.settings.knowledge and alike
+        # Behind a random model the attacker who knows it averages over draws, the other does not.
+        return bool(wanted) and self._faced(alike[0], self.scene.systems[0])[1] == 1
 
     def _source(
         self, threat: Threat, source: nn.Module, name: str, systems: tuple[System, ...]
@@ -118,7 +127,7 @@ class Stages:
         settings = {"threat": repr(threat), "systems": fingerprints, "source": name}
         kind = f"{threat.knowledge}-{threat.name}"
         task = make_task(scene, kind, title, settings, work, batches(scene, count), seconds)
-        return Planned(task, "attack", "", threat)
+        return Planned(task, "attack", "", threat, tuple(s.name for s in systems))
 
     def _on_system(self, system: System, first: Stage) -> Iterator[Planned]:
         """Yield the attacks on one system: by its answers, by BPDA, by its gradients."""
@@ -134,8 +143,12 @@ class Stages:
             if through in known or "adaptive" in known:
                 threats += self.catalogue.adaptive(through)
                 threats += sounding.threats(self.scene, through)
+        made = []
+        if system.name == UNDEFENDED and "oblivious" in known and self.scene.defences:
+            made = [each for each in self.catalogue.oblivious() if self._one_for_both(each)]
         for threat in threats:
-            yield self._against(threat, system, first)
+            if threat.knowledge != "adaptive" or not any(_same(threat, each) for each in made):
+                yield self._against(threat, system, first)
 
     def _against(self, threat: Threat, system: System, first: Stage) -> Planned:
         scene = self.scene
@@ -170,7 +183,7 @@ class Stages:
         task = make_task(
             scene, kind, title, settings, work, batches(scene, count), seconds, (first,)
         )
-        return Planned(task, "attack", system.name, threat)
+        return Planned(task, "attack", system.name, threat, (system.name,))
 
     def _faced(self, threat: Threat, system: System) -> tuple[nn.Module, int]:
         """Return what the attacker differentiates or asks, and over how many draws."""
@@ -189,3 +202,8 @@ class Stages:
             self._draws[key] = max(FEWEST_DRAWS, flat) if random else 0
         draws = self._draws[key]
         return (ExpectationOverDraws(model, draws).eval(), draws) if draws else (model, 1)
+
+
+def _same(one: Threat, other: Threat) -> bool:
+    """Tell whether two threats are one attack, whatever the attackers know."""
+    return (one.name, one.attack, one.sweep) == (other.name, other.attack, other.sweep)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from servax.audit.attacking import Attacked
 from servax.audit.scene import Scene
-from servax.audit.systems import System
+from servax.audit.systems import UNDEFENDED, System
 from servax.audit.threats import Threat
 from servax.evaluation import records
 from servax.experiments.stages import Stage, Task, Watcher, make_stage
@@ -33,6 +33,16 @@ class Planned:
     """Which system; empty for all of them."""
     threat: Threat | None = None
     """Which threat."""
+    scored: tuple[str, ...] = ()
+    """Names of the systems that the threat was tried on."""
+
+    def knowledge(self, system: str) -> str:
+        """Return what the attacker of one of these systems knows.
+
+        Nothing stands before the bare model: an oblivious attack is one by who knows it.
+        """
+        known = self.threat.knowledge if self.threat else "none"
+        return "adaptive" if known == "oblivious" and system == UNDEFENDED else known
 
 
 def make_task(

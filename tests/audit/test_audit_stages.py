@@ -56,6 +56,25 @@ def test_each_system_meets_each_attacker(frame: pd.DataFrame) -> None:
     assert frame.groupby(["defence", "attack", "strength", "knowledge"]).size().eq(8).all()
 
 
+def test_the_bare_model_is_not_attacked_twice(done: Any, frame: pd.DataFrame) -> None:
+    """Nothing stands before it: the oblivious attack is the one of an attacker who knows it."""
+    planned = [each.task.stage.name for each in Stages(done.scene).plan()]
+    assert "oblivious pgd" in planned
+    assert not {"adaptive pgd on undefended", "adaptive fgsm on undefended"} & set(planned)
+    assert {"adaptive pgd on mean", "adaptive apgd-ce on undefended"} <= set(planned)
+    material, model = done.scene.material, done.scene.subject.model
+    attack = PGD(radius=RADIUS, step=0.15 * RADIUS, steps=15)
+    expected = model(attack(model, material.x, material.y)).argmax(1)
+    rows = part(frame, defence="undefended", attack="pgd", knowledge="adaptive")
+    names = dict(zip(material.corpus.utterances["utterance"], expected.tolist(), strict=True))
+    assert list(rows["prediction"]) == [material.names[names[u]] for u in rows["utterance"]]
+    gaps = done.audited.result.realisability
+    known = gaps[gaps["defence"] == "undefended"]
+    assert list(known["knowledge"]) == ["adaptive"]
+    told = done.audited.result.measures
+    assert (told[told["defence"] == "undefended"]["knowledge"] != "oblivious").all()
+
+
 def test_strengths_are_sizes_of_the_change(frame: pd.DataFrame) -> None:
     fgsm = sorted(part(frame, attack="fgsm")["strength"].unique())
     assert fgsm == pytest.approx([RADIUS * s for s in (0.15, 0.3, 0.45, 0.6, 0.75, 1)])
@@ -273,7 +292,7 @@ def test_another_defence_changes_its_own_stages_and_those_that_all_share(
         "oblivious pgd",
         "transfer pgd-other",
         "transfer mi-di-other",
-        "to sound and back: oblivious all defences",
+        "to sound and back: oblivious all",
         "what a notices",
     } & set(first)
     assert all(name in changed for name in first if name.endswith(" a"))
