@@ -258,7 +258,10 @@ def test_the_end_of_the_starter_is_the_end_of_all(tmp_path: Path, how: signal.Si
         assert starter.stdout is not None
         members = [int(starter.stdout.readline()) for _ in range(2)]
         starter.send_signal(how)
-        starter.communicate(timeout=30)  # ends when the last process that holds the pipes does
+        try:
+            starter.communicate(timeout=30)  # ends when the last that holds the pipes does
+        finally:
+            starter.kill()  # a failure must not wait for ever; nothing where it has ended
         assert starter.returncode != 0
     for member in members:
         assert not runs(member)
