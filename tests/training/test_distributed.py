@@ -237,7 +237,7 @@ import os, signal, time, torch
 from servax.training import Processes, current, launch
 
 def work():
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\\n".encode())  # at once: two prints can mix on one pipe
     if current().main:
         time.sleep(600)
     current().total(torch.ones(1))
@@ -256,9 +256,9 @@ def test_the_end_of_the_starter_is_the_end_of_all(tmp_path: Path, how: signal.Si
         [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as starter:
         assert starter.stdout is not None
-        members = [int(starter.stdout.readline()) for _ in range(2)]
-        starter.send_signal(how)
         try:
+            members = [int(starter.stdout.readline()) for _ in range(2)]
+            starter.send_signal(how)
             starter.communicate(timeout=30)  # ends when the last that holds the pipes does
         finally:
             starter.kill()  # a failure must not wait for ever; nothing where it has ended
