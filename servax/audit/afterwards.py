@@ -89,7 +89,7 @@ def detectors(scene: Scene, planned: list[Planned]) -> Iterator[Planned]:
         made = [
             (each.threat, each.task.stage)
             for each in planned
-            if each.threat and each.threat.kept and each.system in ("", system.name)
+            if each.threat and each.threat.kept and system.name in each.scored
         ]
         if made:
             yield _detector(scene, system, made)

@@ -12,16 +12,15 @@ from torch import Tensor, nn
 from servax.attacks import APGD, PGD, Attack
 from servax.audit.attacking import reseed
 from servax.audit.material import Material
-from servax.audit.speed import FEWEST_DRAWS, MOST_DRAWS, Speed
+from servax.audit.speed import Speed, over_draws
 from servax.audit.subjects import Subject
 from servax.audit.systems import System
 from servax.audit.tiers import Catalogue
-from servax.defences import ExpectationOverDraws, draws_until_flat
 from servax.evaluation import checks
 from servax.evaluation.checks import Finding, Planting
 from servax.training import generator
 
-COUNT = 10
+COUNT = 11
 """How many checks there are at most."""
 WIDE_STEPS = 20
 """Steps of an attack whose ball is far larger than it needs."""
@@ -76,11 +75,9 @@ def probe(
     """
     reseed(system, seed, "checks")
     x, y = _right(system, material, catalogue.effort.probes)
-    eot_draws, faced = 1, system.model
+    faced, eot_draws = system.model, 1
     if system.gradients and not checks.is_deterministic(system.model, x):
-        flat = draws_until_flat(system.model, x, y, most=MOST_DRAWS)
-        eot_draws = max(FEWEST_DRAWS, flat)
-        faced = ExpectationOverDraws(system.model, eot_draws).eval()
+        faced, eot_draws = over_draws(system.model, x, y)
     case = _Probe(
         subject=subject,
         system=system,

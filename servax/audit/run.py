@@ -61,6 +61,7 @@ def run_audit(
     *,
     fail_under: float | None = None,
     sounds: int = 2,
+    planned: list[Planned] | None = None,
     watcher: Watcher | None = None,
 ) -> Audited:
     """Do what an audit says and leave records and report in its folder.
@@ -71,6 +72,7 @@ def run_audit(
         scene: Systems, utterances, settings, folder.
         fail_under: The least UAR, in percent, that a defence may keep in the worst case.
         sounds: Utterances that the report plays.
+        planned: The stages of the scene, where they are known already.
         watcher: Is told how far the audit is.
 
     Raises:
@@ -78,7 +80,7 @@ def run_audit(
             audits into the folder.
     """
     watcher = watcher or Silence()
-    planned = Stages(scene).plan()
+    planned = Stages(scene).plan() if planned is None else planned
     with held(scene.folder):
         watcher.plan([(each.task.stage.name, each.task.cost) for each in planned])
         for each in planned:

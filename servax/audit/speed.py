@@ -11,10 +11,22 @@ from torch import Tensor, nn
 
 from servax.audit.systems import System
 from servax.audit.threats import Threat
-from servax.defences import is_random
+from servax.defences import ExpectationOverDraws, draws_until_flat, is_random
 
 FEWEST_DRAWS, MOST_DRAWS = 2, 64
 """Draws whose mean is one gradient of a random system."""
+
+
+def over_draws(model: nn.Module, x: Tensor, y: Tensor) -> tuple[nn.Module, int]:
+    """Return the mean of a random classifier over its draws (EOT), and over how many.
+
+    Args:
+        model: The classifier.
+        x: A few clean inputs (B, ...), on which the draws are counted that its gradient needs.
+        y: Their classes (B,).
+    """
+    draws = max(FEWEST_DRAWS, draws_until_flat(model, x, y, most=MOST_DRAWS))
+    return ExpectationOverDraws(model, draws).eval(), draws
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from servax.audit import sounding
 from servax.audit.afterwards import detectors, probes, to_sound
 from servax.audit.attacking import attack_source, attack_system, clean, reseed
 from servax.audit.scene import Scene
-from servax.audit.speed import FEWEST_DRAWS, MOST_DRAWS
+from servax.audit.speed import over_draws
 from servax.audit.systems import UNDEFENDED, System
 from servax.audit.tasks import (
     TABLE,
@@ -30,7 +30,7 @@ from servax.audit.tasks import (
 )
 from servax.audit.threats import Knowledge, Threat
 from servax.audit.tiers import Catalogue
-from servax.defences import Bpda, ExpectationOverDraws, draws_until_flat, is_random
+from servax.defences import Bpda, is_random
 from servax.evaluation import records
 from servax.experiments.stages import Stage, Watcher
 
@@ -45,15 +45,17 @@ class Stages:
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self.catalogue = Catalogue(scene.settings.tier, scene.settings.budget)
-        self._draws: dict[tuple[str, str], int] = {}
+        self._facing: dict[tuple[str, str], tuple[nn.Module, int]] = {}
 
     def plan(self) -> list[Planned]:
         """Return all tasks, in an order in which each finds what it needs."""
         first = self._clean()
-        planned = [first]
-        planned += self._on_source(first.task.stage)
+        sources = list(self._on_source())
+        planned = [first, *sources]
         for system in self.scene.systems:
-            planned += self._on_system(system, first.task.stage)
+            known = [each for each in sources if each.knowledge(system.name) == "adaptive"]
+            made = [each.threat for each in known if each.threat]
+            planned += self._on_system(system, first.task.stage, made)
         for system in self.scene.systems:
             planned.append(probes(self.scene, self.catalogue, system))
         return [*planned, *to_sound(self.scene, planned), *detectors(self.scene, planned)]
@@ -79,14 +81,13 @@ class Stages:
             make_task(scene, "clean", "clean input", settings, work, steps, seconds), "clean"
         )
 
-    def _on_source(self, first: Stage) -> Iterator[Planned]:
+    def _on_source(self) -> Iterator[Planned]:
         """Yield the attacks that are made once, for all systems: oblivious and transfer."""
         scene = self.scene
         known = scene.settings.knowledge
         if "oblivious" in known and scene.defences and scene.subject.gradients:
             for threat in self.catalogue.oblivious():
-                known_too = self._one_for_both(threat)
-                systems = scene.systems if known_too else scene.defences
+                systems = scene.systems if self._one_for_both(threat) else scene.defences
                 yield self._source(threat, scene.systems[0].model, UNDEFENDED, systems)
         if "transfer" in known:
             for name, other in scene.surrogates.items():
@@ -129,8 +130,14 @@ class Stages:
         task = make_task(scene, kind, title, settings, work, batches(scene, count), seconds)
         return Planned(task, "attack", "", threat, tuple(s.name for s in systems))
 
-    def _on_system(self, system: System, first: Stage) -> Iterator[Planned]:
-        """Yield the attacks on one system: by its answers, by BPDA, by its gradients."""
+    def _on_system(self, system: System, first: Stage, made: Sequence[Threat]) -> Iterator[Planned]:
+        """Yield the attacks on one system: by its answers, by BPDA, by its gradients.
+
+        Args:
+            system: Which system.
+            first: The stage of clean input.
+            made: Attacks by who knows the system that are planned already.
+        """
         known = self.scene.settings.knowledge
         threats = self.catalogue.noise()
         if "black_box" in known:
@@ -143,9 +150,6 @@ class Stages:
             if through in known or "adaptive" in known:
                 threats += self.catalogue.adaptive(through)
                 threats += sounding.threats(self.scene, through)
-        made = []
-        if system.name == UNDEFENDED and "oblivious" in known and self.scene.defences:
-            made = [each for each in self.catalogue.oblivious() if self._one_for_both(each)]
         for threat in threats:
             if threat.knowledge != "adaptive" or not any(_same(threat, each) for each in made):
                 yield self._against(threat, system, first)
@@ -193,15 +197,12 @@ class Stages:
         if threat.knowledge == "black_box":
             return model, 1
         key = (system.name, threat.knowledge)
-        if key not in self._draws:
+        if key not in self._facing:
             x, y = (part[:8] for part in (self.scene.material.x, self.scene.material.y))
             # Not where an earlier stage left off: each decides its numbers alone.
             reseed(system, self.scene.settings.seed, "draws")
-            random = is_random(model, x)
-            flat = draws_until_flat(model, x, y, most=MOST_DRAWS) if random else 0
-            self._draws[key] = max(FEWEST_DRAWS, flat) if random else 0
-        draws = self._draws[key]
-        return (ExpectationOverDraws(model, draws).eval(), draws) if draws else (model, 1)
+            self._facing[key] = over_draws(model, x, y) if is_random(model, x) else (model, 1)
+        return self._facing[key]
 
 
 def _same(one: Threat, other: Threat) -> bool:

@@ -37,11 +37,11 @@ class Planned:
     """Names of the systems that the threat was tried on."""
 
     def knowledge(self, system: str) -> str:
-        """Return what the attacker of one of these systems knows.
+        """Return what the attacker of a system knows, or "none" for one that was not attacked.
 
         Nothing stands before the bare model: an oblivious attack is one by who knows it.
         """
-        known = self.threat.knowledge if self.threat else "none"
+        known = self.threat.knowledge if self.threat and system in self.scored else "none"
         return "adaptive" if known == "oblivious" and system == UNDEFENDED else known
 
 

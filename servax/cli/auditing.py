@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from servax.audit.run import Audited, estimates, run_audit
+from servax.audit.run import Audited, Estimate, estimates, run_audit
 from servax.audit.scene import Scene
 from servax.audit.selection import Selection
 from servax.audit.settings import AuditSettings
@@ -78,11 +78,15 @@ def audit_model(
             origin=provenance(command_line()),
             progress=update,
         )
+    planned = Stages(scene).plan()
+    found = estimates(planned)
     if dry_run:
-        return _show_estimates(scene, as_json=as_json)
-    _say_estimate(scene)
+        return _show_estimates(scene, found, as_json=as_json)
+    _say_estimate(scene, found)
     with RunBars() as bars:
-        audited = run_audit(scene, fail_under=fail_under, sounds=sounds, watcher=bars)
+        audited = run_audit(
+            scene, fail_under=fail_under, sounds=sounds, planned=planned, watcher=bars
+        )
     return _show(audited, fail_under, as_json=as_json)
 
 
@@ -102,8 +106,7 @@ def names(option: str | None) -> tuple[str, ...] | None:
     return tuple(part.strip() for part in option.split(",") if part.strip())
 
 
-def _say_estimate(scene: Scene) -> None:
-    found = estimates(Stages(scene).plan())
+def _say_estimate(scene: Scene, found: list[Estimate]) -> None:
     rest = sum(each.seconds for each in found if not each.done)
     done = sum(each.done for each in found)
     say(
@@ -112,8 +115,7 @@ def _say_estimate(scene: Scene) -> None:
     )
 
 
-def _show_estimates(scene: Scene, *, as_json: bool) -> int:
-    found = estimates(Stages(scene).plan())
+def _show_estimates(scene: Scene, found: list[Estimate], *, as_json: bool) -> int:
     if as_json:
         print_json(
             {
@@ -127,7 +129,7 @@ def _show_estimates(scene: Scene, *, as_json: bool) -> int:
     else:
         rows = [[e.title, duration(e.seconds), "done" if e.done else ""] for e in found]
         print_table("What an audit would do", ["stage", "at most", ""], rows)
-        _say_estimate(scene)
+        _say_estimate(scene, found)
     return 0
 
 
