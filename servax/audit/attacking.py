@@ -20,22 +20,10 @@ from servax.audit.material import Material
 from servax.audit.systems import System
 from servax.audit.threats import Threat
 from servax.evaluation.distortion import signal_to_noise_ratio
-from servax.evaluation.records import validate
+from servax.evaluation.protocol import Condition, Identity, identified, prediction_rows
 from servax.training import generator
 
 Tick = Callable[[], None]
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What is the same in every row of an audit's records."""
-
-    target: str
-    """Name of the audited model."""
-    fold: int
-    """Number of the held-out group, from 1."""
-    seed: int
-    """Seed of the audit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +52,7 @@ def clean(
         reseed(system, identity.seed, "clean")
         predictions = predict(system.model, material.x, batch_size=batch_size, tick=tick)
         frames.append(rows(material, identity, system.name, predictions))
-    return validate(pd.concat(frames, ignore_index=True))
+    return pd.concat(frames, ignore_index=True)
 
 
 def attack_source(
@@ -97,7 +85,7 @@ def attack_source(
             met = replace(threat, knowledge="adaptive") if system.model is source else threat
             frames.append(rows(material, identity, system.name, predictions, met, strength))
     measures = _measures(threat, material, moved[threat.strength], counting, len(material))
-    frame = validate(pd.concat(frames, ignore_index=True))
+    frame = pd.concat(frames, ignore_index=True)
     return Attacked(frame, measures, moved[threat.strength])
 
 
@@ -143,7 +131,7 @@ def attack_system(
         for strength in strengths
     ]
     measures = _measures(threat, material, moved[threat.strength], counting, len(right))
-    frame = validate(pd.concat(frames, ignore_index=True))
+    frame = pd.concat(frames, ignore_index=True)
     return Attacked(frame, measures, moved[threat.strength])
 
 
@@ -206,24 +194,12 @@ def rows(
     strength: float = 0.0,
 ) -> pd.DataFrame:
     """Return the records of one system under one condition; without a threat, of clean input."""
-    table = material.corpus.utterances
-    return pd.DataFrame(
-        {
-            "utterance": table["utterance"].to_numpy(),
-            "speaker": table["speaker"].to_numpy(),
-            "gender": table["gender"].to_numpy(),
-            "label": table["label"].to_numpy(),
-            "prediction": np.array(material.names, dtype=object)[predictions.numpy()],
-            "defence": system,
-            "attack": threat.name if threat else "none",
-            "strength": strength,
-            "knowledge": threat.knowledge if threat else "none",
-            "target": identity.target,
-            "fold": identity.fold,
-            "seed": identity.seed,
-            "corpus": material.corpus.name,
-        }
-    )
+    condition = Condition(system, "none", 0.0, "none")
+    if threat:
+        condition = Condition(system, threat.name, strength, threat.knowledge)
+    names = np.array(material.names, dtype=object)[predictions.numpy()]
+    found = prediction_rows(material.corpus.utterances, names, condition)
+    return identified(found, identity, material.corpus.name)
 
 
 def reseed(system: System, seed: int, *purpose: str) -> None:

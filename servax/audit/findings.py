@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from servax.audit.scene import Scene
-from servax.audit.systems import UNDEFENDED
 from servax.evaluation import checks
 from servax.evaluation.checks import Finding
+from servax.evaluation.protocol import UNDEFENDED
 
 
 def findings(

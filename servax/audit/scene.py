@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from servax.audit.attacking import Identity
 from servax.audit.material import Material, Progress, gather
 from servax.audit.settings import AuditSettings
 from servax.audit.speed import Speed, measured
@@ -17,6 +16,7 @@ from servax.audit.subjects import Subject
 from servax.audit.systems import System, bare, defended, surrogate
 from servax.audit.tiers import Catalogue
 from servax.errors import SettingError
+from servax.evaluation.protocol import Identity
 from servax.models import frozen
 
 

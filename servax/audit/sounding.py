@@ -20,7 +20,6 @@ from servax.audit.tiers import EFFORTS
 from servax.errors import ServaxError
 from servax.evaluation.metrics import uar
 from servax.evaluation.realisability import Realised, realise
-from servax.evaluation.records import validate
 from servax.features import FrontEnd, FrontEndSettings, Scaling
 from servax.models import WaveformClassifier
 from servax.purifier import Purifier
@@ -84,7 +83,7 @@ def attack(
             ratios.append(10.0 * float(np.log10(float(sound.square().sum()) / noise)))
         if number % scene.settings.batch_size == 0:
             tick()
-    frame = validate(rows(material, scene.identity, system.name, found, threat, threat.strength))
+    frame = rows(material, scene.identity, system.name, found, threat, threat.strength)
     told = measures_of(counting, len(right), len(ratios))
     if ratios:
         told |= {"median_snr_db": float(np.median(ratios)), "lowest_snr_db": min(ratios)}

@@ -18,7 +18,7 @@ from servax.audit.afterwards import detectors, probes, to_sound
 from servax.audit.attacking import attack_source, attack_system, clean, reseed
 from servax.audit.scene import Scene
 from servax.audit.speed import over_draws
-from servax.audit.systems import UNDEFENDED, System
+from servax.audit.systems import System
 from servax.audit.tasks import (
     TABLE,
     Planned,
@@ -32,6 +32,7 @@ from servax.audit.threats import Knowledge, Threat
 from servax.audit.tiers import Catalogue
 from servax.defences import Bpda, is_random
 from servax.evaluation import records
+from servax.evaluation.protocol import UNDEFENDED
 from servax.experiments.stages import Stage, Watcher
 
 

@@ -25,6 +25,7 @@ from servax.defences import (
     Resample,
 )
 from servax.errors import CheckpointError, SettingError, nearest
+from servax.evaluation.protocol import UNDEFENDED
 from servax.experiments.training import MODEL
 from servax.models import frozen
 from servax.models.storage import SETTINGS, WEIGHTS
@@ -33,7 +34,6 @@ from servax.purifier.purifier import HUB_ID
 from servax.purifier.sound_purifier import SoundPurifier
 from servax.training import generator
 
-UNDEFENDED = "undefended"
 NAME = re.compile(r"\w[\w.+-]*")
 """What systems and surrogates may be called: stages have folders of these names."""
 
@@ -220,8 +220,7 @@ def _instead(subject: Subject, name: str, where: str) -> System:
         subject.labels,
         subject.front_end,
     )
-    scales = (other.scale and other.scale.settings, subject.scale and subject.scale.settings)
-    if not fits or scales[0] != scales[1]:
+    if not fits or not _scaled_alike(subject, other):
         raise SettingError(
             "defence", where, "a recogniser with the labels, front-end and scale of the model"
         )
@@ -240,8 +239,8 @@ def surrogate(subject: Subject, wanted: str) -> tuple[str, Subject]:
         raise SettingError(
             "surrogate", where, "a model with weights of its own, not the audited one"
         )
-    scales = (other.scale and other.scale.settings, subject.scale and subject.scale.settings)
-    if other.inputs != subject.inputs or scales[0] != scales[1] or not other.gradients:
+    alike = other.inputs == subject.inputs and _scaled_alike(subject, other)
+    if not alike or not other.gradients:
         raise SettingError(
             "surrogate", where, "a model with gradients that takes the same inputs, equally scaled"
         )
@@ -250,6 +249,11 @@ def surrogate(subject: Subject, wanted: str) -> tuple[str, Subject]:
             "surrogate", where, f"a model of the classes {', '.join(subject.labels)}"
         )
     return _checked(name or _called(_folder(where))), other
+
+
+def _scaled_alike(one: Subject, other: Subject) -> bool:
+    scales = [subject.scale and subject.scale.settings for subject in (one, other)]
+    return scales[0] == scales[1]
 
 
 def _together(*parts: str) -> str:

@@ -13,12 +13,13 @@ whose rows are known by then.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from servax.defences import Defended
@@ -35,6 +36,9 @@ OBLIVIOUS: tuple[ObliviousAttack, ...] = ("none", "fgsm", "pgd")
 AdaptiveAttack = Literal["fgsm", "pgd"]
 ADAPTIVE: tuple[AdaptiveAttack, ...] = ("fgsm", "pgd")
 """Attacks through each defence."""
+
+TOLD = ("utterance", "speaker", "gender", "label")
+"""What records say of an utterance as its corpus does."""
 
 Tick = Callable[[], None]
 
@@ -72,11 +76,17 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class _Condition:
+class Condition:
+    """Under which inputs were predicted."""
+
     defence: str
+    """Name of who is scored."""
     attack: str
+    """Name of the attack, ``none`` for clean input."""
     strength: float
+    """Its strength, 0 for clean input."""
     knowledge: str
+    """What the attacker knows, ``none`` for clean input."""
 
 
 def evaluate(
@@ -152,7 +162,7 @@ def oblivious(
         for strength, x in _inputs(attack, target, batch, grid, grid.longest, tick):
             beyond = attack == "pgd" and strength > grid.steps
             for name, model in ({UNDEFENDED: target} if beyond else everyone).items():
-                condition = _Condition(name, attack, strength, knowledge)
+                condition = Condition(name, attack, strength, knowledge)
                 rows.append(_rows(test, batch, condition, _logits(model, x)))
     return _identified(rows, test, identity)
 
@@ -177,7 +187,7 @@ def adaptive(
     for batch in test.batches(batch_size, device):
         for strength, x in _inputs(attack, model, batch, grid, grid.adaptive_steps, tick):
             if attack == "fgsm" or strength in grid.adaptive_ks:
-                condition = _Condition(name, attack, strength, defence.knowledge)
+                condition = Condition(name, attack, strength, defence.knowledge)
                 rows.append(_rows(test, batch, condition, _logits(model, x)))
     return _identified(rows, test, identity)
 
@@ -245,16 +255,28 @@ def _logits(model: nn.Module, x: Tensor) -> Tensor:
     return logits
 
 
-def _rows(test: Dataset, batch: Batch, condition: _Condition, logits: Tensor) -> pd.DataFrame:
+def _rows(test: Dataset, batch: Batch, condition: Condition, logits: Tensor) -> pd.DataFrame:
     labels = np.array(test.corpus.labels, dtype=object)
     table = test.corpus.utterances.iloc[batch.positions]
+    return prediction_rows(table, labels[logits.argmax(dim=1).cpu().numpy()], condition)
+
+
+def prediction_rows(
+    table: pd.DataFrame, predictions: NDArray[np.object_], condition: Condition
+) -> pd.DataFrame:
+    """Return the part of records that is told utterance by utterance.
+
+    Args:
+        table: Utterances, N rows with the columns of a corpus.
+        predictions: Names of the predicted classes, (N,).
+        condition: Under which they were predicted.
+    """
     return pd.DataFrame(
         {
-            "utterance": table["utterance"].to_numpy(),
-            "speaker": table["speaker"].to_numpy(),
-            "gender": table["gender"].to_numpy(),
-            "label": table["label"].to_numpy(),
-            "prediction": labels[logits.argmax(dim=1).cpu().numpy()],
+            **{
+                name: table[name].to_numpy() for name in ("utterance", "speaker", "gender", "label")
+            },
+            "prediction": predictions,
             "defence": condition.defence,
             "attack": condition.attack,
             "strength": condition.strength,
@@ -264,7 +286,9 @@ def _rows(test: Dataset, batch: Batch, condition: _Condition, logits: Tensor) ->
 
 
 def _identified(rows: list[pd.DataFrame], test: Dataset, identity: Identity) -> pd.DataFrame:
-    frame = pd.concat(rows, ignore_index=True)
-    frame["target"], frame["fold"], frame["seed"] = identity.target, identity.fold, identity.seed
-    frame["corpus"] = test.corpus.name
-    return validate(frame)
+    return identified(pd.concat(rows, ignore_index=True), identity, test.corpus.name)
+
+
+def identified(frame: pd.DataFrame, identity: Identity, corpus: str) -> pd.DataFrame:
+    """Return valid records: rows of predictions with what is the same in all of them."""
+    return validate(frame.assign(**asdict(identity), corpus=corpus))

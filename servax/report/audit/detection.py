@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
-
 from servax.report.audit.result import AuditResult
-from servax.report.audit.tables import HEADINGS
+from servax.report.audit.tables import HEADINGS, value_at
 from servax.report.cells import Cell, Head, TextTable
 from servax.report.wording import number, percentage
 
@@ -47,18 +45,14 @@ def detection_table(result: AuditResult) -> TextTable | None:
 
 
 def _row(row: dict[Any, Any]) -> tuple[Cell, ...]:
-    def at(name: str, times: float = 1.0) -> float:
-        value = row.get(name)
-        return float("nan") if value is None or pd.isna(value) else times * float(value)
-
     score, knowledge = str(row["score"]), str(row["knowledge"])
     texts = (
         str(row["defence"]),
         str(row["attack"]),
         HEADINGS.get(knowledge, knowledge),
         SCORES.get(score, score),
-        number(at("area"), digits=3),
-        percentage(at("detected_at_5_percent", 100)),
+        number(value_at(row, "area"), digits=3),
+        percentage(value_at(row, "detected_at_5_percent", 100)),
         str(int(row["utterances"])),
     )
     return tuple(Cell(text) for text in texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -247,10 +248,7 @@ def realisability_table(result: AuditResult) -> TextTable | None:
 
 
 def _realised(row: dict[Any, Any]) -> tuple[Cell, ...]:
-    def at(name: str, times: float = 1.0) -> float:
-        value = row.get(name)
-        return float("nan") if value is None or pd.isna(value) else times * float(value)
-
+    at = partial(value_at, row)
     gap = at("uar_sound", 100) - at("uar_logmel", 100)
     texts = (
         str(row["defence"]),
@@ -264,3 +262,9 @@ def _realised(row: dict[Any, Any]) -> tuple[Cell, ...]:
         number(at("median_log_mel_error_db"), digits=2),
     )
     return tuple(Cell(text) for text in texts)
+
+
+def value_at(row: Mapping[Any, Any], name: str, times: float = 1.0) -> float:
+    """Return a number of a row, scaled; ``nan`` where it was not measured."""
+    value = row.get(name)
+    return float("nan") if value is None or pd.isna(value) else times * float(value)
