@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from servax.audit.material import Material, Progress, gather
 from servax.audit.settings import AuditSettings
@@ -17,7 +15,6 @@ from servax.audit.systems import System, bare, defended, surrogate
 from servax.audit.tiers import Catalogue
 from servax.errors import SettingError
 from servax.evaluation.protocol import Identity
-from servax.models import frozen
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,13 +68,12 @@ class Scene:
         """
         _refuse_what_cannot_be(settings, subject)
         subject, material = gather(subject, settings.selection, progress=progress)
-        subject = quick(subject)
         systems = (
             bare(subject),
             *(defended(subject, wanted, seed=settings.seed) for wanted in defences),
         )
         transferred = [surrogate(subject, wanted) for wanted in surrogates]
-        others = {name: quick(other) for name, other in transferred}
+        others = dict(transferred)
         _refuse_twice([system.name for system in systems] + [name for name, _ in transferred])
         batch = slice(0, settings.batch_size)
         x, y = material.x[batch], material.y[batch]
@@ -92,14 +88,6 @@ class Scene:
             origin=origin,
             speeds={system.name: measured(system, x, y) for system in timed},
         )
-
-
-def quick(subject: Subject) -> Subject:
-    """Return a subject of servax with its batch norms folded: the same answers up to rounding."""
-    if not subject.source.startswith("servax checkpoint"):
-        return subject
-    model: nn.Module = frozen(subject.model)
-    return replace(subject, model=model)
 
 
 def _refuse_twice(names: Sequence[str]) -> None:

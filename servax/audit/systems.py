@@ -27,7 +27,6 @@ from servax.defences import (
 from servax.errors import CheckpointError, SettingError, nearest
 from servax.evaluation.protocol import UNDEFENDED
 from servax.experiments.training import MODEL
-from servax.models import frozen
 from servax.models.storage import SETTINGS, WEIGHTS
 from servax.purifier import Purifier
 from servax.purifier.purifier import HUB_ID
@@ -224,7 +223,7 @@ def _instead(subject: Subject, name: str, where: str) -> System:
         raise SettingError(
             "defence", where, "a recogniser with the labels, front-end and scale of the model"
         )
-    return System(name=name, model=frozen(other.model), fingerprint=other.fingerprint, source=where)
+    return System(name=name, model=other.model, fingerprint=other.fingerprint, source=where)
 
 
 def surrogate(subject: Subject, wanted: str) -> tuple[str, Subject]:
