@@ -4,8 +4,10 @@ from servax.models.crnn import CRNN, CRNNSettings
 from servax.models.discriminator import Discriminator, DiscriminatorSettings
 from servax.models.folding import frozen
 from servax.models.resnet import ResNet, ResNetSettings
+from servax.models.restorers import RestorerSettings, new_restorer
 from servax.models.storage import Stored, load_network, save_network
 from servax.models.transformer import FrameTransformer, FrameTransformerSettings
+from servax.models.unet import UNet, UNetSettings
 from servax.models.vgg import TAPS, VGG16, VGG16Settings, feature_extractor
 from servax.models.waveform import WaveformClassifier
 
@@ -20,11 +22,15 @@ __all__ = [
     "FrameTransformerSettings",
     "ResNet",
     "ResNetSettings",
+    "RestorerSettings",
     "Stored",
+    "UNet",
+    "UNetSettings",
     "VGG16Settings",
     "WaveformClassifier",
     "feature_extractor",
     "frozen",
     "load_network",
+    "new_restorer",
     "save_network",
 ]

@@ -24,6 +24,7 @@ from servax.errors import CheckpointError, ServaxError, nearest, unwritable
 from servax.models.crnn import CRNN
 from servax.models.resnet import ResNet
 from servax.models.transformer import FrameTransformer
+from servax.models.unet import UNet
 from servax.models.vgg import VGG16
 
 WEIGHTS = "weights.safetensors"
@@ -35,6 +36,7 @@ NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
     "ResNet": ResNet,
     "CRNN": CRNN,
     "FrameTransformer": FrameTransformer,
+    "UNet": UNet,
 }
 
 

@@ -1,0 +1,70 @@
+"""Keeps the shape of a spectrogram and shuffles its texture.
+
+The spectrogram is cut into blocks of 8 Mel bins by 8 frames, each block is taken apart by the
+cosine transform, coefficients of low order stay, and those of higher order get a sign out of a
+fixed random pattern. Energy and place of every coefficient stay, so what comes out still looks like
+speech to a recogniser, unlike after a blur; but an attack's fine structure, which had to fit the
+recogniser's gradient sign by sign, is scattered. The map is linear and orthogonal: an attacker who
+knows the pattern sees through it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, conv_transpose2d, pad
+
+from servax.models.sizes import check_size
+
+BLOCK = 8
+"""Side of a block, in Mel bins and frames."""
+PERIOD = 128
+"""Blocks after which the pattern repeats along the frames (1024 frames, 16 s)."""
+ROWS = 8
+"""Blocks after which the pattern repeats along the Mel bins."""
+
+
+class TextureShuffle(nn.Module):
+    """Maps spectrograms (B, 1, M, F) to spectrograms of the same shape; any M and F.
+
+    Args:
+        keep: Coefficients of order u + v below it keep their sign, from 1 to 14.
+        seed: Of the pattern, which is saved with the weights.
+    """
+
+    signs: Tensor
+
+    def __init__(self, keep: int, seed: int = 0) -> None:
+        super().__init__()
+        check_size("keep", keep, largest=2 * BLOCK - 2)
+        self.keep = keep
+        order = torch.arange(BLOCK)
+        low = (order[:, None] + order[None]).flatten() < keep  # (64,)
+        draws = torch.Generator().manual_seed(seed)
+        shape = (BLOCK * BLOCK, ROWS, PERIOD)
+        signs = 2 * torch.randint(0, 2, shape, generator=draws, device="cpu") - 1
+        signs[low] = 1
+        self.register_buffer("signs", signs.to(torch.int8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the spectrograms (B, 1, M, F) with shuffled texture, not clamped."""
+        mels, frames = x.shape[2:]
+        padded = pad(x, (0, -frames % BLOCK, 0, -mels % BLOCK), mode="replicate")
+        one = cosines(BLOCK).to(x)
+        basis = torch.einsum("um,vf->uvmf", one, one).reshape(-1, 1, BLOCK, BLOCK)
+        coefficients = conv2d(padded, basis, stride=BLOCK)  # (B, 64, M / 8, F / 8)
+        rows, columns = coefficients.shape[2:]
+        repeats = (1, math.ceil(rows / ROWS), math.ceil(columns / PERIOD))
+        signs = self.signs.repeat(repeats)[:, :rows, :columns].to(x)
+        shuffled = conv_transpose2d(coefficients * signs, basis, stride=BLOCK)
+        return shuffled[..., :mels, :frames]
+
+
+def cosines(size: int) -> Tensor:
+    """Return the orthonormal cosine transform (size, size), one function per row (DCT-II)."""
+    order, place = torch.arange(size)[:, None], torch.arange(size)[None]
+    table = torch.cos(math.pi * (2 * place + 1) * order / (2 * size)) * math.sqrt(2 / size)
+    table[0] /= math.sqrt(2)
+    return table
