@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from servax.cli.options import Groups
 from servax.cli.processes import folder_of_main, main_bar, main_say
 from servax.cli.training import FoldChoice, identity
 from servax.defences.adversarial import (
@@ -47,7 +48,7 @@ def adversarial(
     iterations: int | None,
     root: str | None,
     scheme: str,
-    groups: int,
+    groups: Groups,
     held_out: int,
     width: int,
     seed: int,

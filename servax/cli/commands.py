@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from servax.cli.options import Scheme
+from servax.cli.options import Groups, Scheme
 from servax.cli.training_commands import (
     train_adversarial,
     train_denoiser,
@@ -16,6 +16,7 @@ from servax.cli.training_commands import (
     train_recogniser,
 )
 from servax.errors import SettingError
+from servax.pretrained import PURIFIER
 
 
 def demo(out: str = "runs/demo", json: bool = False) -> int:
@@ -126,17 +127,18 @@ def corpus_verify(
 
 def corpus_folds(
     name: str,
-    groups: str = "6",
+    groups: Groups = 6,
     root: str | None = None,
     scheme: Scheme = "four",
     out: str | None = None,
     json: bool = False,
 ) -> int:
-    """Show the speaker-independent folds of a corpus.
+    """Show the folds of a corpus.
 
     Args:
         name: Name of a corpus, or the path of a CSV or Parquet manifest.
-        groups: Number of groups of speakers, or `speaker` to leave one speaker out.
+        groups: Number of groups of speakers; or speaker (leaves each out), text (leaves each text
+            out; speakers on both sides) or official (the published split).
         root: Folder of the corpus; default $SERVAX_DATA/<name>.
         scheme: Label scheme.
         out: Folder to store each fold in, as JSON with its hash.
@@ -183,7 +185,7 @@ def attack(
 
     Args:
         sounds: A sound file, or a folder of them.
-        model: Folder of a recogniser.
+        model: Folder of a recogniser, or a packaged one (crnn-ravdess, CC BY-NC-SA 4.0).
         label: True label of the sounds, one of the recogniser's.
         out: Folder for what comes out, one file for each sound: a log-Mel .npy (64, 373) on [0, 1],
             or a 16-bit .wav.
@@ -195,7 +197,9 @@ def attack(
         step: Step of PGD, on the [0, 1] scale; on the waveform it is a quarter of the budget.
         radius: Radius of PGD, on the [0, 1] scale (.02 is 1.6 dB); not used on the waveform.
         steps: Steps of PGD.
-        purifier: Folder of a purifier to attack through (adaptive); default attacks the bare model.
+        purifier: Folder of a purifier to attack through (adaptive), or a packaged one
+            (ssad-plus-ravdess, CC BY-NC-SA 4.0), or a Hugging Face hub id; default attacks the bare
+            model.
         masking: Keep the change of a waveform below the masking threshold of the clean sound, as
             far as frames and 16 bits allow.
         json: Print JSON.
@@ -274,22 +278,22 @@ def calibrate(
 
 
 def purify(
-    sounds: str, out: str | None = None, purifier: str | None = None, overwrite: bool = False
+    sounds: str, out: str | None = None, purifier: str = PURIFIER, overwrite: bool = False
 ) -> int:
     """Purify a sound file or a folder of them: audio to audio, same length, rate and level.
 
     Args:
         sounds: A sound file, or a folder of them (its structure is kept).
         out: File or folder to write, 16-bit WAV (needed; -o for short).
-        purifier: Folder of a purifier, or a Hugging Face hub id (needed).
+        purifier: Folder of a purifier, or a packaged one, or a Hugging Face hub id. The default
+            comes with servax; it was trained on RAVDESS and is CC BY-NC-SA 4.0: not for commercial
+            use.
         overwrite: Replace files that are there already.
     """
     from servax.cli.sound import purify_sounds
 
     if out is None:
         raise SettingError("out", None, "a file or folder to write, given as -o OUT")
-    if purifier is None:
-        raise SettingError("purifier", None, "a folder or hub id, given as --purifier FOLDER")
     return purify_sounds(sounds, purifier, out, overwrite=overwrite)
 
 
@@ -324,18 +328,19 @@ def audit(
     Stages already done are not repeated. A class path runs the code it names.
 
     Args:
-        model: Folder of a recogniser of servax; package.module:Class of your own (B, 1, M, F) or
-            (B, T) to logits (B, C); folder of a Hugging Face audio classifier, or hf://owner/name;
-            an .onnx file (black box only).
+        model: Folder of a recogniser of servax, or a packaged one (crnn-ravdess, CC BY-NC-SA 4.0);
+            package.module:Class of your own (B, 1, M, F) or (B, T) to logits (B, C); folder of a
+            Hugging Face audio classifier, or hf://owner/name; an .onnx file (black box only).
         corpus: Name of a corpus, or the path of a CSV or Parquet manifest.
         tier: smoke (a minute), standard, or full (AutoAttack's steps and queries); an estimate
             comes first.
         knowledge: What attackers know: all, or some of oblivious, transfer, black_box, bpda and
             adaptive with commas between. Attackers who do not know the defence are never alone.
         defences: What is audited beside the bare model, NAME=WHAT with commas between: the folder
-            of a purifier (before the model) or of a recogniser (in its place), or a transform such
-            as mean-filter:3, gaussian-noise:0.02, quantise:4; for models of waveforms
-            low-pass:4000, resample:8000, mp3:0.5.
+            of a purifier (before the model) or of a recogniser (in its place), a packaged one
+            (ssad-plus-ravdess, CC BY-NC-SA 4.0), or a transform such as mean-filter:3,
+            gaussian-noise:0.02, quantise:4; for models of waveforms low-pass:4000, resample:8000,
+            mp3:0.5.
         surrogates: Recognisers whose gradients a transfer attack takes, NAME=FOLDER with commas
             between: trained with seeds of their own, of other architectures.
         radius: Size of the attacks, in units of the input; default .02 on the log-Mel of [0, 1]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from servax.cli.options import Groups
 from servax.cli.output import bar, print_json, print_table, say
 from servax.corpora import NAMES, Corpus, data_folder, describe, fetch, load
-from servax.errors import SettingError
 
 
 def show_all(*, as_json: bool) -> int:
@@ -96,7 +96,7 @@ def verify(name: str, *, root: str | None, scheme: str, as_json: bool) -> int:
 
 def show_folds(
     name: str,
-    groups: str,
+    groups: Groups,
     *,
     root: str | None,
     scheme: str,
@@ -104,10 +104,7 @@ def show_folds(
     as_json: bool,
 ) -> int:
     """Show folds and, when asked, store them."""
-    if groups != "speaker" and not groups.isdecimal():
-        raise SettingError("groups", groups, "a whole number, or speaker")
-    division: int | Literal["speaker"] = "speaker" if groups == "speaker" else int(groups)
-    folds = load(name, root, scheme=scheme).folds(division)
+    folds = load(name, root, scheme=scheme).folds(groups)
     rows = [
         {
             "fold": fold.index + 1,

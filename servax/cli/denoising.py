@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from servax.cli.options import Groups
 from servax.cli.processes import folder_of_main, main_bar, main_say
 from servax.cli.training import FoldChoice, steps_of
 from servax.defences import DenoiserTraining, train_denoiser
 from servax.errors import SettingError
 from servax.experiments.training import MODEL
-from servax.models import FrameTransformerSettings
+from servax.models import RestorerSettings
 from servax.purifier import preset as purifier_preset
 from servax.training import Compute, Processes, launch
 
@@ -22,7 +23,7 @@ def denoiser(
     noise: float,
     root: str | None,
     scheme: str,
-    groups: int,
+    groups: Groups,
     held_out: int,
     preset: str,
     epochs: int,
@@ -46,7 +47,7 @@ def denoiser(
 def _denoiser(
     fold: FoldChoice,
     out: str,
-    network: FrameTransformerSettings,
+    network: RestorerSettings,
     training: DenoiserTraining,
     seed: int,
     compute: Compute,

@@ -39,7 +39,7 @@ def attack_sounds(
     as_json: bool,
 ) -> int:
     """Attack each sound; one bad file never stops the others."""
-    recogniser = load_recogniser(Path(model))
+    recogniser = load_recogniser(model)
     if label not in recogniser.labels:
         raise SettingError.choice("label", label, recogniser.labels)
     y = torch.tensor([recogniser.labels.index(label)])

@@ -9,8 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from servax.cli.options import Groups
 from servax.cli.processes import folder_of_main, main_bar, main_say
 from servax.corpora import cache_folder, load
+from servax.corpora.loading import COLUMN_SCHEMES
 from servax.errors import SettingError
 from servax.experiments.training import (
     MODEL,
@@ -23,8 +25,8 @@ from servax.experiments.training import (
     train_recogniser,
 )
 from servax.features import FrontEnd, FrontEndSettings, extract
-from servax.models import DiscriminatorSettings, FrameTransformerSettings
-from servax.purifier import PurifierTraining
+from servax.models import DiscriminatorSettings, RestorerSettings
+from servax.purifier import PurifierTraining, SurrogateTraining
 from servax.purifier import preset as purifier_preset
 from servax.training import Compute, Processes, Progress, RecogniserTraining, launch
 
@@ -35,7 +37,7 @@ def recogniser(
     *,
     root: str | None,
     scheme: str,
-    groups: int,
+    groups: Groups,
     held_out: int,
     width: int,
     epochs: int,
@@ -91,11 +93,11 @@ def purifier(
     *,
     root: str | None,
     scheme: str,
-    groups: int,
+    groups: Groups,
     held_out: int,
     preset: str,
-    epochs: int,
-    ssa_steps: int,
+    epochs: int | None,
+    ssa_steps: int | None,
     seed: int,
     device: str,
     processes: Processes,
@@ -104,8 +106,11 @@ def purifier(
     compute = Compute(device=device)
     kind = compute.resolve()  # a wrong device is refused before any work is done
     chosen = purifier_preset(preset)
-    ssa = replace(chosen.training.ssa, steps=ssa_steps)
-    training = replace(chosen.training, ssa=ssa, epochs=epochs)
+    training = chosen.training
+    if ssa_steps is not None:
+        training = replace(training, ssa=replace(training.ssa, steps=ssa_steps))  # type: ignore[arg-type]
+    if epochs is not None:
+        training = replace(training, epochs=epochs)
     fold = FoldChoice(corpus, root, scheme, groups, held_out)
     work = partial(_purifier, fold, extractor, out, chosen.network, training, seed, compute)
     launch(work, processes, device=kind, prepare=partial(_parts_of_extractor, fold, extractor))
@@ -116,8 +121,8 @@ def _purifier(
     fold: FoldChoice,
     extractor: str,
     out: str,
-    network: FrameTransformerSettings,
-    training: PurifierTraining,
+    network: RestorerSettings,
+    training: PurifierTraining | SurrogateTraining,
     seed: int,
     compute: Compute,
 ) -> None:
@@ -168,7 +173,7 @@ class FoldChoice:
     corpus: str
     root: str | None
     scheme: str
-    groups: int
+    groups: Groups
     held_out: int
 
     def parts(self) -> Parts:
@@ -176,7 +181,9 @@ class FoldChoice:
         return chosen_parts(self.corpus, self.root, self.scheme, self.groups, self.held_out)
 
 
-def chosen_parts(corpus: str, root: str | None, scheme: str, groups: int, held_out: int) -> Parts:
+def chosen_parts(
+    corpus: str, root: str | None, scheme: str, groups: Groups, held_out: int
+) -> Parts:
     """Return the datasets of one fold of a corpus, held-out groups counted from 1."""
     whole = load(corpus, root, scheme=scheme)
     folds = whole.folds(groups)
@@ -193,8 +200,13 @@ def chosen_parts(corpus: str, root: str | None, scheme: str, groups: int, held_o
 
 def identity(parts: Parts, **settings: Any) -> str:
     """Return the text that tells a run on these speakers from others (`fit`)."""
-    people = [*parts.train.corpus.utterances["utterance"]]
-    return json.dumps({"train": people, **settings}, sort_keys=True, default=list)
+    corpus = parts.train.corpus
+    told: dict[str, Any] = {"train": [*corpus.utterances["utterance"]]}
+    if corpus.scheme in COLUMN_SCHEMES:
+        # The same utterances with other labels; the schemes of emotions need no name, since
+        # trainings begun before there were others are resumed.
+        told["scheme"] = corpus.scheme
+    return json.dumps({**told, **settings}, sort_keys=True, default=list)
 
 
 def steps_of(update: Callable[[int, int], None]) -> Callable[[Progress], None]:

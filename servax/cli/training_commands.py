@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from servax.cli.options import Scheme
+from servax.cli.options import Groups, Scheme
 
 
 def train_recogniser(
@@ -13,7 +13,7 @@ def train_recogniser(
     network: Literal["vgg16", "resnet", "crnn"] = "vgg16",
     root: str | None = None,
     scheme: Scheme = "four",
-    groups: int = 6,
+    groups: Groups = 6,
     held_out: int = 1,
     width: int = 64,
     epochs: int = 60,
@@ -31,8 +31,9 @@ def train_recogniser(
         out: Folder for weights, checkpoint and log (-o for short); a checkpoint there is resumed.
         network: vgg16 (the paper's; extractors must be one), resnet (ResNet-18) or crnn.
         root: Folder of the corpus; default $SERVAX_DATA/<name>.
-        scheme: Label scheme.
-        groups: Into how many groups the speakers are divided.
+        scheme: What is the label: native (the corpus' own), four (emotions), speaker or gender.
+        groups: Into how many groups the speakers are divided; or speaker (each of them), text (each
+            text; speakers on both sides) or official (the published split).
         held_out: Which group is held out, from 1.
         width: Channels of the first block; 64 is the published VGG-16 and ResNet.
         epochs: Most epochs.
@@ -69,11 +70,11 @@ def train_purifier(
     out: str = "runs/purifier",
     root: str | None = None,
     scheme: Scheme = "four",
-    groups: int = 6,
+    groups: Groups = 6,
     held_out: int = 1,
     preset: str = "ssad",
-    epochs: int = 60,
-    ssa_steps: int = 10,
+    epochs: int | None = None,
+    ssa_steps: int | None = None,
     seed: int = 0,
     device: str = "auto",
     devices: int = 1,
@@ -88,12 +89,15 @@ def train_purifier(
         extractor: Folder of a recogniser trained by `servax train recogniser` on the same fold.
         out: Folder for weights, checkpoint and log (-o for short); a checkpoint there is resumed.
         root: Folder of the corpus; default $SERVAX_DATA/<name>.
-        scheme: Label scheme.
-        groups: Into how many groups the speakers are divided.
+        scheme: What is the label: native (the corpus' own), four (emotions), speaker or gender.
+        groups: Into how many groups the speakers are divided; or speaker (each of them), text (each
+            text; speakers on both sides) or official (the published split).
         held_out: Which group is held out, from 1.
-        preset: ssad (predicts the spectrogram) or ssad-residual (predicts a change).
-        epochs: Most epochs; patience is 5.
-        ssa_steps: Ascent steps of the augmentation, each of .01 on the [0, 1] scale (.8 dB).
+        preset: ssad (predicts the spectrogram), ssad-residual (predicts a change) or ssad-plus (a
+            U-Net behind shuffled texture, trained with the extractor as a surrogate).
+        epochs: Most epochs; default the preset's: 60 with patience 5, of ssad-plus 13.
+        ssa_steps: Ascent steps of the augmentation; default 10, each of .01 on the [0, 1] scale
+            (.8 dB); of ssad-plus 1 to 4, drawn anew for each batch.
         seed: Seeds weights, batches and distortions.
         device: auto, cpu, cuda or cuda:N.
         devices: Processes on this machine, one per GPU; on a CPU, CPU processes. They share each
@@ -128,7 +132,7 @@ def train_denoiser(
     noise: float = 0.03,
     root: str | None = None,
     scheme: Scheme = "four",
-    groups: int = 6,
+    groups: Groups = 6,
     held_out: int = 1,
     preset: str = "ssad",
     epochs: int = 60,
@@ -146,8 +150,9 @@ def train_denoiser(
         out: Folder for weights, checkpoint and log (-o for short); a checkpoint there is resumed.
         noise: Standard deviation of the noise, on the [0, 1] scale (.03 is 2.4 dB).
         root: Folder of the corpus; default $SERVAX_DATA/<name>.
-        scheme: Label scheme.
-        groups: Into how many groups the speakers are divided.
+        scheme: What is the label: native (the corpus' own), four (emotions), speaker or gender.
+        groups: Into how many groups the speakers are divided; or speaker (each of them), text (each
+            text; speakers on both sides) or official (the published split).
         held_out: Which group is held out, from 1.
         preset: The network: ssad (predicts the spectrogram) or ssad-residual (predicts a change).
         epochs: Most epochs; patience is 5.
@@ -190,7 +195,7 @@ def train_adversarial(
     iterations: int | None = None,
     root: str | None = None,
     scheme: Scheme = "four",
-    groups: int = 6,
+    groups: Groups = 6,
     held_out: int = 1,
     width: int = 64,
     seed: int = 0,
@@ -217,8 +222,9 @@ def train_adversarial(
             with masks, shifts, class weights and a falling learning rate; for a CPU).
         iterations: Iterations in all; the plain part keeps its share. Default is the schedule's.
         root: Folder of the corpus; default $SERVAX_DATA/<name>.
-        scheme: Label scheme.
-        groups: Into how many groups the speakers are divided.
+        scheme: What is the label: native (the corpus' own), four (emotions), speaker or gender.
+        groups: Into how many groups the speakers are divided; or speaker (each of them), text (each
+            text; speakers on both sides) or official (the published split).
         held_out: Which group is held out, from 1.
         width: Channels of the first block; 64 is the published network.
         seed: Seeds weights, batches and attacks.

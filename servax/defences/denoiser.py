@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from torch.nn.functional import mse_loss
 
 from servax.errors import SettingError
 from servax.features import Dataset, FrontEndSettings
-from servax.models import FrameTransformer, FrameTransformerSettings
+from servax.models import FrameTransformerSettings, RestorerSettings, new_restorer
 from servax.purifier.purifier import Purifier
 from servax.training import Compute, Fitted, Progress, Schedule, fit, generator, global_seed
 from servax.training.loop import Terms
@@ -117,7 +117,7 @@ def train_denoiser(
     training: DenoiserTraining,
     folder: Path,
     *,
-    network: FrameTransformerSettings | None = None,
+    network: RestorerSettings | None = None,
     front_end: FrontEndSettings | None = None,
     seed: int = 0,
     compute: Compute | None = None,
@@ -145,7 +145,7 @@ def train_denoiser(
     """
     kind = network or FrameTransformerSettings()
     with global_seed(seed, "weights"):
-        denoiser = FrameTransformer(**asdict(kind))
+        denoiser = new_restorer(kind)
     trainer = DenoiserTrainer(denoiser, train, validation, training, seed=seed, compute=compute)
     identity = _identity(train, validation, kind, training, front_end, seed)
     fitted = fit(

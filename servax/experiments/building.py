@@ -54,7 +54,7 @@ def build(kind: type[Settings], given: Mapping[Any, Any], where: str = "") -> Se
             )
     for name, field in known.items():
         if name not in given and field.default is MISSING and field.default_factory is MISSING:
-            raise ServaxError(f"has no '{where}{name}', which every recipe needs.")
+            raise ServaxError(f"has no '{where}{name}', which must be given.")
     values = {key: _value(hints[key], value, f"{where}{key}") for key, value in given.items()}
     try:
         return kind(**values)
@@ -77,6 +77,8 @@ def _value(hint: Any, given: object, where: str) -> Any:
         if words and rest and isinstance(given, str):
             allowed = ", ".join(repr(word) for word in words)
             raise _misfit(where, given, f"{WORDS[rest[0]]} or {allowed}")
+        if is_dataclass(given) and type(given) in kinds:
+            return given  # built already, by one who knew which of several kinds is meant
         return _value((rest or choices)[0], given, where)
     if isinstance(hint, type) and is_dataclass(hint):
         return build(hint, _mapping(given, where), f"{where}.")
@@ -85,7 +87,8 @@ def _value(hint: Any, given: object, where: str) -> Any:
         return {_scalar(str, k, where): _value(arguments[1], v, f"{where}.{k}") for k, v in entries}
     if origin is tuple:
         if not isinstance(given, list):
-            raise _misfit(where, given, f"a list, each entry {WORDS[arguments[0]]}")
+            each = WORDS.get(arguments[0], "keys and values")
+            raise _misfit(where, given, f"a list, each entry {each}")
         return tuple(_value(arguments[0], entry, f"an entry of {where}") for entry in given)
     if origin is Literal:
         if given not in arguments:

@@ -33,7 +33,7 @@ class CorpusChoice:
     root: str | None = None
     """Folder of the corpus; default `$SERVAX_DATA/<name>`."""
     scheme: str = "four"
-    """Label scheme: `native` or `four`."""
+    """What is the label: `native` (the corpus' own), `four` (emotions), `speaker` or `gender`."""
     seed: int = 0
     """Seed of the synthetic corpus; others have no use for it."""
 
@@ -88,8 +88,9 @@ class Variant:
     """How it is trained; what is not given is as in the paper, not as in the preset."""
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            raise SettingError.choice("preset", self.preset, PRESETS)
+        varied = [name for name in PRESETS if isinstance(PRESETS[name].training, PurifierTraining)]
+        if self.preset not in varied:
+            raise SettingError.choice("preset", self.preset, varied)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from servax.experiments.recipe import Recipe
 from servax.experiments.stages import Watcher
 from servax.experiments.training import Parts, fold_parts
 from servax.features import Features, FrontEnd, extract
-from servax.purifier import PurifierTraining
+from servax.purifier import PurifierTraining, SurrogateTraining
 from servax.training import RecogniserTraining, epoch_order
 
 
@@ -90,7 +90,9 @@ class Prepared:
             self.folds[index], self.features, r.front_end, window_db=r.window_db, scale=r.scale
         )
 
-    def training_steps(self, index: int, training: RecogniserTraining | PurifierTraining) -> int:
+    def training_steps(
+        self, index: int, training: RecogniserTraining | PurifierTraining | SurrogateTraining
+    ) -> int:
         """Return the steps of a training that runs all its epochs."""
         return training.epochs * self.steps_per_epoch(index, training.batch_size)
 

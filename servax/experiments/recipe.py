@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
+from servax.corpora.partition import Groups, check_groups
 from servax.errors import RecipeError, ServaxError, SettingError
 from servax.evaluation.grid import AttackGrid
 from servax.experiments.building import build
@@ -24,12 +25,12 @@ from servax.experiments.choices import (
 from servax.experiments.training import RECOGNISERS, NetworkName
 from servax.features import FrontEndSettings
 from servax.models import DiscriminatorSettings
-from servax.purifier import PRESETS, Preset, PurifierTraining
+from servax.purifier import PRESETS, Preset, PurifierTraining, SurrogateTraining
 from servax.training import Compute, RecogniserTraining
 
 MAX_BYTES = 1_000_000
 LARGEST_COUNT = 100_000
-"""More speakers than any corpus has."""
+"""More speakers and texts than any corpus has."""
 SMALLEST_INPUT = 32
 """VGG-16 halves its input five times."""
 
@@ -42,8 +43,9 @@ class Recipe:
     """Name of the run: letters, digits, `-` and `_`."""
     corpus: CorpusChoice
     """The recordings."""
-    groups: int | Literal["speaker"] = 6
-    """Into how many groups the speakers are divided, each held out once; or each `speaker`."""
+    groups: Groups = 6
+    """Into how many groups the speakers are divided, each held out once; or each `speaker`, each
+    `text`, or the `official` split."""
     held_out: tuple[int, ...] | None = None
     """Which groups are held out, from 1; none means all."""
     seeds: tuple[int, ...] = (0,)
@@ -62,8 +64,8 @@ class Recipe:
     """Training of the target and, with another seed, of the extractor."""
     discriminator: DiscriminatorSettings = field(default_factory=DiscriminatorSettings)
     """D."""
-    purifiers: dict[str, PurifierTraining | None] = field(
-        default_factory=lambda: dict.fromkeys(PRESETS)
+    purifiers: dict[str, PurifierTraining | SurrogateTraining | None] = field(
+        default_factory=lambda: dict.fromkeys(("ssad", "ssad-residual"))
     )
     """Purifier presets and, where it differs from the preset's, their training."""
     variants: dict[str, Variant] = field(default_factory=dict)
@@ -84,8 +86,9 @@ class Recipe:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", self.name):
             raise SettingError("name", self.name, "1 to 64 letters, digits, '-' and '_'")
-        if self.groups == "speaker":
-            self.folds(LARGEST_COUNT)  # how many speakers there are is known later
+        check_groups(self.groups, self.corpus.scheme)
+        if isinstance(self.groups, str):
+            self.folds(LARGEST_COUNT)  # how many speakers or texts there are is known later
         elif self.groups < 3:
             raise SettingError("groups", self.groups, "at least 3: test, validation, training")
         else:
@@ -116,11 +119,15 @@ class Recipe:
             if name not in PRESETS:
                 raise SettingError.choice("purifiers", name, PRESETS)
             # Said now, not when the recogniser has been trained for hours.
-            given, expected = self.front_end.logmel.mels, PRESETS[name].network.mels
-            if given != expected:
+            network = PRESETS[name].network
+            given, expected = self.front_end.logmel.mels, getattr(network, "mels", None)
+            if expected not in (None, given):
                 raise SettingError(
                     "front_end.logmel.mels", given, f"{expected}, the size of a token of {name}"
                 )
+            kind, training = type(PRESETS[name].training), self.purifiers[name]
+            if not isinstance(training, kind | None):
+                raise SettingError(f"purifiers.{name}", type(training).__name__, kind.__name__)
         for name, variant in self.variants.items():
             if not re.fullmatch(rf"{re.escape(variant.preset)}-[A-Za-z0-9][A-Za-z0-9_.-]*", name):
                 expected_name = f"the preset, '-' and a word, such as {variant.preset}-no-gan"
@@ -176,9 +183,26 @@ def load_recipe(path: str | Path) -> Recipe:
     path = Path(path)
     given = _read(path)
     try:
-        return build(Recipe, given)
+        return build(Recipe, _with_trainings(given))
     except ServaxError as error:
         raise RecipeError(path, str(error)) from None
+
+
+def _with_trainings(given: dict[Any, Any]) -> dict[Any, Any]:
+    """Return a recipe's keys and values with each preset's training as one of its own kind.
+
+    Presets are trained in different ways, and `epochs` alone would not say which is meant.
+    """
+    purifiers = given.get("purifiers")
+    if not isinstance(purifiers, dict):
+        return given
+    built = {
+        name: build(type(PRESETS[name].training), training, f"purifiers.{name}.")
+        if isinstance(training, dict) and name in PRESETS
+        else training
+        for name, training in purifiers.items()
+    }
+    return {**given, "purifiers": built}
 
 
 class _Loader(yaml.SafeLoader):

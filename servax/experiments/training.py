@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
-
 from servax.corpora import Fold
 from servax.defences.adversarial import AdversarialTrainer, AdversarialTraining, Objective
 from servax.errors import CheckpointError, ServaxError, SettingError
@@ -28,16 +26,23 @@ from servax.models import (
     VGG16,
     Discriminator,
     DiscriminatorSettings,
-    FrameTransformer,
-    FrameTransformerSettings,
     ResNet,
+    RestorerSettings,
     feature_extractor,
     frozen,
     load_network,
+    new_restorer,
     save_network,
 )
 from servax.models.storage import SETTINGS
-from servax.purifier import Purifier, PurifierTrainer, PurifierTraining
+from servax.pretrained import no_such_folder, resolve
+from servax.purifier import (
+    Purifier,
+    PurifierTrainer,
+    PurifierTraining,
+    SurrogateTrainer,
+    SurrogateTraining,
+)
 from servax.training import (
     Compute,
     Fitted,
@@ -155,12 +160,18 @@ def new_recogniser(
         return RECOGNISERS[network](classes, width)
 
 
-def load_recogniser(folder: Path) -> Recogniser:
-    """Return the recogniser in a folder written by `train_recogniser`.
+def load_recogniser(where: str | Path) -> Recogniser:
+    """Return the recogniser in a folder written by `train_recogniser`, or a packaged one.
+
+    Args:
+        where: The folder, else a name of `servax.pretrained.names`.
 
     Raises:
         CheckpointError: It is missing, broken, or no recogniser.
     """
+    folder = resolve(where)
+    if not folder.is_dir():
+        raise no_such_folder(where, "one of servax train", role="recogniser")
     stored = load_network(folder)
     extra = stored.extra
     if not isinstance(stored.network, RecogniserNetwork) or extra.get("role") != "recogniser":
@@ -184,8 +195,8 @@ def load_recogniser(folder: Path) -> Recogniser:
 def train_purifier(
     parts: Parts,
     extractor: VGG16,
-    network: FrameTransformerSettings,
-    training: PurifierTraining,
+    network: RestorerSettings,
+    training: PurifierTraining | SurrogateTraining,
     discriminator: DiscriminatorSettings,
     folder: Path,
     *,
@@ -194,22 +205,29 @@ def train_purifier(
     compute: Compute,
     progress: Any = None,
 ) -> Fitted:
-    """Train P against D with a frozen extractor and leave the best P in ``folder/model``.
+    """Train P with a frozen extractor and leave the best P in ``folder/model``.
 
-    The protected recogniser has no part in this: only the extractor's weights are used.
+    Against D, or, as `SurrogateTraining` says, with the extractor as the only surrogate. The
+    protected recogniser has no part in this: only the extractor's weights are used.
     """
+    speech = (parts.train, parts.validation)
+    trainer: PurifierTrainer | SurrogateTrainer
     with global_seed(seed, "weights"):
-        purifier_network: nn.Module = FrameTransformer(**asdict(network))
-        trainer = PurifierTrainer(
-            purifier_network,
-            Discriminator(discriminator),
-            feature_extractor(frozen(extractor), training.tap),
-            parts.train,
-            parts.validation,
-            training,
-            seed=seed,
-            compute=compute,
-        )
+        purifier_network = new_restorer(network)
+        if isinstance(training, SurrogateTraining):
+            trainer = SurrogateTrainer(
+                purifier_network, [extractor], *speech, training, seed=seed, compute=compute
+            )
+        else:
+            trainer = PurifierTrainer(
+                purifier_network,
+                Discriminator(discriminator),
+                feature_extractor(frozen(extractor), training.tap),
+                *speech,
+                training,
+                seed=seed,
+                compute=compute,
+            )
     fitted = fit(
         trainer, training.schedule(), folder, seed=seed, settings=settings, progress=progress
     )

@@ -1,18 +1,23 @@
 """SSA, the losses, the training of P against D, and the trained `Purifier`."""
 
+from servax.purifier.decision import DecisionSSA
 from servax.purifier.losses import LossWeights
 from servax.purifier.presets import PRESETS, Preset, preset
 from servax.purifier.purifier import Purifier
 from servax.purifier.ssa import SSA
+from servax.purifier.surrogate_training import SurrogateTrainer, SurrogateTraining
 from servax.purifier.training import PurifierTrainer, PurifierTraining
 
 __all__ = [
     "PRESETS",
     "SSA",
+    "DecisionSSA",
     "LossWeights",
     "Preset",
     "Purifier",
     "PurifierTrainer",
     "PurifierTraining",
+    "SurrogateTrainer",
+    "SurrogateTraining",
     "preset",
 ]

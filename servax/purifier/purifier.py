@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from huggingface_hub import ModelHubMixin
@@ -16,9 +16,10 @@ from servax.errors import CheckpointError, ServaxError, unwritable
 from servax.features import FrontEndSettings, Scaling, make_scale
 from servax.models import frozen, load_network, save_network
 from servax.models.storage import SETTINGS, WEIGHTS
+from servax.pretrained import no_such_folder, resolve
 from servax.purifier.sound import purify_waveform
 
-ROLE = "purifier"
+ROLE: Literal["purifier"] = "purifier"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 CARD = """---
 {{ card_data }}
@@ -124,26 +125,26 @@ class Purifier(
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> Purifier:
-        """Return the purifier saved in a folder or on the Hugging Face hub.
+        """Return the purifier saved in a folder, in the package or on the Hugging Face hub.
 
         Args:
-            pretrained_model_name_or_path: A folder written by `save_pretrained`, or a hub id
-                such as ``user/name``.
+            pretrained_model_name_or_path: A folder written by `save_pretrained`, else a name of
+                `servax.pretrained.names`, else a hub id such as ``user/name``.
             **hub: Passed on to huggingface_hub's `snapshot_download` (revision, token, cache_dir
                 ...).
 
         Raises:
-            CheckpointError: There is no such folder, the hub does not give it, its files are
-                broken, or it holds something else.
+            CheckpointError: There is no such folder or name, the hub does not give it, its files
+                are broken, or it holds something else.
         """
         name = str(pretrained_model_name_or_path)
-        folder = Path(name).expanduser()
+        folder = resolve(name)
         if not folder.is_dir():
             if not HUB_ID.fullmatch(name):
-                raise CheckpointError(
+                raise no_such_folder(
                     name,
-                    "no such folder; expected one written by Purifier.save_pretrained, or a hub id "
-                    "such as user/name",
+                    "one written by Purifier.save_pretrained, a hub id such as user/name",
+                    role=ROLE,
                 )
             folder = _download(name, hub)
         return cls._read(folder)

@@ -90,14 +90,18 @@ class RestorerTrainer(NetworkTrainer[Settings], ABC):
         """Move the network along the gradient (B, 1, M, F) of the whole loss at its output."""
         s = self.settings
         self._steps_done += 1
-        warm = min(1.0, self._steps_done / s.warmup_steps) if s.warmup_steps else 1.0
         for group in self._optimiser.param_groups:
-            group["lr"] = s.learning_rate * warm
+            group["lr"] = self._rate(self._steps_done)
         self._optimiser.zero_grad(set_to_none=True)
         output.backward(gradient)  # type: ignore[no-untyped-call]
         if s.clip_norm:
             nn.utils.clip_grad_norm_(self.network.parameters(), s.clip_norm)
         self._optimiser.step()
+
+    def _rate(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 1."""
+        s = self.settings
+        return s.learning_rate * (min(1.0, step / s.warmup_steps) if s.warmup_steps else 1.0)
 
     def state(self) -> dict[str, Any]:
         """Return weights, optimiser state and the number of steps done."""

@@ -74,7 +74,10 @@ def test_the_residual_preset_predicts_a_change(manifest: Path) -> None:
 REFUSALS = [
     (["--noise", "0"], "noise is 0.0, expected a number in (0, 1], on the [0, 1] scale."),
     (["--epochs", "0"], "epochs is 0, expected a whole number of at least 1."),
-    (["--preset", "best"], "purifier preset is 'best', expected one of ssad, ssad-residual."),
+    (
+        ["--preset", "best"],
+        "purifier preset is 'best', expected one of ssad, ssad-plus, ssad-residual.",
+    ),
     (["--device", "tpu"], "device is 'tpu', expected auto, cpu, cuda or cuda:N."),
 ]
 

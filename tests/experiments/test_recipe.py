@@ -153,9 +153,9 @@ MALFORMED = {
     HEAD + "width: 1\nwidth: 2": "has the key 'width' twice (line 4), expected once.",
     HEAD + "attacks: {step: 1,\n step: 2}": "has the key 'step' twice (line 4), expected once.",
     # Keys.
-    "corpus: {name: ravdess}": "has no 'name', which every recipe needs.",
-    "name: trial": "has no 'corpus', which every recipe needs.",
-    "name: trial\ncorpus: {root: /x}": "has no 'corpus.name', which every recipe needs.",
+    "corpus: {name: ravdess}": "has no 'name', which must be given.",
+    "name: trial": "has no 'corpus', which must be given.",
+    "name: trial\ncorpus: {root: /x}": "has no 'corpus.name', which must be given.",
     HEAD + "grops: 4": f"unknown key 'grops', expected one of {KEYS}. Did you mean 'groups'?",
     HEAD + "1: 2": f"unknown key '1', expected one of {KEYS}.",
     HEAD + "attacks: {epsilon: [1]}": (
@@ -175,7 +175,17 @@ MALFORMED = {
     "name: 3\ncorpus: {name: a}": "name is 3, expected text (put it in quotes).",
     "name: trial\ncorpus: ravdess": "corpus is 'ravdess', expected keys and values.",
     "name: trial\ncorpus:": "corpus is None, expected keys and values.",
-    HEAD + "groups: four": "groups is 'four', expected a whole number or 'speaker'.",
+    HEAD + "groups: four": (
+        "groups is 'four', expected a whole number or 'speaker', 'text', 'official'."
+    ),
+    "name: trial\ncorpus: {name: ravdess, scheme: speaker}": (
+        "groups is 6, expected 'text' or 'official' with scheme 'speaker': speaker-independent "
+        "folds would test speakers that train nowhere."
+    ),
+    "name: trial\ncorpus: {name: ravdess, scheme: gender}\ngroups: text": (
+        "groups is 'text', expected 'speaker' or a whole number with scheme 'gender': whoever "
+        "knows a speaker knows the gender."
+    ),
     HEAD + "groups: 2.5": "groups is 2.5, expected a whole number.",
     HEAD + "groups: true": "groups is True, expected a whole number.",
     HEAD + "held_out: 3": "held_out is 3, expected a list, each entry a whole number.",
@@ -199,7 +209,8 @@ MALFORMED = {
         "corpus.name is '', expected a known corpus or the path of a manifest."
     ),
     "name: trial\ncorpus: {name: a, scheme: five}": (
-        "corpus.scheme is 'five', expected one of four, native. Did you mean 'native'?"
+        "corpus.scheme is 'five', expected one of four, gender, native, speaker. "
+        "Did you mean 'native'?"
     ),
     HEAD + "network: resnet18": (
         "network is 'resnet18', expected one of crnn, resnet, vgg16. Did you mean 'resnet'?"
@@ -251,9 +262,10 @@ MALFORMED = {
     HEAD + "window_db: -3": "window_db is -3.0, expected a width above 0 dB.",
     HEAD + "batch_size: 0": "batch_size is 0, expected a whole number of at least 1.",
     HEAD + "purifiers: {sad: }": (
-        "purifiers is 'sad', expected one of ssad, ssad-residual. Did you mean 'ssad'?"
+        "purifiers is 'sad', expected one of ssad, ssad-plus, ssad-residual. Did you mean 'ssad'?"
     ),
-    HEAD + "purifiers: {}": "purifiers is {}, expected at least one of ssad, ssad-residual.",
+    HEAD
+    + "purifiers: {}": "purifiers is {}, expected at least one of ssad, ssad-residual, ssad-plus.",
     HEAD + "purifiers: {ssad: {tap: conv6_1}}": (
         f"purifiers.ssad.tap is 'conv6_1', expected one of {', '.join(sorted(TAPS))}. "
         "Did you mean 'conv5_1'?"

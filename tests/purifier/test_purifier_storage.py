@@ -17,6 +17,7 @@ import servax
 from servax.errors import CheckpointError
 from servax.features import FrontEndSettings, LogMelSettings, Scale, ScaleSettings
 from servax.models import VGG16, FrameTransformer, save_network
+from servax.pretrained import names
 from servax.purifier import Purifier
 from servax.training import global_seed
 
@@ -228,8 +229,8 @@ def test_a_recogniser_is_no_purifier(tmp_path: Path) -> None:
 )
 def test_a_missing_folder_is_said(name: str) -> None:
     sentence = (
-        f"{name}: no such folder; expected one written by Purifier.save_pretrained, or a hub id "
-        "such as user/name."
+        f"{name}: no such folder; expected one written by Purifier.save_pretrained, a hub id such "
+        f"as user/name, or a packaged purifier ({', '.join(names('purifier'))})."
     )
     with pytest.raises(CheckpointError, match=f"^{re.escape(sentence)}$"):
         Purifier.from_pretrained(name)

@@ -341,12 +341,12 @@ def test_the_papers_configuration_is_the_preset() -> None:
     assert preset("ssad-residual").network.residual
     assert preset("ssad-residual").training == training
     assert training.schedule().monitor == "validation/loss"
-    assert list(PRESETS) == ["ssad", "ssad-residual"]
+    assert list(PRESETS) == ["ssad", "ssad-residual", "ssad-plus"]
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:
     sentence = (
-        "purifier preset is 'ssad-residuals', expected one of ssad, ssad-residual. "
+        "purifier preset is 'ssad-residuals', expected one of ssad, ssad-plus, ssad-residual. "
         "Did you mean 'ssad-residual'?"
     )
     with pytest.raises(SettingError, match=f"^{re.escape(sentence)}$"):

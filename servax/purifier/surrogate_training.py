@@ -1,0 +1,198 @@
+"""Trains a purifier through surrogates: recognisers that stand in for targets nobody has shown.
+
+Each step draws one surrogate, distorts the batch by what moves its decisions (`DecisionSSA`),
+purifies, and asks that the surrogate then decides and hears as it did on the clean input: KL
+divergence of its output (denoised smoothing, Salman et al. 2020, "stability" objective), features
+at several depths (HGD, Liao et al. 2018), pixels. No discriminator.
+
+Knowledge: P0 (no weights of the target) and P2 (no label; the surrogates have had labels of theirs)
+are kept; P3 is given up, since the distortion attacks logits, and P1 only holds for targets whose
+architecture is none of the surrogates'.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from servax.errors import SettingError
+from servax.features import Dataset
+from servax.purifier.decision import DecisionSSA, divergence
+from servax.purifier.losses import pixel_loss
+from servax.purifier.surrogate import Surrogate
+from servax.training import Compute, Schedule, generator
+from servax.training.loop import Terms
+from servax.training.restorer import RestorerTrainer
+
+
+@dataclass(frozen=True)
+class SurrogateTraining:
+    """Settings of a purifier's training through surrogates."""
+
+    ssa: DecisionSSA = field(default_factory=DecisionSSA)
+    """The augmentation."""
+    decision: float = 1.0
+    """Weight of the divergence of the surrogate's output."""
+    feature: float = 1.0
+    """Weight of the features' mean absolute difference, relative to their mean size."""
+    pixel: float = 0.1
+    """Weight of L_pix (eq. 4)."""
+    frames: int = 192
+    """Length of the random stretch of each utterance a step sees; shorter utterances pass whole."""
+    epochs: int = 13
+    """Most epochs."""
+    patience: int = 13
+    """Epochs without a lower validation loss before training stops."""
+    batch_size: int = 16
+    """Utterances per step."""
+    learning_rate: float = 1e-3
+    """Of Adam, at the start of the cosine schedule."""
+    warmup_steps: int = 20
+    """Steps over which the learning rate rises linearly from 0; 0 switches it off."""
+    clip_norm: float = 1.0
+    """Largest Euclidean norm of the gradient; 0 switches clipping off."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.ssa, dict):  # settings read back from JSON arrive as plain dicts
+            object.__setattr__(self, "ssa", DecisionSSA(**self.ssa))
+        for name in ("decision", "feature", "pixel"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise SettingError(name, getattr(self, name), "a finite number of at least 0")
+        if self.decision == self.feature == self.pixel == 0:
+            raise SettingError(
+                "decision, feature, pixel", (0, 0, 0), "at least one above 0, or nothing is learned"
+            )
+        if self.frames < 32:
+            raise SettingError("frames", self.frames, "a whole number of at least 32")
+        if self.batch_size < 2:
+            raise SettingError("batch_size", self.batch_size, "a whole number of at least 2")
+        if not 0 < self.learning_rate <= 1:
+            raise SettingError("learning_rate", self.learning_rate, "a number in (0, 1]")
+        if self.warmup_steps < 0:
+            raise SettingError("warmup_steps", self.warmup_steps, "a whole number of at least 0")
+        if not self.clip_norm >= 0:
+            raise SettingError("clip_norm", self.clip_norm, "a number of at least 0")
+        self.schedule()
+
+    def schedule(self) -> Schedule:
+        """Return when training stops and which epoch is kept."""
+        return Schedule(self.epochs, self.patience, monitor="validation/loss", mode="min")
+
+
+class SurrogateTrainer(RestorerTrainer[SurrogateTraining]):
+    """P in training through surrogates, to be driven by `servax.training.fit`.
+
+    Args:
+        network: P, from (B, 1, M, F) to the same shape.
+        surrogates: Recognisers from (B, 1, M, F) to logits; none may be the model to protect.
+        train: Training speakers; their labels are not read.
+        validation: Validation speakers.
+        settings: How to train.
+        seed: Seeds batches, stretches, the choice of surrogates and the distortions.
+        compute: Device and precision.
+
+    Raises:
+        SettingError: There is no surrogate.
+    """
+
+    purpose = "purifier"
+    distortion = "decision-ssa"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        surrogates: Sequence[nn.Module],
+        train: Dataset,
+        validation: Dataset,
+        settings: SurrogateTraining,
+        *,
+        seed: int,
+        compute: Compute | None = None,
+    ) -> None:
+        if not surrogates:
+            raise SettingError("surrogates", [], "at least one trained recogniser")
+        super().__init__(network, train, validation, settings, seed=seed, compute=compute)
+        self.surrogates = [Surrogate(each).to(self.device) for each in surrogates]
+
+    def _step(self, x: Tensor, draws: torch.Generator) -> Terms:
+        """Move P on one batch x (B, 1, M, F)."""
+        s, team, whole = self.settings, self.team, len(x)
+        surrogate = self.surrogates[
+            int(torch.randint(0, len(self.surrogates), (), generator=draws))
+        ]
+        x = stretch(x, s.frames, draws)
+        draws, x = team.draws(draws, whole), team.cut(x)
+        share = team.share(len(x), whole)
+        with self.compute.autocast():
+            with torch.no_grad():
+                logits, features = surrogate.read(x)
+            purified = self._called(s.ssa(surrogate, x, logits, draws))
+        output = purified.detach().requires_grad_(True)
+        with self.compute.autocast():
+            terms = self._terms(surrogate, x, output, logits, features)
+        (gradient,) = torch.autograd.grad(terms["loss"] * share, output)
+        self._move(purified, gradient)
+        return team.means({name: term.detach() for name, term in terms.items()}, share)
+
+    def _terms(
+        self,
+        surrogate: Surrogate,
+        x: Tensor,
+        purified: Tensor,
+        logits: Tensor,
+        features: list[Tensor],
+    ) -> dict[str, Tensor]:
+        s = self.settings
+        heard, found = surrogate.read(purified)
+        decision = divergence(logits, heard).mean()
+        pixel = pixel_loss(x, purified)
+        loss = s.decision * decision + s.pixel * pixel
+        terms = {"decision": decision, "pixel": pixel}
+        if features:
+            terms["feature"] = torch.stack(
+                [
+                    (b - a).abs().mean() / a.abs().mean()
+                    for a, b in zip(features, found, strict=True)
+                ]
+            ).mean()
+            loss = loss + s.feature * terms["feature"]
+        return terms | {"loss": loss}
+
+    def _rate(self, step: int) -> float:
+        """Return the learning rate of a step from 1: warm-up, then half a cosine down to 0."""
+        steps = self.settings.epochs * self.steps_per_epoch()
+        return super()._rate(step) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, (step - 1) / steps)))
+
+    def validate(self, epoch: int) -> Terms:
+        """Return the loss terms on distorted validation speakers, the same in every epoch."""
+        del epoch
+        self.network.eval()
+        draws = generator(self.seed, self.distortion, "validation")
+        sums: Terms = {}
+        for surrogate in self.surrogates:
+            for batch in self._validation.batches(self.settings.batch_size, self.device):
+                share = len(batch.x) / len(self._validation) / len(self.surrogates)
+                with self.compute.autocast():
+                    with torch.no_grad():
+                        logits, features = surrogate.read(batch.x)
+                    moved = self.settings.ssa(surrogate, batch.x, logits, draws)
+                    with torch.no_grad():
+                        purified = self.network(moved)
+                        terms = self._terms(surrogate, batch.x, purified, logits, features)
+                for name, term in terms.items():
+                    key = f"validation/{name}"
+                    sums[key] = sums.get(key, 0.0) + share * float(term)
+        return sums
+
+
+def stretch(x: Tensor, frames: int, generator: torch.Generator) -> Tensor:
+    """Return a random stretch of `frames` frames of each of x (B, 1, M, F), all if F is less."""
+    if x.shape[3] <= frames:
+        return x
+    starts = torch.randint(0, x.shape[3] - frames + 1, (len(x), 1), generator=generator)
+    index = (starts + torch.arange(frames)).to(x.device)  # (B, frames)
+    return torch.gather(x, 3, index[:, None, None, :].expand(*x.shape[:3], frames))
