@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,13 @@ import pandas as pd
 
 from servax.corpora.description import Description
 from servax.corpora.fold import Fold
-from servax.corpora.partition import grouped, leave_one_speaker_out, natural_order
+from servax.corpora.partition import (
+    check_groups,
+    grouped,
+    leave_one_speaker_out,
+    natural_order,
+)
+from servax.corpora.shared import leave_one_text_out, official
 from servax.corpora.verification import Progress, Verification, verify
 from servax.errors import CorpusError, SettingError
 
@@ -49,7 +54,7 @@ class Corpus:
     root: Path
     """Folder that relative paths start from."""
     scheme: str
-    """Label scheme: ``native`` or ``four``."""
+    """Label scheme: ``native``, ``four``, ``speaker`` or ``gender``."""
     labels: tuple[str, ...]
     """Class names; a label's position is its class number."""
     utterances: pd.DataFrame = field(repr=False)
@@ -148,23 +153,29 @@ class Corpus:
         """
         return verify(self, progress=progress)
 
-    def folds(self, groups: int | Literal["speaker"]) -> list[Fold]:
-        """Return speaker-independent folds, always the same ones for the same utterances.
+    def folds(self, groups: int | str) -> list[Fold]:
+        """Return folds, always the same ones for the same utterances.
 
         Args:
             groups: A number cuts the naturally sorted speakers into that many contiguous groups,
                 as equal in size as possible: group i tests, the next validates, the rest trains.
                 ``"speaker"`` leaves one speaker out, its session partner validates (the paper's
                 ten folds of IEMOCAP); in a corpus without sessions the next speaker validates.
+                All these are speaker-independent. Two others are not: ``"text"`` leaves one text
+                out, and ``"official"`` is the split that the corpus was published with, one fold;
+                in both a fifth of the rest validates.
 
         Raises:
-            SettingError: `groups` does not fit the number of speakers.
+            SettingError: `groups` does not fit the speakers, the texts or the label scheme.
             LeakError: A recording stands in two parts of a fold.
             AudioError: A recording cannot be decoded.
         """
+        check_groups(groups, self.scheme)
+        if groups == "text":
+            return leave_one_text_out(self)
+        if groups == "official":
+            return [official(self)]
         if isinstance(groups, str):
-            if groups != "speaker":
-                raise SettingError("groups", groups, "'speaker' or a whole number")
             parts = leave_one_speaker_out(self._sessions())
         else:
             parts = grouped(self.speakers, groups)

@@ -109,10 +109,12 @@ class Description:
     """Every speaker of the complete corpus."""
     scan: Callable[[Path], Scan]
     """Reads names and tables below a root."""
-    schemes: tuple[str, ...] = ("native", "four")
+    schemes: tuple[str, ...] = ("native", "four", "speaker", "gender")
     """Label schemes that it can serve."""
     known_duplicates: tuple[frozenset[str], ...] = ()
     """Utterances published with identical sound."""
+    official_test: Callable[[str], bool] | None = None
+    """Tells the utterances of the published test set; None when no split was published."""
     download: Download | None = None
     """Archive that `fetch` may load; None when the corpus must be fetched by hand."""
     by_hand: str = ""

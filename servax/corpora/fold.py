@@ -8,11 +8,11 @@ import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from servax.corpora.leaks import refuse_leaks
+from servax.corpora.leaks import Apart, refuse_leaks
 from servax.errors import CorpusError, unwritable
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """One speaker-independent split of a corpus.
+    """One split of a corpus, speaker-independent unless `apart` says otherwise.
 
     Raises:
-        LeakError: A speaker or an identical recording stands in two parts.
+        LeakError: An identical recording, or what `apart` names, stands in two parts.
     """
 
     index: int
@@ -40,9 +40,11 @@ class Fold:
     """Utterances that decide when to stop."""
     test: Corpus
     """Utterances that are only ever scored."""
+    apart: Apart = "speaker"
+    """``speaker``, ``text`` (no tested text is heard in training) or ``utterance``."""
 
     def __post_init__(self) -> None:
-        refuse_leaks({part: getattr(self, part) for part in PARTS})
+        refuse_leaks({part: getattr(self, part) for part in PARTS}, apart=self.apart)
 
     @cached_property
     def hash(self) -> str:
@@ -63,6 +65,8 @@ class Fold:
             "index": self.index,
             "hash": self.hash,
         }
+        if self.apart != "speaker":
+            record["apart"] = self.apart  # the default is not named: the files stay as they were
         record |= {part: list(getattr(self, part).utterances["utterance"]) for part in PARTS}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +105,7 @@ class Fold:
                     f"first {missing[0]!r}: load the corpus with scheme {record['scheme']!r}."
                 )
             parts[part] = corpus.subset(np.asarray(known.isin(record[part])))
-        return cls(record["index"], **parts)
+        return cls(record["index"], **parts, apart=record.get("apart", "speaker"))
 
 
 def _hash(parts: dict[str, list[str]]) -> str:
@@ -127,4 +131,6 @@ def _read_record(path: Path) -> dict[str, Any]:
             isinstance(value, list) and not (value and all(isinstance(v, str) for v in value))
         ):
             raise CorpusError(f"{path}: its entry {key!r} is missing or malformed.")
+    if record.get("apart", "speaker") not in get_args(Apart):
+        raise CorpusError(f"{path}: its entry 'apart' is missing or malformed.")
     return record

@@ -13,7 +13,8 @@ speaker  george jackson lucas nicolas theo yweweler
 index    0 to 49; 0 to 4 are the official test set, 5 to 49 the training set
 =======  ====================================================================================
 
-The official split has every speaker on both sides, so it is not a `Fold`: `official_split`.
+The official split has every speaker on both sides: ``corpus.folds("official")``, or
+`official_split` for its two sets as they were published.
 """
 
 from __future__ import annotations
@@ -56,6 +57,11 @@ def _read(stem: str, path: str) -> Utterance | None:
     )
 
 
+def _is_test(utterance: str) -> bool:
+    """Tell whether an utterance is of the official test set."""
+    return int(utterance.rsplit("_", 1)[-1]) in TEST_INDICES
+
+
 def official_split(corpus: Corpus) -> tuple[Corpus, Corpus]:
     """Return the official training and test sets; they share their speakers.
 
@@ -64,8 +70,7 @@ def official_split(corpus: Corpus) -> tuple[Corpus, Corpus]:
     """
     if corpus.name != DESCRIPTION.name:
         raise CorpusError(f"{corpus.name} has no official split, only {DESCRIPTION.name} has one.")
-    index = corpus.utterances["utterance"].str.rsplit("_", n=1).str[-1].astype(int)
-    test = np.asarray(index.isin(TEST_INDICES))
+    test = np.array([_is_test(name) for name in corpus.utterances["utterance"]])
     return corpus.subset(~test), corpus.subset(test)
 
 
@@ -79,7 +84,8 @@ DESCRIPTION = Description(
     counts={str(digit): 300 for digit in range(10)},
     speakers=SPEAKERS,
     scan=scan,
-    schemes=("native",),
+    schemes=("native", "speaker"),
+    official_test=_is_test,
     by_hand="clone https://github.com/Jakobovski/free-spoken-digit-dataset, "
     "which holds the folder recordings",
 )

@@ -1,4 +1,4 @@
-"""Nothing that tests may have trained: speakers, recordings, overlapping stretches of one file.
+"""Nothing that tests may have trained: speakers or texts, recordings, overlapping stretches.
 
 Comparing recordings means decoding them (about 3 s for RAVDESS), so what was decoded is
 remembered for the life of the process, by path, size and time of change.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from servax import audio
 from servax.errors import LeakError
@@ -17,7 +17,10 @@ from servax.errors import LeakError
 if TYPE_CHECKING:
     from servax.corpora.corpus import Corpus
 
-__all__ = ["heard", "refuse_leaks"]
+__all__ = ["Apart", "heard", "refuse_leaks"]
+
+Apart = Literal["speaker", "text", "utterance"]
+"""What no two parts of a fold may share."""
 
 _remembered: dict[tuple[str, int, int, float, float], audio.Sound] = {}
 
@@ -44,18 +47,23 @@ def heard(path: Path, start: float, end: float) -> audio.Sound:
     return _remembered[key]
 
 
-def refuse_leaks(parts: Mapping[str, Corpus]) -> None:
+def refuse_leaks(parts: Mapping[str, Corpus], *, apart: Apart = "speaker") -> None:
     """Compare every two parts of a fold.
 
     Args:
         parts: Part name → its utterances.
+        apart: ``speaker``: no speaker stands in two parts. ``text``: no text of ``test`` stands
+            in another part. ``utterance``: recordings alone are compared.
 
     Raises:
-        LeakError: A speaker, an identical recording or overlapping stretches of one file stand in
-            two parts; the sentence names them.
+        LeakError: A speaker, a tested text, an identical recording or overlapping stretches of one
+            file stand in two parts; the sentence names them.
         AudioError: A recording cannot be decoded.
     """
-    _refuse_shared_speakers(parts)
+    if apart == "speaker":
+        _refuse_shared_speakers(parts)
+    elif apart == "text":
+        _refuse_tested_texts(parts)
     _refuse_overlaps(parts)
     _refuse_identical_sound(parts)
 
@@ -69,6 +77,17 @@ def _refuse_shared_speakers(parts: Mapping[str, Corpus]) -> None:
                     f"speaker {speaker} stands in {seen[speaker]} and in {part}: "
                     f"give each speaker to one part only."
                 )
+
+
+def _refuse_tested_texts(parts: Mapping[str, Corpus]) -> None:
+    tested = set(parts["test"].utterances["text"])
+    for part, corpus in parts.items():
+        shared = sorted(tested & set(corpus.utterances["text"]))
+        if part != "test" and shared:
+            raise LeakError(
+                f"text {shared[0]!r} stands in {part} and in test: give each tested text to test "
+                f"only."
+            )
 
 
 def _refuse_overlaps(parts: Mapping[str, Corpus]) -> None:

@@ -23,8 +23,10 @@ NAMES: dict[str, Description] = {
     for module in (ravdess, emodb, iemocap, cremad, nemo, fsdd, synthetic)
 }
 """Every corpus that servax knows by name."""
-SCHEMES = ("native", "four")
-"""Label schemes: the corpus' own labels, or angry, happy (and excited), neutral, sad."""
+SCHEMES = ("native", "four", "speaker", "gender")
+"""Label schemes: the corpus' own labels; angry, happy (and excited), neutral, sad; who speaks."""
+COLUMN_SCHEMES = ("speaker", "gender")
+"""Schemes whose label is another column of the table."""
 
 
 def describe(name: str) -> Description:
@@ -53,7 +55,8 @@ def load(
         root: Folder of the corpus; default ``$SERVAX_DATA/<name>``, for a manifest the folder
             that it lies in, for the synthetic corpus the cache folder (where it is made if it is
             not there yet).
-        scheme: ``native`` or ``four``.
+        scheme: What is the label: ``native`` (the corpus' own), ``four`` (emotions), ``speaker``
+            or ``gender``.
         limit: At most this many utterances, spread over speakers and labels; None for all.
         seed: Decides what the synthetic corpus says; other corpora have no use for it.
 
@@ -83,7 +86,8 @@ def _scan(description: Description, root: Path | None, scheme: str, seed: int) -
     if scheme not in description.schemes:
         raise CorpusError(
             f"{name} cannot serve scheme {scheme!r}: its labels are "
-            f"{', '.join(description.labels)}. Use scheme 'native'."
+            f"{', '.join(description.labels)}. "
+            f"Use scheme {' or '.join(repr(served) for served in description.schemes)}."
         )
     if name == synthetic.DESCRIPTION.name:
         folder = synthetic.generate(root, seed=seed)
@@ -125,19 +129,24 @@ def _build(
 ) -> Corpus:
     """Apply the scheme and the limit to what was found."""
     native = tuple(description.counts) if description else {u.emotion for u in found.utterances}
-    labels = _scheme(scheme, native, name)
-    kept = [u for u in found.utterances if u.emotion in labels]
+    emotions = _scheme("native" if scheme in COLUMN_SCHEMES else scheme, native, name)
+    kept = [u for u in found.utterances if u.emotion in emotions]
+    by_column = scheme in COLUMN_SCHEMES
+    labels = _column(scheme, kept, name) if by_column else set(emotions.values())
     if limit is not None:
         kept = _spread(kept, limit)
-    rows = [{**asdict(u), "label": labels[u.emotion]} for u in kept]
+    rows = [
+        {**asdict(u), "label": getattr(u, scheme) if by_column else emotions[u.emotion]}
+        for u in kept
+    ]
     return Corpus(
         name=name,
         root=root,
         scheme=scheme,
-        labels=tuple(sorted(set(labels.values()), key=natural_order)),
+        labels=tuple(sorted(labels, key=natural_order)),
         utterances=pd.DataFrame(rows, columns=list(COLUMNS)),
         description=description,
-        emotions=tuple(sorted(labels, key=natural_order)),
+        emotions=tuple(sorted(emotions, key=natural_order)),
         complete=limit is None,
         left_out=found.left_out,
     )
@@ -154,6 +163,22 @@ def _scheme(scheme: str, native: Sequence[str] | set[str], name: str) -> Mapping
                 f"{', '.join(EMOTIONS)}.{nearest(emotion, EMOTIONS)}"
             )
     return {emotion: FOUR[emotion] for emotion in native if emotion in FOUR}
+
+
+def _column(scheme: str, utterances: Sequence[Utterance], name: str) -> set[str]:
+    """Return the classes of a scheme whose label is a column of the table."""
+    found = [getattr(utterance, scheme) for utterance in utterances]
+    if found.count(""):
+        raise CorpusError(
+            f"{name} cannot serve scheme {scheme!r}: {found.count('')} of {len(found)} utterances "
+            f"do not say their {scheme}. Use scheme 'native', or name it for each utterance."
+        )
+    if len(set(found)) == 1:
+        raise CorpusError(
+            f"{name} cannot serve scheme {scheme!r}: every utterance is of {found[0]!r}, "
+            f"expected at least two classes. Use scheme 'native'."
+        )
+    return set(found)
 
 
 def _spread(utterances: Sequence[Utterance], limit: int) -> list[Utterance]:

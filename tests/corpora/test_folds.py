@@ -164,7 +164,10 @@ def test_recordings_are_decoded_once_until_they_change(
 @pytest.mark.parametrize(
     ("groups", "sentence"),
     [
-        ("session", "groups is 'session', expected 'speaker' or a whole number."),
+        (
+            "session",
+            "groups is 'session', expected one of 'speaker', 'text', 'official' or a whole number.",
+        ),
         (7, "groups is 7, expected 'speaker' or a whole number from 3 to 6 (the speakers)."),
     ],
 )

@@ -121,7 +121,9 @@ def test_refuses_an_unknown_name() -> None:
 
 
 def test_refuses_an_unknown_scheme() -> None:
-    sentence = "scheme is 'fours', expected one of four, native. Did you mean 'four'?"
+    sentence = (
+        "scheme is 'fours', expected one of four, gender, native, speaker. Did you mean 'four'?"
+    )
     with pytest.raises(SettingError, match=refusal(sentence)):
         load("ravdess", scheme="fours")
 
@@ -136,7 +138,7 @@ def test_refuses_a_limit(limit: int) -> None:
 def test_digits_have_no_four_emotions(tmp_path: Path) -> None:
     sentence = (
         "fsdd cannot serve scheme 'four': its labels are 0, 1, 2, 3, 4, 5, 6, 7, 8, 9. "
-        "Use scheme 'native'."
+        "Use scheme 'native' or 'speaker'."
     )
     with pytest.raises(CorpusError, match=refusal(sentence)):
         load("fsdd", tmp_path, scheme="four")
