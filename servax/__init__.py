@@ -10,7 +10,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from servax import attacks, corpora, defences, evaluation, features, models, purifier, report
+    from servax import (
+        attacks,
+        corpora,
+        defences,
+        evaluation,
+        features,
+        models,
+        pretrained,
+        purifier,
+        report,
+    )
     from servax.defences import Defended
     from servax.errors import ServaxError
     from servax.evaluation import metrics
@@ -37,6 +47,7 @@ _PACKAGES = (
     "evaluation",
     "features",
     "models",
+    "pretrained",
     "purifier",
     "report",
 )
@@ -56,6 +67,7 @@ __all__ = [
     "features",
     "metrics",
     "models",
+    "pretrained",
     "purifier",
     "report",
 ]

@@ -28,6 +28,7 @@ from servax.errors import CheckpointError, SettingError, nearest
 from servax.evaluation.protocol import UNDEFENDED
 from servax.experiments.training import MODEL
 from servax.models.storage import SETTINGS, WEIGHTS
+from servax.pretrained import names, resolve
 from servax.purifier import Purifier
 from servax.purifier.purifier import HUB_ID
 from servax.purifier.sound_purifier import SoundPurifier
@@ -98,8 +99,8 @@ def defended(subject: Subject, wanted: str, *, seed: int) -> System:
     Args:
         subject: The bare model.
         wanted: ``NAME=WHAT`` or ``WHAT``: the folder of a purifier (it stands before the model) or
-            of another recogniser (it stands in its place: adversarial training), or a transform
-            such as ``mean-filter:3``.
+            of another recogniser (it stands in its place: adversarial training), a name of
+            `servax.pretrained.names`, or a transform such as ``mean-filter:3``.
         seed: Draws what a random transform needs.
 
     Raises:
@@ -121,16 +122,16 @@ def defended(subject: Subject, wanted: str, *, seed: int) -> System:
     error = SettingError(
         "defence",
         what,
-        "the folder of a purifier or of a recogniser that servax has trained, or one of "
-        + ", ".join(f"{each}:VALUE" for each in TRANSFORMS),
+        "the folder of a purifier or of a recogniser that servax has trained, a packaged one "
+        f"({', '.join(names())}), or one of " + ", ".join(f"{each}:VALUE" for each in TRANSFORMS),
     )
-    error.args = (error.args[0] + nearest(transform, TRANSFORMS),)
+    error.args = (error.args[0] + nearest(transform, [*names(), *TRANSFORMS]),)
     raise error
 
 
 def _folder(where: str) -> Path:
     """Return the folder that holds the weights; a training leaves them in one called model."""
-    folder = Path(where).expanduser()
+    folder = resolve(where)
     return folder / MODEL if (folder / MODEL / SETTINGS).is_file() else folder
 
 

@@ -11,9 +11,10 @@ from servax.audit.subjects.onnx import load_onnx_subject
 from servax.audit.subjects.own_class import Value, load_class_subject
 from servax.audit.subjects.statements import Statements
 from servax.audit.subjects.subject import Inputs, Subject
-from servax.errors import PathError, SettingError
+from servax.errors import PathError, SettingError, nearest
 from servax.experiments.training import MODEL
 from servax.models.storage import SETTINGS
+from servax.pretrained import names, resolve
 
 HUB = "hf://"
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
@@ -35,8 +36,9 @@ def load_subject(
     """Return the model that a string names, ready to be audited.
 
     A folder with ``settings.json`` is a servax checkpoint, one with ``config.json`` a Hugging Face
-    model; ``*.onnx`` is an ONNX file; ``package.module:Name`` a class or function of your own,
-    **whose code is run**; ``hf://owner/name`` a model on the hub.
+    model; a name of `servax.pretrained.names` is a packaged recogniser; ``*.onnx`` is an ONNX file;
+    ``package.module:Name`` a class or function of your own, **whose code is run**;
+    ``hf://owner/name`` a model on the hub.
 
     Args:
         model: What to audit.
@@ -52,7 +54,7 @@ def load_subject(
         ServaxError: An optional library is missing.
     """
     said = Statements(labels=labels, sample_rate=sample_rate, inputs=inputs)
-    path = Path(model).expanduser()
+    path = resolve(model)
     own = not model.startswith(HUB) and not path.is_dir() and path.suffix not in (".onnx", *PICKLES)
     if own and ":" in model:
         return load_class_subject(model, said, init)
@@ -68,7 +70,10 @@ def load_subject(
         raise PathError(
             model, f"is a pickle, which servax never opens since it can run code; expected {FORMS}"
         )
-    raise SettingError("model", model, FORMS)
+    known = names("recogniser")
+    error = SettingError("model", model, f"a packaged recogniser ({', '.join(known)}), {FORMS}")
+    error.args = (error.args[0] + nearest(model, known),)
+    raise error
 
 
 def _folder_subject(path: Path, said: Statements) -> Subject:
