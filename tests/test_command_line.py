@@ -11,6 +11,7 @@ import soundfile
 
 from servax.cli import main, spelled
 from servax.cli.running import fitting
+from servax.pretrained import names
 
 REFUSALS = [
     (
@@ -31,8 +32,8 @@ REFUSALS = [
     ),
     (
         ["purify", "in.wav", "-o", "out.wav"],
-        2,
-        "servax: purifier is None, expected a folder or hub id, given as --purifier FOLDER.",
+        1,
+        "servax: in.wav: no such file or folder.",
     ),
     (
         ["purify", "in.wav", "-o", "out.wav", "--purifier", "nowhere"],
@@ -42,7 +43,8 @@ REFUSALS = [
     (
         ["corpus", "folds", "synthetic", "--groups", "many"],
         2,
-        "servax: groups is 'many', expected a whole number, or speaker.",
+        "servax: groups is 'many', expected one of 'speaker', 'text', 'official' or a whole "
+        "number.",
     ),
     (["run"], 2, "servax: the following arguments are required: run.recipe."),
     (
@@ -53,8 +55,8 @@ REFUSALS = [
     (
         ["attack", "in.wav", "nowhere", "angry"],
         1,
-        "servax: nowhere/settings.json: no such file; expected a folder written by servax "
-        "(save_pretrained, servax train).",
+        "servax: nowhere: no such folder; expected one of servax train, or a packaged recogniser "
+        f"({', '.join(names('recogniser'))}).",
     ),
     (
         ["train", "recogniser", "nowhere.csv", "--device", "tpu"],
