@@ -6,7 +6,7 @@ own VGG-16 that no trial has seen: clean, FGSM and PGD inputs made once against 
 
     python research/trial.py base no-kl
 
-leaves `results/research/<trial>.json`; `python research/ledger.py` makes the table of the docs.
+leaves `results/research/<trial>.json`, which docs/research.md tells of.
 """
 
 from __future__ import annotations
