@@ -299,7 +299,9 @@ def test_statements_outside_their_rule(said: dict[str, Any]) -> None:
 
 def test_what_is_no_model_is_answered_with_the_forms(tmp_path: Path) -> None:
     forms = r"runs/vgg/model.*hf://owner/name.*recogniser\.onnx.*my_package\.models:Recogniser"
-    with pytest.raises(SettingError, match=f"model is 'vgg', expected a packaged recogniser.*{forms}"):
+    with pytest.raises(
+        SettingError, match=f"model is 'vgg', expected a packaged recogniser.*{forms}"
+    ):
         load_subject("vgg")
     with pytest.raises(PathError, match=f"holds neither settings.json nor config.json.*{forms}"):
         load_subject(str(tmp_path))
