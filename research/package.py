@@ -218,9 +218,7 @@ def _checked(kind: type, told: Mapping[str, Any], what: str) -> dict[str, Any]:
         raise SettingError(what, told, "a JSON object")
     known = {each.name: each.default is MISSING for each in fields(kind)}
     for key in sorted(told.keys() - known.keys()):
-        error = SettingError(what, key, f"only {', '.join(known)}")
-        error.args = (error.args[0] + nearest(key, known),)
-        raise error
+        raise SettingError(what, key, f"only {', '.join(known)}", hint=nearest(key, known))
     for key in ("data", "figures", "limits", "speakers"):
         if isinstance(told.get(key), str) and kind is not Figure:
             raise SettingError(f"{key} of {what}", told[key], "a list")

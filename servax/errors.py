@@ -63,20 +63,22 @@ class ServaxError(Exception):
 
 
 class SettingError(ServaxError, ValueError):
-    """A setting has a value outside its rule: ``epsilon is -1, expected a number >= 0``."""
+    """A setting has a value outside its rule: ``epsilon is -1, expected a number >= 0``.
+
+    A `hint` ends the sentence: what `nearest` returns, where a name may be misspelt.
+    """
 
     exit_code = 2
 
-    def __init__(self, name: str, value: object, expected: str) -> None:
-        super().__init__(f"{name} is {value!r}, expected {expected}.")
+    def __init__(self, name: str, value: object, expected: str, *, hint: str = "") -> None:
+        super().__init__(f"{name} is {value!r}, expected {expected}.{hint}")
 
     @classmethod
     def choice(cls, name: str, value: object, allowed: Iterable[str]) -> SettingError:
         """Refuse a name that is not one of `allowed`, and name the nearest one."""
         names = sorted(allowed)
-        error = cls(name, value, f"one of {', '.join(names)}")
-        error.args = (error.args[0] + nearest(str(value), names),)
-        return error
+        hint = nearest(str(value), names)
+        return cls(name, value, f"one of {', '.join(names)}", hint=hint)
 
 
 class ShapeError(ServaxError, ValueError):

@@ -119,14 +119,13 @@ def defended(subject: Subject, wanted: str, *, seed: int) -> System:
         return _purified(subject, _checked(name), str(folder))
     if role == "recogniser":
         return _instead(subject, _checked(name), str(folder))
-    error = SettingError(
+    raise SettingError(
         "defence",
         what,
         "the folder of a purifier or of a recogniser that servax has trained, a packaged one "
         f"({', '.join(names())}), or one of " + ", ".join(f"{each}:VALUE" for each in TRANSFORMS),
+        hint=nearest(transform, [*names(), *TRANSFORMS]),
     )
-    error.args = (error.args[0] + nearest(transform, [*names(), *TRANSFORMS]),)
-    raise error
 
 
 def _folder(where: str) -> Path:

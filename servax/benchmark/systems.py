@@ -184,14 +184,13 @@ def build_defence(what: str, subject: Subject, *, seed: int) -> Built:
             fingerprint=fingerprint(folder),
             parameters=_count(recogniser.network),
         )
-    error = SettingError(
+    raise SettingError(
         "defence",
         what,
         "the folder or packaged name of a purifier or recogniser, or one of "
         + ", ".join(f"{each}:VALUE" for each in TRANSFORMS),
+        hint=nearest(kind, TRANSFORMS),
     )
-    error.args = (error.args[0] + nearest(kind, TRANSFORMS),)
-    raise error
 
 
 def _transform(kind: str, value: str, subject: Subject, seed: int) -> Built:

@@ -116,9 +116,8 @@ class Library(ABC):
             for name, value in vars(package).items()
             if inspect.isclass(value) and issubclass(value, base) and not _is_general(value, base)
         ]
-        error = SettingError("path", path, f"the path of an attack class of {self.name}")
-        error.args = (error.args[0] + nearest(path, names),)
-        raise error
+        expected = f"the path of an attack class of {self.name}"
+        raise SettingError("path", path, expected, hint=nearest(path, names))
 
     def check_settings(self, attack: type, settings: Settings) -> None:
         """Refuse a setting that the constructor does not know or that the bridge gives."""

@@ -71,9 +71,8 @@ def load_subject(
             model, f"is a pickle, which servax never opens since it can run code; expected {FORMS}"
         )
     known = names("recogniser")
-    error = SettingError("model", model, f"a packaged recogniser ({', '.join(known)}), {FORMS}")
-    error.args = (error.args[0] + nearest(model, known),)
-    raise error
+    expected = f"a packaged recogniser ({', '.join(known)}), {FORMS}"
+    raise SettingError("model", model, expected, hint=nearest(model, known))
 
 
 def _folder_subject(path: Path, said: Statements) -> Subject:
