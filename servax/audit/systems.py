@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from servax.audit.subjects import Subject, load_subject
+from servax.audit.subjects.fingerprint import of_files
 from servax.defences import (
     Codec,
     Defended,
@@ -112,7 +113,7 @@ def defended(subject: Subject, wanted: str, *, seed: int) -> System:
     if transform in TRANSFORMS and not Path(what).exists():
         name = name or f"{transform}-{value}"
         return _transformed(subject, _checked(name), transform, value, seed)
-    folder = _folder(what)
+    folder = folder_of(what)
     role = _role(folder) if folder.is_dir() else "purifier" if HUB_ID.fullmatch(what) else ""
     name = name or _called(folder)
     if role == "purifier":
@@ -128,7 +129,7 @@ def defended(subject: Subject, wanted: str, *, seed: int) -> System:
     )
 
 
-def _folder(where: str) -> Path:
+def folder_of(where: str) -> Path:
     """Return the folder that holds the weights; a training leaves them in one called model."""
     folder = resolve(where)
     return folder / MODEL if (folder / MODEL / SETTINGS).is_file() else folder
@@ -166,10 +167,8 @@ def _transformed(subject: Subject, name: str, kind: str, value: str, seed: int) 
             kind,
             f"one that takes {subject.inputs} as the model does, not {transform.inputs}",
         )
-    number = _number(value)
-    if not math.isfinite(number) or (transform.whole and number != int(number)):
-        raise SettingError("defence", f"{kind}:{value}", f"{kind}:VALUE, {transform.expected}")
-    module = transform.build(number, generator(seed, "defence", name), subject.sample_rate)
+    draws = generator(seed, "defence", name)
+    module, number = make_transform(kind, value, subject.sample_rate, draws)
     return System(
         name=name,
         model=Defended(subject.model, module).eval(),
@@ -179,6 +178,27 @@ def _transformed(subject: Subject, name: str, kind: str, value: str, seed: int) 
         fingerprint=_together(subject.fingerprint, f"{kind}:{number:g}:{seed}"),
         source=f"{kind}:{value}",
     )
+
+
+def make_transform(
+    kind: str, value: str, sample_rate: int, draws: torch.Generator
+) -> tuple[nn.Module, float]:
+    """Return a transform and the number that an option gave it.
+
+    Args:
+        kind: One of `TRANSFORMS`.
+        value: Its number, as text.
+        sample_rate: Of the sound it hears, in Hz.
+        draws: What a random one draws from.
+
+    Raises:
+        SettingError: The number is none, or not one that this transform takes.
+    """
+    transform = TRANSFORMS[kind]
+    number = _number(value)
+    if not math.isfinite(number) or (transform.whole and number != int(number)):
+        raise SettingError("defence", f"{kind}:{value}", f"{kind}:VALUE, {transform.expected}")
+    return transform.build(number, draws, sample_rate), number
 
 
 def _number(text: str) -> float:
@@ -201,13 +221,14 @@ def _purified(subject: Subject, name: str, where: str) -> System:
         raise SettingError("defence", where, "a purifier of the model's own front-end")
     # The settings decide too: one set of weights purifies as output or as residual.
     files = [Path(where).expanduser() / name for name in (WEIGHTS, SETTINGS)]
-    told = b"".join(file.read_bytes() for file in files if file.is_file()) or where.encode()
+    there = [file for file in files if file.is_file()]
+    told = of_files(there) if there else hashlib.sha256(where.encode()).hexdigest()
     return System(
         name=name,
         model=Defended(subject.model, front).eval(),
         front=front,
         gradients=subject.gradients,
-        fingerprint=_together(subject.fingerprint, hashlib.sha256(told).hexdigest()),
+        fingerprint=_together(subject.fingerprint, told),
         source=where,
     )
 
@@ -247,7 +268,7 @@ def surrogate(subject: Subject, wanted: str) -> tuple[str, Subject]:
         raise SettingError(
             "surrogate", where, f"a model of the classes {', '.join(subject.labels)}"
         )
-    return _checked(name or _called(_folder(where))), other
+    return _checked(name or _called(folder_of(where))), other
 
 
 def _scaled_alike(one: Subject, other: Subject) -> bool:

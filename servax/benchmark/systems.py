@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from servax.audit.systems import TRANSFORMS
+from servax.audit.subjects.fingerprint import of_files
+from servax.audit.systems import TRANSFORMS, folder_of, make_transform
 from servax.corpora import Corpus, Fold, cache_folder
 from servax.errors import CheckpointError, SettingError, nearest
 from servax.evaluation.protocol import Defence
 from servax.experiments.stages import DONE
-from servax.experiments.training import MODEL, load_recogniser
+from servax.experiments.training import load_recogniser
 from servax.features import Dataset, Features, FrontEnd, FrontEndSettings, extract
 from servax.models import frozen
 from servax.models.storage import SETTINGS, WEIGHTS
-from servax.pretrained import resolve
 from servax.purifier import Purifier
 from servax.training import generator
 
@@ -64,7 +64,7 @@ def subject_of(
         CheckpointError: The folder cannot be read.
         SettingError: Nothing says which speakers trained it, or it has heard the group.
     """
-    folder = _folder(where)
+    folder = folder_of(where)
     recogniser = load_recogniser(folder)
     group = group_of(where, folds) if group is None else group
     if not 1 <= group <= len(folds):
@@ -82,7 +82,7 @@ def subject_of(
         test=Dataset(heard, features, recogniser.scale),
         features=features,
         front_end=recogniser.front_end,
-        fingerprint=fingerprint(folder),
+        fingerprint=_fingerprint(folder),
     )
 
 
@@ -99,7 +99,7 @@ def group_of(where: str, folds: list[Fold]) -> int:
         CheckpointError: The folder cannot be read.
         SettingError: It was trained on none of the folds, or does not say on which.
     """
-    folder = _folder(where)
+    folder = folder_of(where)
     recogniser = load_recogniser(folder)
     done = folder.parent / DONE
     told = _fold_hash(done) if done.is_file() else None
@@ -162,7 +162,7 @@ def build_defence(what: str, subject: Subject, *, seed: int) -> Built:
     kind, _, value = what.partition(":")
     if kind in TRANSFORMS and not Path(what).exists():
         return _transform(kind, value, subject, seed)
-    folder = _folder(what)
+    folder = folder_of(what)
     extra = _extra(folder)
     _unheard(what, extra.get("speakers", ()), subject.test.corpus)
     role = extra.get("role")
@@ -172,7 +172,7 @@ def build_defence(what: str, subject: Subject, *, seed: int) -> Built:
             raise SettingError("defence", what, "a purifier of the target's own front-end")
         return Built(
             defence=Defence(purifier.frozen()),
-            fingerprint=fingerprint(folder),
+            fingerprint=_fingerprint(folder),
             parameters=_count(purifier.network),
         )
     if role == "recogniser":
@@ -181,7 +181,7 @@ def build_defence(what: str, subject: Subject, *, seed: int) -> Built:
             raise SettingError("defence", what, "a recogniser of the target's own scale")
         return Built(
             defence=Defence(frozen(recogniser.network), instead=True),
-            fingerprint=fingerprint(folder),
+            fingerprint=_fingerprint(folder),
             parameters=_count(recogniser.network),
         )
     raise SettingError(
@@ -194,17 +194,10 @@ def build_defence(what: str, subject: Subject, *, seed: int) -> Built:
 
 
 def _transform(kind: str, value: str, subject: Subject, seed: int) -> Built:
-    transform = TRANSFORMS[kind]
-    try:
-        number = float(value)
-    except ValueError:
-        raise SettingError(
-            "defence", f"{kind}:{value}", f"{kind}:VALUE, {transform.expected}"
-        ) from None
-    if transform.inputs != "logmel":
+    if TRANSFORMS[kind].inputs != "logmel":
         raise SettingError("defence", kind, "a transform that takes log-Mel, as the targets do")
     rate = subject.front_end.logmel.sample_rate
-    module = transform.build(number, generator(seed, "defence", kind), rate)
+    module, number = make_transform(kind, value, rate, generator(seed, "defence", kind))
     knowledge = getattr(module, "knowledge", "adaptive")
     told = hashlib.sha256(f"{kind}:{number:g}:{seed}".encode()).hexdigest()
     return Built(defence=Defence(module, knowledge), fingerprint=told)
@@ -213,12 +206,6 @@ def _transform(kind: str, value: str, subject: Subject, seed: int) -> Built:
 def _count(network: nn.Module) -> int:
     # Of the network as it was trained: a frozen copy has its batch norms folded.
     return sum(each.numel() for each in network.parameters())
-
-
-def _folder(where: str) -> Path:
-    """Return the folder that holds the weights; a training leaves them in one called model."""
-    folder = resolve(where)
-    return folder / MODEL if (folder / MODEL / SETTINGS).is_file() else folder
 
 
 def _extra(folder: Path) -> dict[str, Any]:
@@ -233,9 +220,6 @@ def _extra(folder: Path) -> dict[str, Any]:
     return extra
 
 
-def fingerprint(folder: Path) -> str:
+def _fingerprint(folder: Path) -> str:
     """Return the hash of the weights and settings in a folder."""
-    told = hashlib.sha256()
-    for name in (WEIGHTS, SETTINGS):
-        told.update((folder / name).read_bytes())
-    return told.hexdigest()
+    return of_files(folder / name for name in (WEIGHTS, SETTINGS))

@@ -190,6 +190,7 @@ def test_defences_are_built_from_names_and_folders(tmp_path: Path) -> None:
         heard: "it has heard b",
         "mean-filtre:3": r"expected the folder or packaged name .*Did you mean 'mean-filter'",
         "mean-filter:x": "mean-filter:VALUE, an odd size",
+        "mean-filter:3.5": "mean-filter:VALUE, an odd size",
         "low-pass:100": "a transform that takes log-Mel",
     }.items():
         with pytest.raises(SettingError, match=sentence):
