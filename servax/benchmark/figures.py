@@ -6,23 +6,22 @@ the intervals are 95 % bootstraps that draw speakers, all from the same draws.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from servax.benchmark.record import Adaptive, Figure, Figures, GroupSet
 from servax.errors import ServaxError
 from servax.evaluation import metrics
 from servax.evaluation.protocol import UNDEFENDED
 from servax.report import tables
-from servax.report.outcomes import CLEAN, Condition, Outcomes, align
-from servax.report.resampling import SpeakerDraws, interval_of
+from servax.report.outcomes import Outcomes, align
+from servax.report.protection import over_steps
+from servax.report.resampling import SpeakerDraws
 
-__all__ = ["ADAPTIVE", "Measurement", "adaptive_name", "figures_of"]
+__all__ = ["ADAPTIVE", "Measurement", "adaptive_name", "figures_of", "percent"]
 
 ADAPTIVE = "pgd-restarts"
 """How the names of adaptive attacks begin in records; their strength is the radius."""
@@ -114,50 +113,14 @@ def _protection(
     outcomes: Outcomes, defence: str, draws: SpeakerDraws | None
 ) -> tuple[Figure | None, Figure | None]:
     """Return PE and RR, means over every k of the oblivious PGD, where they are defined."""
-    conditions = outcomes.conditions("pgd")
-    if defence == UNDEFENDED or not conditions:
+    if defence == UNDEFENDED or not outcomes.conditions("pgd"):
         return None, None
-    pairs = [_pair(outcomes, defence, c) for c in conditions]
-    drawn = [_drawn(outcomes, defence, c, draws) for c in conditions] if draws else []
-    found = []
-    for i in (0, 1):
-        band = None
-        if drawn:
-            interval = interval_of(np.mean([each[i] for each in drawn], axis=0))
-            band = (interval.low, interval.high)
-        found.append(_figure(float(np.mean([pair[i] for pair in pairs])), band, 3))
-    return found[0], found[1]
-
-
-def _cells(
-    outcomes: Outcomes, defence: str, condition: Condition
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-    """Return the predictions: bare and clean, bare and attacked, defended and attacked."""
-    cells = outcomes.cells
-    return cells[UNDEFENDED, CLEAN], cells[UNDEFENDED, condition], cells[defence, condition]
-
-
-def _pair(outcomes: Outcomes, defence: str, condition: Condition) -> tuple[float, float]:
-    clean, attacked, protected = _cells(outcomes, defence, condition)
-    return (
-        metrics.protection_efficacy(outcomes.labels, clean, attacked, protected),
-        metrics.recovery_rate(outcomes.labels, clean, protected),
+    found = over_steps(outcomes, defence, draws)
+    efficacy, recovery = (
+        _figure(value, (interval.low, interval.high) if interval else None, 3)
+        for value, interval in (found["PE"], found["RR"])
     )
-
-
-def _drawn(
-    outcomes: Outcomes, defence: str, condition: Condition, draws: SpeakerDraws
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return PE and RR of each draw of speakers; ``nan`` where a draw does not define them."""
-    clean, attacked, protected = _cells(outcomes, defence, condition)
-    right, kept = clean == outcomes.labels, protected == outcomes.labels
-    left = draws.counts(right & ~kept)
-    risk = draws.counts(right & (attacked != outcomes.labels))
-    return 1 - _ratio(left, risk), _ratio(draws.counts(~right & kept), draws.counts(~right))
-
-
-def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
+    return efficacy, recovery
 
 
 def _adaptive(records: pd.DataFrame) -> tuple[Adaptive, ...]:
@@ -166,7 +129,6 @@ def _adaptive(records: pd.DataFrame) -> tuple[Adaptive, ...]:
     for key, rows in records.groupby(["attack", "strength"], sort=True):
         name, radius = cast("tuple[str, float]", key)
         steps, restarts = map(int, name.removeprefix(f"{ADAPTIVE}-").split("x"))
-        uar = 100 * metrics.uar(_names(rows["label"]), _names(rows["prediction"]))
         seeds = rows["seed"].nunique()
         found.append(
             Adaptive(
@@ -174,11 +136,13 @@ def _adaptive(records: pd.DataFrame) -> tuple[Adaptive, ...]:
                 steps=steps,
                 restarts=restarts,
                 utterances=len(rows) // seeds,
-                uar=round(uar, 2),
+                uar=round(percent(rows), 2),
             )
         )
     return tuple(sorted(found, key=lambda each: (each.radius, each.steps, each.restarts)))
 
 
-def _names(column: pd.Series[str]) -> Sequence[str]:
-    return [str(name) for name in column]
+def percent(rows: pd.DataFrame) -> float:
+    """Return the UAR of rows of records, in percent."""
+    labels, predictions = ([str(name) for name in rows[key]] for key in ("label", "prediction"))
+    return 100 * metrics.uar(labels, predictions)

@@ -7,7 +7,7 @@ any), from several random starts, on some of the utterances.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +18,12 @@ from torch import nn
 
 from servax.attacks import PGD, Restarts
 from servax.audit.selection import chosen
-from servax.benchmark.figures import adaptive_name
+from servax.benchmark.figures import adaptive_name, percent
 from servax.benchmark.record import Protocol, Record, Sample
 from servax.benchmark.systems import Subject, build_defence, part, subject_of
 from servax.corpora import Corpus
 from servax.errors import SettingError
 from servax.evaluation.grid import AttackGrid
-from servax.evaluation.metrics import uar
 from servax.evaluation.protocol import (
     OBLIVIOUS,
     UNDEFENDED,
@@ -241,7 +240,7 @@ def sample(
             attack, subject.network, defences, subject_part, grid, identity, compute=CPU
         )
         last = rows[(rows["defence"] == record.name) & (rows["strength"] == rows["strength"].max())]
-        figures[attack] = 100 * uar(_names(last["label"]), _names(last["prediction"]))
+        figures[attack] = percent(last)
     return Sample(
         target=target,
         group=group,
@@ -250,7 +249,3 @@ def sample(
         fgsm=round(figures["fgsm"], 2),
         pgd=round(figures["pgd"], 2),
     )
-
-
-def _names(column: pd.Series[str]) -> Sequence[str]:
-    return [str(name) for name in column]

@@ -15,6 +15,7 @@ from typing import Literal
 
 from servax.errors import SettingError
 from servax.evaluation.grid import AttackGrid
+from servax.purifier import Level
 
 __all__ = [
     "LEVELS",
@@ -33,7 +34,6 @@ __all__ = [
 
 Kind = Literal["purifier", "input transform", "adversarial training", "none"]
 """What a defence is; `none` is the undefended recogniser."""
-Level = Literal["P0", "P1", "P2", "P3"]
 GroupSet = Literal["tuning", "held-out"]
 
 LEVELS: dict[Level, str] = {

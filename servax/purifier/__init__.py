@@ -2,7 +2,7 @@
 
 from servax.purifier.decision import DecisionSSA
 from servax.purifier.losses import LossWeights
-from servax.purifier.presets import PRESETS, Preset, preset
+from servax.purifier.presets import PRESETS, Level, Preset, preset
 from servax.purifier.purifier import Purifier
 from servax.purifier.ssa import SSA
 from servax.purifier.surrogate_training import SurrogateTrainer, SurrogateTraining
@@ -12,6 +12,7 @@ __all__ = [
     "PRESETS",
     "SSA",
     "DecisionSSA",
+    "Level",
     "LossWeights",
     "Preset",
     "Purifier",

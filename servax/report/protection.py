@@ -18,12 +18,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from servax.evaluation import metrics
-from servax.evaluation.intervals import over_folds
+from servax.evaluation.intervals import Interval, over_folds
 from servax.report import tables
 from servax.report.outcomes import CLEAN, UNDEFENDED, Condition, Outcomes
 from servax.report.resampling import SpeakerDraws, interval_of
 
-__all__ = ["curves", "figure_2", "summary"]
+__all__ = ["curves", "figure_2", "over_steps", "summary"]
 
 
 def curves(outcomes: Outcomes) -> pd.DataFrame:
@@ -124,6 +124,28 @@ def figure_2(outcomes: Outcomes, *, defences: Sequence[str] | None = None) -> pd
                     }
                 )
     return pd.DataFrame(rows)
+
+
+def over_steps(
+    outcomes: Outcomes, defence: str, draws: SpeakerDraws | None
+) -> dict[str, tuple[float, Interval | None]]:
+    """Return ``PE`` and ``RR`` as means over every k of the oblivious PGD, with their intervals.
+
+    Args:
+        outcomes: Predictions; the defence and the bare target have every k.
+        defence: Which one.
+        draws: Speakers drawn; without them there are no intervals.
+    """
+    conditions = outcomes.conditions("pgd")
+    pairs = [_efficacy(outcomes, defence, c, c) for c in conditions]
+    drawn = [_resampled(outcomes, defence, c, draws) for c in conditions] if draws else []
+    return {
+        name: (
+            float(np.mean([pair[i] for pair in pairs])),
+            interval_of(np.mean([each[i] for each in drawn], axis=0)) if drawn else None,
+        )
+        for i, name in enumerate(("PE", "RR"))
+    }
 
 
 def _resampled(
