@@ -22,7 +22,7 @@ from servax.models import FrameTransformerSettings, RestorerSettings, new_restor
 from servax.purifier.purifier import Purifier
 from servax.training import Compute, Fitted, Progress, Schedule, fit, generator, global_seed
 from servax.training.loop import Terms
-from servax.training.restorer import RestorerTrainer
+from servax.training.restorer import RestorerTrainer, check_restorer
 from servax.training.seeding import drawn
 from servax.training.team import current
 
@@ -49,14 +49,7 @@ class DenoiserTraining:
     def __post_init__(self) -> None:
         if not 0 < self.standard_deviation <= 1:
             raise SettingError("standard_deviation", self.standard_deviation, "a number in (0, 1]")
-        if self.batch_size < 2:
-            raise SettingError("batch_size", self.batch_size, "a whole number of at least 2")
-        if not 0 < self.learning_rate <= 1:
-            raise SettingError("learning_rate", self.learning_rate, "a number in (0, 1]")
-        if self.warmup_steps < 0:
-            raise SettingError("warmup_steps", self.warmup_steps, "a whole number of at least 0")
-        if not self.clip_norm >= 0:
-            raise SettingError("clip_norm", self.clip_norm, "a number of at least 0")
+        check_restorer(self)
         self.schedule()
 
     def schedule(self) -> Schedule:

@@ -26,7 +26,7 @@ from servax.purifier.losses import pixel_loss
 from servax.purifier.surrogate import Surrogate
 from servax.training import Compute, Schedule, generator
 from servax.training.loop import Terms
-from servax.training.restorer import RestorerTrainer
+from servax.training.restorer import RestorerTrainer, check_restorer
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,7 @@ class SurrogateTraining:
             )
         if self.frames < 32:
             raise SettingError("frames", self.frames, "a whole number of at least 32")
-        if self.batch_size < 2:
-            raise SettingError("batch_size", self.batch_size, "a whole number of at least 2")
-        if not 0 < self.learning_rate <= 1:
-            raise SettingError("learning_rate", self.learning_rate, "a number in (0, 1]")
-        if self.warmup_steps < 0:
-            raise SettingError("warmup_steps", self.warmup_steps, "a whole number of at least 0")
-        if not self.clip_norm >= 0:
-            raise SettingError("clip_norm", self.clip_norm, "a number of at least 0")
+        check_restorer(self)
         self.schedule()
 
     def schedule(self) -> Schedule:

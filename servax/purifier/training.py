@@ -34,7 +34,7 @@ from servax.purifier.losses import (
 from servax.purifier.ssa import SSA
 from servax.training import Compute, Schedule, generator
 from servax.training.loop import Terms
-from servax.training.restorer import RestorerTrainer
+from servax.training.restorer import RestorerTrainer, check_restorer
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,7 @@ class PurifierTraining:
                 object.__setattr__(self, name, kind(**getattr(self, name)))
         if self.tap not in TAPS:
             raise SettingError.choice("tap", self.tap, TAPS)
-        if self.batch_size < 2:
-            raise SettingError("batch_size", self.batch_size, "a whole number of at least 2")
-        if not 0 < self.learning_rate <= 1:
-            raise SettingError("learning_rate", self.learning_rate, "a number in (0, 1]")
-        if self.warmup_steps < 0:
-            raise SettingError("warmup_steps", self.warmup_steps, "a whole number of at least 0")
-        if not self.clip_norm >= 0:
-            raise SettingError("clip_norm", self.clip_norm, "a number of at least 0")
+        check_restorer(self)
         limit = self.adversarial_limit
         if limit is not None and not 0 < limit < 1:
             raise SettingError("adversarial_limit", limit, "a share in (0, 1), or none")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from servax.errors import SettingError
 from servax.features import Dataset
 from servax.training.device import Compute
 from servax.training.loop import Terms
@@ -34,6 +35,23 @@ class RestorerSettings(BatchSettings, Protocol):
     @property
     def clip_norm(self) -> float:
         """Largest Euclidean norm of the gradient; 0 switches clipping off."""
+
+
+def check_restorer(settings: RestorerSettings) -> None:
+    """Refuse what no restorer's training can use.
+
+    Raises:
+        SettingError: A value is outside its rule.
+    """
+    s = settings
+    if s.batch_size < 2:
+        raise SettingError("batch_size", s.batch_size, "a whole number of at least 2")
+    if not 0 < s.learning_rate <= 1:
+        raise SettingError("learning_rate", s.learning_rate, "a number in (0, 1]")
+    if s.warmup_steps < 0:
+        raise SettingError("warmup_steps", s.warmup_steps, "a whole number of at least 0")
+    if not s.clip_norm >= 0:
+        raise SettingError("clip_norm", s.clip_norm, "a number of at least 0")
 
 
 Settings = TypeVar("Settings", bound=RestorerSettings)
