@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from halves import features, folds
 from torch import nn
 
 from servax.attacks import FGSM, PGD
+from servax.benchmark.systems import group_of
 from servax.experiments.training import load_recogniser
 from servax.features import Dataset
 from servax.models import frozen
@@ -47,11 +47,10 @@ class Target:
 
 def folder(name: str, group: int) -> Path:
     """Return where the target of a group lies: the stage of `servax run` for this fold."""
-    fold = folds()[group - 1].hash
-    for done in sorted(RUN.glob("target-*/done.json")):
-        settings = json.loads(json.loads(done.read_text())["settings"])
-        if settings["fold"] == fold and settings.get("network", "vgg16") == name:
-            return done.parent / "model"
+    for place in sorted(RUN.glob("target-*/model")):
+        kind = type(load_recogniser(place).network).__name__.lower()
+        if kind == name and group_of(str(place), folds()) == group:
+            return place
     raise SystemExit(f"no {name} of group {group} below {RUN}: train it first")
 
 

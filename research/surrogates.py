@@ -12,13 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from halves import HALVES, dataset
 
-from servax.experiments.training import RECOGNISERS, new_recogniser
+from servax.experiments.training import RECOGNISERS, new_recogniser, recogniser_extra
 from servax.features import FrontEndSettings
 from servax.models import save_network
 from servax.training import Compute, RecogniserTrainer, RecogniserTraining, derive
@@ -44,14 +43,7 @@ def train(half: str, name: str, epochs: int) -> None:
     for epoch in range(epochs):
         terms = trainer.train_epoch(epoch, lambda: None)
         print(half, name, epoch, json.dumps(terms), f"{time.monotonic() - began:.0f} s", flush=True)
-    extra = {
-        "role": "recogniser",
-        "labels": list(data.corpus.labels),
-        "speakers": [str(speaker) for speaker in data.corpus.speakers],
-        "scale": asdict(data.scale.settings),
-        "front_end": asdict(FrontEndSettings()),
-    }
-    save_network(network, folder, extra=extra)
+    save_network(network, folder, extra=recogniser_extra(data, FrontEndSettings()))
 
 
 def main() -> None:

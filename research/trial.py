@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import itertools
 import json
 import math
 import time
@@ -26,24 +25,25 @@ import torch
 from halves import dataset
 from materials import GRID, attacked, surrogate, targets
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, kl_div, log_softmax
+from torch.nn.functional import cross_entropy
 
 from servax.attacks import PGD
-from servax.defences import Defended
+from servax.defences import Defended, MeanFilter
 from servax.evaluation.metrics import protection_efficacy, recovery_rate, uar
 from servax.experiments.provenance import provenance
 from servax.features import SpecAugment
-from servax.models import FrameTransformer, feature_extractor, frozen
-from servax.models.unet import UNet
-from servax.models.vgg import VGG16
+from servax.models import FrameTransformer, UNet
 from servax.perturbation import Linf, ascend
+from servax.purifier.decision import divergence
+from servax.purifier.losses import pixel_loss
+from servax.purifier.surrogate import SURROGATE_TAPS, Surrogate
+from servax.purifier.surrogate_training import stretch
 from servax.training import epoch_order, generator, global_seed
 
 RESULTS = Path("results/research")
 MODELS = Path("runs/research/trials")
 HALF = "last"
 GROUPS = (1, 2, 3)
-TAPS = ("pool1", "pool2", "conv3_3", "pool4")
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,6 @@ class Trial:
     batch: int = 16
     frames: int = 192
     learning_rate: float = 1e-3
-    start: str = ""
-    """A trial whose weights this one starts from."""
     masked: int = 0
     """Steps of masked pre-training."""
     seed: int = 0
@@ -113,7 +111,7 @@ SSAD = replace(
 TRIALS: dict[str, Trial] = {
     "base": BASE,
     "two-surrogates": replace(BASE, surrogates=("vgg16-a", "vgg16-b")),
-    "mixed-surrogates": replace(BASE, surrogates=("vgg16-a", "crnn", "resnet")),
+    "mixed-surrogates": MIXED,
     "four-labels": replace(BASE, scheme="four"),
     "feature-ssa": replace(BASE, objective="feature"),
     "no-kl": replace(BASE, kl=0.0),
@@ -181,14 +179,14 @@ class Trained(nn.Module):
     def __init__(self, network: nn.Module, trial: Trial) -> None:
         super().__init__()
         self.network, self.trial = network, trial
+        self.blur = MeanFilter(trial.blur)
         self.draws = torch.Generator().manual_seed(trial.seed)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the purified input (B, 1, M, F), on [0, 1]."""
         trial = self.trial
         for _ in range(trial.passes):
-            if trial.blur > 1:
-                x = mean_filter(x, trial.blur)
+            x = self.blur(x)
             if trial.noise:
                 x = x + trial.noise * torch.randn(x.shape, generator=self.draws)
             x = self.network(x)
@@ -199,69 +197,33 @@ class Trained(nn.Module):
         return x
 
 
-def mean_filter(x: Tensor, side: int) -> Tensor:
-    """Return the mean of the neighbours of each element, edges repeated."""
-    padded = nn.functional.pad(x, [side // 2] * 4, mode="replicate")
-    return nn.functional.avg_pool2d(padded, side, stride=1)
-
-
 def build(trial: Trial) -> nn.Module:
     """Return the untrained network of a trial."""
     with global_seed(trial.seed, "weights"):
         if trial.network == "transformer":
             return FrameTransformer(residual=trial.residual)
         return UNet(
-            trial.width, trial.levels, trial.patch, trial.bound, trial.shuffle, 1, trial.residual
+            width=trial.width,
+            levels=trial.levels,
+            patch=trial.patch,
+            bound=trial.bound,
+            texture=trial.shuffle,
+            residual=trial.residual,
         )
 
 
-class Surrogate:
-    """A frozen recogniser that is read at its logits and, if it is a VGG-16, at some taps."""
+class Stand(Surrogate):
+    """A surrogate that can also be read at conv3_3 alone, as the paper's extractor is."""
 
-    def __init__(self, name: str) -> None:
-        network = surrogate(HALF, name)
-        self.logits = frozen(network)
-        self.stages: list[nn.Module] = []
-        if isinstance(network, VGG16):
-            layers = list(feature_extractor(self.logits, "pool5"))
-            names = [n for n, _ in feature_extractor(self.logits, "pool5").named_children()]
-            cuts = [0, *(names.index(tap.replace("conv", "relu")) + 1 for tap in TAPS)]
-            self.stages = [nn.Sequential(*layers[a:b]) for a, b in itertools.pairwise(cuts)] + [
-                nn.Sequential(*layers[cuts[-1] :])
-            ]
-
-    def read(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return logits (B, C) and the features at the taps."""
-        if not self.stages:
-            return self.logits(x), []
-        features = []
-        for stage in self.stages:
-            x = stage(x)
-            features.append(x)
-        return self.logits.head(torch.amax(x, dim=(2, 3))), features[:-1]
-
-    def tap(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         """Return the features at conv3_3."""
-        for stage in self.stages[:3]:
-            x = stage(x)
+        for part in self.parts[: SURROGATE_TAPS.index("conv3_3") + 1]:
+            x = part(x)
         return x
 
 
-def divergence(clean: Tensor, moved: Tensor) -> Tensor:
-    """Return KL(clean || moved) of two logits (B, C), per utterance (B,)."""
-    return kl_div(
-        log_softmax(moved, 1), log_softmax(clean, 1), log_target=True, reduction="none"
-    ).sum(1)
-
-
-def crop(x: Tensor, frames: int, draws: torch.Generator) -> Tensor:
-    """Return a random stretch of each utterance of x (B, 1, M, F)."""
-    starts = torch.randint(0, x.shape[3] - frames + 1, (len(x),), generator=draws)
-    return torch.stack([u[..., s : s + frames] for u, s in zip(x, starts.tolist(), strict=True)])
-
-
 def distort(
-    trial: Trial, model: Surrogate, through: nn.Module, x: Tensor, y: Tensor, draws: torch.Generator
+    trial: Trial, model: Stand, through: nn.Module, x: Tensor, y: Tensor, draws: torch.Generator
 ) -> Tensor:
     """Return x pushed away by ascent, a share of the batch left as it is."""
     low, high = trial.budget
@@ -270,15 +232,15 @@ def distort(
     budget = budget.masked_fill(clean, 0.0)
     steps = int(torch.randint(trial.iterations[0], trial.iterations[1] + 1, (), generator=draws))
     with torch.no_grad():
-        reference = model.tap(x) if trial.objective == "feature" else model.logits(x)
+        reference = model.features(x) if trial.objective == "feature" else model(x)
 
     def objective(unit: Tensor) -> Tensor:
         moved = through((x + budget * (unit - 0.5) * 2.0).clamp(0, 1))
         if trial.objective == "feature":
-            return (model.tap(moved) - reference).pow(2).flatten(1).mean(1)
+            return (model.features(moved) - reference).pow(2).flatten(1).mean(1)
         if trial.objective == "label":
-            return cross_entropy(model.logits(moved), y, reduction="none")
-        return divergence(reference, model.logits(moved))
+            return cross_entropy(model(moved), y, reduction="none")
+        return divergence(reference, model(moved))
 
     # The ball of each utterance is mapped to [0, 1], so that one ascent serves all budgets.
     middle = torch.full_like(x, 0.5)
@@ -292,11 +254,9 @@ def distort(
 def train(trial: Trial) -> Trained:
     """Return the trained purifier of a trial."""
     network = build(trial)
-    if trial.start:
-        network.load_state_dict(torch.load(MODELS / f"{trial.start}.pt", weights_only=True))
     whole = Trained(network, trial)
     shadow = copy.deepcopy(network)
-    models = [Surrogate(name) for name in trial.surrogates]
+    models = [Stand(surrogate(HALF, name)) for name in trial.surrogates]
     optimiser = torch.optim.AdamW(network.parameters(), lr=trial.learning_rate, weight_decay=1e-4)
     draws = generator(trial.seed, "trial")
     began = time.monotonic()
@@ -328,7 +288,7 @@ def train(trial: Trial) -> Trained:
 
 def _loss(
     trial: Trial,
-    models: list[Surrogate],
+    models: list[Stand],
     whole: Trained,
     network: nn.Module,
     x: Tensor,
@@ -346,7 +306,7 @@ def _loss(
         mask = SpecAugment()
         moved = mask.apply(moved, mask.draw(moved.shape, draws))
     purified = whole(moved)
-    loss = trial.pixel * torch.sqrt((purified - x).pow(2).flatten(1).mean(1) + 1e-12).mean()
+    loss = trial.pixel * pixel_loss(x, purified)
     with torch.no_grad():
         logits, features = model.read(x)
     new_logits, new_features = model.read(purified)
@@ -369,7 +329,7 @@ def batches(trial: Trial, steps: int, draws: torch.Generator) -> Iterator[tuple[
                 return
             done += 1
             batch = data.batch(positions)
-            yield crop(batch.x, trial.frames, draws), batch.y
+            yield stretch(batch.x, trial.frames, draws), batch.y
         epoch += 1
 
 

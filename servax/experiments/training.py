@@ -142,7 +142,7 @@ def train_recogniser(
     fitted = fit(
         trainer, training.schedule(), folder, seed=seed, settings=settings, progress=progress
     )
-    save_network(model, folder / MODEL, extra=_recogniser_extra(parts))
+    save_network(model, folder / MODEL, extra=recogniser_extra(parts.train, parts.front_end))
     return fitted
 
 
@@ -311,7 +311,9 @@ def train_adversarial(
     fitted = fit(
         trainer, trainer.schedule(), folder, seed=seed, settings=settings, progress=progress
     )
-    save_network(trainer.network, folder / MODEL, extra=_recogniser_extra(parts))
+    save_network(
+        trainer.network, folder / MODEL, extra=recogniser_extra(parts.train, parts.front_end)
+    )
     return fitted
 
 
@@ -349,12 +351,17 @@ def _start_identity(parts: Parts, width: int, training: AdversarialTraining, see
     )
 
 
-def _recogniser_extra(parts: Parts) -> dict[str, Any]:
-    """Return what `load_recogniser` needs beside the weights."""
+def recogniser_extra(train: Dataset, front_end: FrontEndSettings) -> dict[str, Any]:
+    """Return what `load_recogniser` needs beside the weights.
+
+    Args:
+        train: What the recogniser was trained on.
+        front_end: What made it.
+    """
     return {
         "role": "recogniser",
-        "labels": list(parts.train.corpus.labels),
-        "speakers": [str(speaker) for speaker in parts.train.corpus.speakers],
-        "scale": asdict(parts.scale.settings),
-        "front_end": asdict(parts.front_end),
+        "labels": list(train.corpus.labels),
+        "speakers": [str(speaker) for speaker in train.corpus.speakers],
+        "scale": asdict(train.scale.settings),
+        "front_end": asdict(front_end),
     }

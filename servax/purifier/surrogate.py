@@ -25,14 +25,15 @@ class Surrogate(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = frozen(network)
-        self._parts: list[nn.Sequential] = []
+        # Layers from tap to tap, in a plain list: they are the network's own, registered there.
+        self.parts: list[nn.Sequential] = []
         if isinstance(self.network, VGG16):
             layers = dict(feature_extractor(self.network, TAPS[-1]).named_children())
             names = list(layers)
             ends = [names.index(tap.replace("conv", "relu")) + 1 for tap in SURROGATE_TAPS]
             cuts = [0, *ends, len(names)]
             parts = list(layers.values())
-            self._parts = [nn.Sequential(*parts[a:b]) for a, b in pairwise(cuts)]
+            self.parts = [nn.Sequential(*parts[a:b]) for a, b in pairwise(cuts)]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, C) of inputs (B, 1, M, F)."""
@@ -41,10 +42,10 @@ class Surrogate(nn.Module):
 
     def read(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return logits (B, C) and the features at each tap, in one pass."""
-        if not self._parts:
+        if not self.parts:
             return self(x), []
         features = []
-        for part in self._parts:
+        for part in self.parts:
             x = part(x)
             features.append(x)
         pooled = torch.amax(features.pop(), dim=(2, 3))
