@@ -49,6 +49,7 @@ __all__ = [
     "Records",
     "concat",
     "read",
+    "remove_unfinished",
     "validate",
     "write",
     "write_atomically",
@@ -69,6 +70,9 @@ COLUMNS: Mapping[str, str] = {
     "gender": "string",
     "corpus": "string",
 }
+
+UNFINISHED = ".part"
+"""Ends the name of a file that is still being written."""
 
 KEY = ("utterance", "fold", "seed", "target", "defence", "attack", "strength", "knowledge")
 """No two rows agree in all of these."""
@@ -227,8 +231,25 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise ServaxError(f"{path}: {unwritable(error)}.") from None
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process was still writing atomically, in `folder` and below.
+
+    Only for who knows that nobody else writes there.
+
+    Raises:
+        ServaxError: A file cannot be removed.
+    """
+    for path in folder.rglob(f".*{UNFINISHED}"):
+        try:
+            path.unlink()
+        except OSError as error:
+            raise ServaxError(f"{path}: {unwritable(error)}.") from None
+
+
 def _replace(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED
+    )
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

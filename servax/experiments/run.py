@@ -65,6 +65,8 @@ def run(
         plan.prepared.save_folds()
         watcher.plan([(task.stage.name, task.cost) for task in plan.tasks])
         (engine or LocalEngine()).perform(plan, storage, watcher)
+        for part in (RECORDS, REPORT):
+            records.remove_unfinished(storage.folder / part)
         publish_plan(plan)
         finished = report_run(storage.folder, [fold.name for fold in plan.folds])
         storage.publish()

@@ -192,6 +192,8 @@ def test_a_second_run_computes_nothing(
     whole: tuple[Path, Finished, Notes], recipe_file: Path
 ) -> None:
     folder, first, _ = whole
+    killed = folder / "records" / ".fold-3.parquet.e6sh8z5g.part"
+    killed.write_bytes(b"PAR1")
     before = {p: p.stat().st_mtime_ns for p in (folder / "stages").rglob("*")}
     notes = Notes()
     again = run(load_recipe(recipe_file), folder, command="another", watcher=notes)
@@ -200,6 +202,7 @@ def test_a_second_run_computes_nothing(
     pd.testing.assert_frame_equal(again.records.frame, first.records.frame)
     assert again.records.provenance == first.records.provenance
     assert {p: p.stat().st_mtime_ns for p in (folder / "stages").rglob("*")} == before
+    assert not killed.exists()
     reread = report_run(folder)
     pd.testing.assert_frame_equal(reread.records.frame, first.records.frame)
 
