@@ -83,6 +83,11 @@ class Trial:
     average: float = 0.0
     """Decay of the averaged weights; 0 uses the last ones."""
     passes: int = 1
+    """How often the input goes through the network in use (UNet)."""
+    again: int = 0
+    """Up to so many passes come before the one that learns."""
+    weights: str = ""
+    """Trial whose network is used as it is, without training."""
     steps: int = 360
     batch: int = 16
     frames: int = 192
@@ -152,7 +157,9 @@ TRIALS: dict[str, Trial] = {
     "shuffle": SHUFFLE,
     "shuffle-labels": replace(SHUFFLE, labels=1.0, kl=0.0, scheme="four"),
     "shuffle-mixed": replace(SHUFFLE, surrogates=("vgg16-a", "vgg16-b", "crnn", "resnet")),
-    "shuffle-twice": replace(SHUFFLE, passes=2),
+    "shuffle-twice": replace(SHUFFLE, passes=2, weights="shuffle"),
+    "shuffle-again": replace(SHUFFLE, passes=2, again=2),
+    "shuffle-3-again": replace(SHUFFLE, shuffle=3, passes=2, again=2),
     "shuffle-untrained": replace(SHUFFLE, steps=0),
     "shuffle-large": replace(SHUFFLE, budget=(0.0, 0.08)),
     "shuffle-pixel": replace(SHUFFLE, pixel=2.0),
@@ -160,7 +167,7 @@ TRIALS: dict[str, Trial] = {
     "small-budget": replace(BASE, budget=(0.0, 0.02)),
     "many-steps": replace(BASE, iterations=(4, 8)),
     "average": replace(BASE, average=0.98),
-    "two-passes": replace(BASE, passes=2),
+    "two-passes": replace(BASE, passes=2, weights="base"),
     "pixel": replace(BASE, pixel=1.0),
     "no-kl-pixel": replace(BASE, kl=0.0, pixel=3.0),
     "no-kl-large": replace(BASE, kl=0.0, budget=(0.0, 0.08), iterations=(2, 5)),
@@ -174,7 +181,7 @@ TRIALS: dict[str, Trial] = {
 
 
 class Trained(nn.Module):
-    """The network as it stands before a recogniser: noise first, perhaps several passes."""
+    """The network as it stands before a recogniser: blur and noise first."""
 
     def __init__(self, network: nn.Module, trial: Trial) -> None:
         super().__init__()
@@ -185,16 +192,14 @@ class Trained(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the purified input (B, 1, M, F), on [0, 1]."""
         trial = self.trial
-        for _ in range(trial.passes):
-            x = self.blur(x)
-            if trial.noise:
-                x = x + trial.noise * torch.randn(x.shape, generator=self.draws)
-            x = self.network(x)
-            if trial.texture:
-                x = x + trial.texture * torch.randn(x.shape, generator=self.draws)
-            if not self.training:  # where it is cut off, no gradient would lead back
-                x = x.clamp(0.0, 1.0)
-        return x
+        x = self.blur(x)
+        if trial.noise:
+            x = x + trial.noise * torch.randn(x.shape, generator=self.draws)
+        x = self.network(x)
+        if trial.texture:
+            x = x + trial.texture * torch.randn(x.shape, generator=self.draws)
+        # Where it is cut off, no gradient would lead back.
+        return x if self.training else x.clamp(0.0, 1.0)
 
 
 def build(trial: Trial) -> nn.Module:
@@ -208,6 +213,7 @@ def build(trial: Trial) -> nn.Module:
             patch=trial.patch,
             bound=trial.bound,
             texture=trial.shuffle,
+            passes=trial.passes,
             residual=trial.residual,
         )
 
@@ -305,7 +311,10 @@ def _loss(
     if trial.augment:
         mask = SpecAugment()
         moved = mask.apply(moved, mask.draw(moved.shape, draws))
-    purified = whole(moved)
+    if trial.again:
+        purified = _after(network, moved, int(torch.randint(0, trial.again + 1, (), generator=draws)))
+    else:
+        purified = whole(moved)
     loss = trial.pixel * pixel_loss(x, purified)
     with torch.no_grad():
         logits, features = model.read(x)
@@ -317,6 +326,14 @@ def _loss(
         distance = (new - old).abs().mean() / old.abs().mean()
         loss = loss + trial.feature * distance / len(features)
     return loss
+
+
+def _after(network: nn.Module, x: Tensor, passes: int) -> Tensor:
+    """Return what one pass that learns makes of x after some that do not."""
+    with torch.no_grad():
+        for each in range(passes):
+            x = network.once(x, each)
+    return network.once(x, passes)
 
 
 def batches(trial: Trial, steps: int, draws: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -331,6 +348,13 @@ def batches(trial: Trial, steps: int, draws: torch.Generator) -> Iterator[tuple[
             batch = data.batch(positions)
             yield stretch(batch.x, trial.frames, draws), batch.y
         epoch += 1
+
+
+def reused(trial: Trial) -> Trained:
+    """Return the purifier of a trial that another trial has trained."""
+    network = build(trial)
+    network.load_state_dict(torch.load(MODELS / f"{trial.weights}.pt", weights_only=True))
+    return Trained(network, trial).eval()
 
 
 @torch.no_grad()
@@ -400,7 +424,7 @@ def main() -> None:
     for name in given.trials:
         trial = TRIALS[name]
         began = time.monotonic()
-        whole = train(trial)
+        whole = reused(trial) if trial.weights else train(trial)
         trained = time.monotonic() - began
         torch.save(whole.network.state_dict(), MODELS / f"{name}.pt")
         whole.requires_grad_(False)

@@ -87,13 +87,15 @@ class UNet(nn.Module):
         """Return the purified spectrograms (B, 1, M, F), not clamped."""
         if x.ndim != 4 or x.shape[1] != 1:
             raise ShapeError("x", x.shape, "(B, 1, M, F)")
-        if self.training:
-            return self._pass(x)
-        for each in range(self.settings.passes):
-            shift = BLOCK // 2 * (each % 2)
-            moved = pad(x.clamp(0.0, 1.0) if each else x, (shift, 0, shift, 0), mode="replicate")
-            x = self._pass(moved)[..., shift:, shift:]
+        for each in range(1 if self.training else self.settings.passes):
+            x = self.once(x, each)
         return x
+
+    def once(self, x: Tensor, each: int) -> Tensor:
+        """Return what pass number `each`, from 0, makes of its input (B, 1, M, F), not clamped."""
+        shift = BLOCK // 2 * (each % 2)
+        moved = pad(x.clamp(0.0, 1.0) if each else x, (shift, 0, shift, 0), mode="replicate")
+        return self._pass(moved)[..., shift:, shift:]
 
     def _pass(self, x: Tensor) -> Tensor:
         s, x = self.settings, self.texture(x)
