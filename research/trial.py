@@ -312,7 +312,9 @@ def _loss(
         mask = SpecAugment()
         moved = mask.apply(moved, mask.draw(moved.shape, draws))
     if trial.again:
-        purified = _after(network, moved, int(torch.randint(0, trial.again + 1, (), generator=draws)))
+        purified = _after(
+            network, moved, int(torch.randint(0, trial.again + 1, (), generator=draws))
+        )
     else:
         purified = whole(moved)
     loss = trial.pixel * pixel_loss(x, purified)
