@@ -213,12 +213,10 @@ def _purified(subject: Subject, name: str, where: str) -> System:
     front: nn.Module = purifier.frozen()
     if subject.inputs == "waveform":
         front = SoundPurifier(purifier, subject.sample_rate)
-    elif subject.scale is None or subject.scale.settings != purifier.scale.settings:
+    elif not purifier.fits(subject.scale, subject.front_end):
         raise SettingError(
-            "defence", where, "a purifier of the model's own scale: both are trained on one fold"
+            "defence", where, "a purifier of the model's own log-Mel, level and width of scale"
         )
-    elif subject.front_end != purifier.front_end:
-        raise SettingError("defence", where, "a purifier of the model's own front-end")
     # The settings decide too: one set of weights purifies as output or as residual.
     files = [Path(where).expanduser() / name for name in (WEIGHTS, SETTINGS)]
     there = [file for file in files if file.is_file()]

@@ -168,8 +168,10 @@ def build_defence(what: str, subject: Subject, *, seed: int) -> Built:
     role = extra.get("role")
     if role == "purifier":
         purifier = Purifier.from_pretrained(folder)
-        if purifier.front_end != subject.front_end:
-            raise SettingError("defence", what, "a purifier of the target's own front-end")
+        if not purifier.fits(subject.test.scale, subject.front_end):
+            raise SettingError(
+                "defence", what, "a purifier of the target's own log-Mel, level and width of scale"
+            )
         return Built(
             defence=Defence(purifier.frozen()),
             fingerprint=_fingerprint(folder),

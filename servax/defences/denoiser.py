@@ -145,7 +145,8 @@ def train_denoiser(
         trainer, training.schedule(), folder, seed=seed, settings=identity, progress=progress
     )
     if current().main:
-        Purifier(denoiser, train.scale, front_end).save_pretrained(folder / "model")
+        heard = map(str, train.corpus.speakers)
+        Purifier(denoiser, train.scale, front_end, heard).save_pretrained(folder / "model")
     return fitted
 
 

@@ -231,7 +231,9 @@ def train_purifier(
     fitted = fit(
         trainer, training.schedule(), folder, seed=seed, settings=settings, progress=progress
     )
-    Purifier(purifier_network, parts.scale, parts.front_end).save_pretrained(folder / MODEL)
+    heard = map(str, parts.train.corpus.speakers)
+    purifier = Purifier(purifier_network, parts.scale, parts.front_end, heard)
+    purifier.save_pretrained(folder / MODEL)
     return fitted
 
 

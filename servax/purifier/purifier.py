@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from servax.errors import CheckpointError, ServaxError, unwritable
-from servax.features import FrontEndSettings, Scaling, make_scale
+from servax.features import FrontEndSettings, Scale, Scaling, make_scale
 from servax.models import frozen, load_network, save_network
 from servax.models.storage import SETTINGS, WEIGHTS
 from servax.pretrained import no_such_folder, resolve
@@ -56,6 +57,7 @@ class Purifier(
         network: P, from (B, 1, M, F) to the same shape.
         scale: The scale it was trained on.
         front_end: The front-end settings it was trained on.
+        speakers: Who was heard in its training, as the corpus names them; empty if nobody knows.
 
     Example:
         >>> purifier = Purifier.from_pretrained("runs/demo/models/ssad")  # doctest: +SKIP
@@ -63,7 +65,11 @@ class Purifier(
     """
 
     def __init__(
-        self, network: nn.Module, scale: Scaling, front_end: FrontEndSettings | None = None
+        self,
+        network: nn.Module,
+        scale: Scaling,
+        front_end: FrontEndSettings | None = None,
+        speakers: Iterable[str] = (),
     ) -> None:
         super().__init__()
         # All that rebuilds a purifier is in settings.json; the mixin would add half of it again.
@@ -71,11 +77,25 @@ class Purifier(
         self.network = network
         self.scale = scale
         self.front_end = front_end or FrontEndSettings()
+        self.speakers = tuple(sorted(set(speakers)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return purified log-Mel (B, 1, M, F) on [0, 1]; exact gradients pass through."""
         purified: Tensor = self.network(x)
         return purified.clamp(0.0, 1.0)
+
+    def fits(self, scale: Scaling | None, front_end: FrontEndSettings | None) -> bool:
+        """Say whether inputs of a scale and a front-end are what it was trained to hear.
+
+        Log-Mel and level must be the same, and so must a step of the scale in dB. Frames, and the
+        level that becomes 1, may differ: corpora are then aligned at their loudest.
+        """
+        ours, other = self.front_end, front_end
+        if other is None or (ours.logmel, ours.level_dbfs) != (other.logmel, other.level_dbfs):
+            return False
+        if isinstance(scale, Scale) and isinstance(self.scale, Scale):
+            return scale.settings.window_db == self.scale.settings.window_db
+        return scale is not None and scale.settings == self.scale.settings
 
     def purify(
         self, waveform: NDArray[np.floating], sample_rate: int = 16_000
@@ -94,7 +114,7 @@ class Purifier(
 
     def frozen(self) -> Purifier:
         """Return a copy for inference: evaluation mode, no parameter gradients."""
-        return Purifier(frozen(self.network), self.scale, self.front_end).eval()
+        return Purifier(frozen(self.network), self.scale, self.front_end, self.speakers).eval()
 
     def save_pretrained(self, save_directory: str | Path, **hub: Any) -> str | None:
         """Write weights (safetensors), settings (JSON) and a model card to a folder.
@@ -120,6 +140,7 @@ class Purifier(
                 "role": ROLE,
                 "scale": asdict(self.scale.settings),
                 "front_end": asdict(self.front_end),
+                "speakers": list(self.speakers),
             },
         )
 
@@ -161,13 +182,15 @@ class Purifier(
         try:
             front_end = FrontEndSettings(**stored.extra["front_end"])
             scale = make_scale(stored.extra["scale"], mels=front_end.logmel.mels)
+            # Folders of before this was kept do not say whom they heard.
+            speakers = [str(each) for each in stored.extra.get("speakers", ())]
         except ServaxError as error:
             raise CheckpointError(folder / SETTINGS, str(error)) from None
         except (KeyError, TypeError):
             raise CheckpointError(
                 folder / SETTINGS, "holds no scale and front-end of a purifier; train it again"
             ) from None
-        return cls(stored.network, scale, front_end).eval()
+        return cls(stored.network, scale, front_end, speakers).eval()
 
 
 def _download(model_id: str, hub: dict[str, Any]) -> Path:

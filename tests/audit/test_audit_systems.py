@@ -171,14 +171,27 @@ def test_a_defence_of_waveforms_that_makes_no_sense_is_refused(
         defended(sound, wanted, seed=0)
 
 
-def test_a_purifier_of_another_fold_or_front_end_is_refused(
+def test_a_purifier_of_another_corpus_stands_where_a_step_is_as_many_db(
     subject: Subject, tmp_path: Path
 ) -> None:
-    scaled = purifier(tmp_path / "scaled", top_db=19.0)
-    with pytest.raises(SettingError, match="expected a purifier of the model's own scale"):
-        defended(subject, str(scaled), seed=0)
-    heard = purifier(tmp_path / "heard", front_end=replace(FRONT_END, frames=41))
-    with pytest.raises(SettingError, match="expected a purifier of the model's own front-end"):
+    other = purifier(
+        tmp_path / "other", top_db=19.0, front_end=replace(FRONT_END, frames=41, fill="floor")
+    )
+    assert defended(subject, str(other), seed=0).source == str(other)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"level_dbfs": -20.0},
+        {"logmel": replace(FRONT_END.logmel, f_min=FRONT_END.logmel.f_min + 10.0)},
+    ],
+)
+def test_a_purifier_of_another_front_end_is_refused(
+    subject: Subject, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    heard = purifier(tmp_path / "heard", front_end=replace(FRONT_END, **change))
+    with pytest.raises(SettingError, match="a purifier of the model's own log-Mel, level and"):
         defended(subject, str(heard), seed=0)
 
 

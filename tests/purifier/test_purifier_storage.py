@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,14 @@ from safetensors.torch import load_file, save_file
 
 import servax
 from servax.errors import CheckpointError
-from servax.features import FrontEndSettings, LogMelSettings, Scale, ScaleSettings
+from servax.features import (
+    FrontEndSettings,
+    LogMelSettings,
+    Scale,
+    ScaleSettings,
+    ZScore,
+    ZScoreSettings,
+)
 from servax.models import VGG16, FrameTransformer, save_network
 from servax.pretrained import names
 from servax.purifier import Purifier
@@ -51,6 +59,33 @@ def test_comes_back_as_saved(purifier: Purifier, folder: Path) -> None:
     torch.testing.assert_close(back.frozen()(x), purifier(x))
     assert not any(p.requires_grad for p in back.frozen().parameters())
     assert all(p.requires_grad for p in back.parameters())
+
+
+def test_fits_where_a_step_of_the_scale_is_as_many_db(purifier: Purifier) -> None:
+    longer = replace(FRONT_END, frames=80)
+    louder, wider, unit = (
+        Scale(ScaleSettings(top_db=9.0, window_db=70.0)),
+        Scale(ScaleSettings(top_db=3.25, window_db=80.0)),
+        ZScore(ZScoreSettings(mean=(0.0,) * 32, sd=(1.0,) * 32)),
+    )
+    assert purifier.fits(louder, longer)
+    assert not purifier.fits(wider, FRONT_END)
+    assert not purifier.fits(unit, FRONT_END)
+    assert not purifier.fits(None, FRONT_END)
+    assert not purifier.fits(louder, None)
+    assert not purifier.fits(louder, replace(FRONT_END, level_dbfs=-26.0))
+    assert Purifier(purifier.network, unit, FRONT_END).fits(unit, longer)
+
+
+def test_says_whom_it_has_heard(purifier: Purifier, tmp_path: Path) -> None:
+    heard = Purifier(purifier.network, purifier.scale, FRONT_END, ["02", "01", "02"])
+    assert heard.frozen().speakers == ("01", "02")
+    heard.save_pretrained(tmp_path)
+    assert Purifier.from_pretrained(tmp_path).speakers == ("01", "02")
+    settings = json.loads((tmp_path / "settings.json").read_text(encoding="utf-8"))
+    del settings["extra"]["speakers"]  # as folders were written before
+    (tmp_path / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    assert Purifier.from_pretrained(tmp_path).speakers == ()
 
 
 def test_a_folder_holds_weights_settings_and_a_card_only(folder: Path) -> None:
