@@ -43,11 +43,10 @@ def features(scheme: str) -> Features:
     return extract(corpus(scheme), FrontEnd(FrontEndSettings()), folder=cache_folder() / "features")
 
 
-def speakers(half: str) -> list[str]:
-    """Return the speakers of a half."""
-    return sorted(
-        str(speaker) for group in HALVES[half] for speaker in folds()[group - 1].test.speakers
-    )
+def speakers(half: str, *, without: int | None = None) -> list[str]:
+    """Return the speakers of a half, those of one group left out."""
+    groups = [group for group in HALVES[half] if group != without]
+    return sorted(str(speaker) for group in groups for speaker in folds()[group - 1].test.speakers)
 
 
 @cache
@@ -57,13 +56,21 @@ def scale(half: str) -> Scaling:
 
 
 @cache
-def dataset(half: str, *, scheme: str) -> Dataset:
-    """Return the utterances of a half, scaled on the same half."""
-    return Dataset(_part(half, scheme), features(scheme), scale(half))
+def dataset(half: str, *, scheme: str, without: int | None = None) -> Dataset:
+    """Return the utterances of a half, those of one group left out, scaled on the whole half."""
+    return Dataset(_part(half, scheme, without), features(scheme), scale(half))
 
 
-def _part(half: str, scheme: str) -> Corpus:
+def group_numbers(half: str, *, scheme: str) -> list[int]:
+    """Return the group of each utterance of a half."""
+    groups = {str(s): g for g in HALVES[half] for s in folds()[g - 1].test.speakers}
+    return [groups[str(speaker)] for speaker in _part(half, scheme).utterances["speaker"]]
+
+
+def _part(half: str, scheme: str, without: int | None = None) -> Corpus:
     whole = corpus(scheme)
     table = whole.utterances
-    chosen = table[table["speaker"].astype(str).isin(speakers(half))].reset_index(drop=True)
+    chosen = table[table["speaker"].astype(str).isin(speakers(half, without=without))].reset_index(
+        drop=True
+    )
     return replace(whole, utterances=chosen)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from halves import dataset
+from halves import HALVES, dataset, group_numbers
 from materials import GRID, attacked, surrogate, targets
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -57,6 +57,8 @@ class Trial:
     bound: float = 0.0
     residual: bool = True
     surrogates: tuple[str, ...] = ("vgg16-a",)
+    crossed: bool = False
+    """Whether each group of the half is attacked by a surrogate that has not heard it."""
     scheme: str = "native"
     objective: str = "kl"
     """What SSA raises: `kl`, `feature` (at conv3_3) or `label` (cross-entropy of true labels)."""
@@ -163,6 +165,8 @@ TRIALS: dict[str, Trial] = {
     "shuffle-untrained": replace(SHUFFLE, steps=0),
     "shuffle-large": replace(SHUFFLE, budget=(0.0, 0.08)),
     "shuffle-pixel": replace(SHUFFLE, pixel=2.0),
+    "crossed": replace(BASE, crossed=True),
+    "shuffle-crossed": replace(SHUFFLE, crossed=True, passes=2),
     "large-budget": replace(BASE, budget=(0.0, 0.08), iterations=(2, 5)),
     "small-budget": replace(BASE, budget=(0.0, 0.02)),
     "many-steps": replace(BASE, iterations=(4, 8)),
@@ -262,11 +266,11 @@ def train(trial: Trial) -> Trained:
     network = build(trial)
     whole = Trained(network, trial)
     shadow = copy.deepcopy(network)
-    models = [Stand(surrogate(HALF, name)) for name in trial.surrogates]
+    models = stands(trial)
     optimiser = torch.optim.AdamW(network.parameters(), lr=trial.learning_rate, weight_decay=1e-4)
     draws = generator(trial.seed, "trial")
     began = time.monotonic()
-    for step, (x, y) in enumerate(batches(trial, trial.masked + trial.steps, draws)):
+    for step, (x, y, allowed) in enumerate(batches(trial, trial.masked + trial.steps, draws)):
         rate = trial.learning_rate * min(1, (step + 1) / 20)
         rate *= 0.5 * (1 + math.cos(math.pi * step / (trial.masked + trial.steps)))
         for group in optimiser.param_groups:
@@ -276,7 +280,7 @@ def train(trial: Trial) -> Trained:
             mask = nn.functional.interpolate(hidden.float(), x.shape[2:])
             loss = (network(x * (1 - mask) + 0.5 * mask) - x).abs().mean()
         else:
-            loss = _loss(trial, models, whole, network, x, y, draws)
+            loss = _loss(trial, [models[name] for name in allowed], whole, network, x, y, draws)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -338,18 +342,51 @@ def _after(network: nn.Module, x: Tensor, passes: int) -> Tensor:
     return network.once(x, passes)
 
 
-def batches(trial: Trial, steps: int, draws: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield random stretches of the training speakers' utterances with their labels."""
+def stands(trial: Trial) -> dict[str, Stand]:
+    """Return the surrogates of a trial by name."""
+    names = list(trial.surrogates)
+    if trial.crossed:
+        names = [f"{name}-without-{group}" for name in names for group in HALVES[HALF]]
+    return {name: Stand(surrogate(HALF, name)) for name in names}
+
+
+def batches(
+    trial: Trial, steps: int, draws: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor, tuple[str, ...]]]:
+    """Yield random stretches of the training speakers' utterances, labels and who may attack."""
     data = dataset(HALF, scheme=trial.scheme)
+    groups = np.array(group_numbers(HALF, scheme=trial.scheme))
     done = epoch = 0
     while done < steps:
-        for positions in epoch_order(len(data), trial.batch, seed=trial.seed, epoch=epoch):
+        for positions, names in _epoch(trial, groups, epoch):
             if done == steps:
                 return
             done += 1
             batch = data.batch(positions)
-            yield stretch(batch.x, trial.frames, draws), batch.y
+            yield stretch(batch.x, trial.frames, draws), batch.y, names
         epoch += 1
+
+
+def _epoch(
+    trial: Trial, groups: np.ndarray, epoch: int
+) -> Iterator[tuple[np.ndarray, tuple[str, ...]]]:
+    if not trial.crossed:
+        for positions in epoch_order(len(groups), trial.batch, seed=trial.seed, epoch=epoch):
+            yield positions, trial.surrogates
+        return
+    # Batches of one group each, taken in turn: only its own surrogates have not heard it.
+    parts = [
+        [
+            (np.flatnonzero(groups == group)[positions], names)
+            for positions in epoch_order(
+                int((groups == group).sum()), trial.batch, seed=trial.seed, epoch=epoch
+            )
+        ]
+        for group in HALVES[HALF]
+        for names in [tuple(f"{name}-without-{group}" for name in trial.surrogates)]
+    ]
+    for together in zip(*parts, strict=False):
+        yield from together
 
 
 def reused(trial: Trial) -> Trained:
