@@ -162,6 +162,10 @@ TRIALS: dict[str, Trial] = {
     "shuffle-twice": replace(SHUFFLE, passes=2, weights="shuffle"),
     "shuffle-again": replace(SHUFFLE, passes=2, again=2),
     "shuffle-3-again": replace(SHUFFLE, shuffle=3, passes=2, again=2),
+    "shuffle-2-again": replace(SHUFFLE, shuffle=2, passes=2, again=2),
+    "shuffle-3-long": replace(SHUFFLE, shuffle=3, passes=3, again=2, steps=900),
+    "shuffle-3-masked": replace(SHUFFLE, shuffle=3, passes=3, again=2, masked=120),
+    "shuffle-3-crossed": replace(SHUFFLE, shuffle=3, passes=3, again=2, crossed=True),
     "shuffle-untrained": replace(SHUFFLE, steps=0),
     "shuffle-large": replace(SHUFFLE, budget=(0.0, 0.08)),
     "shuffle-pixel": replace(SHUFFLE, pixel=2.0),
@@ -338,8 +342,8 @@ def _after(network: nn.Module, x: Tensor, passes: int) -> Tensor:
     """Return what one pass that learns makes of x after some that do not."""
     with torch.no_grad():
         for each in range(passes):
-            x = network.once(x, each)
-    return network.once(x, passes)
+            x = network(x, only=each)
+    return network(x, only=passes)
 
 
 def stands(trial: Trial) -> dict[str, Stand]:

@@ -83,16 +83,23 @@ class UNet(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the purified spectrograms (B, 1, M, F), not clamped."""
+    def forward(self, x: Tensor, only: int | None = None) -> Tensor:
+        """Return the purified spectrograms (B, 1, M, F), not clamped.
+
+        Args:
+            x: Spectrograms (B, 1, M, F) on [0, 1].
+            only: Make this one pass, counted from 0; by default all in evaluation mode, and in
+                training mode, where passes learn one by one, the first.
+        """
         if x.ndim != 4 or x.shape[1] != 1:
             raise ShapeError("x", x.shape, "(B, 1, M, F)")
+        if only is not None:
+            return self._shifted(x, only)
         for each in range(1 if self.training else self.settings.passes):
-            x = self.once(x, each)
+            x = self._shifted(x, each)
         return x
 
-    def once(self, x: Tensor, each: int) -> Tensor:
-        """Return what pass number `each`, from 0, makes of its input (B, 1, M, F), not clamped."""
+    def _shifted(self, x: Tensor, each: int) -> Tensor:
         shift = BLOCK // 2 * (each % 2)
         moved = pad(x.clamp(0.0, 1.0) if each else x, (shift, 0, shift, 0), mode="replicate")
         return self._pass(moved)[..., shift:, shift:]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from servax.errors import SettingError
 from servax.features import Dataset
+from servax.models import UNet
 from servax.purifier.decision import DecisionSSA, divergence
 from servax.purifier.losses import pixel_loss
 from servax.purifier.surrogate import Surrogate
@@ -80,7 +81,8 @@ class SurrogateTrainer(RestorerTrainer[SurrogateTraining]):
     """P in training through surrogates, to be driven by `servax.training.fit`.
 
     Args:
-        network: P, from (B, 1, M, F) to the same shape.
+        network: P, from (B, 1, M, F) to the same shape; each step teaches a `UNet` of several
+            passes one of them, drawn at random.
         surrogates: Recognisers from (B, 1, M, F) to logits; none may be the model to protect.
         train: Training speakers; their labels are not read.
         validation: Validation speakers.
@@ -110,6 +112,7 @@ class SurrogateTrainer(RestorerTrainer[SurrogateTraining]):
             raise SettingError("surrogates", [], "at least one trained recogniser")
         super().__init__(network, train, validation, settings, seed=seed, compute=compute)
         self.surrogates = [Surrogate(each).to(self.device) for each in surrogates]
+        self._passes = network.settings.passes if isinstance(network, UNet) else 1
 
     def _step(self, x: Tensor, draws: torch.Generator) -> Terms:
         """Move P on one batch x (B, 1, M, F)."""
@@ -123,13 +126,24 @@ class SurrogateTrainer(RestorerTrainer[SurrogateTraining]):
         with self.compute.autocast():
             with torch.no_grad():
                 logits, features = surrogate.read(x)
-            purified = self._called(s.ssa(surrogate, x, logits, draws))
+            purified = self._purified(s.ssa(surrogate, x, logits, draws), draws)
         output = purified.detach().requires_grad_(True)
         with self.compute.autocast():
             terms = self._terms(surrogate, x, output, logits, features)
         (gradient,) = torch.autograd.grad(terms["loss"] * share, output)
         self._move(purified, gradient)
         return team.means({name: term.detach() for name, term in terms.items()}, share)
+
+    def _purified(self, x: Tensor, draws: torch.Generator) -> Tensor:
+        """Return x (B, 1, M, F) purified; of several passes one learns, those before it do not."""
+        chosen = {}
+        if self._passes > 1:
+            chosen["only"] = int(torch.randint(0, self._passes, (), generator=draws))
+            with torch.no_grad():
+                for each in range(chosen["only"]):
+                    x = self.network(x, only=each)
+        purified: Tensor = self._called(x, **chosen)
+        return purified
 
     def _terms(
         self,

@@ -23,15 +23,15 @@ def vgg(seed=0):
         return VGG16(4, 2).eval()
 
 
-def unet():
+def unet(passes=1):
     with global_seed(0, "weights"):
-        return UNet(width=8, levels=2, texture=4)
+        return UNet(width=8, levels=2, texture=4, passes=passes)
 
 
-def make_trainer(make_dataset, *, seed=0, **settings):
+def make_trainer(make_dataset, *, seed=0, network=None, **settings):
     given = SurrogateTraining(**{"batch_size": 4, "frames": 32, "epochs": 2, **settings})
     return SurrogateTrainer(
-        unet(),
+        network or unet(),
         [vgg(), vgg(1)],
         make_dataset(LABELS),
         make_dataset(LABELS[:5], seed=1),
