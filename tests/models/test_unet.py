@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from torch.nn.functional import conv2d, group_norm, interpolate, silu
+from torch.nn.functional import conv2d, group_norm, interpolate, pad, silu
 
 from servax.errors import SettingError, ShapeError
 from servax.models import UNet, UNetSettings, load_network, save_network
@@ -81,6 +81,17 @@ def test_two_levels_equal_the_formula():
         for j in range(2):
             expected[:, 0, i::2, j::2] += patches[:, 2 * i + j]
     torch.testing.assert_close(network(x), expected)
+
+
+def test_passes_follow_each_other_every_second_one_half_a_block_further_on():
+    network, x = drawn(texture=4, passes=3), draw(2, 1, 40, 55)
+    with torch.no_grad():
+        first = network(x, only=0)
+        further = pad(first.clamp(0, 1), (4, 0, 4, 0), mode="replicate")
+        second = network(further, only=0)[..., 4:, 4:]
+        torch.testing.assert_close(network(first, only=1), second)
+        torch.testing.assert_close(network(x), network(second, only=2))
+        torch.testing.assert_close(network.train()(x), first)
 
 
 def test_it_is_saved_and_read_back(tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 
 import pytest
 import torch
@@ -134,6 +135,31 @@ class TestTrainer:
         found = trainer.train_epoch(0, lambda: None)
         expected = 2 * found["train/decision"] + 3 * found["train/feature"]
         assert found["train/loss"] == pytest.approx(expected + 0.5 * found["train/pixel"], rel=1e-5)
+
+    def test_of_several_passes_one_learns_from_what_the_earlier_ones_made(self, make_dataset):
+        network, heard = unet(passes=3), []
+        torch.nn.init.normal_(network.out.weight, std=0.02, generator=generator(0))
+        forward = network.forward
+
+        def listening(x, only=None):
+            purified = forward(x, only=only)
+            heard.append((x, only, purified, torch.is_grad_enabled()))
+            return purified
+
+        network.forward = listening
+        trainer = make_trainer(make_dataset, network=network)
+        for epoch in range(4):
+            trainer.train_epoch(epoch, lambda: None)
+        last = 0
+        while heard:
+            steps = []
+            while not steps or not steps[-1][3]:
+                steps.append(heard.pop(0))
+            assert [only for _, only, _, _ in steps] == list(range(len(steps)))
+            for one, other in pairwise(steps):
+                assert other[0] is one[2]
+            last = max(last, len(steps))
+        assert last == 3
 
     def test_labels_do_not_matter(self, make_dataset):
 
