@@ -166,6 +166,7 @@ TRIALS: dict[str, Trial] = {
     "shuffle-3-long": replace(SHUFFLE, shuffle=3, passes=3, again=2, steps=900),
     "shuffle-3-masked": replace(SHUFFLE, shuffle=3, passes=3, again=2, masked=120),
     "shuffle-3-crossed": replace(SHUFFLE, shuffle=3, passes=3, again=2, crossed=True),
+    "shuffle-3-many": replace(SHUFFLE, shuffle=3, passes=3, again=2, iterations=(4, 8)),
     "shuffle-untrained": replace(SHUFFLE, steps=0),
     "shuffle-large": replace(SHUFFLE, budget=(0.0, 0.08)),
     "shuffle-pixel": replace(SHUFFLE, pixel=2.0),
