@@ -394,10 +394,10 @@ def _epoch(
         yield from together
 
 
-def reused(trial: Trial) -> Trained:
-    """Return the purifier of a trial that another trial has trained."""
+def reused(trial: Trial, name: str) -> Trained:
+    """Return the purifier of a trial, trained under this name."""
     network = build(trial)
-    network.load_state_dict(torch.load(MODELS / f"{trial.weights}.pt", weights_only=True))
+    network.load_state_dict(torch.load(MODELS / f"{name}.pt", weights_only=True))
     return Trained(network, trial).eval()
 
 
@@ -468,7 +468,7 @@ def main() -> None:
     for name in given.trials:
         trial = TRIALS[name]
         began = time.monotonic()
-        whole = reused(trial) if trial.weights else train(trial)
+        whole = reused(trial, trial.weights) if trial.weights else train(trial)
         trained = time.monotonic() - began
         torch.save(whole.network.state_dict(), MODELS / f"{name}.pt")
         whole.requires_grad_(False)
