@@ -37,7 +37,7 @@ PRESETS: dict[str, Preset] = {
     "ssad": Preset(),
     "ssad-residual": Preset(network=FrameTransformerSettings(residual=True)),
     "ssad-plus": Preset(
-        network=UNetSettings(width=16, texture=4),
+        network=UNetSettings(width=16, texture=4, passes=2),
         training=SurrogateTraining(),
         unseen=("P0", "P2"),
     ),

@@ -44,9 +44,9 @@ class SurrogateTraining:
     """Weight of L_pix (eq. 4)."""
     frames: int = 192
     """Length of the random stretch of each utterance a step sees; shorter utterances pass whole."""
-    epochs: int = 13
+    epochs: int = 8
     """Most epochs."""
-    patience: int = 13
+    patience: int = 8
     """Epochs without a lower validation loss before training stops."""
     batch_size: int = 16
     """Utterances per step."""
