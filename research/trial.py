@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from conv_stem import ConvStem
 from halves import HALVES, dataset, group_numbers
 from materials import GRID, attacked, surrogate, targets
 from torch import Tensor, nn
@@ -127,6 +128,7 @@ TRIALS: dict[str, Trial] = {
     "bounded": replace(BASE, bound=0.06),
     "patch-4": replace(BASE, patch=4, width=32, levels=3),
     "transformer": replace(BASE, network="transformer", residual=False),
+    "conv-stem": replace(BASE, network="conv-stem"),
     "noise": replace(BASE, noise=0.06),
     "end-to-end": replace(MIXED, end_to_end=1.0, iterations=(1, 3), feature=0.3),
     "end-to-end-labels": replace(
@@ -214,6 +216,8 @@ class Trained(nn.Module):
 def build(trial: Trial) -> nn.Module:
     """Return the untrained network of a trial."""
     with global_seed(trial.seed, "weights"):
+        if trial.network == "conv-stem":
+            return ConvStem(texture=trial.shuffle)
         if trial.network == "transformer":
             return FrameTransformer(residual=trial.residual)
         return UNet(
