@@ -34,7 +34,7 @@ class ConvStem(nn.Module):
             width, 4, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.double = nn.ConvTranspose2d(width, half, 2, stride=2)
+        self.finer = nn.ConvTranspose2d(width, half, 2, stride=2)
         self.out = nn.Conv2d(half, PATCH**2, 3, padding=1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
@@ -50,6 +50,6 @@ class ConvStem(nn.Module):
         tokens = tokens + self.place(tokens)
         shape = tokens.shape
         tokens = self.layers(tokens.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(shape)
-        hidden = nn.functional.gelu(fine + self.double(tokens))
+        hidden = nn.functional.gelu(fine + self.finer(tokens))
         change = pixel_shuffle(self.out(hidden), PATCH)
         return x + change[..., :frames]
