@@ -95,7 +95,7 @@ def train_purifier(
         held_out: Which group is held out, from 1.
         preset: ssad (predicts the spectrogram), ssad-residual (predicts a change) or ssad-plus (a
             U-Net behind shuffled texture, trained with the extractor as a surrogate).
-        epochs: Most epochs; default the preset's: 60 with patience 5, of ssad-plus 13.
+        epochs: Most epochs; default the preset's: 60 with patience 5, of ssad-plus 8.
         ssa_steps: Ascent steps of the augmentation; default 10, each of .01 on the [0, 1] scale
             (.8 dB); of ssad-plus 1 to 4, drawn anew for each batch.
         seed: Seeds weights, batches and distortions.
