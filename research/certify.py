@@ -75,6 +75,7 @@ def main() -> None:
             )
         )
         labels.append(batch.y)
+        cells = batch.x[0].numel()
         print(found[-1].prediction.tolist(), found[-1].radius.tolist(), flush=True)
     count = sum(len(y) for y in labels)
     shares = {
@@ -93,7 +94,7 @@ def main() -> None:
         "certified accuracy by Euclidean radius": shares,
         "abstained": sum(int(each.abstained.sum()) for each in found) / count,
         "largest radius": max(float(each.radius.max()) for each in found),
-        "norm of a change of .003 in every cell": 0.003 * math.sqrt(test.batch([0]).x[0].numel()),
+        "norm of a change of .003 in every cell": 0.003 * math.sqrt(cells),
         **provenance(shlex.join(["python", *sys.argv])),
     }
     write_atomically(RESULTS / f"{name}.json", (json.dumps(told, indent=1) + "\n").encode())
