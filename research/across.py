@@ -13,6 +13,7 @@ RAVDESS and synthetic networks are the packaged ones; those of FSDD come from
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 import sys
@@ -57,6 +58,10 @@ TASKS = {
 
 def main() -> None:
     """Measure every purifier before every recogniser."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
     torch.set_num_threads(1)
     origin = provenance(shlex.join(["python", *sys.argv]))
     found = []
