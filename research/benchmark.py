@@ -1,7 +1,7 @@
 """Measure defences by the benchmark's protocol and write what came out into their entries.
 
     python research/benchmark.py ssad-plus=ssad-plus-ravdess mean-filter=mean-filter:3 undefended \
-        --targets runs/ravdess_plus/stages/target-* --groups 1 2 3
+        --targets 'runs/ravdess_plus/stages/target-*' --groups 1 2 3
 
 Each defence is `NAME=WHAT`: NAME is an entry, `results/benchmark/NAME.json`, that says what the
 defence is (write it first, without figures: docs/benchmark.md); WHAT is the folder of a purifier,
@@ -22,11 +22,13 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from glob import glob
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from servax.audit.systems import folder_of
 from servax.benchmark import Protocol, Record, read_record, with_figures, write_record
 from servax.benchmark.figures import Measurement, figures_of
 from servax.benchmark.measuring import Attacker, count_ticks, measure, sample
@@ -37,6 +39,7 @@ from servax.errors import ServaxError, SettingError
 from servax.evaluation import records
 from servax.evaluation.protocol import UNDEFENDED
 from servax.experiments.provenance import provenance
+from servax.experiments.training import RECOGNISERS, load_recogniser
 
 RESULTS = Path("results/benchmark")
 RECORDS = Path("runs/benchmark")
@@ -54,7 +57,14 @@ def arguments() -> argparse.Namespace:
         nargs="+",
         required=True,
         metavar="FOLDER",
-        help="recognisers of `servax run`; FOLDER@GROUP for one that was trained otherwise",
+        help="recognisers of `servax run`, or a pattern of their folders; FOLDER@GROUP for one that "
+        "was trained otherwise",
+    )
+    parser.add_argument(
+        "--network",
+        default="vgg16",
+        choices=RECOGNISERS,
+        help="which kind of TARGETS is taken (default: %(default)s)",
     )
     parser.add_argument("--groups", nargs="+", type=int, required=True, help="of one set")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of the defences")
@@ -95,21 +105,27 @@ def set_of(protocol: Protocol, groups: list[int]) -> GroupSet:
 
 
 def chosen_targets(
-    wanted: list[str], corpus: Corpus, count: int, groups: list[int]
+    wanted: list[str], corpus: Corpus, count: int, groups: list[int], network: str
 ) -> list[Subject]:
     """Return the recognisers of the groups, all of one network."""
     folds = corpus.folds(count)
     subjects = []
-    for each in wanted:
+    for each in (found for pattern in wanted for found in sorted(glob(pattern)) or [pattern]):
         where, _, told = each.partition("@")
+        if kind_of(where) != network:
+            continue
         group = int(told) if told else group_of(where, folds)
         if group in groups:
             subjects.append(subject_of(where, corpus, folds, group=group))
-    kinds = sorted({each.name for each in subjects})
-    if len(kinds) != 1 or sorted(each.group for each in subjects) != sorted(groups):
-        told = ", ".join(f"{each.name} of group {each.group}" for each in subjects) or "none"
-        raise SettingError("targets", told, f"one network, one recogniser of each group {groups}")
+    if sorted(each.group for each in subjects) != sorted(groups):
+        told = ", ".join(f"group {each.group}" for each in subjects) or "none"
+        raise SettingError("targets", f"{network} of {told}", f"one of each group {groups}")
     return sorted(subjects, key=lambda each: each.group)
+
+
+def kind_of(where: str) -> str:
+    """Return what kind of network a recogniser is."""
+    return type(load_recogniser(folder_of(where)).network).__name__.lower()
 
 
 def key_of(subject: Subject, built: Mapping[int, Built], protocol: Protocol, by: Attacker) -> str:
@@ -192,7 +208,7 @@ def main() -> None:
         utterances=given.adaptive_utterances,
     )
     corpus = load(protocol.corpus, scheme=protocol.scheme)
-    subjects = chosen_targets(given.targets, corpus, protocol.groups, given.groups)
+    subjects = chosen_targets(given.targets, corpus, protocol.groups, given.groups, given.network)
     built = [
         {
             name: {seed: build_defence(what, subject, seed=seed) for seed in given.seeds}
