@@ -22,7 +22,6 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +56,8 @@ def arguments() -> argparse.Namespace:
         nargs="+",
         required=True,
         metavar="FOLDER",
-        help="recognisers of `servax run`, or a pattern of their folders; FOLDER@GROUP for one that "
-        "was trained otherwise",
+        help="recognisers of `servax run`, or a pattern of their folders; FOLDER@GROUP for one "
+        "that was trained otherwise",
     )
     parser.add_argument(
         "--network",
@@ -110,7 +109,7 @@ def chosen_targets(
     """Return the recognisers of the groups, all of one network."""
     folds = corpus.folds(count)
     subjects = []
-    for each in (found for pattern in wanted for found in sorted(glob(pattern)) or [pattern]):
+    for each in (found for pattern in wanted for found in matching(pattern)):
         where, _, told = each.partition("@")
         if kind_of(where) != network:
             continue
@@ -121,6 +120,11 @@ def chosen_targets(
         told = ", ".join(f"group {each.group}" for each in subjects) or "none"
         raise SettingError("targets", f"{network} of {told}", f"one of each group {groups}")
     return sorted(subjects, key=lambda each: each.group)
+
+
+def matching(pattern: str) -> list[str]:
+    """Return the folders of a pattern, sorted; what matches nothing stands for itself."""
+    return sorted(map(str, Path().glob(pattern))) or [pattern]
 
 
 def kind_of(where: str) -> str:
