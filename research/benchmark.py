@@ -124,7 +124,8 @@ def chosen_targets(
 
 def matching(pattern: str) -> list[str]:
     """Return the folders of a pattern, sorted; what matches nothing stands for itself."""
-    return sorted(map(str, Path().glob(pattern))) or [pattern]
+    root = Path(pattern).anchor
+    return sorted(map(str, Path(root).glob(pattern.removeprefix(root)))) or [pattern]
 
 
 def kind_of(where: str) -> str:
