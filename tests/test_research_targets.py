@@ -69,4 +69,4 @@ def test_what_an_attacker_leaves_who_knows_the_defence(path: Path) -> None:
         under = each["under"]
         auto = min(under[name] for name in under if name.startswith("APGD"))
         shown += [f"{under['PGD-100, 5 starts']:.1f}", f"{auto:.1f}", f"{under['worst']:.1f}"]
-    assert cells(f"`{told['system']}`, known") == [f"{told['figures'][0]['clean']:.1f}", *shown]
+    assert cells(f"{told['system']}, known") == [f"{told['figures'][0]['clean']:.1f}", *shown]
