@@ -325,9 +325,8 @@ def _loss(
         mask = SpecAugment()
         moved = mask.apply(moved, mask.draw(moved.shape, draws))
     if trial.again:
-        purified = _after(
-            network, moved, int(torch.randint(0, trial.again + 1, (), generator=draws))
-        )
+        last = int(torch.randint(0, trial.again + 1, (), generator=draws))
+        purified = network(network.before(moved, last), only=last)
     else:
         purified = whole(moved)
     loss = trial.pixel * pixel_loss(x, purified)
@@ -341,14 +340,6 @@ def _loss(
         distance = (new - old).abs().mean() / old.abs().mean()
         loss = loss + trial.feature * distance / len(features)
     return loss
-
-
-def _after(network: nn.Module, x: Tensor, passes: int) -> Tensor:
-    """Return what one pass that learns makes of x after some that do not."""
-    with torch.no_grad():
-        for each in range(passes):
-            x = network(x, only=each)
-    return network(x, only=passes)
 
 
 def stands(trial: Trial) -> dict[str, Stand]:

@@ -99,6 +99,13 @@ class UNet(nn.Module):
             x = self._shifted(x, each)
         return x
 
+    @torch.no_grad()
+    def before(self, x: Tensor, only: int) -> Tensor:
+        """Return what pass number `only` meets of x (B, 1, M, F), without gradients."""
+        for each in range(only):
+            x = self(x, only=each)
+        return x
+
     def _shifted(self, x: Tensor, each: int) -> Tensor:
         shift = BLOCK // 2 * (each % 2)
         moved = pad(x.clamp(0.0, 1.0) if each else x, (shift, 0, shift, 0), mode="replicate")

@@ -112,7 +112,6 @@ class SurrogateTrainer(RestorerTrainer[SurrogateTraining]):
             raise SettingError("surrogates", [], "at least one trained recogniser")
         super().__init__(network, train, validation, settings, seed=seed, compute=compute)
         self.surrogates = [Surrogate(each).to(self.device) for each in surrogates]
-        self._passes = network.settings.passes if isinstance(network, UNet) else 1
 
     def _step(self, x: Tensor, draws: torch.Generator) -> Terms:
         """Move P on one batch x (B, 1, M, F)."""
@@ -136,12 +135,10 @@ class SurrogateTrainer(RestorerTrainer[SurrogateTraining]):
 
     def _purified(self, x: Tensor, draws: torch.Generator) -> Tensor:
         """Return x (B, 1, M, F) purified; of several passes one learns, those before it do not."""
-        chosen = {}
-        if self._passes > 1:
-            chosen["only"] = int(torch.randint(0, self._passes, (), generator=draws))
-            with torch.no_grad():
-                for each in range(chosen["only"]):
-                    x = self.network(x, only=each)
+        network, chosen = self.network, {}
+        if isinstance(network, UNet) and network.settings.passes > 1:
+            chosen["only"] = int(torch.randint(0, network.settings.passes, (), generator=draws))
+            x = network.before(x, **chosen)
         purified: Tensor = self._called(x, **chosen)
         return purified
 
