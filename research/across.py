@@ -2,10 +2,11 @@
 
     python research/across.py
 
-Each recogniser is attacked once, obliviously, on a group of speakers that it has not heard; each
-purifier stands before it as it is. Corpora are aligned at the level that becomes 1: a purifier
-hears what the recogniser hears. Where purifier and recogniser are of one corpus, neither has heard
-the group. Leaves `results/across/figures.json`; docs/tasks.md shows it.
+Each recogniser is attacked on a group of speakers that it has not heard, obliviously (k up to 15)
+and on 32 utterances through the purifier (PGD-15); each purifier stands before it as it is. Corpora
+are aligned at the level that becomes 1: a purifier hears what the recogniser hears. Where purifier
+and recogniser are of one corpus, neither has heard the group. Leaves `results/across/figures.json`;
+docs/tasks.md shows it.
 
 RAVDESS and synthetic networks are the packaged ones; those of FSDD come from
 `servax run recipes/fsdd_digits_loso.yaml`.
@@ -14,6 +15,7 @@ RAVDESS and synthetic networks are the packaged ones; those of FSDD come from
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import shlex
 import sys
@@ -22,19 +24,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
+from servax.benchmark import Protocol
 from servax.benchmark.figures import Measurement, figures_of
+from servax.benchmark.measuring import Attacker, measure
 from servax.benchmark.systems import build_defence, subject_of
 from servax.corpora import load
-from servax.evaluation.grid import AttackGrid
-from servax.evaluation.protocol import OBLIVIOUS, UNDEFENDED, Identity, oblivious
+from servax.evaluation.protocol import UNDEFENDED
 from servax.evaluation.records import write_atomically
 from servax.experiments.provenance import provenance
 
 OUT = Path("results/across/figures.json")
-GRID = AttackGrid(steps=15, adaptive_steps=15)
+GRID = Protocol(steps=15)
+ATTACKER = Attacker(radii=(0.02,), steps=15, restarts=1, utterances=32)
 
 
 @dataclass(frozen=True)
@@ -69,21 +72,21 @@ def main() -> None:
         corpus = load(name, scheme=task.scheme)
         subject = subject_of(task.recogniser, corpus, corpus.folds(task.groups), group=task.group)
         purifiers = {
-            of: build_defence(each.purifier, subject, seed=0).defence for of, each in TASKS.items()
+            of: {0: build_defence(each.purifier, subject, seed=0).defence}
+            for of, each in TASKS.items()
         }
-        identity = Identity(subject.name, subject.group, 0)
-        rows = pd.concat(
-            [
-                oblivious(attack, subject.network, purifiers, subject.test, GRID, identity)
-                for attack in OBLIVIOUS
-            ],
-            ignore_index=True,
-        )
-        for of in (UNDEFENDED, *TASKS):
+        records = measure(subject, {UNDEFENDED: {}, **purifiers}, GRID, ATTACKER)
+        for of, rows in records.items():
             told = figures_of(rows, of, measurement(subject.name, origin))
             figures = {key: asdict(getattr(told, key)) for key in ("clean", "fgsm", "pgd")}
             found.append(
-                {"recogniser": name, "purifier": of, "utterances": len(subject.test)} | figures
+                {
+                    "recogniser": name,
+                    "purifier": of,
+                    "utterances": len(subject.test),
+                    **figures,
+                    "adaptive": [asdict(each) for each in told.adaptive],
+                }
             )
             print(json.dumps(found[-1]), flush=True)
     write_atomically(OUT, (json.dumps({"figures": found, **origin}, indent=1) + "\n").encode())
@@ -96,7 +99,7 @@ def measurement(target: str, origin: Mapping[str, Any]) -> Measurement:
         groups="tuning",
         command=str(origin["command"]),
         commit=str(origin["commit"]),
-        date="",
+        date=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
     )
 
 

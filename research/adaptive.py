@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from halves import corpus, folds
 from materials import folder
-from torch import Tensor, nn
+from torch import nn
 from trial import TRIALS, reused
 
 from servax.attacks import APGD, PGD, Restarts
 from servax.attacks.base import Attack
 from servax.audit.selection import chosen
 from servax.benchmark.systems import build_defence, part, subject_of
-from servax.defences import Defended
+from servax.defences import Defended, ExpectationOverDraws
 from servax.evaluation.metrics import uar
 from servax.evaluation.records import write_atomically
 from servax.experiments.provenance import provenance
@@ -41,18 +41,6 @@ RESULTS = Path("results/adaptive")
 UTTERANCES = 32
 """Of each group."""
 BATCH = 16
-
-
-class Averaged(nn.Module):
-    """The mean logits (B, C) of several draws of a system with noise (EOT, Athalye et al. 2018)."""
-
-    def __init__(self, system: nn.Module, draws: int) -> None:
-        super().__init__()
-        self.system, self.draws = system, draws
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the mean of the logits."""
-        return torch.stack([self.system(x) for _ in range(self.draws)]).mean(0)
 
 
 def attacks(radius: float, *, noisy: bool) -> dict[str, tuple[Attack, int]]:
@@ -92,7 +80,7 @@ def left(
         with torch.no_grad():
             clean.append((system(batch.x).argmax(1) == batch.y).numpy())
         for name, (attack, draws) in attacks(radius, noisy=noisy).items():
-            model = Averaged(system, draws) if draws > 1 else system
+            model = ExpectationOverDraws(system, draws) if draws > 1 else system
             x = attack(model, batch.x, batch.y, generator=generator(0, name, number))
             with torch.no_grad():
                 under[name].append((system(x).argmax(1) == batch.y).numpy())
@@ -116,17 +104,16 @@ def main() -> None:
     torch.set_num_threads(1)
     for each in given.systems:
         name, _, what = each.partition("=")
-        began, labels, figures = time.monotonic(), [], []
+        began, figures = time.monotonic(), []
+        built = [system_of(what.replace("{group}", str(group)), group) for group in given.groups]
+        y = np.concatenate([test.labels.numpy() for _, _, test in built])
         for radius in given.radii:
-            clean, under, labels = [], {}, []
-            for group in given.groups:
-                system, noisy, test = system_of(what.replace("{group}", str(group)), group)
-                labels.append(test.labels.numpy())
+            clean, under = [], {}
+            for system, noisy, test in built:
                 right, found = left(system, noisy, test, radius)
                 clean.append(right)
                 for attack, kept in found.items():
                     under.setdefault(attack, []).append(kept)
-            y = np.concatenate(labels)
             parts = {attack: np.concatenate(kept) for attack, kept in under.items()}
             parts["worst"] = np.all(list(parts.values()), axis=0)
             uars = {attack: percent(y, right) for attack, right in parts.items()}

@@ -32,7 +32,7 @@ from servax.benchmark import Protocol, Record, read_record, with_figures, write_
 from servax.benchmark.figures import Measurement, figures_of
 from servax.benchmark.measuring import Attacker, count_ticks, measure, sample
 from servax.benchmark.record import GroupSet
-from servax.benchmark.systems import Built, Subject, build_defence, group_of, subject_of
+from servax.benchmark.systems import Built, Subject, build_defence, group_of, kind_of, subject_of
 from servax.corpora import Corpus, load
 from servax.errors import ServaxError, SettingError
 from servax.evaluation import records
@@ -111,7 +111,7 @@ def chosen_targets(
     subjects = []
     for each in (found for pattern in wanted for found in matching(pattern)):
         where, _, told = each.partition("@")
-        if kind_of(where) != network:
+        if kind_of(load_recogniser(folder_of(where)).network) != network:
             continue
         group = int(told) if told else group_of(where, folds)
         if group in groups:
@@ -126,11 +126,6 @@ def matching(pattern: str) -> list[str]:
     """Return the folders of a pattern, sorted; what matches nothing stands for itself."""
     root = Path(pattern).anchor
     return sorted(map(str, Path(root).glob(pattern.removeprefix(root)))) or [pattern]
-
-
-def kind_of(where: str) -> str:
-    """Return what kind of network a recogniser is."""
-    return type(load_recogniser(folder_of(where)).network).__name__.lower()
 
 
 def key_of(subject: Subject, built: Mapping[int, Built], protocol: Protocol, by: Attacker) -> str:

@@ -13,13 +13,13 @@ import json
 import math
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from halves import corpus, folds
 from materials import folder
-from torch import nn
-from trial import MODELS, TRIALS, build
+from trial import TRIALS, reused
 
 from servax.audit.selection import chosen
 from servax.benchmark.systems import part, subject_of
@@ -33,18 +33,6 @@ RADII = (0.0, 0.05, 0.1, 0.2)
 GROUP, UTTERANCES, DRAWS = 1, 32, 400
 
 
-class Clamped(nn.Module):
-    """A network whose output is cut off at [0, 1]."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the output (B, 1, M, F) within [0, 1]."""
-        return self.network(x).clamp(0.0, 1.0)
-
-
 def main() -> None:
     """Certify the trial that the command line names."""
     parser = argparse.ArgumentParser(
@@ -56,11 +44,10 @@ def main() -> None:
     if trial.blur > 1:
         raise SystemExit(f"{name}: expected a trial whose noise comes first")
     torch.set_num_threads(1)
-    network = build(trial)
-    network.load_state_dict(torch.load(MODELS / f"{name}.pt", weights_only=True))
+    purifier = reused(replace(trial, noise=0.0), name)  # `certify` draws the noise
     subject = subject_of(str(folder("vgg16", GROUP)), corpus("four"), folds(), group=GROUP)
     test = part(subject, chosen(subject.test.corpus, UTTERANCES, seed=0))
-    system = Defended(subject.network, Clamped(network.eval())).eval()
+    system = Defended(subject.network, purifier).eval()
     found, labels = [], []
     for batch in test.batches(8):
         found.append(

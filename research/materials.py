@@ -12,7 +12,7 @@ from halves import features, folds
 from torch import nn
 
 from servax.attacks import FGSM, PGD
-from servax.benchmark.systems import group_of
+from servax.benchmark.systems import group_of, kind_of
 from servax.experiments.training import load_recogniser
 from servax.features import Dataset
 from servax.models import frozen
@@ -48,7 +48,7 @@ class Target:
 def folder(name: str, group: int) -> Path:
     """Return where the target of a group lies: the stage of `servax run` for this fold."""
     for place in sorted(RUN.glob("target-*/model")):
-        kind = type(load_recogniser(place).network).__name__.lower()
+        kind = kind_of(load_recogniser(place).network)
         if kind == name and group_of(str(place), folds()) == group:
             return place
     raise SystemExit(f"no {name} of group {group} below {RUN}: train it first")

@@ -26,7 +26,7 @@ from servax.models.storage import SETTINGS, WEIGHTS
 from servax.purifier import Purifier
 from servax.training import generator
 
-__all__ = ["Built", "Subject", "build_defence", "group_of", "part", "subject_of"]
+__all__ = ["Built", "Subject", "build_defence", "group_of", "kind_of", "part", "subject_of"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,13 +77,18 @@ def subject_of(
     features = extract(corpus, FrontEnd(recogniser.front_end), folder=cache_folder() / "features")
     return Subject(
         network=frozen(recogniser.network),
-        name=type(recogniser.network).__name__.lower(),
+        name=kind_of(recogniser.network),
         group=group,
         test=Dataset(heard, features, recogniser.scale),
         features=features,
         front_end=recogniser.front_end,
         fingerprint=_fingerprint(folder),
     )
+
+
+def kind_of(network: nn.Module) -> str:
+    """Return what kind of network a recogniser is: ``vgg16``, ``crnn`` or ``resnet``."""
+    return type(network).__name__.lower()
 
 
 def part(subject: Subject, mask: NDArray[np.bool_]) -> Dataset:
