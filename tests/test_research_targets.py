@@ -33,7 +33,6 @@ def values(target: str, groups: str) -> dict[str, float]:
     }
 
 
-@pytest.mark.skipif(not ENTRY["figures"], reason="ssad-plus has not been measured yet")
 def test_the_targets_are_set_beside_what_was_measured() -> None:
     both = [values("vgg16", groups) for groups in COLUMNS]
     expected = {
@@ -49,7 +48,6 @@ def test_the_targets_are_set_beside_what_was_measured() -> None:
         assert cells(label)[2:] == told, label
 
 
-@pytest.mark.skipif(not ENTRY["figures"], reason="ssad-plus has not been measured yet")
 def test_other_architectures_are_set_beside_the_surrogates() -> None:
     for found in ENTRY["figures"]:
         label = f"{found['target']}, {found['groups']}"

@@ -35,7 +35,8 @@ def write(folder: Path, text: str) -> Path:
 def test_shipped_recipes_parse_and_tell_their_story(path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.name == path.stem
-    assert {"ssad", "ssad-plus"} & set(recipe.purifiers)
+    of_another_task = ("fsdd_digits_loso", "ravdess_gender", "ravdess_speaker")
+    assert ("ssad-plus" if path.stem in of_another_task else "ssad") in recipe.purifiers
     head = path.read_text(encoding="utf-8")
     for line in ("# Command:", "# Hardware:", "# Time:", "# Expected:"):
         assert line in head
