@@ -59,6 +59,18 @@ def test_other_architectures_are_set_beside_the_surrogates() -> None:
         ], label
 
 
+def test_the_certificate_is_that_of_its_record() -> None:
+    place = ROOT / "results" / "certificate" / "noise-denoise.json"
+    told = json.loads(place.read_text(encoding="utf-8"))
+    share = told["certified accuracy by Euclidean radius"]["0.1"]
+    assert f"{100 * share:.0f} % of the utterances within a Euclidean radius of .1" in PAGE
+    largest = f"none beyond {told['largest radius']:.3f}".replace("0.", ".")
+    assert largest in PAGE
+    reach = f"is {told['norm of a change of .003 in every cell']:.2f}".replace("0.", ".")
+    assert reach in PAGE
+    assert f"{told['draws']} draws, {told['utterances']} utterances of group 1" in PAGE
+
+
 @pytest.mark.parametrize("path", ADAPTIVE, ids=lambda path: path.stem)
 def test_what_an_attacker_leaves_who_knows_the_defence(path: Path) -> None:
     told = json.loads(path.read_text(encoding="utf-8"))
