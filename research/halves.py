@@ -61,6 +61,14 @@ def dataset(half: str, *, scheme: str, without: int | None = None) -> Dataset:
     return Dataset(_part(half, scheme, without), features(scheme), scale(half))
 
 
+@cache
+def foreign(half: str, name: str) -> Dataset:
+    """Return all utterances of another corpus, on the scale of a half."""
+    other = load(name)
+    heard = extract(other, FrontEnd(FrontEndSettings()), folder=cache_folder() / "features")
+    return Dataset(other, heard, scale(half))
+
+
 def group_numbers(half: str, *, scheme: str) -> list[int]:
     """Return the group of each utterance of a half."""
     groups = {str(s): g for g in HALVES[half] for s in folds()[g - 1].test.speakers}

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from conv_stem import ConvStem
-from halves import HALVES, dataset, group_numbers
+from halves import HALVES, dataset, foreign, group_numbers
 from materials import GRID, attacked, surrogate, targets
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -97,6 +97,8 @@ class Trial:
     learning_rate: float = 1e-3
     masked: int = 0
     """Steps of masked pre-training."""
+    masked_speech: tuple[str, ...] = ()
+    """Corpora whose speech is heard in the masked pre-training too, each as often as RAVDESS."""
     seed: int = 0
 
 
@@ -183,6 +185,7 @@ TRIALS: dict[str, Trial] = {
         BASE, kl=0.0, residual=False, budget=(0.0, 0.08), iterations=(2, 5), pixel=1.0
     ),
     "masked": replace(BASE, masked=120),
+    "masked-more": replace(BASE, masked=120, masked_speech=("emodb", "fsdd")),
     "long": replace(BASE, steps=1080),
 }
 
@@ -274,6 +277,7 @@ def train(trial: Trial) -> Trained:
     models = stands(trial)
     optimiser = torch.optim.AdamW(network.parameters(), lr=trial.learning_rate, weight_decay=1e-4)
     draws = generator(trial.seed, "trial")
+    elsewhere = other_speech(trial, generator(trial.seed, "masked"))
     began = time.monotonic()
     for step, (x, y, allowed) in enumerate(batches(trial, trial.masked + trial.steps, draws)):
         rate = trial.learning_rate * min(1, (step + 1) / 20)
@@ -281,6 +285,8 @@ def train(trial: Trial) -> Trained:
         for group in optimiser.param_groups:
             group["lr"] = rate
         if step < trial.masked:
+            if trial.masked_speech and step % (1 + len(trial.masked_speech)):
+                x = next(elsewhere)
             hidden = torch.rand((len(x), 1, 16, x.shape[3] // 8), generator=draws) < 0.4
             mask = nn.functional.interpolate(hidden.float(), x.shape[2:])
             loss = (network(x * (1 - mask) + 0.5 * mask) - x).abs().mean()
@@ -361,6 +367,15 @@ def batches(
             batch = data.batch(positions)
             yield stretch(batch.x, trial.frames, draws), batch.y, names
         epoch += 1
+
+
+def other_speech(trial: Trial, draws: torch.Generator) -> Iterator[Tensor]:
+    """Yield random stretches of the speech of other corpora, in turn, without end."""
+    data = [foreign(HALF, name) for name in trial.masked_speech]
+    while True:
+        for each in data:
+            positions = torch.randint(0, len(each), (trial.batch,), generator=draws).numpy()
+            yield stretch(each.batch(positions).x, trial.frames, draws)
 
 
 def _epoch(
