@@ -18,7 +18,8 @@ from servax.features import FrontEndSettings, Scale, Scaling, make_scale
 from servax.models import frozen, load_network, save_network
 from servax.models.storage import SETTINGS, WEIGHTS
 from servax.pretrained import no_such_folder, resolve
-from servax.purifier.sound import purify_waveform
+from servax.purifier.sound import HOP_SECONDS, LOOK_AHEAD_SECONDS, purify_waveform
+from servax.purifier.stream import SoundStream
 
 ROLE: Literal["purifier"] = "purifier"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
@@ -103,7 +104,8 @@ class Purifier(
         """Return purified sound of the same length, rate and level.
 
         Args:
-            waveform: (T,) mono samples, at least .05 s.
+            waveform: (T,) mono samples, at least .05 s; longer ones than the purifier was trained
+                on (about 6 s) are purified in windows that fade into each other.
             sample_rate: In Hz; what lies above the front-end's band passes unchanged.
 
         Raises:
@@ -111,6 +113,28 @@ class Purifier(
             SettingError: `sample_rate` is outside its rule, or a sample is not finite.
         """
         return purify_waveform(self, waveform, sample_rate)
+
+    def stream(
+        self,
+        sample_rate: int = 16_000,
+        *,
+        hop_seconds: float = HOP_SECONDS,
+        look_ahead_seconds: float = LOOK_AHEAD_SECONDS,
+    ) -> SoundStream:
+        """Return a stream that takes chunks of sound and gives purified ones.
+
+        Args:
+            sample_rate: Of the chunks, in Hz.
+            hop_seconds: From one pass of the purifier to the next.
+            look_ahead_seconds: Heard behind a sample before it is given; with `hop_seconds` it is
+                the latency.
+
+        Raises:
+            SettingError: A rate or a time is outside its rule.
+        """
+        return SoundStream(
+            self, sample_rate, hop_seconds=hop_seconds, look_ahead_seconds=look_ahead_seconds
+        )
 
     def frozen(self) -> Purifier:
         """Return a copy for inference: evaluation mode, no parameter gradients."""

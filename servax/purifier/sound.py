@@ -1,8 +1,8 @@
 """Purifies sound: the change that P makes to the log-Mel, applied to the waveform.
 
 Works at the front-end's rate; what lies above its band passes unchanged but for the level, since
-only the difference is added to the original. A long waveform is purified in windows that overlap
-by half.
+only the difference is added to the original. A sound longer than what P was trained on is purified
+in windows, each brought to the level P was trained at.
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ from torch import Tensor
 from servax.errors import SettingError, ShapeError
 from servax.features import LogMel, fit_frames, set_level
 from servax.features.resynthesis import apply_change
+from servax.runtime.windows import Stream, Windows
 
 if TYPE_CHECKING:
     from servax.purifier.purifier import Purifier
 
 SHORTEST_SECONDS = 0.05
+LOWEST_RATE = 1_000
+HIGHEST_RATE = 768_000
+HOP_SECONDS = 0.5
+LOOK_AHEAD_SECONDS = 0.25
 
 
-@torch.inference_mode()
 def purify_waveform(
     purifier: Purifier, waveform: NDArray[np.floating], sample_rate: int
 ) -> NDArray[np.float32]:
@@ -38,27 +42,87 @@ def purify_waveform(
 
     Raises:
         ShapeError: `waveform` is not (T,) or is too short.
-        SettingError: `sample_rate` is not positive, or a sample is not finite.
+        SettingError: `sample_rate` is outside its rule, or a sample is not finite.
     """
+    check_rate(sample_rate)
     original = np.asarray(waveform, dtype=np.float32)
-    if not 1_000 <= sample_rate <= 768_000:
-        raise SettingError("sample_rate", sample_rate, "a rate in [1000, 768000] Hz")
     shortest = int(np.ceil(SHORTEST_SECONDS * sample_rate))
     if original.ndim != 1 or len(original) < shortest:
         raise ShapeError("waveform", original.shape, f"(T,) mono samples with T >= {shortest}")
     if not np.isfinite(original).all():
         raise SettingError("waveform", "not finite", "samples without NaN or infinity")
+    stream = whole_sound(purifier, sample_rate)
+    return np.concatenate([stream.feed(original), stream.finish()])
+
+
+def whole_sound(purifier: Purifier, sample_rate: int) -> Stream:
+    """Return a stream that gives, chunk by chunk, what `purify_waveform` gives at once."""
+    windows = windows_of(purifier, sample_rate)
+    return Stream(lambda window: purify_clip(purifier, window, sample_rate), windows, live=False)
+
+
+def windows_of(purifier: Purifier, sample_rate: int) -> Windows:
+    """Return the windows of long sounds: as long as P was trained on, overlapping by half."""
+    length = longest_clip(purifier, sample_rate)
+    return Windows(length, hop=length // 2, look_ahead=length // 4, fade=length // 8)
+
+
+def live_windows(
+    purifier: Purifier, sample_rate: int, hop_seconds: float, look_ahead_seconds: float
+) -> Windows:
+    """Return the windows of a stream that gives after `hop_seconds` + `look_ahead_seconds`.
+
+    Raises:
+        SettingError: A time is outside its rule.
+    """
+    check_rate(sample_rate)
+    longest = longest_clip(purifier, sample_rate)
+    hop, look_ahead = (round(s * sample_rate) for s in (hop_seconds, look_ahead_seconds))
+    most = longest / sample_rate
+    if not hop >= SHORTEST_SECONDS * sample_rate:
+        raise SettingError("hop_seconds", hop_seconds, f"at least {SHORTEST_SECONDS} s")
+    if not (look_ahead >= 0 and hop + look_ahead <= longest):
+        raise SettingError(
+            "look_ahead_seconds", look_ahead_seconds, f"0 to {most:.2f} s together with the hop"
+        )
+    # A whole number of hops: windows of a sound that is heard at once end at the same places.
+    length = look_ahead + hop * ((longest - look_ahead) // hop)
+    return Windows(length, hop, look_ahead, fade=min(hop, look_ahead) // 2)
+
+
+def longest_clip(purifier: Purifier, sample_rate: int) -> int:
+    """Return how many samples at a rate the purifier hears at once."""
+    front_end = purifier.front_end
+    seconds = (front_end.frames - 1) * front_end.logmel.hop_seconds
+    return int(seconds * sample_rate)
+
+
+@torch.inference_mode()
+def purify_clip(
+    purifier: Purifier, original: NDArray[np.float32], sample_rate: int
+) -> NDArray[np.float32]:
+    """Return purified samples (T,) of one window (T,) at any rate."""
     rate = purifier.front_end.logmel.sample_rate
     heard = original if sample_rate == rate else soxr.resample(original, sample_rate, rate, "HQ")
     sound = torch.from_numpy(np.ascontiguousarray(heard)).unsqueeze(0)  # (1, T)
-    cleaned = apply_change(sound, change_in_db(purifier, sound), LogMel(purifier.front_end.logmel))
-    difference = (cleaned - sound)[0].numpy()
+    difference = (change_clip(purifier, sound) - sound)[0].numpy()
     if sample_rate != rate:
         difference = soxr.resample(difference, rate, sample_rate, "HQ")
     result = original.copy()
     length = min(len(original), len(difference))
     result[:length] += difference[:length]
     return at_level_of(result, original)
+
+
+def change_clip(purifier: Purifier, sound: Tensor) -> Tensor:
+    """Return sound (1, T) of the front-end's rate as its log-Mel changes, differentiably."""
+    settings = purifier.front_end
+    logmel = LogMel(settings.logmel)
+    levelled = sound if settings.level_dbfs is None else set_level(sound, settings.level_dbfs)
+    x = purifier.scale(logmel(levelled))
+    purified = purifier(fit_frames(x, settings.frames))[..., : x.shape[-1]]
+    change = purifier.scale.inverse(purified) - purifier.scale.inverse(x)
+    return apply_change(sound, change, logmel)
 
 
 def at_level_of(sound: NDArray[np.float32], original: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -69,27 +133,13 @@ def at_level_of(sound: NDArray[np.float32], original: NDArray[np.float32]) -> ND
     return sound * np.float32(wanted / given) if given > 0 else sound
 
 
-def change_in_db(purifier: Purifier, sound: Tensor) -> Tensor:
-    """Return what P changes in the log-Mel (1, 1, M, F) of sound (1, T), in dB, for any length."""
-    settings = purifier.front_end
-    levelled = sound if settings.level_dbfs is None else set_level(sound, settings.level_dbfs)
-    x = purifier.scale(LogMel(settings.logmel)(levelled))
-    purified = purify_frames(purifier, x, settings.frames)
-    change: Tensor = purifier.scale.inverse(purified) - purifier.scale.inverse(x)
-    return change
+def check_rate(sample_rate: int) -> None:
+    """Refuse a rate that no sound has.
 
-
-def purify_frames(purifier: Purifier, x: Tensor, window: int) -> Tensor:
-    """Return purified log-Mel (1, 1, M, F) for any F, by windows of the length P was trained on."""
-    frames = x.shape[-1]
-    if frames <= window:
-        return purifier(fit_frames(x, window))[..., :frames]  # type: ignore[no-any-return]
-    hop = window // 2
-    starts = [*range(0, frames - window, hop), frames - window]
-    fade = torch.bartlett_window(window + 2, periodic=False)[1:-1]
-    total, weight = torch.zeros_like(x), torch.zeros(frames)
-    for start in starts:
-        piece = slice(start, start + window)
-        total[..., piece] += purifier(x[..., piece]) * fade
-        weight[piece] += fade
-    return total / weight
+    Raises:
+        SettingError: `sample_rate` is outside its rule.
+    """
+    if not LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
+        raise SettingError(
+            "sample_rate", sample_rate, f"a rate in [{LOWEST_RATE}, {HIGHEST_RATE}] Hz"
+        )

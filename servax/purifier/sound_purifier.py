@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from servax.errors import SettingError
-from servax.features import LogMel
-from servax.features.resynthesis import apply_change
-from servax.purifier.sound import change_in_db
+from servax.purifier.sound import change_clip, windows_of
 
 if TYPE_CHECKING:
     from servax.purifier.purifier import Purifier
@@ -37,16 +36,22 @@ class SoundPurifier(nn.Module):
         if sample_rate != rate:
             raise SettingError("sample_rate", sample_rate, f"{rate} Hz, which the purifier hears")
         self.purifier = purifier.frozen()
-        self.logmel = LogMel(purifier.front_end.logmel)
+        self.windows = windows_of(purifier, sample_rate)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Return purified waveforms (B, T)."""
-        # One by one: a purifier's windows depend on the length of a sound alone, but are made for
-        # one sound at a time.
+        # One by one: level and windows belong to a sound alone.
         return torch.cat([self._one(sound) for sound in torch.split(waveform, 1)])
 
     def _one(self, sound: Tensor) -> Tensor:
-        cleaned = apply_change(sound, change_in_db(self.purifier, sound), self.logmel)
+        total = torch.zeros_like(sound)
+        for start, stop, weights in self.windows.weighted(sound.shape[1]):
+            part = self._clip(sound[:, start:stop]) * torch.from_numpy(weights).to(sound)
+            total = total + pad(part, (start, sound.shape[1] - stop))
+        return total
+
+    def _clip(self, sound: Tensor) -> Tensor:
+        cleaned = change_clip(self.purifier, sound)
         given, made = (s.square().mean().sqrt() for s in (sound, cleaned))
         levelled: Tensor = cleaned * (given / made.clamp(min=1e-12))
         return levelled

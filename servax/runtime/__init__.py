@@ -1,0 +1,1 @@
+"""Purifies without torch: NumPy and onnxruntime alone."""

@@ -1,0 +1,164 @@
+"""Cuts sound of any length into windows, purifies each and joins what comes out.
+
+Each window is purified on its own, as the clips that a purifier was trained on, and gives the part
+of it that lies far enough from its ends. Neighbours fade into each other. What is kept at any
+moment is one window, however long the sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from servax.errors import ServaxError, SettingError, ShapeError
+
+Samples = NDArray[np.float32]
+NOTHING: Samples = np.zeros(0, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How a long sound is cut, in samples."""
+
+    length: int
+    """Of a window."""
+    hop: int
+    """From the end of a window to that of the next."""
+    look_ahead: int
+    """At the end of a window, heard but not given: the next one knows it better."""
+    fade: int
+    """How long two windows fade into each other."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("length", 1), ("hop", 1), ("look_ahead", 0), ("fade", 0)):
+            if getattr(self, name) < least:
+                raise SettingError(name, getattr(self, name), f"at least {least} samples")
+        if self.hop + self.look_ahead > self.length:
+            raise SettingError(
+                "hop + look_ahead", self.hop + self.look_ahead, f"at most {self.length} samples"
+            )
+        if self.fade > min(self.hop, self.look_ahead):
+            raise SettingError("fade", self.fade, "at most hop and look_ahead")
+
+    @property
+    def latency(self) -> int:
+        """Largest distance in samples from hearing a sample to giving it, in a stream."""
+        return self.hop + self.look_ahead
+
+    @property
+    def ramp(self) -> Samples:
+        """Weights (fade,) of the later of two windows where they overlap."""
+        return (np.arange(1, self.fade + 1) / (self.fade + 1)).astype(np.float32)
+
+    def weighted(self, total: int) -> Iterator[tuple[int, int, Samples]]:
+        """Yield start, stop and weights (stop - start,) of the windows of a sound.
+
+        Weights of all windows add up to 1 at each sample; a sound no longer than a window is one.
+        """
+        given, stop = 0, min(self.length, total)
+        while True:
+            start = max(0, stop - self.length)
+            weights = np.zeros(stop - start, dtype=np.float32)
+            weights[given - start :] = 1.0
+            if given:
+                weights[given - start : given - start + self.fade] = self.ramp
+            if stop == total:
+                yield start, stop, weights
+                return
+            given = stop - self.look_ahead
+            weights[given - start :] = 0.0
+            weights[given - start : given - start + self.fade] = 1.0 - self.ramp
+            yield start, stop, weights
+            stop = min(stop + self.hop, total)
+
+
+class Stream:
+    """Takes chunks of any size and gives purified ones.
+
+    Args:
+        clip: Maps one window (T,) to its purified samples (T,).
+        windows: How the sound is cut.
+        live: Whether the first windows are short, so that the latency holds from the beginning;
+            else nothing is given before a whole window was heard, which knows more.
+    """
+
+    def __init__(
+        self, clip: Callable[[Samples], Samples], windows: Windows, *, live: bool = True
+    ) -> None:
+        self.windows = windows
+        self._clip = clip
+        self._next = windows.latency if live else windows.length
+        self._kept, self._start = NOTHING, 0
+        """The last samples heard, and where in the sound they begin."""
+        self._given = 0
+        self._tail = NOTHING
+        """What the last window said of the samples that fade into the next."""
+        self._last: tuple[int, int, Samples] | None = None
+        self._finished = False
+
+    @property
+    def heard(self) -> int:
+        """How many samples were taken."""
+        return self._start + len(self._kept)
+
+    def feed(self, chunk: NDArray[np.floating]) -> Samples:
+        """Take a chunk (T,) of any length and return the samples that are ready, perhaps none.
+
+        Raises:
+            ServaxError: The stream is finished.
+            ShapeError: `chunk` is not (T,).
+            SettingError: A sample is not finite.
+        """
+        self._refuse_when_finished()
+        samples = np.asarray(chunk, dtype=np.float32)
+        if samples.ndim != 1:
+            raise ShapeError("chunk", samples.shape, "(T,) mono samples")
+        if not np.isfinite(samples).all():
+            raise SettingError("chunk", "not finite", "samples without NaN or infinity")
+        self._kept = np.concatenate([self._kept, samples])
+        ready = []
+        while self._next <= self.heard:
+            ready.append(self._window(self._next, self._next - self.windows.look_ahead))
+            self._next += self.windows.hop
+        self._forget()
+        return np.concatenate([NOTHING, *ready])
+
+    def finish(self) -> Samples:
+        """Return the rest; the stream is over.
+
+        Raises:
+            ServaxError: The stream is finished already.
+        """
+        self._refuse_when_finished()
+        self._finished = True
+        if self.heard == self._given:
+            return NOTHING
+        if self._last is not None and self._last[1] == self.heard:
+            start, _, purified = self._last
+            return purified[self._given - start :]
+        return self._window(self.heard, self.heard)
+
+    def _window(self, stop: int, until: int) -> Samples:
+        """Purify the window that ends at `stop` and return its samples up to `until`."""
+        start = max(0, stop - self.windows.length)
+        purified = self._clip(self._kept[start - self._start : stop - self._start])
+        ready = purified[self._given - start : until - start].copy()
+        faded = len(self._tail)
+        if faded:
+            ramp = self.windows.ramp
+            ready[:faded] = self._tail * (1.0 - ramp) + ready[:faded] * ramp
+        self._tail = purified[until - start : until - start + self.windows.fade]
+        self._last = start, stop, purified
+        self._given = until
+        return ready
+
+    def _forget(self) -> None:
+        first = max(self._start, self.heard - self.windows.length)
+        self._kept, self._start = self._kept[first - self._start :].copy(), first
+
+    def _refuse_when_finished(self) -> None:
+        if self._finished:
+            raise ServaxError("this stream is finished: begin another for another sound.")
