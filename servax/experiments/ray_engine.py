@@ -8,38 +8,15 @@ one user's cluster. Results lie in the run's folder, as those of the local engin
 
 from __future__ import annotations
 
-import importlib
-import os
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from servax.errors import ServaxError, SettingError
 from servax.experiments.plan import Plan
+from servax.experiments.ray_session import check_reachable, joined, last_line, load_ray
 from servax.experiments.stages import Stage, Task, Watcher
 from servax.experiments.storage import Storage
 from servax.experiments.worker import Order, Refusal, on_cluster, perform_order, seen
-
-CONNECT_SECONDS = 5.0
-JOIN_SECONDS = 60
-"""For a port at which something listens that may be no cluster, or a busy one."""
-OBJECT_STORE_BYTES = 100_000_000
-"""Of a Ray started here; only texts pass through it."""
-SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-}
-"""Nothing is reported to anyone, no working folder is uploaded, and a stage that reserves no GPU
-sees none; a user's own settings go first."""
-JOIN = """
-import sys, ray
-ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
-ray.shutdown()
-"""
 
 
 class RayEngine:
@@ -58,9 +35,9 @@ class RayEngine:
         if cpus is not None and cpus < 1:
             raise SettingError("cpus", cpus, "a whole number of at least 1, or none for all")
         self.address, self.cpus = address, cpus
-        self._ray = _load_ray()
+        self._ray = load_ray()
         if address is not None and not self._ray.is_initialized():
-            _check_reachable(address, self._ray)
+            check_reachable(address, self._ray)
 
     def perform(self, plan: Plan, storage: Storage, watcher: Watcher) -> None:
         """Complete every stage of a plan that is not done yet, and bring all results here.
@@ -83,34 +60,8 @@ class RayEngine:
                 storage.push(task.stage)
                 watcher.finish(task.stage.name, cached=True)
         if waiting:
-            with self._joined():
+            with joined(self._ray, self.address, self.cpus):
                 _Conductor(self._ray, plan, storage, watcher).conduct(waiting)
-
-    @contextmanager
-    def _joined(self) -> Iterator[None]:
-        ray = self._ray
-        if ray.is_initialized():  # the caller's own session: neither begun nor ended here
-            yield
-            return
-        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-        try:
-            if self.address is None:
-                ray.init(
-                    address="local",
-                    num_cpus=self.cpus or os.cpu_count(),
-                    include_dashboard=False,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    **quiet,
-                )
-            else:
-                ray.init(address=self.address, **quiet)
-        except (OSError, RuntimeError, ValueError) as error:
-            place = self.address or "this machine"
-            raise ServaxError(f"{place}: Ray does not start ({_line(error)}).") from error
-        try:
-            yield
-        finally:
-            ray.shutdown()
 
 
 class _Conductor:
@@ -170,12 +121,14 @@ class _Conductor:
         try:
             return self.ray.get(reference)
         except errors.RayTaskError as error:
-            raise ServaxError(f"{stage.name}: failed ({_line(error.cause or error)}).") from error
+            raise ServaxError(
+                f"{stage.name}: failed ({last_line(error.cause or error)})."
+            ) from error
         except errors.RayError as error:
             raise ServaxError(
                 f"{stage.name}: its machine or process was lost and it was begun again at most "
                 f"{self.resources.retries} times (resources.retries); run the same command to go "
-                f"on ({_line(error)})."
+                f"on ({last_line(error)})."
             ) from error
 
     def _check_room(self, tasks: Sequence[Task]) -> None:
@@ -195,59 +148,3 @@ class _Conductor:
                 if wanted and wanted > most:
                     expected = f"at most {most:g}, the {unit}s of the largest machine"
                     raise SettingError(f"resources.{kind}.{key}", wanted, expected)
-
-
-def _load_ray() -> Any:
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise ServaxError(
-            f"engine ray needs Ray ({error}); install it with: pip install 'servax[ray]'"
-        ) from None
-
-
-def _check_reachable(address: str, ray: Any) -> None:
-    """Refuse an address at which no cluster answers.
-
-    Joining waits for minutes in native code, where no signal reaches it: a look at the port, then a
-    process that can be ended tries first.
-    """
-    if address != "auto":
-        host, _, port = address.rpartition(":")
-        if not host or "/" in host or not (port.isdecimal() and 0 < int(port) < 65536):
-            raise SettingError("address", address, "HOST:PORT of a cluster's head, or auto")
-        host = host.strip("[]")
-        if host in ("localhost", "127.0.0.1", "::1"):
-            host = ray.util.get_node_ip_address()  # as Ray itself reads it
-        try:
-            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-        except OSError as error:
-            raise _unreachable(address, error.strerror or str(error)) from None
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", JOIN, address],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=JOIN_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        raise _unreachable(address, f"no answer in {JOIN_SECONDS} s") from None
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise _unreachable(address, lines[-1] if lines else f"exit code {done.returncode}")
-
-
-def _unreachable(address: str, reason: str) -> ServaxError:
-    return ServaxError(
-        f"{address}: no Ray cluster can be joined there ({reason.strip().rstrip('.')}); start one "
-        "with ray start --head, run servax on one of its machines, and give HOST:PORT of its head."
-    )
-
-
-def _line(error: object) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__).rstrip(".")

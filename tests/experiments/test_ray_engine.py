@@ -49,9 +49,9 @@ DRIVER = """
 import sys, torch
 from servax.errors import ServaxError
 from servax.experiments import load_recipe, run
-from servax.experiments import ray_engine
+from servax.experiments import ray_session
 from servax.experiments.ray_engine import RayEngine
-ray_engine.JOIN_SECONDS = 300
+ray_session.JOIN_SECONDS = 300
 torch.set_num_threads(1)
 sys.modules["servax.experiments.run"].write_report = lambda *_, **__: None  # figures take seconds
 recipe, out, address = sys.argv[1:]
@@ -327,7 +327,7 @@ def test_a_cluster_that_is_not_there() -> None:
 
 
 def test_a_port_at_which_something_else_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("servax.experiments.ray_engine.JOIN_SECONDS", 1)
+    monkeypatch.setattr("servax.experiments.ray_session.JOIN_SECONDS", 1)
     with socket.socket() as deaf:
         deaf.bind((HEAD, 0))
         deaf.listen()
