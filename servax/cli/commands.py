@@ -278,23 +278,50 @@ def calibrate(
 
 
 def purify(
-    sounds: str, out: str | None = None, purifier: str = PURIFIER, overwrite: bool = False
+    sounds: str,
+    out: str | None = None,
+    purifier: str = PURIFIER,
+    overwrite: bool = False,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    workers: int | None = None,
+    json: bool = False,
 ) -> int:
-    """Purify a sound file or a folder of them: audio to audio, same length, rate and level.
+    """Purify a sound, a folder or a manifest: audio to audio, same length, rate and level.
+
+    Sound of any length, in memory that does not grow with it; each channel on its own. A log-Mel
+    (.npy, as servax attack writes it) becomes a log-Mel. Of a folder or a manifest, what is there
+    already is skipped, so an interrupted run goes on; a bad file never stops the others.
 
     Args:
-        sounds: A sound file, or a folder of them (its structure is kept).
-        out: File or folder to write, 16-bit WAV (needed; -o for short).
+        sounds: A sound file, a folder of them (its structure is kept), or a CSV or Parquet manifest
+            (columns path, label, speaker; the output has a manifest.csv).
+        out: File (.wav or .flac) or folder to write, 16 bits (needed; -o for short).
         purifier: Folder of a purifier, or a packaged one, or a Hugging Face hub id. The default
             comes with servax; it was trained on RAVDESS and is CC BY-NC-SA 4.0: not for commercial
             use.
         overwrite: Replace files that are there already.
+        engine: local purifies one file after another in this process; ray purifies on all cores or
+            on a cluster through Ray Data (pip install 'servax[ray]').
+        address: HOST:PORT of the head of a Ray cluster to join, or auto for that of this machine;
+            default starts Ray here. Every machine must see the files under the same paths.
+        workers: Workers of engine ray, of one CPU each; default as many as there are CPUs.
+        json: Print JSON.
     """
-    from servax.cli.sound import purify_sounds
+    from servax.cli.purifying import purify_sounds
 
     if out is None:
         raise SettingError("out", None, "a file or folder to write, given as -o OUT")
-    return purify_sounds(sounds, purifier, out, overwrite=overwrite)
+    return purify_sounds(
+        sounds,
+        purifier,
+        out,
+        overwrite=overwrite,
+        engine=engine,
+        address=address,
+        workers=workers,
+        as_json=json,
+    )
 
 
 def audit(

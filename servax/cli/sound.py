@@ -1,4 +1,4 @@
-"""``servax attack`` and ``purify``: sound files in; adversarial log-Mel or sound, purified out."""
+"""``servax attack``: sound files in; adversarial log-Mel or sound out."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from servax import audio
 from servax.attacks import FGSM, PGD, Attack, WaveformPGD
 from servax.attacks.base import evaluating
+from servax.bulk.orders import SOUNDS
 from servax.cli.output import bar, print_json, print_table, say
 from servax.defences import Defended
 from servax.errors import AudioError, ServaxError, SettingError
@@ -22,8 +23,6 @@ from servax.features import FrontEnd, waveform_batch
 from servax.models import WaveformClassifier
 from servax.perturbation import PsychoacousticMask
 from servax.purifier import Purifier
-
-ENDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
 
 
 def attack_sounds(
@@ -152,38 +151,14 @@ def _outcome(
     return {"before": recogniser.labels[before], "after": recogniser.labels[after]}
 
 
-def purify_sounds(sounds: str, purifier: str, out: str, *, overwrite: bool) -> int:
-    """Purify each sound; one bad file never stops the others."""
-    source, target = Path(sounds), Path(out)
-    files = _files(source)
-    cleaner = Purifier.from_pretrained(purifier).frozen()
-    done, bad = 0, []
-    with bar("purifying") as update:
-        for count, path in enumerate(files, start=1):
-            place = target if source.is_file() else target / f"{_name(path, source)}.wav"
-            try:
-                if place.exists() and not overwrite:
-                    raise AudioError(place, "is there already; add --overwrite to replace it")
-                rate = audio.inspect(path).sample_rate
-                samples = audio.read(path, sample_rate=rate)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                cleaned = np.clip(cleaner.purify(samples, rate), -1.0, 1.0 - 2.0**-15)
-                audio.write(place, cleaned, rate)
-                done += 1
-            except (ServaxError, OSError) as error:
-                bad.append(str(error))
-            update(count, len(files))
-    return _end(done, bad, target)
-
-
 def _files(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
     if not source.is_dir():
         raise AudioError(source, "no such file or folder")
-    files = sorted(p for p in source.rglob("*") if p.is_file() and p.suffix.lower() in ENDINGS)
+    files = sorted(p for p in source.rglob("*") if p.is_file() and p.suffix.lower() in SOUNDS)
     if not files:
-        raise AudioError(source, f"holds no sound file ({', '.join(ENDINGS)})")
+        raise AudioError(source, f"holds no sound file ({', '.join(SOUNDS)})")
     return files
 
 

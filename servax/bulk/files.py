@@ -1,0 +1,175 @@
+"""Purifies one file into another, in memory that does not grow with its length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+
+from servax import audio
+from servax.bulk.orders import LOGMEL, Order
+from servax.errors import AudioError, PathError, ServaxError, SettingError, ShapeError, unwritable
+from servax.purifier import Purifier
+from servax.purifier.sound import SHORTEST_SECONDS, whole_sound
+
+BLOCK_SECONDS = 30.0
+LOUDEST = 1.0 - 2.0**-15
+"""Largest sample of 16 bits."""
+CONTAINERS = {".wav": "WAV", ".flac": "FLAC"}
+MP3_SLACK_FRAMES = 1152
+"""MP3 counts samples in blocks of 1152 and pads at both ends."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an order."""
+
+    source: str
+    """What was to be purified."""
+    target: str
+    """Where it lies, or would."""
+    status: Literal["done", "skipped", "failed"]
+    """`skipped` was there already."""
+    seconds: float = 0.0
+    """How long the sound plays; 0 for a log-Mel and for what was not done."""
+    sentence: str = ""
+    """Why it failed."""
+
+
+def purify_file(purifier: Purifier, order: Order, *, overwrite: bool = False) -> Outcome:
+    """Purify what an order says; whatever is wrong with its files is told, never raised.
+
+    Each channel is purified on its own. The target appears whole or not at all.
+
+    Args:
+        purifier: In evaluation mode, on the CPU.
+        order: What becomes what.
+        overwrite: Replace a target that is there.
+    """
+    source, target = Path(order.source), Path(order.target)
+    try:
+        if target.exists() and not overwrite:
+            return Outcome(order.source, order.target, "skipped")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.suffix.lower() == LOGMEL:
+            _purify_logmel(purifier, source, target)
+            seconds = 0.0
+        else:
+            seconds = _purify_sound(purifier, order, source, target)
+    except ServaxError as error:
+        said = str(error)
+        return Outcome(
+            order.source,
+            order.target,
+            "failed",
+            sentence=said if isinstance(error, PathError) else f"{source}: {said}",
+        )
+    except OSError as error:
+        return Outcome(
+            order.source, order.target, "failed", sentence=f"{target}: {unwritable(error)}."
+        )
+    return Outcome(order.source, order.target, "done", seconds)
+
+
+def _purify_sound(purifier: Purifier, order: Order, source: Path, target: Path) -> float:
+    rate, channels, blocks = _sound_blocks(source, order.start, order.end)
+    streams = [whole_sound(purifier, rate) for _ in range(channels)]
+    heard = 0
+    with _whole_file(target) as part:
+        container = CONTAINERS[target.suffix.lower()]
+        with soundfile.SoundFile(part, "w", rate, channels, "PCM_16", format=container) as file:
+            for block in blocks:  # (T, channels)
+                heard += len(block)
+                if not np.isfinite(block).all():
+                    raise AudioError(source, "holds NaN or infinite samples")
+                ready = [s.feed(block[:, i]) for i, s in enumerate(streams)]
+                file.write(np.clip(np.stack(ready, axis=1), -1.0, LOUDEST))
+            if heard < SHORTEST_SECONDS * rate:
+                raise AudioError(
+                    source, f"is {heard / rate:.3f} s long, expected at least {SHORTEST_SECONDS} s"
+                )
+            rest = [stream.finish() for stream in streams]
+            file.write(np.clip(np.stack(rest, axis=1), -1.0, LOUDEST))
+    return heard / rate
+
+
+def _sound_blocks(
+    source: Path, start: float, end: float | None
+) -> tuple[int, int, Iterator[NDArray[np.float32]]]:
+    """Return rate, channels and the blocks (T, channels) of a sound."""
+    duration = audio.duration_seconds(source)  # refuses what its header alone shows to be damaged
+    file = soundfile.SoundFile(source)
+    if file.frames <= 0 < duration:  # written to a pipe and never closed: its size says nothing
+        rate = int(file.samplerate)
+        file.close()
+        whole = audio.read(source, sample_rate=rate, start=start, end=end)
+        return rate, 1, iter([whole[:, None]])
+    first = round(start * file.samplerate)
+    last = file.frames if end is None else min(round(end * file.samplerate), file.frames)
+    if first >= last:
+        file.close()
+        raise AudioError(
+            source, f"has no samples from {start:.3f} s on, it is {duration:.3f} s long"
+        )
+    return int(file.samplerate), int(file.channels), _blocks(source, file, first, last)
+
+
+def _blocks(
+    source: Path, file: soundfile.SoundFile, first: int, last: int
+) -> Iterator[NDArray[np.float32]]:
+    block = round(BLOCK_SECONDS * file.samplerate)
+    slack = MP3_SLACK_FRAMES if file.format == "MP3" and last == file.frames else 0
+    done = first
+    with file:
+        try:
+            file.seek(first)
+            while done < last:
+                frames = file.read(min(block, last - done), dtype="float32", always_2d=True)
+                if not len(frames):
+                    break
+                done += len(frames)
+                yield frames
+        except soundfile.LibsndfileError as error:
+            reason = str(error.error_string).strip(" .")
+            raise AudioError(source, f"is damaged or cut off ({reason})") from None
+    if done < last - slack:
+        raise AudioError(
+            source, f"is cut off: {done - first} samples of the {last - first} its header promises"
+        )
+
+
+@torch.inference_mode()
+def _purify_logmel(purifier: Purifier, source: Path, target: Path) -> None:
+    try:
+        x = np.load(source, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise PathError(source, f"is no array that numpy.save wrote ({error})") from None
+    mels = purifier.front_end.logmel.mels
+    if not isinstance(x, np.ndarray) or x.ndim != 2 or x.shape[0] != mels or x.shape[1] < 1:
+        raise ShapeError("log-Mel", np.shape(x), f"({mels}, F)")
+    if x.dtype.kind != "f" or not (np.isfinite(x).all() and x.min() >= 0 and x.max() <= 1):
+        raise SettingError("log-Mel", "outside", "finite numbers in [0, 1], the purifier's scale")
+    given = torch.from_numpy(x.astype(np.float32))[None, None]
+    with _whole_file(target) as part, part.open("wb") as file:
+        np.save(file, purifier(given)[0, 0].numpy(), allow_pickle=False)
+
+
+@contextmanager
+def _whole_file(target: Path) -> Iterator[Path]:
+    """Yield where to write; what is complete takes the place of the target."""
+    # One name for each target: what a killed run left is written over by the next.
+    part = target.with_name(f".{target.name}.part")
+    try:
+        yield part
+        part.replace(target)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(target, f"cannot be written ({error})") from None
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,142 @@
+"""Which file becomes which: the orders of one sound, of a folder or of a manifest."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from servax.corpora import load
+from servax.corpora.manifest import is_manifest
+from servax.errors import AudioError, PathError, unwritable
+
+SOUNDS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
+LOGMEL = ".npy"
+MANIFEST = "manifest.csv"
+
+
+@dataclass(frozen=True)
+class Order:
+    """One sound, or one log-Mel, to purify."""
+
+    source: str
+    """A sound file, or the log-Mel (M, F) on [0, 1] of one, as ``.npy``."""
+    target: str
+    """Where it goes: ``.wav`` or ``.flac``; ``.npy`` for a log-Mel."""
+    start: float = 0.0
+    """First moment wanted, in seconds."""
+    end: float | None = None
+    """Moment after the last one, in seconds; none is the end of the file."""
+
+
+def orders_of(source: Path, out: Path) -> list[Order]:
+    """Return what is to be done, in the order of the names.
+
+    Args:
+        source: A sound file, a folder of them, or a CSV or Parquet manifest.
+        out: A file for a file, else a folder; that of a folder keeps its structure.
+
+    Raises:
+        AudioError: There is nothing of that name, or no sound in it.
+        CorpusError: The manifest breaks a rule.
+        PathError: `out` is the source, or its ending is not that of what it would hold.
+    """
+    if is_manifest(str(source)) and source.is_file():
+        return _of_manifest(source, out)
+    if source.is_dir():
+        return _of_folder(source, out)
+    if not source.is_file():
+        raise AudioError(source, "no such file or folder")
+    return [_of_file(source, out)]
+
+
+def write_manifest(source: Path, out: Path) -> Path:
+    """Write the manifest of what was purified: the rows of `source` with their new paths.
+
+    Raises:
+        PathError: The table cannot be written.
+    """
+    rows = load(source).utterances
+    table = out / MANIFEST
+    part = table.with_name(f".{table.name}.part")
+    columns = ["path", "label", "speaker", "gender", "session", "text", "utterance"]
+    try:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            for row, order in zip(rows.to_dict("records"), _of_manifest(source, out), strict=True):
+                path = Path(order.target).relative_to(out).as_posix()
+                told = [str(row.get(name, "") or "") for name in columns[1:]]
+                writer.writerow([path, *told])
+        part.replace(table)
+    except OSError as error:
+        raise PathError(table, unwritable(error)) from None
+    return table
+
+
+def _of_file(source: Path, out: Path) -> Order:
+    if out.is_dir():
+        raise PathError(out, f"is a folder; give a file, such as {out / source.name}")
+    endings = (LOGMEL,) if source.suffix.lower() == LOGMEL else (".wav", ".flac")
+    if out.suffix.lower() not in endings:
+        raise PathError(out, f"ends in {out.suffix or 'nothing'}, expected {' or '.join(endings)}")
+    if out.exists() and source.samefile(out):
+        raise PathError(out, "is the sound itself; give another file to write")
+    return Order(str(source), str(out))
+
+
+def _of_folder(source: Path, out: Path) -> list[Order]:
+    endings = (*SOUNDS, LOGMEL)
+    if out.exists() and source.samefile(out):
+        raise PathError(out, "is the folder of the sounds itself; give another one to write")
+    written = out.resolve()
+    files = sorted(
+        path
+        for path in source.rglob("*")
+        if path.suffix.lower() in endings
+        and path.is_file()
+        and not path.resolve().is_relative_to(written)
+    )
+    if not files:
+        raise AudioError(source, f"holds no sound file ({', '.join(endings)})")
+    plain = [path.relative_to(source).with_suffix(_ending(path)) for path in files]
+    often = Counter(plain)
+    return [
+        # Two sounds of one name but for the ending keep theirs: a.mp3 becomes a.mp3.wav.
+        Order(str(path), str(out / (name if often[name] == 1 else _whole(path, source))))
+        for path, name in zip(files, plain, strict=True)
+    ]
+
+
+def _of_manifest(source: Path, out: Path) -> list[Order]:
+    corpus = load(source)
+    orders = []
+    for row in corpus.utterances.to_dict("records"):
+        # A name is whatever the manifest says; only below `out` may it become a file.
+        name = "_".join(
+            part for part in Path(str(row["utterance"])).parts if part not in ("/", "..")
+        )
+        end = float(row["end"])
+        orders.append(
+            Order(
+                str(corpus.root / str(row["path"])),
+                str(out / f"{name.removesuffix('.wav')}.wav"),
+                float(row["start"]),
+                None if end != end else end,
+            )
+        )
+    often = Counter(order.target for order in orders)
+    twice = [target for target, count in often.items() if count > 1]
+    if twice:
+        raise PathError(source, f"has two utterances that would both become {twice[0]}")
+    return orders
+
+
+def _whole(path: Path, source: Path) -> Path:
+    relative = path.relative_to(source)
+    return relative.with_name(relative.name + _ending(path))
+
+
+def _ending(path: Path) -> str:
+    return LOGMEL if path.suffix.lower() == LOGMEL else ".wav"

@@ -1,0 +1,86 @@
+"""``servax purify``: a sound, a folder or a manifest in; purified sound out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from servax.bulk.files import Outcome, purify_file
+from servax.bulk.orders import Order, orders_of, write_manifest
+from servax.cli.output import bar, print_json, print_table, say
+from servax.corpora.manifest import is_manifest
+from servax.errors import AudioError, SettingError
+from servax.purifier import Purifier
+
+
+def purify_sounds(
+    sounds: str,
+    purifier: str,
+    out: str,
+    *,
+    overwrite: bool,
+    engine: str,
+    address: str | None,
+    workers: int | None,
+    as_json: bool,
+) -> int:
+    """Purify each sound; one bad file never stops the others."""
+    if engine == "local" and (address is not None or workers is not None):
+        name = "address" if address is not None else "workers"
+        raise SettingError(name, address or workers, "none: it belongs to --engine ray")
+    source, target = Path(sounds).expanduser(), Path(out).expanduser()
+    orders = orders_of(source, target)
+    many = source.is_dir() or is_manifest(sounds)
+    if not many and target.exists() and not overwrite:
+        raise AudioError(target, "is there already; add --overwrite to replace it")
+    if engine == "ray":
+        from servax.bulk.ray_engine import purify_on_ray
+
+        outcomes: Iterable[Outcome] = purify_on_ray(
+            purifier, orders, overwrite=overwrite, address=address, workers=workers
+        )
+    else:
+        outcomes = _here(purifier, orders, overwrite)
+    told = _watched(outcomes, len(orders))
+    if many and is_manifest(sounds) and any(each.status != "failed" for each in told):
+        write_manifest(source, target)
+    return _end(told, target, as_json)
+
+
+def _here(purifier: str, orders: Sequence[Order], overwrite: bool) -> Iterator[Outcome]:
+    cleaner = Purifier.from_pretrained(purifier).frozen()
+    for order in orders:
+        yield purify_file(cleaner, order, overwrite=overwrite)
+
+
+def _watched(outcomes: Iterable[Outcome], total: int) -> list[Outcome]:
+    told = []
+    with bar("purifying") as update:
+        update(0, total)
+        for outcome in outcomes:
+            told.append(outcome)
+            update(len(told), total)
+    return sorted(told, key=lambda each: each.source)
+
+
+def _end(told: list[Outcome], target: Path, as_json: bool) -> int:
+    count = {s: sum(each.status == s for each in told) for s in ("done", "skipped", "failed")}
+    if as_json:
+        print_json({**count, "files": [asdict(each) for each in told]})
+    elif len(told) > 1:
+        seconds = sum(each.seconds for each in told)
+        print_table(
+            f"Purified into {target}",
+            ["", "files", "minutes of sound"],
+            [
+                ["done", count["done"], f"{seconds / 60:.1f}"],
+                ["skipped (there already; --overwrite replaces)", count["skipped"], ""],
+                ["failed", count["failed"], ""],
+            ],
+        )
+    for each in told:
+        if each.status == "failed":
+            say(f"failed: {each.sentence}")
+    say(f"{count['done']} done, {count['skipped']} skipped, {count['failed']} failed: {target}")
+    return 1 if count["failed"] else 0

@@ -1,0 +1,102 @@
+"""Ray Data gives the same bytes as this process, goes on, and outlives a lost worker."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from servax.cli import main
+from servax.errors import SettingError
+
+pytest.importorskip("ray")
+# Ray Data warns of its own defaults when it sets them.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+
+PACKAGED = "ssad-plus-synthetic"
+LOSING = """
+import os, pathlib, sys
+from servax.bulk import Order, ray_engine
+from servax.bulk.ray_engine import Worker, purify_on_ray
+
+class Mortal(Worker):
+    # The first worker that meets sound 3, and each that meets sound 4, dies as if it were killed.
+    def __call__(self, batch):
+        clean = self.purifier.forward
+        def deadly(x):
+            mark = pathlib.Path(os.environ["MARK"])
+            if self.now.endswith("4.wav") or (self.now.endswith("3.wav") and not mark.exists()):
+                mark.write_text("lost")
+                os.kill(os.getpid(), 9)
+            return clean(x)
+        self.purifier.forward = deadly
+        return super().__call__(batch)
+
+    def _tried(self, order):
+        self.now = order.source
+        return super()._tried(order)
+
+ray_engine.Worker = Mortal
+folder, out = sys.argv[1:]
+orders = [Order(f"{folder}/{i}.wav", f"{out}/{i}.wav") for i in range(6)]
+for outcome in purify_on_ray("ssad-plus-synthetic", orders, workers=1):
+    print(outcome.source[-5:], outcome.status, outcome.sentence, flush=True)
+"""
+
+
+@pytest.fixture
+def sounds(tmp_path: Path) -> Path:
+    for i in range(6):
+        sound = 0.1 * np.random.default_rng(i).normal(size=4_000 + 1_500 * i)
+        (tmp_path / "in").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "in" / f"{i}.wav", sound, 16_000 if i % 2 else 22_050)
+    (tmp_path / "in" / "bad.wav").write_bytes(b"no sound")
+    return tmp_path / "in"
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_bytes_and_goes_on(
+    sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["purify", str(sounds), "--purifier", PACKAGED]
+    assert main([*command, "-o", str(tmp_path / "local")]) == 1
+    by_ray = [*command, "-o", str(tmp_path / "ray"), "--engine", "ray", "--workers", "2"]
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "2.wav").write_bytes((tmp_path / "local" / "2.wav").read_bytes())
+    capsys.readouterr()
+    assert main(by_ray) == 1
+    assert "5 done, 1 skipped, 1 failed" in capsys.readouterr().err
+    for i in range(6):
+        local, other = (tmp_path / way / f"{i}.wav" for way in ("local", "ray"))
+        assert local.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_lost_worker_is_begun_again(
+    sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MARK", str(tmp_path / "mark"))
+    done = subprocess.run(
+        [sys.executable, "-c", LOSING, str(sounds), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert (tmp_path / "mark").exists()
+    told = dict(line.split(" ", 1) for line in done.stdout.splitlines() if ".wav " in line[:6])
+    lost = f"failed {sounds}/4.wav: 3 workers were lost over it, one after another."
+    expected = {f"{i}.wav": "done " for i in range(6)}
+    assert told == {**expected, "4.wav": lost}, done.stderr
+    written = [path.name for path in (tmp_path / "out").iterdir() if path.name != ".4.wav.part"]
+    assert sorted(written) == ["0.wav", "1.wav", "2.wav", "3.wav", "5.wav"]
+
+
+def test_workers_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    from servax.bulk.ray_engine import purify_on_ray
+
+    with pytest.raises(SettingError, match="workers is 0, expected a whole number of at least 1"):
+        list(purify_on_ray(PACKAGED, [], workers=0))
