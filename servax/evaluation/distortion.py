@@ -15,10 +15,13 @@ from servax.features import Scaling
 __all__ = [
     "largest_change_db",
     "level_dbfs",
+    "log_spectral_distance",
     "segmental_signal_to_noise_ratio",
     "signal_to_noise_ratio",
 ]
 
+LSD_WINDOW = 512
+"""Samples of a frame of the log-spectral distance."""
 SEGMENT_DB = (-10.0, 35.0)
 """Ratios of a segment are clamped to this range (Hansen & Pellom 1998)."""
 
@@ -69,6 +72,45 @@ def segmental_signal_to_noise_ratio(x: Tensor, moved: Tensor, *, segment_samples
     ratio = signal_to_noise_ratio(clean, changed).clamp(*SEGMENT_DB)
     silent = ((clean == 0) & (changed == 0)).all(dim=1)
     return ratio.masked_fill(silent, torch.nan).view(len(x), -1).nanmean(dim=1)
+
+
+def log_spectral_distance(x: Tensor, moved: Tensor, *, range_db: float = 60.0) -> Tensor:
+    """Return how far the short-time power spectra of two sounds lie apart, in dB.
+
+    The root mean square over Fourier bins, of windows of 512 samples (Hann) every 256, averaged
+    over frames (Gray and Markel 1976). Both spectra are cut off `range_db` below the loudest bin of
+    `x`: what lies deeper is not heard and has no lower end in dB.
+
+    Args:
+        x: Waveforms (B, T), T at least 512.
+        moved: Changed waveforms (B, T).
+        range_db: How far below the loudest bin of `x` differences count, in dB.
+
+    Returns:
+        (B,) in dB; 0 where nothing changed, and for silence.
+
+    Raises:
+        ShapeError: The two are not of one shape (B, T), or T is below 512.
+        SettingError: `range_db` is not above 0.
+    """
+    if not range_db > 0:
+        raise SettingError("range_db", range_db, "a number of dB above 0")
+    if x.ndim != 2 or x.shape != moved.shape or x.shape[1] < LSD_WINDOW:
+        raise ShapeError("moved", moved.shape, f"{tuple(x.shape)}, (B, T) with T >= {LSD_WINDOW}")
+    window = torch.hann_window(LSD_WINDOW).to(x)
+    powers = [
+        torch.stft(
+            each, LSD_WINDOW, LSD_WINDOW // 2, window=window, center=False, return_complex=True
+        )
+        .abs()
+        .square()
+        for each in (x, moved)
+    ]
+    loudest = powers[0].amax(dim=(1, 2), keepdim=True)
+    floor = (loudest * 10.0 ** (-range_db / 10.0)).clamp(min=torch.finfo(x.dtype).tiny)
+    before, after = (10.0 * torch.log10(torch.maximum(power, floor)) for power in powers)
+    distance: Tensor = (before - after).square().mean(dim=1).sqrt().mean(dim=1)
+    return distance
 
 
 def largest_change_db(x: Tensor, moved: Tensor, scale: Scaling) -> Tensor:

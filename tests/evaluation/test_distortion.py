@@ -4,12 +4,14 @@ import math
 
 import numpy as np
 import pytest
+import scipy.signal
 import torch
 
 from servax.errors import SettingError, ShapeError
 from servax.evaluation.distortion import (
     largest_change_db,
     level_dbfs,
+    log_spectral_distance,
     segmental_signal_to_noise_ratio,
     signal_to_noise_ratio,
 )
@@ -91,3 +93,34 @@ def test_what_does_not_belong_together_is_refused():
     cube = torch.zeros(2, 1, 4, 4)
     with pytest.raises(ShapeError, match=r"^x has shape \(2, 1, 4, 4\), expected waveforms \(B, T"):
         segmental_signal_to_noise_ratio(cube, cube, segment_samples=1)
+
+
+@pytest.mark.parametrize("range_db", [60.0, 20.0])
+def test_the_log_spectral_distance_is_that_of_scipy(range_db):
+    x, moved = pair(3, 4000)
+    expected = []
+    for before, after in zip(x, moved, strict=True):
+        power = [
+            np.abs(scipy.signal.stft(s, nperseg=512, boundary=None, padded=False)[2]) ** 2
+            for s in (before, after)
+        ]
+        floor = power[0].max() * 10 ** (-range_db / 10)
+        a, b = (10 * np.log10(np.maximum(p, floor)) for p in power)
+        expected.append(np.mean([np.sqrt(np.mean((a[:, f] - b[:, f]) ** 2)) for f in range(14)]))
+    got = log_spectral_distance(*map(torch.from_numpy, (x, moved)), range_db=range_db)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_a_gain_is_its_own_log_spectral_distance_and_silence_has_none():
+    x = torch.from_numpy(pair(2, 2000)[0])
+    got = log_spectral_distance(x, 2 * x, range_db=200.0)
+    np.testing.assert_allclose(got, 20 * math.log10(2), rtol=1e-6)
+    assert log_spectral_distance(torch.zeros(1, 600), torch.zeros(1, 600)).tolist() == [0.0]
+
+
+def test_refusals_of_the_log_spectral_distance():
+    x = torch.zeros(1, 600)
+    with pytest.raises(SettingError, match="range_db is 0, expected a number of dB above 0"):
+        log_spectral_distance(x, x, range_db=0)
+    with pytest.raises(ShapeError, match=r"moved has shape \(1, 599\), expected \(1, 600\)"):
+        log_spectral_distance(x, x[:, 1:])
