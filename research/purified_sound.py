@@ -1,9 +1,9 @@
 """Measure what the way through sound costs: purified audio against purified log-Mel.
 
-The packaged recogniser hears held-out actors of RAVDESS four times: bare, behind the purifier on the
-log-Mel (direct), and the log-Mel of what `Purifier.purify` gives, each clean and under PGD on the
-sound that knows the bare recogniser (oblivious, 30 dB SNR, 16 bits). On clean sound also SNR,
-segmental SNR and log-spectral distance of the purified sound to the original.
+The packaged recogniser hears held-out actors of RAVDESS bare, behind the purifier on the log-Mel
+(direct), and on the log-Mel of what `Purifier.purify` and `Purifier.stream` give: clean, and under
+PGD on the sound that knows the bare recogniser (oblivious, 30 dB SNR, 16 bits). On clean sound also
+SNR, segmental SNR and log-spectral distance of the purified sound to the original.
 
     python research/purified_sound.py
 
@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 import time
 from pathlib import Path
 
@@ -125,7 +127,7 @@ def main() -> None:
         },
         "seconds_of_sound_per_second": round(seconds / spent, 1),
         "seconds": round(time.monotonic() - began),
-        **provenance(),
+        **provenance(shlex.join(["python", *sys.argv])),
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "figures.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
