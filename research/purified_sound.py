@@ -7,7 +7,8 @@ SNR, segmental SNR and log-spectral distance of the purified sound to the origin
 
     python research/purified_sound.py
 
-leaves `results/purified_sound/figures.json`, which docs/sound.md tells of.
+leaves `results/purified_sound/figures.json`, which docs/sound.md tells of; `--corrections 0 --out
+results/purified_sound/uncorrected.json` is the same with the change of the log-Mel applied once.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from servax.experiments.training import load_recogniser
 from servax.features import FrontEnd
 from servax.models import WaveformClassifier
 from servax.purifier import Purifier
+from servax.purifier import sound as sound_path
 
 RESULTS = Path("results/purified_sound")
 WAYS = ("undefended", "direct", "sound", "stream")
@@ -51,10 +53,15 @@ def main() -> None:
     parser.add_argument("--model", default="crnn-ravdess")
     parser.add_argument("--purifier", default="ssad-plus-ravdess")
     parser.add_argument("--groups", nargs="+", type=int, default=[1, 2, 3], help="of 6, held out")
+    parser.add_argument(
+        "--corrections", type=int, default=sound_path.CORRECTIONS, help="of the gain, for a trial"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS / "figures.json")
     parser.add_argument("--snr", type=float, default=30.0, help="of the attack, in dB")
     parser.add_argument("--steps", type=int, default=15, help="of the attack")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    sound_path.CORRECTIONS = given.corrections
     began = time.monotonic()
     recogniser, purifier = load_recogniser(given.model), Purifier.from_pretrained(given.purifier)
     front_end = nn.Sequential(FrontEnd(recogniser.front_end), recogniser.scale)
@@ -118,6 +125,7 @@ def main() -> None:
         "purifier": given.purifier,
         "groups": given.groups,
         "utterances": len(labels),
+        "corrections": given.corrections,
         "attack": {"snr_db": given.snr, "steps": given.steps, "knowledge": "oblivious"},
         "uar": figures,
         "same_answer_clean": round(100 * float(same), 1),
@@ -129,8 +137,8 @@ def main() -> None:
         "seconds": round(time.monotonic() - began),
         **provenance(shlex.join(["python", *sys.argv])),
     }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "figures.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(record["uar"], indent=1))
 
 

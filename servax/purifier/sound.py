@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 SHORTEST_SECONDS = 0.05
 LOWEST_RATE = 1_000
 HIGHEST_RATE = 768_000
+CORRECTIONS = 2
+"""More change little (`research/purified_sound.py`)."""
 HOP_SECONDS = 0.5
 LOOK_AHEAD_SECONDS = 0.25
 
@@ -115,14 +117,23 @@ def purify_clip(
 
 
 def change_clip(purifier: Purifier, sound: Tensor) -> Tensor:
-    """Return sound (1, T) of the front-end's rate as its log-Mel changes, differentiably."""
+    """Return sound (1, T) of the front-end's rate as its log-Mel changes, differentiably.
+
+    A gain of each bin moves its neighbours' Mel bins and frames too, so what is heard of the result
+    is not what P gave: the difference is applied again, `CORRECTIONS` times.
+    """
     settings = purifier.front_end
     logmel = LogMel(settings.logmel)
     levelled = sound if settings.level_dbfs is None else set_level(sound, settings.level_dbfs)
+    gain = levelled.norm() / sound.norm().clamp(min=1e-12)
     x = purifier.scale(logmel(levelled))
-    purified = purifier(fit_frames(x, settings.frames))[..., : x.shape[-1]]
-    change = purifier.scale.inverse(purified) - purifier.scale.inverse(x)
-    return apply_change(sound, change, logmel)
+    wanted = purifier.scale.inverse(purifier(fit_frames(x, settings.frames))[..., : x.shape[-1]])
+    change = wanted - purifier.scale.inverse(x)
+    made = apply_change(sound, change, logmel)
+    for _ in range(CORRECTIONS):
+        change = change + wanted - purifier.scale.inverse(purifier.scale(logmel(gain * made)))
+        made = apply_change(sound, change, logmel)
+    return made
 
 
 def at_level_of(sound: NDArray[np.float32], original: NDArray[np.float32]) -> NDArray[np.float32]:
