@@ -54,6 +54,8 @@ def orders_of(source: Path, out: Path) -> list[Order]:
 def write_manifest(source: Path, out: Path) -> Path:
     """Write the manifest of what was purified: the rows of `source` with their new paths.
 
+    A row whose sound failed is left out.
+
     Raises:
         PathError: The table cannot be written.
     """
@@ -66,6 +68,8 @@ def write_manifest(source: Path, out: Path) -> Path:
             writer = csv.writer(file)
             writer.writerow(columns)
             for row, order in zip(rows.to_dict("records"), _of_manifest(source, out), strict=True):
+                if not Path(order.target).is_file():
+                    continue
                 path = Path(order.target).relative_to(out).as_posix()
                 told = [str(row.get(name, "") or "") for name in columns[1:]]
                 writer.writerow([path, *told])

@@ -145,12 +145,14 @@ def test_a_manifest_becomes_one_of_purified_stretches(tmp_path: Path) -> None:
     rows = [
         ["path", "label", "speaker", "start", "end"],
         ["long.wav", "angry", "ann", "0", "1.0"],
+        ["broken.wav", "happy", "bob", "", ""],
         ["long.wav", "sad", "ann", "1.5", ""],
     ]
+    (tmp_path / "broken.wav").write_bytes(b"no sound")
     with (tmp_path / "list.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     out = tmp_path / "out"
-    assert main(["purify", str(tmp_path / "list.csv"), "-o", str(out), "--purifier", PACKAGED]) == 0
+    assert main(["purify", str(tmp_path / "list.csv"), "-o", str(out), "--purifier", PACKAGED]) == 1
     with (out / "manifest.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [(row["label"], row["speaker"]) for row in table] == [("angry", "ann"), ("sad", "ann")]
@@ -158,6 +160,17 @@ def test_a_manifest_becomes_one_of_purified_stretches(tmp_path: Path) -> None:
     for row, piece in zip(table, (heard[:16_000, 0], heard[24_000:, 0]), strict=True):
         expected = as_16_bits(cleaner.purify(piece, 16_000))
         assert np.abs(stored(out / row["path"])[:, 0].astype(int) - expected).max() <= 1
+
+
+def test_a_wave_file_that_was_never_closed(cleaner: Purifier, tmp_path: Path) -> None:
+    heard = speak(tmp_path / "whole.wav", 0.7)
+    written = (tmp_path / "whole.wav").read_bytes()
+    place = written.index(b"data") + 4
+    (tmp_path / "open.wav").write_bytes(written[:place] + bytes(4) + written[place + 4 :])
+    outcome = purify_file(cleaner, Order(str(tmp_path / "open.wav"), str(tmp_path / "out.wav")))
+    assert (outcome.status, outcome.sentence) == ("done", "")
+    expected = as_16_bits(cleaner.purify(heard[:, 0], 16_000))
+    assert np.abs(stored(tmp_path / "out.wav")[:, 0].astype(int) - expected).max() <= 1
 
 
 def test_names_of_a_manifest_stay_below_the_output(tmp_path: Path) -> None:
