@@ -7,6 +7,7 @@ in windows, each brought to the level P was trained at.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,17 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from servax.audio import HIGHEST_RATE, LOWEST_RATE
 from servax.errors import SettingError, ShapeError
 from servax.features import LogMel, fit_frames, set_level
 from servax.features.resynthesis import apply_change
-from servax.runtime.windows import Stream, Windows
+from servax.runtime.windows import Samples, Stream, Windows
 
 if TYPE_CHECKING:
     from servax.purifier.purifier import Purifier
 
 SHORTEST_SECONDS = 0.05
-LOWEST_RATE = 1_000
-HIGHEST_RATE = 768_000
 CORRECTIONS = 2
 """More change little (`research/purified_sound.py`)."""
 HOP_SECONDS = 0.5
@@ -59,8 +59,7 @@ def purify_waveform(
 
 def whole_sound(purifier: Purifier, sample_rate: int) -> Stream:
     """Return a stream that gives, chunk by chunk, what `purify_waveform` gives at once."""
-    windows = windows_of(purifier, sample_rate)
-    return Stream(lambda window: purify_clip(purifier, window, sample_rate), windows, live=False)
+    return Stream(clip_of(purifier, sample_rate), windows_of(purifier, sample_rate), live=False)
 
 
 def windows_of(purifier: Purifier, sample_rate: int) -> Windows:
@@ -99,15 +98,20 @@ def longest_clip(purifier: Purifier, sample_rate: int) -> int:
     return int(seconds * sample_rate)
 
 
+def clip_of(purifier: Purifier, sample_rate: int) -> Callable[[Samples], Samples]:
+    """Return what purifies one window (T,) at a rate; all its windows share one front-end."""
+    logmel = LogMel(purifier.front_end.logmel)
+    return lambda window: _purify_clip(purifier, logmel, window, sample_rate)
+
+
 @torch.inference_mode()
-def purify_clip(
-    purifier: Purifier, original: NDArray[np.float32], sample_rate: int
-) -> NDArray[np.float32]:
-    """Return purified samples (T,) of one window (T,) at any rate."""
-    rate = purifier.front_end.logmel.sample_rate
+def _purify_clip(
+    purifier: Purifier, logmel: LogMel, original: Samples, sample_rate: int
+) -> Samples:
+    rate = logmel.settings.sample_rate
     heard = original if sample_rate == rate else soxr.resample(original, sample_rate, rate, "HQ")
     sound = torch.from_numpy(np.ascontiguousarray(heard)).unsqueeze(0)  # (1, T)
-    difference = (change_clip(purifier, sound) - sound)[0].numpy()
+    difference = (change_clip(purifier, logmel, sound) - sound)[0].numpy()
     if sample_rate != rate:
         difference = soxr.resample(difference, rate, sample_rate, "HQ")
     result = original.copy()
@@ -116,14 +120,13 @@ def purify_clip(
     return at_level_of(result, original)
 
 
-def change_clip(purifier: Purifier, sound: Tensor) -> Tensor:
+def change_clip(purifier: Purifier, logmel: LogMel, sound: Tensor) -> Tensor:
     """Return sound (1, T) of the front-end's rate as its log-Mel changes, differentiably.
 
     A gain of each bin moves its neighbours' Mel bins and frames too, so what is heard of the result
     is not what P gave: the difference is applied again, `CORRECTIONS` times.
     """
     settings = purifier.front_end
-    logmel = LogMel(settings.logmel)
     levelled = sound if settings.level_dbfs is None else set_level(sound, settings.level_dbfs)
     gain = levelled.norm() / sound.norm().clamp(min=1e-12)
     x = purifier.scale(logmel(levelled))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from servax.errors import SettingError
+from servax.features import LogMel
 from servax.purifier.sound import change_clip, windows_of
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class SoundPurifier(nn.Module):
         if sample_rate != rate:
             raise SettingError("sample_rate", sample_rate, f"{rate} Hz, which the purifier hears")
         self.purifier = purifier.frozen()
+        self.logmel = LogMel(purifier.front_end.logmel)
         self.windows = windows_of(purifier, sample_rate)
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -51,7 +53,7 @@ class SoundPurifier(nn.Module):
         return total
 
     def _clip(self, sound: Tensor) -> Tensor:
-        cleaned = change_clip(self.purifier, sound)
+        cleaned = change_clip(self.purifier, self.logmel, sound)
         given, made = (s.square().mean().sqrt() for s in (sound, cleaned))
         levelled: Tensor = cleaned * (given / made.clamp(min=1e-12))
         return levelled

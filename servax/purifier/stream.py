@@ -12,8 +12,8 @@ from servax.purifier.sound import (
     HOP_SECONDS,
     LOOK_AHEAD_SECONDS,
     SHORTEST_SECONDS,
+    clip_of,
     live_windows,
-    purify_clip,
 )
 from servax.runtime.windows import Samples, Stream
 
@@ -55,9 +55,7 @@ class SoundStream:
     ) -> None:
         self.windows = live_windows(purifier, sample_rate, hop_seconds, look_ahead_seconds)
         self.sample_rate = sample_rate
-        self._stream = Stream(
-            lambda window: purify_clip(purifier, window, sample_rate), self.windows
-        )
+        self._stream = Stream(clip_of(purifier, sample_rate), self.windows)
 
     @property
     def latency_seconds(self) -> float:

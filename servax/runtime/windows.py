@@ -94,9 +94,8 @@ class Stream:
         self._kept, self._start = NOTHING, 0
         """The last samples heard, and where in the sound they begin."""
         self._given = 0
-        self._tail = NOTHING
-        """What the last window said of the samples that fade into the next."""
-        self._last: tuple[int, int, Samples] | None = None
+        self._last, self._last_start = NOTHING, 0
+        """What came out of the last window, and where in the sound it begins."""
         self._finished = False
 
     @property
@@ -134,11 +133,8 @@ class Stream:
         """
         self._refuse_when_finished()
         self._finished = True
-        if self.heard == self._given:
-            return NOTHING
-        if self._last is not None and self._last[1] == self.heard:
-            start, _, purified = self._last
-            return purified[self._given - start :]
+        if self._last_start + len(self._last) == self.heard:
+            return self._last[self._given - self._last_start :]
         return self._window(self.heard, self.heard)
 
     def _window(self, stop: int, until: int) -> Samples:
@@ -146,12 +142,11 @@ class Stream:
         start = max(0, stop - self.windows.length)
         purified = self._clip(self._kept[start - self._start : stop - self._start])
         ready = purified[self._given - start : until - start].copy()
-        faded = len(self._tail)
-        if faded:
-            ramp = self.windows.ramp
-            ready[:faded] = self._tail * (1.0 - ramp) + ready[:faded] * ramp
-        self._tail = purified[until - start : until - start + self.windows.fade]
-        self._last = start, stop, purified
+        if self._given:
+            first = self._given - self._last_start
+            before, ramp = self._last[first : first + self.windows.fade], self.windows.ramp
+            ready[: len(ramp)] = before * (1.0 - ramp) + ready[: len(ramp)] * ramp
+        self._last, self._last_start = purified, start
         self._given = until
         return ready
 

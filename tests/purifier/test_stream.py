@@ -11,7 +11,7 @@ from servax.errors import ServaxError, SettingError, ShapeError
 from servax.features import FrontEndSettings, Scale, ScaleSettings
 from servax.pretrained import folder
 from servax.purifier import Purifier
-from servax.purifier.sound import longest_clip, purify_clip
+from servax.purifier.sound import clip_of, longest_clip
 from servax.runtime.windows import Stream, Windows
 
 
@@ -74,7 +74,7 @@ def test_the_steady_state_is_the_result_of_the_whole_sound(cleaner: Purifier, ra
     # The whole sound at once, by the weights of its windows: another way than the stream's.
     expected = np.zeros_like(sound)
     for start, stop, weights in stream.windows.weighted(len(sound)):
-        expected[start:stop] += weights * purify_clip(cleaner, sound[start:stop], rate)
+        expected[start:stop] += weights * clip_of(cleaner, rate)(sound[start:stop])
     steady = stream.windows.length
     np.testing.assert_allclose(found[steady:], expected[steady:], atol=1e-6)
     assert np.abs(found[:steady] - expected[:steady]).max() > 1e-4  # it knows less there
