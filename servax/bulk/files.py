@@ -22,9 +22,6 @@ from servax.purifier.sound import SHORTEST_SECONDS, whole_sound
 BLOCK_SECONDS = 30.0
 LOUDEST = 1.0 - 2.0**-15
 """Largest sample of 16 bits."""
-CONTAINERS = {".wav": "WAV", ".flac": "FLAC"}
-MP3_SLACK_FRAMES = 1152
-"""MP3 counts samples in blocks of 1152 and pads at both ends."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +79,8 @@ def _purify_sound(purifier: Purifier, order: Order, source: Path, target: Path) 
     rate, channels, blocks = _sound_blocks(source, order.start, order.end)
     streams = [whole_sound(purifier, rate) for _ in range(channels)]
     heard = 0
-    with _whole_file(target) as part:
-        container = CONTAINERS[target.suffix.lower()]
+    with whole_file(target) as part:
+        container = audio.WRITABLE[target.suffix.lower()]
         with soundfile.SoundFile(part, "w", rate, channels, "PCM_16", format=container) as file:
             for block in blocks:  # (T, channels)
                 heard += len(block)
@@ -125,7 +122,7 @@ def _blocks(
     source: Path, file: soundfile.SoundFile, first: int, last: int
 ) -> Iterator[NDArray[np.float32]]:
     block = round(BLOCK_SECONDS * file.samplerate)
-    slack = MP3_SLACK_FRAMES if file.format == "MP3" and last == file.frames else 0
+    slack = audio.MP3_SLACK_FRAMES if file.format == "MP3" and last == file.frames else 0
     done = first
     with file:
         try:
@@ -157,13 +154,17 @@ def _purify_logmel(purifier: Purifier, source: Path, target: Path) -> None:
     if x.dtype.kind != "f" or not (np.isfinite(x).all() and x.min() >= 0 and x.max() <= 1):
         raise SettingError("log-Mel", "outside", "finite numbers in [0, 1], the purifier's scale")
     given = torch.from_numpy(x.astype(np.float32))[None, None]
-    with _whole_file(target) as part, part.open("wb") as file:
+    with whole_file(target) as part, part.open("wb") as file:
         np.save(file, purifier(given)[0, 0].numpy(), allow_pickle=False)
 
 
 @contextmanager
-def _whole_file(target: Path) -> Iterator[Path]:
-    """Yield where to write; what is complete takes the place of the target."""
+def whole_file(target: Path) -> Iterator[Path]:
+    """Yield where to write; what is complete takes the place of the target.
+
+    Raises:
+        AudioError: libsndfile cannot write it.
+    """
     # One name for each target: what a killed run left is written over by the next.
     part = target.with_name(f".{target.name}.part")
     try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from servax import audio
 from servax.corpora import load
 from servax.corpora.manifest import is_manifest
 from servax.errors import AudioError, PathError, unwritable
@@ -51,10 +53,36 @@ def orders_of(source: Path, out: Path) -> list[Order]:
     return [_of_file(source, out)]
 
 
-def write_manifest(source: Path, out: Path) -> Path:
+def sounds_below(
+    folder: Path, endings: Sequence[str] = SOUNDS, *, apart: Path | None = None
+) -> list[Path]:
+    """Return the files of a folder and those below it that end in one of `endings`, by name.
+
+    Args:
+        folder: Where to look.
+        endings: In lower case.
+        apart: A folder whose files do not count, wherever it is.
+
+    Raises:
+        AudioError: There is none.
+    """
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in endings and p.is_file())
+    if apart is not None:
+        files = [path for path in files if not path.resolve().is_relative_to(apart.resolve())]
+    if not files:
+        raise AudioError(folder, f"holds no sound file ({', '.join(endings)})")
+    return files
+
+
+def write_manifest(source: Path, orders: Sequence[Order], out: Path) -> Path:
     """Write the manifest of what was purified: the rows of `source` with their new paths.
 
     A row whose sound failed is left out.
+
+    Args:
+        source: The manifest.
+        orders: What `orders_of` made of it, row by row.
+        out: Folder of the targets and of the new manifest.
 
     Raises:
         PathError: The table cannot be written.
@@ -67,7 +95,7 @@ def write_manifest(source: Path, out: Path) -> Path:
         with part.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
-            for row, order in zip(rows.to_dict("records"), _of_manifest(source, out), strict=True):
+            for row, order in zip(rows.to_dict("records"), orders, strict=True):
                 if not Path(order.target).is_file():
                     continue
                 path = Path(order.target).relative_to(out).as_posix()
@@ -82,7 +110,7 @@ def write_manifest(source: Path, out: Path) -> Path:
 def _of_file(source: Path, out: Path) -> Order:
     if out.is_dir():
         raise PathError(out, f"is a folder; give a file, such as {out / source.name}")
-    endings = (LOGMEL,) if source.suffix.lower() == LOGMEL else (".wav", ".flac")
+    endings = (LOGMEL,) if source.suffix.lower() == LOGMEL else tuple(audio.WRITABLE)
     if out.suffix.lower() not in endings:
         raise PathError(out, f"ends in {out.suffix or 'nothing'}, expected {' or '.join(endings)}")
     if out.exists() and source.samefile(out):
@@ -91,19 +119,9 @@ def _of_file(source: Path, out: Path) -> Order:
 
 
 def _of_folder(source: Path, out: Path) -> list[Order]:
-    endings = (*SOUNDS, LOGMEL)
     if out.exists() and source.samefile(out):
         raise PathError(out, "is the folder of the sounds itself; give another one to write")
-    written = out.resolve()
-    files = sorted(
-        path
-        for path in source.rglob("*")
-        if path.suffix.lower() in endings
-        and path.is_file()
-        and not path.resolve().is_relative_to(written)
-    )
-    if not files:
-        raise AudioError(source, f"holds no sound file ({', '.join(endings)})")
+    files = sounds_below(source, (*SOUNDS, LOGMEL), apart=out)
     plain = [path.relative_to(source).with_suffix(_ending(path)) for path in files]
     often = Counter(plain)
     return [

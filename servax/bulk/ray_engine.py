@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from servax import audio
 from servax.bulk.files import Outcome, purify_file
@@ -37,8 +38,6 @@ class Worker:
     """
 
     def __init__(self, purifier: str, overwrite: bool) -> None:
-        import torch
-
         torch.set_num_threads(1)  # Ray gives each worker one CPU
         self.purifier = Purifier.from_pretrained(purifier).frozen()
         self.overwrite = overwrite

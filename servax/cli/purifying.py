@@ -31,8 +31,8 @@ def purify_sounds(
         raise SettingError(name, address or workers, "none: it belongs to --engine ray")
     source, target = Path(sounds).expanduser(), Path(out).expanduser()
     orders = orders_of(source, target)
-    many = source.is_dir() or is_manifest(sounds)
-    if not many and target.exists() and not overwrite:
+    manifest = source.is_file() and is_manifest(sounds)
+    if source.is_file() and not manifest and target.exists() and not overwrite:
         raise AudioError(target, "is there already; add --overwrite to replace it")
     if engine == "ray":
         from servax.bulk.ray_engine import purify_on_ray
@@ -43,8 +43,8 @@ def purify_sounds(
     else:
         outcomes = _here(purifier, orders, overwrite)
     told = _watched(outcomes, len(orders))
-    if many and is_manifest(sounds) and any(each.status != "failed" for each in told):
-        write_manifest(source, target)
+    if manifest and any(each.status != "failed" for each in told):
+        write_manifest(source, orders, target)
     return _end(told, target, as_json)
 
 

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from servax import audio
 from servax.attacks import FGSM, PGD, Attack, WaveformPGD
 from servax.attacks.base import evaluating
-from servax.bulk.orders import SOUNDS
+from servax.bulk.files import whole_file
+from servax.bulk.orders import sounds_below
 from servax.cli.output import bar, print_json, print_table, say
 from servax.defences import Defended
-from servax.errors import AudioError, ServaxError, SettingError
+from servax.errors import AudioError, PathError, SettingError, unwritable
 from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.experiments.training import Recogniser, load_recogniser
 from servax.features import FrontEnd, waveform_batch
@@ -156,10 +157,7 @@ def _files(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise AudioError(source, "no such file or folder")
-    files = sorted(p for p in source.rglob("*") if p.is_file() and p.suffix.lower() in SOUNDS)
-    if not files:
-        raise AudioError(source, f"holds no sound file ({', '.join(SOUNDS)})")
-    return files
+    return sounds_below(source)
 
 
 def _name(path: Path, source: Path) -> Path:
@@ -170,11 +168,10 @@ def _name(path: Path, source: Path) -> Path:
 def _write_array(path: Path, array: np.ndarray) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp.npy")
-        np.save(temporary, array, allow_pickle=False)
-        temporary.replace(path)
+        with whole_file(path) as part, part.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
     except OSError as error:
-        raise ServaxError(f"{path}: cannot be written ({error.strerror}).") from None
+        raise PathError(path, unwritable(error)) from None
 
 
 def _snr_db(x: Tensor, moved: Tensor) -> float:
