@@ -42,15 +42,20 @@ def orders_of(source: Path, out: Path) -> list[Order]:
     Raises:
         AudioError: There is nothing of that name, or no sound in it.
         CorpusError: The manifest breaks a rule.
-        PathError: `out` is the source, or its ending is not that of what it would hold.
+        PathError: `out` is the source or would replace one of the sounds, or its ending is not
+            that of what it would hold.
     """
-    if is_manifest(str(source)) and source.is_file():
-        return _of_manifest(source, out)
     if source.is_dir():
-        return _of_folder(source, out)
-    if not source.is_file():
+        orders = _of_folder(source, out)
+    elif not source.is_file():
         raise AudioError(source, "no such file or folder")
-    return [_of_file(source, out)]
+    else:
+        orders = _of_manifest(source, out) if is_manifest(str(source)) else [_of_file(source, out)]
+    heard = {Path(order.source).resolve() for order in orders}
+    for order in orders:
+        if Path(order.target).resolve() in heard:
+            raise PathError(order.target, "is the sound itself; give another place to write")
+    return orders
 
 
 def sounds_below(
@@ -113,8 +118,6 @@ def _of_file(source: Path, out: Path) -> Order:
     endings = (LOGMEL,) if source.suffix.lower() == LOGMEL else tuple(audio.WRITABLE)
     if out.suffix.lower() not in endings:
         raise PathError(out, f"ends in {out.suffix or 'nothing'}, expected {' or '.join(endings)}")
-    if out.exists() and source.samefile(out):
-        raise PathError(out, "is the sound itself; give another file to write")
     return Order(str(source), str(out))
 
 
@@ -132,6 +135,8 @@ def _of_folder(source: Path, out: Path) -> list[Order]:
 
 
 def _of_manifest(source: Path, out: Path) -> list[Order]:
+    if out.exists() and source.parent.samefile(out):
+        raise PathError(out, "is the folder of the manifest itself; give another one to write")
     corpus = load(source)
     orders = []
     for row in corpus.utterances.to_dict("records"):

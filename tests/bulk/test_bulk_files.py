@@ -246,6 +246,26 @@ def test_what_is_refused_at_once(tmp_path: Path) -> None:
         orders_of(tmp_path / "empty", tmp_path / "o")
 
 
+def test_no_recording_of_a_manifest_is_ever_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    speak(tmp_path / "sounds" / "a.wav")
+    with (tmp_path / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["path", "label", "speaker"], ["sounds/a.wav", "sad", "s"]])
+    with (tmp_path / "named.csv").open("w", newline="") as file:
+        rows = [["path", "label", "speaker", "utterance"], ["sounds/a.wav", "sad", "s", "a"]]
+        csv.writer(file).writerows(rows)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for manifest, out, sentence in (
+        ("manifest.csv", tmp_path, "is the folder of the manifest itself; give another one"),
+        ("named.csv", tmp_path / "sounds", "a.wav: is the sound itself; give another place"),
+    ):
+        command = ["purify", str(tmp_path / manifest), "-o", str(out), "--purifier", PACKAGED]
+        assert main([*command, "--overwrite"]) == 1
+        assert sentence in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
 def test_an_existing_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     speak(tmp_path / "a.wav")
     (tmp_path / "b.wav").write_text("mine")
