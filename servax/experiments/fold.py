@@ -8,16 +8,14 @@ from dataclasses import asdict
 from typing import Any
 
 from servax.defences.adversarial import Objective
+from servax.experiments.adversarial import START, start_adversarial, train_adversarial
 from servax.experiments.prepared import Prepared
 from servax.experiments.stages import Stage, Task, Watcher, make_stage
 from servax.experiments.training import (
     MODEL,
-    START,
     NetworkName,
     epochs_note,
     load_recogniser,
-    start_adversarial,
-    train_adversarial,
     train_purifier,
     train_recogniser,
 )

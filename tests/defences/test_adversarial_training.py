@@ -25,11 +25,10 @@ from servax.defences.adversarial import (
     Vanilla,
 )
 from servax.errors import CheckpointError, CorpusError, ServaxError, SettingError
+from servax.experiments.adversarial import start_adversarial, train_adversarial
 from servax.experiments.training import (
     Parts,
     load_recogniser,
-    start_adversarial,
-    train_adversarial,
 )
 from servax.features import Dataset, FrontEndSettings, Scale, SpecAugment
 from servax.models import VGG16
