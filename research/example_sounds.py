@@ -41,7 +41,7 @@ def main() -> None:
     heard = set(recogniser.speakers) | set(purifier.speakers)
     fresh = corpus.utterances[~corpus.utterances["speaker"].astype(str).isin(heard)]
     right = flipped = back = 0
-    shown = False
+    said: dict[str, object] = {}
     for row in fresh.to_dict("records"):
         y = recogniser.labels.index(str(row["label"]))
         clean = torch.from_numpy(audio.read(corpus.root / str(row["path"]), sample_rate=RATE))[None]
@@ -56,8 +56,7 @@ def main() -> None:
         if answer(model, purified) != y:
             continue
         back += 1
-        if not shown:
-            shown = True
+        if not said:
             write(
                 {"clean": clean, "attacked": attacked, "purified": purified},
                 [recogniser.labels[answer(model, s)] for s in (clean, attacked, purified)],

@@ -40,7 +40,7 @@ def folds() -> list[Fold]:
 @cache
 def features(scheme: str) -> Features:
     """Return the features of all utterances under a label scheme."""
-    return extract(corpus(scheme), FrontEnd(FrontEndSettings()), folder=cache_folder() / "features")
+    return _extracted(corpus(scheme))
 
 
 def speakers(half: str, *, without: int | None = None) -> list[str]:
@@ -65,14 +65,17 @@ def dataset(half: str, *, scheme: str, without: int | None = None) -> Dataset:
 def foreign(half: str, name: str) -> Dataset:
     """Return all utterances of another corpus, on the scale of a half."""
     other = load(name)
-    heard = extract(other, FrontEnd(FrontEndSettings()), folder=cache_folder() / "features")
-    return Dataset(other, heard, scale(half))
+    return Dataset(other, _extracted(other), scale(half))
 
 
 def group_numbers(half: str, *, scheme: str) -> list[int]:
     """Return the group of each utterance of a half."""
     groups = {str(s): g for g in HALVES[half] for s in folds()[g - 1].test.speakers}
     return [groups[str(speaker)] for speaker in _part(half, scheme).utterances["speaker"]]
+
+
+def _extracted(whole: Corpus) -> Features:
+    return extract(whole, FrontEnd(FrontEndSettings()), folder=cache_folder() / "features")
 
 
 def _part(half: str, scheme: str, without: int | None = None) -> Corpus:

@@ -42,6 +42,7 @@ from servax.purifier import sound as sound_path
 
 RESULTS = Path("results/purified_sound")
 WAYS = ("undefended", "direct", "sound", "stream")
+STATES = ("clean", "attacked")
 SEGMENT_SAMPLES = 400
 
 
@@ -73,53 +74,25 @@ def main() -> None:
     corpus = load("ravdess", scheme="four")
     folds = corpus.folds(6)
     labels: list[int] = []
-    predictions: dict[tuple[str, str], list[int]] = {
-        (way, state): [] for way in WAYS for state in ("clean", "attacked")
-    }
-    distances: dict[str, list[float]] = {"snr": [], "segmental_snr": [], "lsd": []}
-    spent = 0.0
-    seconds = 0.0
+    answers: dict[str, list[dict[str, int]]] = {state: [] for state in STATES}
+    apart: list[dict[str, float]] = []
+    spent = seconds = 0.0
     for group in given.groups:
-        test = folds[group - 1].test
-        for row in test.utterances.to_dict("records"):
+        for row in folds[group - 1].test.utterances.to_dict("records"):
             sound = audio.read(corpus.root / str(row["path"]), sample_rate=rate)
             x = torch.from_numpy(sound).clamp(-1, 1).unsqueeze(0)
             y = torch.tensor([recogniser.labels.index(str(row["label"]))])
             labels.append(int(y))
-            for state, heard in (("clean", x), ("attacked", attack(listener, x, y))):
-                with torch.no_grad():
-                    start = time.monotonic()
-                    cleaned = torch.from_numpy(cleaner.purify(heard[0].numpy(), rate))[None]
-                    spent += time.monotonic() - start
-                    seconds += heard.shape[1] / rate
-                    stream = cleaner.stream(rate)
-                    live = np.concatenate([stream.feed(heard[0].numpy()), stream.finish()])
-                    mel: Tensor = front_end(heard)
-                    inputs = {
-                        "undefended": mel,
-                        "direct": cleaner(mel),
-                        "sound": front_end(cleaned),
-                        "stream": front_end(torch.from_numpy(live)[None]),
-                    }
-                    for way, log_mel in inputs.items():
-                        predictions[way, state].append(int(model(log_mel).argmax()))
+            for state, heard in zip(STATES, (x, attack(listener, x, y)), strict=True):
+                start = time.monotonic()
+                cleaned = torch.from_numpy(cleaner.purify(heard[0].numpy(), rate))[None]
+                spent += time.monotonic() - start
+                seconds += heard.shape[1] / rate
+                answers[state].append(answers_of(model, front_end, cleaner, heard, cleaned))
                 if state == "clean":
-                    distances["snr"].append(float(signal_to_noise_ratio(x, cleaned)))
-                    distances["segmental_snr"].append(
-                        float(
-                            segmental_signal_to_noise_ratio(
-                                x, cleaned, segment_samples=SEGMENT_SAMPLES
-                            )
-                        )
-                    )
-                    distances["lsd"].append(float(log_spectral_distance(x, cleaned)))
+                    apart.append(distances(x, cleaned))
         print(f"group {group}: {time.monotonic() - began:.0f} s", flush=True)
     y_all = np.array(labels)
-    figures = {
-        state: {way: round(100 * uar(y_all, np.array(predictions[way, state])), 1) for way in WAYS}
-        for state in ("clean", "attacked")
-    }
-    same = np.mean(np.equal(predictions["direct", "clean"], predictions["sound", "clean"]))
     record = {
         "model": given.model,
         "purifier": given.purifier,
@@ -127,11 +100,22 @@ def main() -> None:
         "utterances": len(labels),
         "corrections": given.corrections,
         "attack": {"snr_db": given.snr, "steps": given.steps, "knowledge": "oblivious"},
-        "uar": figures,
-        "same_answer_clean": round(100 * float(same), 1),
+        "uar": {
+            state: {
+                way: round(100 * uar(y_all, np.array([each[way] for each in told])), 1)
+                for way in WAYS
+            }
+            for state, told in answers.items()
+        },
+        "same_answer_clean": round(
+            100 * float(np.mean([each["direct"] == each["sound"] for each in answers["clean"]])), 1
+        ),
         "quartiles": {
-            name: [round(float(q), 2) for q in np.quantile(values, [0.25, 0.5, 0.75])]
-            for name, values in distances.items()
+            name: [
+                round(float(q), 2)
+                for q in np.quantile([each[name] for each in apart], [0.25, 0.5, 0.75])
+            ]
+            for name in apart[0]
         },
         "seconds_of_sound_per_second": round(seconds / spent, 1),
         "seconds": round(time.monotonic() - began),
@@ -140,6 +124,29 @@ def main() -> None:
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(record["uar"], indent=1))
+
+
+@torch.no_grad()
+def answers_of(
+    model: nn.Module, front_end: nn.Module, cleaner: Purifier, heard: Tensor, cleaned: Tensor
+) -> dict[str, int]:
+    """Return the class of a sound (1, T), and behind the purifier each way."""
+    stream = cleaner.stream(cleaner.front_end.logmel.sample_rate)
+    live = np.concatenate([stream.feed(heard[0].numpy()), stream.finish()])
+    mel: Tensor = front_end(heard)
+    sounds = (cleaned, torch.from_numpy(live)[None])
+    inputs = (mel, cleaner(mel), *(front_end(sound) for sound in sounds))
+    return {way: int(model(x).argmax()) for way, x in zip(WAYS, inputs, strict=True)}
+
+
+def distances(x: Tensor, cleaned: Tensor) -> dict[str, float]:
+    """Return how far purified sound (1, T) lies from the clean one, in dB."""
+    segmental = segmental_signal_to_noise_ratio(x, cleaned, segment_samples=SEGMENT_SAMPLES)
+    return {
+        "snr": float(signal_to_noise_ratio(x, cleaned)),
+        "segmental_snr": float(segmental),
+        "lsd": float(log_spectral_distance(x, cleaned)),
+    }
 
 
 if __name__ == "__main__":

@@ -95,8 +95,9 @@ def log_spectral_distance(x: Tensor, moved: Tensor, *, range_db: float = 60.0) -
     """
     if not range_db > 0:
         raise SettingError("range_db", range_db, "a number of dB above 0")
-    if x.ndim != 2 or x.shape != moved.shape or x.shape[1] < LSD_WINDOW:
-        raise ShapeError("moved", moved.shape, f"{tuple(x.shape)}, (B, T) with T >= {LSD_WINDOW}")
+    _check_pair(x, moved)
+    if x.ndim != 2 or x.shape[1] < LSD_WINDOW:
+        raise ShapeError("x", x.shape, f"(B, T) with T >= {LSD_WINDOW}")
     window = torch.hann_window(LSD_WINDOW).to(x)
     powers = [
         torch.stft(
