@@ -25,6 +25,7 @@ from servax.report.style import look, new_figure, tidy
 __all__ = ["confusion_matrices", "training_curves", "uar_curves"]
 
 _FONT_POINTS = 8.5
+_NAMED_CLASSES = 12  # beyond, only every second, third … has its name beside it
 _ANNOTATED_CLASSES = 8  # beyond, numbers in the squares cannot be read at page width
 
 
@@ -113,8 +114,12 @@ def _confusion(
             ink = "white" if value > 55 else "#222222"
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", size=size, color=ink)
     ticks = range(len(names))
-    axes.set_xticks(ticks, names, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(ticks, names if first else [""] * len(names))
+    if len(names) <= _ANNOTATED_CLASSES:
+        axes.set_xticks(ticks, names, rotation=40, ha="right", rotation_mode="anchor")
+    else:  # names would lie over each other
+        ticks = range(0, len(names), -(-len(names) // _NAMED_CLASSES))
+        axes.set_xticks(ticks, [names[i] for i in ticks], rotation=90)
+    axes.set_yticks(ticks, [names[i] if first else "" for i in ticks])
     axes.tick_params(labelsize=_FONT_POINTS - 0.5, length=0)
     axes.set_xlabel("predicted", fontsize=_FONT_POINTS)
     axes.set_ylabel("true class" if first else "", fontsize=_FONT_POINTS)

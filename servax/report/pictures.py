@@ -53,8 +53,9 @@ def pictures(
 
 
 def _confused(outcomes: Outcomes, defended: list[str]) -> list[str]:
-    """Return SSAD, or the last defence, and the best adversarially trained model beside it."""
-    first = "ssad" if "ssad" in defended else (defended or [UNDEFENDED])[-1]
+    """Return SSAD, else its best variant, else the last defence; then the best trained model."""
+    own = "ssad" if "ssad" in defended else best_of_family(outcomes, "ssad")
+    first = own or (defended or [UNDEFENDED])[-1]
     trained = best_of_family(outcomes, "similarity", "vanilla", "pgd-at", "trades")
     return [name for name in dict.fromkeys((first, trained)) if name is not None]
 

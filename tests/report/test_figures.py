@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from servax.report import figures
 from servax.report.examples import Examples
 from servax.report.logs import curves
 from servax.report.outcomes import collect
+from servax.report.pictures import pictures
 from servax.report.spectrograms import spectrogram_triple
 from servax.report.style import look, png
 
@@ -91,3 +93,24 @@ def test_looks_differ() -> None:
 
 def test_same_figure_same_bytes(examples: Examples) -> None:
     assert png(spectrogram_triple(examples), dpi=40) == png(spectrogram_triple(examples), dpi=40)
+
+
+def test_without_ssad_its_variant_is_confused_before_a_control(small: pd.DataFrame) -> None:
+    renamed = small.replace({"defence": {"ssad": "ssad-plus"}})
+    kept = renamed[renamed["defence"].isin(["undefended", "ssad-plus", "mean-filter"])]
+    outcomes = collect(kept)
+    assert "ssad" not in outcomes.defences
+    (caption,) = [p.caption for p in pictures(outcomes, None, {}) if p.name == "confusion"]
+    assert caption.endswith("above without a defence, below with ssad-plus.")
+
+
+def test_names_of_many_classes_do_not_lie_over_each_other(small: pd.DataFrame) -> None:
+    many = small.copy()
+    codes = [f"{i:02d}" for i in range(24)]
+    draws = np.random.default_rng(0).integers(0, 24, (2, len(many)))
+    many["label"], many["prediction"] = ([codes[i] for i in row] for row in draws)
+    many["label"] = many["utterance"].map(dict(zip(many["utterance"], many["label"], strict=True)))
+    figure = figures.confusion_matrices(collect(many), defences=[])
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].get_xticklabels()]
+    assert all(a.x1 <= b.x0 + 1 for a, b in pairwise(boxes))
