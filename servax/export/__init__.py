@@ -1,0 +1,1 @@
+"""Trained networks as ONNX files, for `servax.runtime` and any other ONNX runtime."""
