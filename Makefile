@@ -15,12 +15,17 @@ endif
 BASE := .venv
 TEST := .venv-test
 
-.PHONY: demo test lint types imports base docs story pytest format lock clean
+.PHONY: demo test checks lint types imports base docs package story pytest format lock clean
 
 demo: $(BASE)/ready
 	$(BASE)/bin/servax demo
 
-test: lint types imports base docs story pytest
+# What needs one environment runs beside what needs the other; the tests come last.
+test:
+	$(MAKE) -j2 --output-sync=target checks
+	$(MAKE) pytest
+
+checks: lint types imports base docs package story
 
 $(BASE)/ready: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "servax needs Python 3.11 to 3.13, this is " + sys.version + "; try make PYTHON=python3.12")'
@@ -52,6 +57,10 @@ base: $(BASE)/ready
 
 docs: $(TEST)/ready
 	$(TEST)/bin/mkdocs build --strict --quiet --site-dir $(TEST)/site
+
+# Sdist and wheel build, and work in an environment that holds the base alone.
+package: $(TEST)/ready
+	$(TEST)/bin/python .ci/package.py $(TEST)/package
 
 # The README's demo and the paper's evaluation in small, from the base install, into folders that
 # the tests then use.
