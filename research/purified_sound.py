@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from servax import audio
@@ -32,6 +33,7 @@ from servax.evaluation.distortion import (
     segmental_signal_to_noise_ratio,
     signal_to_noise_ratio,
 )
+from servax.evaluation.intervals import speaker_interval
 from servax.evaluation.metrics import uar
 from servax.experiments.provenance import provenance
 from servax.experiments.training import load_recogniser
@@ -74,6 +76,7 @@ def main() -> None:
     corpus = load("ravdess", scheme="four")
     folds = corpus.folds(6)
     labels: list[int] = []
+    speakers: list[str] = []
     answers: dict[str, list[dict[str, int]]] = {state: [] for state in STATES}
     apart: list[dict[str, float]] = []
     spent = seconds = 0.0
@@ -83,6 +86,7 @@ def main() -> None:
             x = torch.from_numpy(sound).clamp(-1, 1).unsqueeze(0)
             y = torch.tensor([recogniser.labels.index(str(row["label"]))])
             labels.append(int(y))
+            speakers.append(str(row["speaker"]))
             for state, heard in zip(STATES, (x, attack(listener, x, y)), strict=True):
                 start = time.monotonic()
                 cleaned = torch.from_numpy(cleaner.purify(heard[0].numpy(), rate))[None]
@@ -105,6 +109,10 @@ def main() -> None:
                 way: round(100 * uar(y_all, np.array([each[way] for each in told])), 1)
                 for way in WAYS
             }
+            for state, told in answers.items()
+        },
+        "points_from_direct": {
+            state: {way: from_direct(y_all, told, way, speakers) for way in ("sound", "stream")}
             for state, told in answers.items()
         },
         "same_answer_clean": round(
@@ -137,6 +145,24 @@ def answers_of(
     sounds = (cleaned, torch.from_numpy(live)[None])
     inputs = (mel, cleaner(mel), *(front_end(sound) for sound in sounds))
     return {way: int(model(x).argmax()) for way, x in zip(WAYS, inputs, strict=True)}
+
+
+def from_direct(
+    labels: NDArray[np.int64], told: list[dict[str, int]], way: str, speakers: list[str]
+) -> list[float]:
+    """Return how many points of UAR a way lies above the direct one, and its 95 % interval.
+
+    The interval is of a bootstrap over speakers, paired: both ways hear the same utterances.
+    """
+    ways = {name: np.array([each[name] for each in told]) for name in ("direct", way)}
+
+    def points(rows: NDArray[np.intp]) -> float:
+        return 100 * (uar(labels[rows], ways[way][rows]) - uar(labels[rows], ways["direct"][rows]))
+
+    interval = speaker_interval(points, speakers, generator=np.random.default_rng(0))
+    return [
+        round(value, 1) for value in (points(np.arange(len(labels))), interval.low, interval.high)
+    ]
 
 
 def distances(x: Tensor, cleaned: Tensor) -> dict[str, float]:
