@@ -34,3 +34,13 @@ def test_the_quartiles_are_those_of_the_record() -> None:
     sentence = " ".join(PAGE.split())
     assert f"an SNR between {snr[0]} and {snr[1]} dB" in sentence
     assert f"a log-spectral distance between {lsd[0]} and {lsd[1]} dB" in sentence
+
+
+def test_the_intervals_are_those_of_the_record() -> None:
+    place = ROOT / "results" / "purified_sound" / "figures.json"
+    told = json.loads(place.read_text(encoding="utf-8"))["points_from_direct"]
+    (more, *clean), (less, *attacked) = (told[state]["sound"] for state in ("clean", "attacked"))
+    sentence = " ".join(PAGE.split()).replace("−", "-")
+    assert f"{more} points more than by the log-Mel on clean input" in sentence
+    assert f"paired: {clean[0]} to {clean[1]}) and {-less} less" in sentence
+    assert f"under the attack ({attacked[0]} to {attacked[1]})" in sentence
