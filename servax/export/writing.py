@@ -71,6 +71,7 @@ def write_graph(graph: Graph, metadata: Mapping[str, str], path: Path) -> float:
     program = _exported(graph, examples[0])
     program.save(str(path))
     stated = onnx.load(str(path))
+    _forget_sources(stated.graph)
     onnx.helper.set_model_props(stated, {**metadata, "opset": str(OPSET)})
     onnx.save(stated, str(path))
     onnx.checker.check_model(str(path), full_check=True)
@@ -80,6 +81,14 @@ def write_graph(graph: Graph, metadata: Mapping[str, str], path: Path) -> float:
             f"the file differs from torch by {largest:.2g}, more than {TOLERANCE}: it is not kept."
         )
     return largest
+
+
+def _forget_sources(graph: Any) -> None:
+    """Take away which line of which file on this machine each node came from."""
+    del graph.metadata_props[:]
+    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
 
 
 def noise(graph: Graph) -> list[Tensor]:

@@ -136,6 +136,13 @@ def test_what_a_file_says_about_itself(defended: Trio) -> None:
     assert sizes["residual"] == ["batch"]
 
 
+def test_a_file_does_not_tell_of_the_machine_it_was_made_on(defended: Trio) -> None:
+    held = Path(defended[2].path).read_bytes()
+    assert b"torch.onnx" not in held
+    assert b".py" not in held
+    assert str(Path.cwd()).encode() not in held
+
+
 def test_an_audit_can_load_it(defended: Trio, noisy: Noise) -> None:
     purifier, recogniser, made = defended
     subject = load_subject(made.path)
