@@ -130,12 +130,14 @@ def main() -> None:
     scene = Scene.of(given.purifier, given.model)
     with tempfile.TemporaryDirectory() as folder:
         graphs, purifiers = scene.write(Path(folder))
+        sizes = {path.stem: path.stat().st_size for path in (*graphs.values(), *purifiers.values())}
         measured = (timed if given.time else measure)(scene, graphs, purifiers, given.groups)
     record = {
         "model": given.model,
         "purifier": given.purifier,
         "groups": given.groups,
         "calibration_clips": CALIBRATION_CLIPS,
+        "bytes": sizes,
         **measured,
         "seconds": round(time.monotonic() - began),
         "onnxruntime": version("onnxruntime"),
@@ -203,10 +205,6 @@ def measure(
         "largest_difference": far,
         "purified_clips": 2 * len(range(0, len(labels), EVERY)),
         "mean_difference_purified": {n: float(np.mean(v)) for n, v in moved.items()},
-        "bytes": {
-            "graph": {name: path.stat().st_size for name, path in graphs.items()},
-            "purifier": {name: path.stat().st_size for name, path in purifiers.items()},
-        },
     }
 
 
