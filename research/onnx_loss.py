@@ -51,7 +51,7 @@ STATES = ("clean", "attacked")
 CALIBRATION_CLIPS = 64
 EVERY = 6
 """Of so many utterances one is heard by the purifier's own file."""
-TIMED_CLIPS, ROUNDS = 12, 5
+TIMED_CLIPS, ROUNDS = 12, 3
 Array = NDArray[np.float32]
 
 
