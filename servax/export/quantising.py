@@ -2,8 +2,8 @@
 
 Static: the range of every activation is seen on real clips beforehand, weights have a scale for
 each channel. Only the networks' 3x3 and 1x1 convolutions and their matrix products become int8. The
-Fourier transform, the cosine transform of the texture shuffle and the first and last convolution of
-a network stay float32: they carry decibels, whose errors no later layer mends.
+front-end stays float32, since the power of speech spans more decibels than 8 bits hold, and so do
+the cosine transform of the texture shuffle and the first and last convolution of a network.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from servax.runtime.extras import load_extra, quiet
 Method = Literal["static", "dynamic"]
 FEWEST_CLIPS = 8
 """That tell the ranges of activations."""
+FRONT_END = "front_end."
+"""Begins the names of the front-end's weights in a graph."""
 LARGEST_KERNEL = 3
 FEWEST_CHANNELS = 4
 """A convolution from or to as many channels is a network's first or last."""
@@ -103,11 +105,12 @@ def kept_float(onnx: Any, model: Any) -> list[str]:
     shapes = {each.name: tuple(each.dims) for each in model.graph.initializer}
     kept = []
     for node in model.graph.node:
-        if node.op_type != "Conv":
-            continue
-        out, channels, *kernel = shapes.get(node.input[1], (0, 0, LARGEST_KERNEL + 1))
-        if max(kernel) > LARGEST_KERNEL or min(out, channels) <= FEWEST_CHANNELS:
+        if any(name.startswith(FRONT_END) for name in node.input):
             kept.append(node.name)
+        elif node.op_type == "Conv":
+            out, channels, *kernel = shapes.get(node.input[1], (0, 0, LARGEST_KERNEL + 1))
+            if max(kernel) > LARGEST_KERNEL or min(out, channels) <= FEWEST_CHANNELS:
+                kept.append(node.name)
     return kept
 
 

@@ -48,7 +48,10 @@ def test_what_carries_decibels_stays_float(defended: Trio) -> None:
     model = onnx.load(defended[2].path)
     kept = set(kept_float(onnx, model))
     convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
-    assert kept < set(convolutions)
+    assert kept & set(convolutions) < set(convolutions)
+    filters = [node for node in model.graph.node if "front_end.filters" in node.input]
+    assert [node.op_type for node in filters] == ["MatMul"]
+    assert filters[0].name in kept
     shapes = {each.name: tuple(each.dims) for each in model.graph.initializer}
     found = {shapes.get(n.input[1]) for n in model.graph.node if n.name in kept}
     assert (514, 1, 512) in found  # the Fourier transform
