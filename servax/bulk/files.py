@@ -17,7 +17,8 @@ from servax import audio
 from servax.bulk.orders import LOGMEL, Order
 from servax.errors import AudioError, PathError, ServaxError, SettingError, ShapeError, unwritable
 from servax.purifier import Purifier
-from servax.purifier.sound import SHORTEST_SECONDS, whole_sound
+from servax.purifier.sound import whole_sound
+from servax.runtime.rules import SHORTEST_SECONDS
 
 BLOCK_SECONDS = 30.0
 LOUDEST = 1.0 - 2.0**-15

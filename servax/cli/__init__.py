@@ -18,7 +18,7 @@ from servax.errors import ServaxError, closed
 
 BAD_USE = 2
 FAILED = 1
-FLAGS = ("--json", "--overwrite", "--dry-run", "--status", "--masking")
+FLAGS = ("--json", "--overwrite", "--dry-run", "--status", "--masking", "--int8")
 """Options that need no value."""
 
 

@@ -15,6 +15,7 @@ from servax.cli.corpus_commands import (
     corpus_list,
     corpus_verify,
 )
+from servax.cli.export_commands import export_onnx
 from servax.cli.options import Scheme
 from servax.cli.sound_commands import attack, purify
 from servax.cli.training_commands import (
@@ -273,6 +274,7 @@ COMMANDS: dict[str, Any] = {
     "audit": audit,
     "calibrate": calibrate,
     "purify": purify,
+    "export": export_onnx,
     "run": run,
     "report": report_again,
 }

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from servax.errors import ShapeError
 from servax.features.logmel import LogMel
-
-LARGEST_GAIN_DB = 20.0
-"""A bin is raised or lowered by at most this much: more is reconstruction error, not cleaning."""
+from servax.runtime.rules import LARGEST_GAIN_DB
 
 
 def apply_change(waveform: Tensor, change_db: Tensor, logmel: LogMel) -> Tensor:

@@ -14,8 +14,9 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, conv_transpose2d, pad
+from torch.nn.functional import conv2d, conv_transpose2d
 
+from servax.models.filling import cropped, filled
 from servax.models.sizes import check_size
 
 BLOCK = 8
@@ -51,15 +52,15 @@ class TextureShuffle(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the spectrograms (B, 1, M, F) with shuffled texture, not clamped."""
         mels, frames = x.shape[2:]
-        padded = pad(x, (0, -frames % BLOCK, 0, -mels % BLOCK), mode="replicate")
         one = cosines(BLOCK).to(x)
         basis = torch.einsum("um,vf->uvmf", one, one).reshape(-1, 1, BLOCK, BLOCK)
-        coefficients = conv2d(padded, basis, stride=BLOCK)  # (B, 64, M / 8, F / 8)
+        coefficients = conv2d(filled(x, BLOCK), basis, stride=BLOCK)  # (B, 64, M / 8, F / 8)
         rows, columns = coefficients.shape[2:]
-        repeats = (1, math.ceil(rows / ROWS), math.ceil(columns / PERIOD))
-        signs = self.signs.repeat(repeats)[:, :rows, :columns].to(x)
-        shuffled = conv_transpose2d(coefficients * signs, basis, stride=BLOCK)
-        return shuffled[..., :mels, :frames]
+        signs = self.signs
+        for axis, (length, period) in enumerate(((rows, ROWS), (columns, PERIOD)), start=1):
+            signs = signs.index_select(axis, torch.arange(length, device=x.device) % period)
+        shuffled = conv_transpose2d(coefficients * signs.to(x), basis, stride=BLOCK)
+        return cropped(shuffled, mels, frames)
 
 
 def cosines(size: int) -> Tensor:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, pad, pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 
 from servax.errors import SettingError, ShapeError
+from servax.models.filling import cropped, filled
 from servax.models.sizes import check_size
 from servax.models.texture import BLOCK, TextureShuffle
 
@@ -108,14 +109,14 @@ class UNet(nn.Module):
 
     def _shifted(self, x: Tensor, each: int) -> Tensor:
         shift = BLOCK // 2 * (each % 2)
-        moved = pad(x.clamp(0.0, 1.0) if each else x, (shift, 0, shift, 0), mode="replicate")
-        return self._pass(moved)[..., shift:, shift:]
+        moved = filled(x.clamp(0.0, 1.0) if each else x, 1, before=shift)
+        return cropped(self._pass(moved), *x.shape[2:], before=shift)
 
     def _pass(self, x: Tensor) -> Tensor:
         s, x = self.settings, self.texture(x)
         whole = s.patch * 2 ** (s.levels - 1)
         mels, frames = x.shape[2:]
-        padded = pad(x, (0, -frames % whole, 0, -mels % whole), mode="replicate")
+        padded = filled(x, whole)
         hidden = self.stem(pixel_unshuffle(padded, s.patch))
         passed = []
         for block, halve in zip(self.down, self.halve, strict=True):
@@ -126,7 +127,7 @@ class UNet(nn.Module):
         for project, block in zip(self.widen, self.up, strict=True):
             hidden = interpolate(project(hidden), scale_factor=2.0)
             hidden = block(hidden + passed.pop())
-        change = pixel_shuffle(self.out(hidden), s.patch)[..., :mels, :frames]
+        change = cropped(pixel_shuffle(self.out(hidden), s.patch), mels, frames)
         if s.bound:
             change = s.bound * torch.tanh(change / s.bound)
         return x + change if s.residual else change

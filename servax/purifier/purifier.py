@@ -18,8 +18,9 @@ from servax.features import FrontEndSettings, Scale, Scaling, make_scale
 from servax.models import frozen, load_network, save_network
 from servax.models.storage import SETTINGS, WEIGHTS
 from servax.pretrained import no_such_folder, resolve
-from servax.purifier.sound import HOP_SECONDS, LOOK_AHEAD_SECONDS, purify_waveform
+from servax.purifier.sound import purify_waveform
 from servax.purifier.stream import SoundStream
+from servax.runtime.rules import HOP_SECONDS, LOOK_AHEAD_SECONDS
 
 ROLE: Literal["purifier"] = "purifier"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)

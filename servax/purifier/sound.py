@@ -16,20 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from servax.audio import HIGHEST_RATE, LOWEST_RATE
-from servax.errors import SettingError, ShapeError
 from servax.features import LogMel, fit_frames, set_level
 from servax.features.resynthesis import apply_change
+from servax.runtime.rules import CORRECTIONS, at_level_of, checked, whole_windows
 from servax.runtime.windows import Samples, Stream, Windows
 
 if TYPE_CHECKING:
     from servax.purifier.purifier import Purifier
-
-SHORTEST_SECONDS = 0.05
-CORRECTIONS = 2
-"""More change little (`research/purified_sound.py`)."""
-HOP_SECONDS = 0.5
-LOOK_AHEAD_SECONDS = 0.25
 
 
 def purify_waveform(
@@ -46,13 +39,7 @@ def purify_waveform(
         ShapeError: `waveform` is not (T,) or is too short.
         SettingError: `sample_rate` is outside its rule, or a sample is not finite.
     """
-    check_rate(sample_rate)
-    original = np.asarray(waveform, dtype=np.float32)
-    shortest = int(np.ceil(SHORTEST_SECONDS * sample_rate))
-    if original.ndim != 1 or len(original) < shortest:
-        raise ShapeError("waveform", original.shape, f"(T,) mono samples with T >= {shortest}")
-    if not np.isfinite(original).all():
-        raise SettingError("waveform", "not finite", "samples without NaN or infinity")
+    original = checked(waveform, sample_rate)
     stream = whole_sound(purifier, sample_rate)
     return np.concatenate([stream.feed(original), stream.finish()])
 
@@ -64,31 +51,7 @@ def whole_sound(purifier: Purifier, sample_rate: int) -> Stream:
 
 def windows_of(purifier: Purifier, sample_rate: int) -> Windows:
     """Return the windows of long sounds: as long as P was trained on, overlapping by half."""
-    length = longest_clip(purifier, sample_rate)
-    return Windows(length, hop=length // 2, look_ahead=length // 4, fade=length // 8)
-
-
-def live_windows(
-    purifier: Purifier, sample_rate: int, hop_seconds: float, look_ahead_seconds: float
-) -> Windows:
-    """Return the windows of a stream that gives after `hop_seconds` + `look_ahead_seconds`.
-
-    Raises:
-        SettingError: A time is outside its rule.
-    """
-    check_rate(sample_rate)
-    longest = longest_clip(purifier, sample_rate)
-    hop, look_ahead = (round(s * sample_rate) for s in (hop_seconds, look_ahead_seconds))
-    most = longest / sample_rate
-    if not hop >= SHORTEST_SECONDS * sample_rate:
-        raise SettingError("hop_seconds", hop_seconds, f"at least {SHORTEST_SECONDS} s")
-    if not (look_ahead >= 0 and hop + look_ahead <= longest):
-        raise SettingError(
-            "look_ahead_seconds", look_ahead_seconds, f"0 to {most:.2f} s together with the hop"
-        )
-    # A whole number of hops: windows of a sound that is heard at once end at the same places.
-    length = look_ahead + hop * ((longest - look_ahead) // hop)
-    return Windows(length, hop, look_ahead, fade=min(hop, look_ahead) // 2)
+    return whole_windows(longest_clip(purifier, sample_rate))
 
 
 def longest_clip(purifier: Purifier, sample_rate: int) -> int:
@@ -137,23 +100,3 @@ def change_clip(purifier: Purifier, logmel: LogMel, sound: Tensor) -> Tensor:
         change = change + wanted - purifier.scale.inverse(purifier.scale(logmel(gain * made)))
         made = apply_change(sound, change, logmel)
     return made
-
-
-def at_level_of(sound: NDArray[np.float32], original: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return (T,) `sound` at the RMS level of `original`: smoothing takes energy away."""
-    wanted, given = (
-        float(np.sqrt(np.mean(np.square(s, dtype=np.float64)))) for s in (original, sound)
-    )
-    return sound * np.float32(wanted / given) if given > 0 else sound
-
-
-def check_rate(sample_rate: int) -> None:
-    """Refuse a rate that no sound has.
-
-    Raises:
-        SettingError: `sample_rate` is outside its rule.
-    """
-    if not LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
-        raise SettingError(
-            "sample_rate", sample_rate, f"a rate in [{LOWEST_RATE}, {HIGHEST_RATE}] Hz"
-        )

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servax.errors import ShapeError
-from servax.purifier.sound import (
+from servax.purifier.sound import clip_of, longest_clip
+from servax.runtime.rules import (
     HOP_SECONDS,
     LOOK_AHEAD_SECONDS,
-    SHORTEST_SECONDS,
-    clip_of,
+    check_rate,
+    fewest_samples,
     live_windows,
 )
 from servax.runtime.windows import Samples, Stream
@@ -53,7 +54,9 @@ class SoundStream:
         hop_seconds: float = HOP_SECONDS,
         look_ahead_seconds: float = LOOK_AHEAD_SECONDS,
     ) -> None:
-        self.windows = live_windows(purifier, sample_rate, hop_seconds, look_ahead_seconds)
+        check_rate(sample_rate)
+        longest = longest_clip(purifier, sample_rate)
+        self.windows = live_windows(longest, sample_rate, hop_seconds, look_ahead_seconds)
         self.sample_rate = sample_rate
         self._stream = Stream(clip_of(purifier, sample_rate), self.windows)
 
@@ -79,7 +82,7 @@ class SoundStream:
             ServaxError: The stream is finished already.
             ShapeError: All chunks together are shorter than .05 s.
         """
-        heard, least = self._stream.heard, int(np.ceil(SHORTEST_SECONDS * self.sample_rate))
+        heard, least = self._stream.heard, fewest_samples(self.sample_rate)
         if 0 < heard < least:
             raise ShapeError("all chunks together", (heard,), f"(T,) with T >= {least}")
         return self._stream.finish()

@@ -2,39 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from servax.runtime.extras import load_extra, quiet
 
-from servax.errors import ServaxError
-
-
-def load_extra(module: str, *, extra: str, what: str) -> Any:
-    """Return an optional library.
-
-    Args:
-        module: What is imported.
-        extra: The extra of servax that brings it.
-        what: Kind of model that needs it, as the sentence names it.
-
-    Raises:
-        ServaxError: It is not installed, or does not load.
-    """
-    try:
-        with quiet():
-            return importlib.import_module(module)
-    except ImportError as error:
-        raise ServaxError(
-            f"{what} needs {module} ({error}); install it with: pip install 'servax[{extra}]'"
-        ) from None
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what a library says about its own old parts from people who cannot act on it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
+__all__ = ["load_extra", "quiet"]

@@ -1,0 +1,173 @@
+"""Files appear whole or not at all; int8 is close; bad use is refused before any work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import soundfile
+import torch
+from torch import Tensor, nn
+
+import servax.runtime.extras
+from servax import runtime
+from servax.cli import main
+from servax.errors import CheckpointError, ServaxError, SettingError
+from servax.experiments.training import Recogniser
+from servax.export import Exported, export_purifier, writing
+from servax.export.quantising import kept_float, quantise
+from servax.models import FrameTransformer, UNet
+from servax.purifier import Purifier
+
+Trio = tuple[Purifier, Recogniser, Exported]
+Make = Callable[[nn.Module], Purifier]
+
+
+def test_int8_is_smaller_and_close(defended: Trio, tmp_path: Path) -> None:
+    source, target = Path(defended[2].path), tmp_path / "int8.onnx"
+    rng = np.random.default_rng(0)
+    clips = [(0.1 * rng.normal(size=(1, 20_000))).astype(np.float32) for _ in range(8)]
+    quantise(source, target, clips)
+    model = onnx.load(target)
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    assert said["quantised"] == "int8, static"
+    assert json.loads(said["labels"]) == ["angry", "happy", "sad"]
+    kinds = {each.data_type for each in model.graph.initializer}
+    assert onnx.TensorProto.INT8 in kinds
+    sessions = [writing.open_session(path, threads=1) for path in (source, target)]
+    exact, rounded = (s.run(["residual"], {"waveform": clips[0]})[0] for s in sessions)
+    assert abs(float(exact[0] - rounded[0])) < 0.02
+    assert not np.array_equal(exact, rounded)
+
+
+def test_what_carries_decibels_stays_float(defended: Trio) -> None:
+    model = onnx.load(defended[2].path)
+    kept = set(kept_float(onnx, model))
+    convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    assert kept & set(convolutions) < set(convolutions)
+    filters = [node for node in model.graph.node if "front_end.filters" in node.input]
+    assert [node.op_type for node in filters] == ["MatMul"]
+    assert filters[0].name in kept
+    shapes = {each.name: tuple(each.dims) for each in model.graph.initializer}
+    found = {shapes.get(n.input[1]) for n in model.graph.node if n.name in kept}
+    assert (514, 1, 512) in found  # the Fourier transform
+
+
+def test_too_few_clips_are_refused(defended: Trio, tmp_path: Path) -> None:
+    clips = [np.zeros((1, 9_000), dtype=np.float32)] * 7
+    with pytest.raises(SettingError, match="calibration is 7, expected at least 8 clips"):
+        quantise(Path(defended[2].path), tmp_path / "int8.onnx", clips)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("a.pt", "expected a file name that ends in .onnx"),
+        ("missing/a.onnx", "its folder does not exist"),
+        ("folder.onnx", "is a folder"),
+        ("there.onnx", "is there already; add --overwrite"),
+    ],
+)
+def test_places_are_refused_before_any_work(tmp_path: Path, name: str, sentence: str) -> None:
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "there.onnx").write_bytes(b"old")
+    with pytest.raises(CheckpointError, match=sentence):
+        writing.check_place(tmp_path / name, overwrite=False)
+    assert (tmp_path / "there.onnx").read_bytes() == b"old"
+
+
+class Stubborn(nn.Module):
+    """Branches by what it hears, which no graph can."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if float(x.sum()) > 0 else -x
+
+
+def test_a_network_that_cannot_be_exported_leaves_the_old_file(
+    make_purifier: Make, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.onnx"
+    path.write_bytes(b"old")
+    with pytest.raises(ServaxError, match=r"this Stubborn cannot be exported with torch \d"):
+        export_purifier(make_purifier(Stubborn()), path, overwrite=True)
+    assert [each.name for each in tmp_path.iterdir()] == ["a.onnx"]
+    assert path.read_bytes() == b"old"
+
+
+def test_a_file_that_differs_from_torch_is_not_kept(
+    make_purifier: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "difference", lambda *_: 0.01)
+    purifier = make_purifier(FrameTransformer(blocks=1, feedforward=8))
+    with pytest.raises(ServaxError, match=r"the file differs from torch by 0.01, more than 0.0001"):
+        export_purifier(purifier, tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_extra_is_named_where_it_is_missing(
+    make_purifier: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(module: str) -> None:
+        raise ImportError(f"No module named {module!r}")
+
+    monkeypatch.setattr(servax.runtime.extras.importlib, "import_module", missing)
+    with pytest.raises(ServaxError, match=r"needs onnx .*pip install 'servax\[onnx\]'"):
+        export_purifier(make_purifier(UNet(width=8, levels=2)), tmp_path / "a.onnx")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make_purifier: Make) -> Path:
+    """A folder with a purifier and eight sounds."""
+    make_purifier(FrameTransformer(blocks=1, feedforward=16)).save_pretrained(tmp_path / "mine")
+    (tmp_path / "sounds").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        noise = rng.normal(0, 0.05, 16_000)
+        soundfile.write(tmp_path / "sounds" / f"{number}.wav", noise, 16_000)
+    return tmp_path
+
+
+def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine, out = str(folder / "mine"), folder / "a.onnx"
+    assert main(["export", mine, "-o", str(out), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["role"], said["int8"], said["path"]) == ("purifier", False, str(out))
+    assert said["size_bytes"] == out.stat().st_size
+    light = runtime.Purifier.load(out)
+    before = torch.rand(1, 1, 64, 50).numpy()
+    assert light(before).shape == before.shape
+
+    small = str(folder / "int8.onnx")
+    options = ["--int8", "--calibration", str(folder / "sounds")]
+    assert main(["export", mine, "-o", small, *options]) == 0
+    assert "int8" in capsys.readouterr().out
+    runtime.Purifier.load(small)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ([], "out is None, expected a file to write that ends in .onnx, given as -o OUT"),
+        (["-o", "a.onnx", "--int8"], "calibration is None, expected a folder of speech"),
+        (["-o", "a.onnx", "--calibration", "x"], "expected none: it belongs to --int8"),
+        (["-o", "a.txt"], "a.txt: expected a file name that ends in .onnx"),
+        (["-o", "a.onnx", "--recogniser", "nobody"], "nobody: no such folder"),
+    ],
+)
+def test_the_command_refuses(
+    folder: Path,
+    options: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(folder)
+    assert main(["export", "mine", *options]) != 0
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert "Traceback" not in error
+    assert not list(folder.glob("*.onnx"))
