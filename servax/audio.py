@@ -51,6 +51,8 @@ LOWEST_RATE = 1_000
 HIGHEST_RATE = 768_000
 STREAMED_SIZE = 0x7FFF_F000
 """Data sizes from here up (SoX: 0x7FFFF000 …, FFmpeg: 0xFFFFFFFF) mean "written to a pipe"."""
+LOUDEST = 65_536.0
+"""Largest sample: floats that were scaled as 16-bit integers, a common slip, still pass."""
 END_SLACK_SECONDS = 0.1
 """How far an `end` may lie behind the last sample: tables round their times."""
 MP3_SLACK_FRAMES = 1152
@@ -85,8 +87,8 @@ def read(
         Samples (T,), float32; full scale is ±1, and float files may go beyond it.
 
     Raises:
-        AudioError: The file is missing, empty, cut off, not sound, holds NaN or infinity, or has
-            no samples between `start` and `end`.
+        AudioError: The file is missing, empty, cut off, not sound, holds NaN, infinity or samples
+            beyond `LOUDEST`, or has no samples between `start` and `end`.
         SettingError: `sample_rate`, `start` or `end` is outside its rule.
     """
     _check_rate(sample_rate)
@@ -266,7 +268,8 @@ def blocks(
         size: Samples of a block, the last one may be shorter.
 
     Raises:
-        AudioError: The sound is damaged or cut off, or holds NaN or infinity.
+        AudioError: The sound is damaged or cut off, or holds NaN, infinity or absurdly large
+            samples.
     """
     slack = MP3_SLACK_FRAMES if sound.format == "MP3" and last == sound.frames else 0
     done = first
@@ -276,8 +279,7 @@ def blocks(
             frames = sound.read(min(size, last - done), dtype="float32", always_2d=True)
             if not len(frames):
                 break
-            if not np.isfinite(frames).all():
-                raise AudioError(name, "holds NaN or infinite samples", cause="not_finite")
+            _check_samples(name, frames)
             done += len(frames)
             yield frames
     except soundfile.LibsndfileError as error:
@@ -286,6 +288,16 @@ def blocks(
     if done < last - slack or done == first:
         reason = f"is cut off: {done - first} samples of the {last - first} its header promises"
         raise AudioError(name, reason, cause="damaged")
+
+
+def _check_samples(name: str | Path, frames: Samples) -> None:
+    """Refuse what is no number, and numbers whose squares would become infinite later."""
+    peak = float(np.abs(frames).max())
+    if not math.isfinite(peak):
+        raise AudioError(name, "holds NaN or infinite samples", cause="not_finite")
+    if peak > LOUDEST:
+        reason = f"holds a sample of {peak:g}, expected at most {LOUDEST:g}; full scale is 1"
+        raise AudioError(name, reason, cause="too_loud")
 
 
 def stretch(

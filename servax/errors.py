@@ -36,6 +36,7 @@ AudioCause = Literal[
     "length_unknown",
     "damaged",
     "not_finite",
+    "too_loud",
 ]
 FULL = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG")}
 """What a system says when a disk is full, a quota used up, or a file as large as it may get."""

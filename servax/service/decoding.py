@@ -217,6 +217,11 @@ def _refusal(cause: AudioCause) -> Refusal:
             return Refusal(
                 422, "not_finite", "The sound holds NaN or infinity; send finite samples."
             )
+        case "too_loud":
+            most = f"{audio.LOUDEST:g}"
+            return Refusal(
+                422, "too_loud", f"The sound holds a sample beyond {most}; full scale is 1."
+            )
         case "rate":
             rates = f"{audio.LOWEST_RATE} to {audio.HIGHEST_RATE}"
             return Refusal(422, "bad_rate", f"The sound's rate is not within {rates} Hz.")
