@@ -18,7 +18,15 @@ from servax.errors import ServaxError, closed
 
 BAD_USE = 2
 FAILED = 1
-FLAGS = ("--json", "--overwrite", "--dry-run", "--status", "--masking")
+FLAGS = (
+    "--json",
+    "--overwrite",
+    "--dry-run",
+    "--status",
+    "--masking",
+    "--allow-open",
+    "--page",
+)
 """Options that need no value."""
 
 

@@ -16,6 +16,7 @@ from servax.cli.corpus_commands import (
     corpus_verify,
 )
 from servax.cli.options import Scheme
+from servax.cli.serve_commands import serve
 from servax.cli.sound_commands import attack, purify
 from servax.cli.training_commands import (
     train_adversarial,
@@ -274,5 +275,6 @@ COMMANDS: dict[str, Any] = {
     "calibrate": calibrate,
     "purify": purify,
     "run": run,
+    "serve": serve,
     "report": report_again,
 }
