@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from servax import audio
 from servax.errors import AudioCause, AudioError, SettingError
-from servax.purifier.sound import SHORTEST_SECONDS
 from servax.service.refusals import Refusal
 
 PCM = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"})
@@ -37,6 +36,8 @@ SUBTYPES = {
 """What is decoded. ADPCM, GSM, ALAC and the like are left out: rarely sent, read by old code."""
 NAMES = "WAV (PCM or float), FLAC, OGG, MP3, AIFF, AU or CAF"
 BLOCK_FRAMES = 1 << 16
+SHORTEST_SECONDS = 0.05
+"""That of `servax.purifier.sound`, which loads torch; the process that serves has none."""
 ID3_HEADER = 10
 MOST_TAGS = 4
 
@@ -51,10 +52,10 @@ class Limits:
     """Longest sound, in seconds."""
     channels: int = 2
     """Most channels."""
-    samples: int = 12_000_000
-    """Most samples of all channels together: 120 s of stereo at 48 kHz are 11.5 million, 46 MB."""
     decode_seconds: float = 5.0
     """Longest time a processor may spend on decoding one body, in seconds."""
+    samples: int = 12_000_000
+    """Most samples of all channels together: 120 s of stereo at 48 kHz are 11.5 million, 46 MB."""
 
     def __post_init__(self) -> None:
         for name in ("body_bytes", "channels", "samples"):

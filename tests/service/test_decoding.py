@@ -13,6 +13,7 @@ import pytest
 import soundfile
 
 from servax.errors import SettingError
+from servax.purifier import sound
 from servax.service import decoding
 from servax.service.decoding import SUBTYPES, Decoded, Limits, decode
 from servax.service.refusals import Refusal
@@ -62,9 +63,9 @@ def file_of(container: str, subtype: str, samples: np.ndarray | None = None) -> 
 def silence(container: str, subtype: str, seconds: int) -> bytes:
     """Return a bomb: long silence, in pieces, since the Vorbis encoder dies of one long piece."""
     file = io.BytesIO()
-    with soundfile.SoundFile(file, "w", 48_000, 1, subtype, format=container) as sound:
+    with soundfile.SoundFile(file, "w", 48_000, 1, subtype, format=container) as written:
         for _ in range(seconds):
-            sound.write(np.zeros(48_000))
+            written.write(np.zeros(48_000))
     return file.getvalue()
 
 
@@ -206,7 +207,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(
 def test_a_sound_longer_than_its_header_says_stops_at_the_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def endless(sound: soundfile.SoundFile, frames: int, **_: object) -> np.ndarray:
+    def endless(_: soundfile.SoundFile, frames: int, **__: object) -> np.ndarray:
         return np.zeros((2 * frames, 1), dtype=np.float32)
 
     monkeypatch.setattr(soundfile.SoundFile, "read", endless)
@@ -259,3 +260,7 @@ def test_what_is_decoded_says_so() -> None:
     found = decode(wav(), LIMITS)
     assert isinstance(found, Decoded)
     assert (found.rate, found.container, found.samples.shape) == (RATE, "WAV", (8_000, 1))
+
+
+def test_nothing_is_decoded_that_is_too_short_to_purify() -> None:
+    assert decoding.SHORTEST_SECONDS == sound.SHORTEST_SECONDS
