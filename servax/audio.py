@@ -19,8 +19,11 @@ import math
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +32,18 @@ import soxr
 
 from servax.errors import AudioError, SettingError
 
-__all__ = ["Sound", "duration_seconds", "fingerprint", "inspect", "read", "write"]
+__all__ = [
+    "Sound",
+    "blocks",
+    "duration_seconds",
+    "fingerprint",
+    "inspect",
+    "open_sound",
+    "opened",
+    "read",
+    "stretch",
+    "write",
+]
 
 Samples = npt.NDArray[np.float32]
 
@@ -37,10 +51,16 @@ LOWEST_RATE = 1_000
 HIGHEST_RATE = 768_000
 STREAMED_SIZE = 0x7FFF_F000
 """Data sizes from here up (SoX: 0x7FFFF000 …, FFmpeg: 0xFFFFFFFF) mean "written to a pipe"."""
+LOUDEST = 65_536.0
+"""Largest sample: floats that were scaled as 16-bit integers, a common slip, still pass."""
 END_SLACK_SECONDS = 0.1
 """How far an `end` may lie behind the last sample: tables round their times."""
 MP3_SLACK_FRAMES = 1152
 """MP3 counts samples in blocks of 1152 and pads at both ends."""
+BLOCK_FRAMES = 1 << 20
+"""Samples that are decoded at once: what a header promises is never allocated on trust."""
+UNKNOWN_FRAMES = 1 << 62
+"""libsndfile gives 2^63 - 1 frames to a FLAC file that leaves its length open."""
 LFS_POINTER = b"version https://git-lfs"
 WITHOUT_SIZE = b"data\0\0\0\0"
 MALFORMED = 3
@@ -67,8 +87,8 @@ def read(
         Samples (T,), float32; full scale is ±1, and float files may go beyond it.
 
     Raises:
-        AudioError: The file is missing, empty, cut off, not sound, holds NaN or infinity, or has
-            no samples between `start` and `end`.
+        AudioError: The file is missing, empty, cut off, not sound, holds NaN, infinity or samples
+            beyond `LOUDEST`, or has no samples between `start` and `end`.
         SettingError: `sample_rate`, `start` or `end` is outside its rule.
     """
     _check_rate(sample_rate)
@@ -182,68 +202,138 @@ def duration_seconds(path: str | Path) -> float:
     Raises:
         AudioError: The file is missing, empty, not sound or visibly cut off.
     """
-    with _open(Path(path)) as sound:
+    with opened(path) as sound:
         return float(sound.frames / sound.samplerate)
 
 
-def _decode(path: Path, start: float, end: float | None) -> tuple[Samples, int]:
-    """Return samples (T, channels) at the native rate, and that rate."""
-    _check_times(start, end)
-    with _open(path) as sound:
-        rate = int(sound.samplerate)
-        duration = sound.frames / rate
-        first = round(start * rate)
-        last = sound.frames
-        if end is not None and not math.isnan(end):
-            if end > duration + END_SLACK_SECONDS:
-                raise AudioError(path, f"ends at {duration:.3f} s, before the asked {end:.3f} s")
-            last = min(round(end * rate), sound.frames)
-        if first >= last:
-            raise AudioError(
-                path, f"has no samples from {start:.3f} s on, it is {duration:.3f} s long"
-            )
-        slack = MP3_SLACK_FRAMES if sound.format == "MP3" and last == sound.frames else 0
-        try:
-            sound.seek(first)
-            frames = sound.read(last - first, dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
-            reason = str(error.error_string).strip(" .")
-            raise AudioError(path, f"is damaged or cut off ({reason})") from None
-    if len(frames) < last - first - slack or len(frames) == 0:
-        raise AudioError(
-            path, f"is cut off: {len(frames)} samples of the {last - first} its header promises"
-        )
-    if not np.isfinite(frames).all():
-        raise AudioError(path, "holds NaN or infinite samples")
-    return frames, rate
+@contextmanager
+def opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
+    """Yield a sound file that passed every check that needs no decoding.
+
+    Raises:
+        AudioError: The file is missing, empty, not sound or visibly cut off.
+    """
+    path = Path(path)
+    with _regular(path) as file, open_sound(file, path) as sound:
+        yield sound
 
 
-def _open(path: Path) -> soundfile.SoundFile:
-    """Return the opened file after every check that needs no decoding."""
-    head = _head(path)
+def open_sound(file: BinaryIO, name: str | Path) -> soundfile.SoundFile:
+    """Return the sound in a file object after every check that needs no decoding.
+
+    Args:
+        file: Read from its start; it must stay open as long as the sound is.
+        name: What a refusal calls it.
+
+    Raises:
+        AudioError: It is empty, not sound or visibly cut off.
+    """
+    head = file.read(4096)
+    if not head:
+        raise AudioError(name, "is empty (0 bytes)", cause="empty")
     if head.startswith(LFS_POINTER):
-        raise AudioError(path, "is a Git LFS pointer, not sound: run 'git lfs pull' beside it")
-    if head.startswith(b"OggS") and _ogg_is_cut(path):
-        raise AudioError(path, "is cut off: its last OGG page is missing")
+        reason = "is a Git LFS pointer, not sound: run 'git lfs pull' beside it"
+        raise AudioError(name, reason, cause="not_sound")
+    if head.startswith(b"OggS") and _ogg_is_cut(file):
+        raise AudioError(name, "is cut off: its last OGG page is missing", cause="damaged")
+    file.seek(0)
     unclosed = head.startswith(b"RIFF") and WITHOUT_SIZE in head
     try:
-        sound = soundfile.SoundFile(_with_size(path) if unclosed else str(path))
+        sound = soundfile.SoundFile(_with_size(file) if unclosed else file)
     except soundfile.LibsndfileError as error:
         if error.code == MALFORMED:
-            raise AudioError(path, "is damaged or cut off (its header promises more)") from None
-        raise AudioError(path, NOT_SOUND) from None
+            reason = "is damaged or cut off (its header promises more)"
+            raise AudioError(name, reason, cause="damaged") from None
+        raise AudioError(name, NOT_SOUND, cause="not_sound") from None
     except TypeError:  # a name that ends in .raw, without a rate
-        raise AudioError(path, NOT_SOUND) from None
+        raise AudioError(name, NOT_SOUND, cause="not_sound") from None
     try:
-        _check_header(path, sound)
+        _check_header(name, sound)
     except AudioError:
         sound.close()
         raise
     return sound
 
 
-def _head(path: Path) -> bytes:
-    """Return the first bytes of what is a readable, non-empty, regular file, or refuse it."""
+def blocks(
+    sound: soundfile.SoundFile, name: str | Path, *, first: int, last: int, size: int
+) -> Iterator[Samples]:
+    """Yield a stretch of an opened sound in blocks (T, channels), T <= `size`.
+
+    Args:
+        sound: What `open_sound` or `opened` gave.
+        name: What a refusal calls it.
+        first: First sample wanted.
+        last: Sample after the last one wanted, at most `sound.frames`.
+        size: Samples of a block, the last one may be shorter.
+
+    Raises:
+        AudioError: The sound is damaged or cut off, or holds NaN, infinity or absurdly large
+            samples.
+    """
+    slack = MP3_SLACK_FRAMES if sound.format == "MP3" and last == sound.frames else 0
+    done = first
+    try:
+        sound.seek(first)
+        while done < last:
+            frames = sound.read(min(size, last - done), dtype="float32", always_2d=True)
+            if not len(frames):
+                break
+            _check_samples(name, frames)
+            done += len(frames)
+            yield frames
+    except soundfile.LibsndfileError as error:
+        reason = str(error.error_string).strip(" .")
+        raise AudioError(name, f"is damaged or cut off ({reason})", cause="damaged") from None
+    if done < last - slack or done == first:
+        reason = f"is cut off: {done - first} samples of the {last - first} its header promises"
+        raise AudioError(name, reason, cause="damaged")
+
+
+def _check_samples(name: str | Path, frames: Samples) -> None:
+    """Refuse what is no number, and numbers whose squares would become infinite later."""
+    peak = float(np.abs(frames).max())
+    if not math.isfinite(peak):
+        raise AudioError(name, "holds NaN or infinite samples", cause="not_finite")
+    if peak > LOUDEST:
+        reason = f"holds a sample of {peak:g}, expected at most {LOUDEST:g}; full scale is 1"
+        raise AudioError(name, reason, cause="too_loud")
+
+
+def stretch(
+    sound: soundfile.SoundFile, name: str | Path, start: float, end: float | None
+) -> tuple[int, int]:
+    """Return the first sample between two times in seconds, and the one after the last.
+
+    Raises:
+        AudioError: The sound ends before `end`, or there is no sample between the two.
+        SettingError: `start` or `end` is outside its rule.
+    """
+    _check_times(start, end)
+    rate = sound.samplerate
+    duration = sound.frames / rate
+    first, last = round(start * rate), sound.frames
+    if end is not None and not math.isnan(end):
+        if end > duration + END_SLACK_SECONDS:
+            raise AudioError(name, f"ends at {duration:.3f} s, before the asked {end:.3f} s")
+        last = min(round(end * rate), sound.frames)
+    if first >= last:
+        reason = f"has no samples from {start:.3f} s on, it is {duration:.3f} s long"
+        raise AudioError(name, reason, cause="no_samples")
+    return first, last
+
+
+def _decode(path: Path, start: float, end: float | None) -> tuple[Samples, int]:
+    """Return samples (T, channels) at the native rate, and that rate."""
+    _check_times(start, end)
+    with opened(path) as sound:
+        first, last = stretch(sound, path, start, end)
+        parts = list(blocks(sound, path, first=first, last=last, size=BLOCK_FRAMES))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts), int(sound.samplerate)
+
+
+def _regular(path: Path) -> BinaryIO:
+    """Return what is a readable, regular file, opened, or refuse it."""
     try:
         if path.is_dir():
             raise AudioError(path, "is a folder, expected a sound file")
@@ -251,46 +341,44 @@ def _head(path: Path) -> bytes:
             raise AudioError(path, "does not exist")
         if not path.is_file():
             raise AudioError(path, "is not a regular file")
-        with path.open("rb") as file:
-            head = file.read(4096)
+        return path.open("rb")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise AudioError(repr(str(path)), f"cannot be opened ({reason})") from None
-    if not head:
-        raise AudioError(path, "is empty (0 bytes)")
-    return head
 
 
-def _with_size(path: Path) -> io.BytesIO:
+def _with_size(file: BinaryIO) -> io.BytesIO:
     """Return a WAV file whose data size was left at 0, with the size that means "streamed".
 
     libsndfile takes 0xFFFFFFFF for "up to the end", but 0 for "no samples".
     """
-    return io.BytesIO(path.read_bytes().replace(WITHOUT_SIZE, b"data\xff\xff\xff\xff", 1))
+    return io.BytesIO(file.read().replace(WITHOUT_SIZE, b"data\xff\xff\xff\xff", 1))
 
 
-def _check_header(path: Path, sound: soundfile.SoundFile) -> None:
+def _check_header(name: str | Path, sound: soundfile.SoundFile) -> None:
     """Refuse an absurd rate, a promise of more data than there is, and no samples at all."""
     if not LOWEST_RATE <= sound.samplerate <= HIGHEST_RATE:
         raise AudioError(
-            path,
+            name,
             f"has a sample rate of {sound.samplerate} Hz, expected {LOWEST_RATE} to {HIGHEST_RATE}",
+            cause="rate",
         )
     for claimed, found in SIZE_LINE.findall(sound.extra_info):
         if int(found) < int(claimed) < STREAMED_SIZE:
-            raise AudioError(
-                path, f"is cut off: {found} bytes of the {claimed} its header promises"
-            )
+            reason = f"is cut off: {found} bytes of the {claimed} its header promises"
+            raise AudioError(name, reason, cause="damaged")
     if sound.frames <= 0:
-        raise AudioError(path, "holds no samples")
+        raise AudioError(name, "holds no samples", cause="no_samples")
+    if sound.frames >= UNKNOWN_FRAMES:
+        reason = "does not say how long it is, as FLAC written to a pipe: write it to a file"
+        raise AudioError(name, reason, cause="length_unknown")
 
 
-def _ogg_is_cut(path: Path) -> bool:
+def _ogg_is_cut(file: BinaryIO) -> bool:
     """Tell whether the last page is incomplete or lacks the end-of-stream flag (RFC 3533)."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 2 * 65_307))  # the largest page has 65 307 bytes
-        tail = file.read()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 2 * 65_307))  # the largest page has 65 307 bytes
+    tail = file.read()
     page = tail[tail.rfind(b"OggS") :]
     if len(page) < 27 or len(page) < 27 + page[26]:
         return True

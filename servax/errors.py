@@ -10,6 +10,7 @@ import difflib
 import errno
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 __all__ = [
     "AudioError",
@@ -26,6 +27,17 @@ __all__ = [
     "unwritable",
 ]
 
+AudioCause = Literal[
+    "unusable",
+    "empty",
+    "not_sound",
+    "rate",
+    "no_samples",
+    "length_unknown",
+    "damaged",
+    "not_finite",
+    "too_loud",
+]
 FULL = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG")}
 """What a system says when a disk is full, a quota used up, or a file as large as it may get."""
 
@@ -98,7 +110,17 @@ class PathError(ServaxError):
 
 
 class AudioError(PathError):
-    """A sound file cannot be used; the sentence starts with its path."""
+    """A sound file cannot be used; the sentence starts with its path.
+
+    Args:
+        path: Where it lies, or what it is called.
+        reason: What is wrong with it.
+        cause: The kind of wrong, for those who answer in words of their own.
+    """
+
+    def __init__(self, path: str | Path, reason: str, *, cause: AudioCause = "unusable") -> None:
+        super().__init__(path, reason)
+        self.cause: AudioCause = cause
 
 
 class CorpusError(ServaxError):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import struct
 from pathlib import Path
@@ -221,6 +222,47 @@ def test_refuses_samples_that_are_no_numbers(tmp_path: Path, bad: float) -> None
     soundfile.write(path, samples, RATE, subtype="FLOAT")
     with pytest.raises(AudioError, match=refusal(path, "holds NaN or infinite samples.")):
         audio.read(path)
+
+
+def test_refuses_samples_whose_squares_would_be_infinite(tmp_path: Path) -> None:
+    path = tmp_path / "loud.wav"
+    samples = np.zeros(RATE)
+    samples[[50, 60]] = 32_768.0, -1e30
+    soundfile.write(path, samples, RATE, subtype="FLOAT")
+    assert audio.read(path, end=55 / RATE).max() == 32_768.0
+    sentence = "holds a sample of 1e+30, expected at most 65536; full scale is 1."
+    with pytest.raises(AudioError, match=refusal(path, sentence)):
+        audio.read(path)
+
+
+@pytest.mark.parametrize(
+    ("total", "sentence"),
+    [
+        (0, r"does not say how long it is, as FLAC written to a pipe: write it to a file\."),
+        (2**36 - 1, r"is damaged or cut off \(.*\)\."),
+    ],
+)
+def test_what_a_header_promises_is_not_allocated(tmp_path: Path, total: int, sentence: str) -> None:
+    path = tmp_path / "lie.flac"
+    soundfile.write(path, tone(RATE), RATE)
+    file = bytearray(path.read_bytes())
+    file[21] = file[21] & 0xF0 | total >> 32  # the 36 bits of STREAMINFO that count the samples
+    file[22:26] = struct.pack(">I", total & 0xFFFFFFFF)
+    path.write_bytes(file)
+    with pytest.raises(AudioError, match=f"^{re.escape(str(path))}: {sentence}$"):
+        audio.read(path)
+
+
+def test_a_file_object_is_read_as_its_path_is(wav: Path) -> None:
+    with audio.open_sound(io.BytesIO(wav.read_bytes()), "body") as sound:
+        parts = list(audio.blocks(sound, "body", first=100, last=RATE, size=4_096))
+    assert [len(part) for part in parts] == [4_096, 4_096, 4_096, RATE - 100 - 3 * 4_096]
+    np.testing.assert_array_equal(np.concatenate(parts)[:, 0], audio.read(wav)[100:])
+    with pytest.raises(
+        AudioError, match=r"^body: is cut off: 15978 bytes of the 32000 its"
+    ) as error:
+        audio.open_sound(io.BytesIO(wav.read_bytes()[:16_022]), "body")
+    assert error.value.cause == "damaged"
 
 
 @pytest.mark.parametrize("rate", [1, 999, 1_000_000])

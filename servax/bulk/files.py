@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 import soundfile
 import torch
-from numpy.typing import NDArray
 
 from servax import audio
 from servax.bulk.orders import LOGMEL, Order
@@ -77,16 +76,16 @@ def purify_file(purifier: Purifier, order: Order, *, overwrite: bool = False) ->
 
 
 def _purify_sound(purifier: Purifier, order: Order, source: Path, target: Path) -> float:
-    rate, channels, blocks = _sound_blocks(source, order.start, order.end)
-    streams = [whole_sound(purifier, rate) for _ in range(channels)]
-    heard = 0
-    with whole_file(target) as part:
+    with audio.opened(source) as sound, whole_file(target) as part:
+        rate, channels = int(sound.samplerate), int(sound.channels)
+        first, last = audio.stretch(sound, source, order.start, order.end)
+        streams = [whole_sound(purifier, rate) for _ in range(channels)]
+        heard = 0
         container = audio.WRITABLE[target.suffix.lower()]
         with soundfile.SoundFile(part, "w", rate, channels, "PCM_16", format=container) as file:
-            for block in blocks:  # (T, channels)
+            size = round(BLOCK_SECONDS * rate)
+            for block in audio.blocks(sound, source, first=first, last=last, size=size):
                 heard += len(block)
-                if not np.isfinite(block).all():
-                    raise AudioError(source, "holds NaN or infinite samples")
                 ready = [s.feed(block[:, i]) for i, s in enumerate(streams)]
                 file.write(np.clip(np.stack(ready, axis=1), -1.0, LOUDEST))
             if heard < SHORTEST_SECONDS * rate:
@@ -96,51 +95,6 @@ def _purify_sound(purifier: Purifier, order: Order, source: Path, target: Path) 
             rest = [stream.finish() for stream in streams]
             file.write(np.clip(np.stack(rest, axis=1), -1.0, LOUDEST))
     return heard / rate
-
-
-def _sound_blocks(
-    source: Path, start: float, end: float | None
-) -> tuple[int, int, Iterator[NDArray[np.float32]]]:
-    """Return rate, channels and the blocks (T, channels) of a sound."""
-    duration = audio.duration_seconds(source)  # refuses what its header alone shows to be damaged
-    file = soundfile.SoundFile(source)
-    if file.frames <= 0 < duration:  # written to a pipe and never closed: its size says nothing
-        rate = int(file.samplerate)
-        file.close()
-        whole = audio.read(source, sample_rate=rate, start=start, end=end)
-        return rate, 1, iter([whole[:, None]])
-    first = round(start * file.samplerate)
-    last = file.frames if end is None else min(round(end * file.samplerate), file.frames)
-    if first >= last:
-        file.close()
-        raise AudioError(
-            source, f"has no samples from {start:.3f} s on, it is {duration:.3f} s long"
-        )
-    return int(file.samplerate), int(file.channels), _blocks(source, file, first, last)
-
-
-def _blocks(
-    source: Path, file: soundfile.SoundFile, first: int, last: int
-) -> Iterator[NDArray[np.float32]]:
-    block = round(BLOCK_SECONDS * file.samplerate)
-    slack = audio.MP3_SLACK_FRAMES if file.format == "MP3" and last == file.frames else 0
-    done = first
-    with file:
-        try:
-            file.seek(first)
-            while done < last:
-                frames = file.read(min(block, last - done), dtype="float32", always_2d=True)
-                if not len(frames):
-                    break
-                done += len(frames)
-                yield frames
-        except soundfile.LibsndfileError as error:
-            reason = str(error.error_string).strip(" .")
-            raise AudioError(source, f"is damaged or cut off ({reason})") from None
-    if done < last - slack:
-        raise AudioError(
-            source, f"is cut off: {done - first} samples of the {last - first} its header promises"
-        )
 
 
 @torch.inference_mode()

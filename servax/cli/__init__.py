@@ -18,7 +18,16 @@ from servax.errors import ServaxError, closed
 
 BAD_USE = 2
 FAILED = 1
-FLAGS = ("--json", "--overwrite", "--dry-run", "--status", "--masking", "--int8")
+FLAGS = (
+    "--json",
+    "--overwrite",
+    "--dry-run",
+    "--status",
+    "--masking",
+    "--allow-open",
+    "--page",
+    "--int8",
+)
 """Options that need no value."""
 
 

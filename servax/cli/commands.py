@@ -17,6 +17,7 @@ from servax.cli.corpus_commands import (
 )
 from servax.cli.export_commands import export_onnx
 from servax.cli.options import Scheme
+from servax.cli.serve_commands import serve
 from servax.cli.sound_commands import attack, purify
 from servax.cli.training_commands import (
     train_adversarial,
@@ -276,5 +277,6 @@ COMMANDS: dict[str, Any] = {
     "purify": purify,
     "export": export_onnx,
     "run": run,
+    "serve": serve,
     "report": report_again,
 }

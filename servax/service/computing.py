@@ -1,0 +1,93 @@
+"""What a worker computes: purified sound, and what the recogniser says before and after."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+
+from servax.bulk.files import LOUDEST
+from servax.defences.detector import Detector
+from servax.features import FrontEnd
+from servax.service.answers import Classification, Verdict
+from servax.service.decoding import Decoded
+from servax.service.models import Models
+from servax.service.orders import Container
+from servax.service.refusals import Refusal
+
+
+class Computer:
+    """The networks of a worker, ready to be used.
+
+    Args:
+        models: In evaluation mode, on the CPU.
+    """
+
+    def __init__(self, models: Models) -> None:
+        self.models = models
+        self._front_end = FrontEnd(models.recogniser.front_end)
+        self._detector = Detector(models.purifier)
+
+    def purify(self, sound: Decoded, container: Container) -> bytes:
+        """Return a WAV or FLAC file of 16 bits with each channel of a decoded sound purified.
+
+        Raises:
+            Refusal: FLAC is asked for, and cannot hold the rate of the sound.
+        """
+        purified = np.stack(
+            [self.models.purifier.purify(channel, sound.rate) for channel in sound.samples.T],
+            axis=1,
+        )  # (T, channels)
+        file = io.BytesIO()
+        try:
+            soundfile.write(
+                file, np.clip(purified, -1.0, LOUDEST), sound.rate, "PCM_16", format=container
+            )
+        except soundfile.LibsndfileError:
+            raise Refusal(
+                406,
+                "not_as_flac",
+                f"FLAC cannot hold sound of {sound.rate} Hz; ask for WAV with ?format=wav.",
+            ) from None
+        return file.getvalue()
+
+    @torch.inference_mode()
+    def classify(self, sounds: Sequence[Decoded]) -> list[Classification]:
+        """Return what the recogniser says about sounds, all at once.
+
+        Of a sound longer than the recogniser's input (about 6 s) the middle is heard.
+        """
+        recogniser, purifier = self.models.recogniser, self.models.purifier
+        x = recogniser.scale(torch.cat([self._front_end(self._heard(s)) for s in sounds]))
+        # x: (B, 1, M, F)
+        before = recogniser.network(x).softmax(1)  # (B, C)
+        after = recogniser.network(purifier(x)).softmax(1)
+        rows = zip(sounds, before, after, self._detector(x), strict=True)
+        return [
+            Classification(
+                before=self._verdict(p),
+                after=self._verdict(q),
+                residual=float(score),
+                seconds=len(sound.samples) / sound.rate,
+                sample_rate=sound.rate,
+                channels=sound.samples.shape[1],
+            )
+            for sound, p, q, score in rows
+        ]
+
+    def _heard(self, sound: Decoded) -> torch.Tensor:
+        """Return the mean of the channels at the front-end's rate, (1, T)."""
+        mono = sound.samples.mean(axis=1, dtype=np.float32)
+        rate = self._front_end.settings.logmel.sample_rate
+        if sound.rate != rate:
+            mono = soxr.resample(mono, sound.rate, rate, quality="HQ")
+        return torch.from_numpy(np.ascontiguousarray(mono))[None]
+
+    def _verdict(self, probabilities: torch.Tensor) -> Verdict:
+        labels = self.models.recogniser.labels
+        values = dict(zip(labels, probabilities.tolist(), strict=True))
+        return Verdict(labels[int(probabilities.argmax())], values)

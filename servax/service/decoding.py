@@ -1,0 +1,234 @@
+"""Turns the bytes of a request into samples, at a bounded cost in bytes, seconds and memory.
+
+Nothing of a body is trusted. Its first bytes must be those of a container that people record into;
+libsndfile's other parsers (IRCAM, PAF, SD2, W64, …) never see it. What its header says is checked
+before anything is decoded, and decoding counts for itself, in blocks: a kilobyte of FLAC that
+unfolds into an hour of silence stops at the limit. It all happens in memory; no file is written.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from servax import audio
+from servax.errors import AudioCause, AudioError, SettingError
+from servax.service.refusals import Refusal
+
+PCM = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"})
+TELEPHONE = frozenset({"ULAW", "ALAW"})
+SUBTYPES = {
+    "WAV": PCM | TELEPHONE,
+    "WAVEX": PCM | TELEPHONE,
+    "AIFF": PCM | TELEPHONE,
+    "AU": PCM | TELEPHONE,
+    "CAF": PCM | TELEPHONE,
+    "FLAC": frozenset({"PCM_S8", "PCM_16", "PCM_24"}),
+    "OGG": frozenset({"VORBIS", "OPUS"}),
+    "MP3": frozenset({"MPEG_LAYER_III"}),
+}
+"""What is decoded. ADPCM, GSM, ALAC and the like are left out: rarely sent, read by old code."""
+NAMES = "WAV (PCM or float), FLAC, OGG, MP3, AIFF, AU or CAF"
+BLOCK_FRAMES = 1 << 16
+SHORTEST_SECONDS = 0.05
+"""That of `servax.purifier.sound`, which loads torch; the process that serves has none."""
+ID3_HEADER = 10
+MOST_TAGS = 4
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may cost before it is refused."""
+
+    body_bytes: int = 20 * 2**20
+    """Most bytes of a body."""
+    seconds: float = 120.0
+    """Longest sound, in seconds."""
+    channels: int = 2
+    """Most channels."""
+    decode_seconds: float = 5.0
+    """Longest time a processor may spend on decoding one body, in seconds."""
+    samples: int = 12_000_000
+    """Most samples of all channels together: 120 s of stereo at 48 kHz are 11.5 million, 46 MB."""
+
+    def __post_init__(self) -> None:
+        for name in ("body_bytes", "channels", "samples"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise SettingError(name, value, "a whole number >= 1")
+        for name in ("seconds", "decode_seconds"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise SettingError(name, value, "a number of seconds > 0")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a body turned out to hold."""
+
+    samples: NDArray[np.float32]
+    """(T, channels), finite; full scale is ±1, and float containers may go beyond it."""
+    rate: int
+    """In hertz."""
+    container: str
+    """``WAV``, ``FLAC``, ``OGG``, …"""
+
+
+def decode(body: bytes, limits: Limits) -> Decoded:
+    """Return the sound in a body.
+
+    Args:
+        body: A whole sound file.
+        limits: What it may cost.
+
+    Raises:
+        Refusal: The body is empty, too large, not sound of a container that is decoded, damaged,
+            too long, too short, or slow to decode. Its sentence quotes nothing of the body.
+    """
+    if not body:
+        raise Refusal(422, "empty", "The body is empty; send the bytes of one sound file.")
+    if len(body) > limits.body_bytes:
+        raise Refusal(
+            413, "too_large", f"The body is larger than the {limits.body_bytes} bytes allowed."
+        )
+    started = time.thread_time()
+    sound_bytes = _without_tags(body)
+    if container_of(sound_bytes) is None:
+        raise _not_sound()
+    try:
+        with audio.open_sound(_Body(sound_bytes), "body") as sound:
+            _check_header(sound, limits)
+            samples = _samples(sound, limits, started)
+            rate, container = int(sound.samplerate), str(sound.format)
+    except AudioError as error:
+        raise _refusal(error.cause) from None
+    return Decoded(samples, rate, container.replace("WAVEX", "WAV"))
+
+
+def container_of(body: bytes) -> str | None:
+    """Return the container that the first bytes tell, None for one that is not decoded."""
+    head, kind = body[:4], body[8:12]
+    if head in (b"RIFF", b"RIFX") and kind == b"WAVE":
+        return "WAV"
+    if head == b"FORM" and kind in (b"AIFF", b"AIFC"):
+        return "AIFF"
+    if len(head) == 4 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2:  # a frame of layer III
+        return "MP3"
+    starts = {b"fLaC": "FLAC", b"OggS": "OGG", b".snd": "AU", b"caff": "CAF"}
+    return starts.get(head)
+
+
+class _Body(io.BytesIO):
+    """Bytes that no seek of a parser can make raise: a callback of C has nowhere to raise to."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
+
+
+def _without_tags(body: bytes) -> bytes:
+    """Return what follows the ID3v2 tags: behind one, libsndfile would guess the format anew."""
+    start = 0
+    for _ in range(MOST_TAGS):
+        head = body[start : start + ID3_HEADER]
+        if len(head) < ID3_HEADER or not head.startswith(b"ID3"):
+            break
+        size = sum(
+            (byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True)
+        )
+        footer = ID3_HEADER if head[5] & 0x10 else 0
+        start += ID3_HEADER + size + footer
+    return body[start:] if start else body
+
+
+def _check_header(sound: soundfile.SoundFile, limits: Limits) -> None:
+    """Refuse what the header alone shows to be more, or less, than is decoded."""
+    if sound.subtype not in SUBTYPES.get(sound.format, frozenset()):
+        raise _not_sound()
+    if sound.channels > limits.channels:
+        raise Refusal(
+            422,
+            "too_many_channels",
+            f"The sound has {sound.channels} channels, expected at most {limits.channels}.",
+        )
+    if sound.frames > _most_frames(sound, limits):
+        raise _too_long(sound, limits)
+
+
+def _most_frames(sound: soundfile.SoundFile, limits: Limits) -> int:
+    return min(int(limits.seconds * sound.samplerate), limits.samples // sound.channels)
+
+
+def _samples(sound: soundfile.SoundFile, limits: Limits, started: float) -> NDArray[np.float32]:
+    """Return samples (T, channels), decoded block by block within the limits."""
+    rate, most = sound.samplerate, _most_frames(sound, limits)
+    # Reserved, not yet used: pages that no block reaches cost nothing.
+    samples = np.empty((min(sound.frames, most), sound.channels), dtype=np.float32)
+    done = 0
+    for block in audio.blocks(sound, "body", first=0, last=sound.frames, size=BLOCK_FRAMES):
+        if done + len(block) > len(samples):
+            raise _too_long(sound, limits)
+        samples[done : done + len(block)] = block
+        done += len(block)
+        if time.thread_time() - started > limits.decode_seconds:
+            raise Refusal(
+                422,
+                "too_slow_to_decode",
+                f"Decoding took longer than {limits.decode_seconds:g} s; send WAV, or less sound.",
+            )
+    if done < SHORTEST_SECONDS * rate:
+        raise Refusal(
+            422,
+            "too_short",
+            f"The sound is {done / rate:.3f} s long, expected at least {SHORTEST_SECONDS} s.",
+        )
+    return samples[:done]
+
+
+def _too_long(sound: soundfile.SoundFile, limits: Limits) -> Refusal:
+    seconds = _most_frames(sound, limits) / sound.samplerate
+    return Refusal(
+        413,
+        "too_long",
+        f"The sound is longer than the {seconds:g} s allowed at {sound.samplerate} Hz and "
+        f"{sound.channels} channel(s); send it in parts.",
+    )
+
+
+def _not_sound() -> Refusal:
+    return Refusal(415, "not_sound", f"The body is not sound that is decoded here; send {NAMES}.")
+
+
+def _refusal(cause: AudioCause) -> Refusal:
+    """Return the answer to what `servax.audio` refused, in words that quote nothing of the body."""
+    match cause:
+        case "not_sound":
+            return _not_sound()
+        case "no_samples" | "empty":
+            return Refusal(422, "empty", "The sound holds no samples; send one that does.")
+        case "not_finite":
+            return Refusal(
+                422, "not_finite", "The sound holds NaN or infinity; send finite samples."
+            )
+        case "too_loud":
+            most = f"{audio.LOUDEST:g}"
+            return Refusal(
+                422, "too_loud", f"The sound holds a sample beyond {most}; full scale is 1."
+            )
+        case "rate":
+            rates = f"{audio.LOWEST_RATE} to {audio.HIGHEST_RATE}"
+            return Refusal(422, "bad_rate", f"The sound's rate is not within {rates} Hz.")
+        case "length_unknown":
+            return Refusal(
+                422, "length_unknown", "The sound does not say how long it is; send WAV instead."
+            )
+        case _:
+            return Refusal(422, "damaged", "The sound is damaged or cut off; send the whole file.")

@@ -1,0 +1,222 @@
+"""Accepts a bounded number of tasks, batches them for workers, and begins lost workers anew."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from servax.service.logs import Log
+from servax.service.metrics import Metrics
+from servax.service.orders import Broke, Result, Task
+from servax.service.refusals import Later, Refusal
+from servax.service.settings import ServiceSettings
+from servax.service.waiting import Ticket, Waiting
+from servax.service.workers import UnusableError, Worker, WorkerLost
+
+TRIES = 2
+"""Workers that may be lost over one task."""
+LONGEST_RETRY_SECONDS = 60
+LONGEST_PAUSE_SECONDS = 10.0
+"""Between two tries to begin a worker that dies while it loads."""
+PACE = 0.1
+"""Weight of the newest batch in the mean time of a task."""
+
+
+class Dispatcher:
+    """The workers, and what waits for them.
+
+    Args:
+        settings: Of the service.
+        log: For what happens to workers.
+        metrics: Counts it.
+    """
+
+    def __init__(self, settings: ServiceSettings, log: Log, metrics: Metrics) -> None:
+        self.settings = settings
+        self._log = log
+        self._metrics = metrics
+        self._waiting = Waiting(settings.batch, settings.batch_wait_ms / 1000)
+        self._workers = [Worker(settings, self._waiting.wake) for _ in range(settings.workers)]
+        self._lanes: list[asyncio.Task[None]] = []
+        self._inside = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._pending: set[Ticket] = set()
+        self._task_seconds: float | None = None
+        self._began_once: set[int] = set()
+        self.closing = False
+        """Whether nothing new is accepted."""
+        self.failed: asyncio.Future[UnusableError] = asyncio.get_running_loop().create_future()
+        """Gets the reason once it is known that no worker can ever work."""
+
+    def start(self) -> None:
+        """Begin all workers; returns before they have loaded."""
+        self._lanes = [
+            asyncio.create_task(self._lane(number, worker))
+            for number, worker in enumerate(self._workers)
+        ]
+
+    @property
+    def workers_ready(self) -> int:
+        """Return how many workers have loaded and live."""
+        return sum(worker.alive for worker in self._workers)
+
+    @property
+    def ready(self) -> bool:
+        """Say whether every worker has loaded once, one lives, and tasks are accepted."""
+        all_began = len(self._began_once) == len(self._workers)
+        return all_began and self.workers_ready > 0 and not self.closing
+
+    @property
+    def pids(self) -> list[int]:
+        """Return the ids of the processes of living workers."""
+        return [worker.pid for worker in self._workers if worker.alive and worker.pid]
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold one of the places inside; taken before the body of a request is read.
+
+        Raises:
+            Later: All are taken, or the service is ending.
+        """
+        if self.closing:
+            raise Later(503, "shutting_down", "The service is ending; send this to another one.", 5)
+        if self._inside >= self.settings.queue:
+            raise Later(
+                429,
+                "busy",
+                f"{self._inside} requests are inside, as many as there is room for; try again "
+                "after the seconds in Retry-After.",
+                self._retry_seconds(),
+            )
+        self._inside += 1
+        self._empty.clear()
+        self._gauge()
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            if not self._inside:
+                self._empty.set()
+            self._gauge()
+
+    def put(self, task: Task) -> Ticket:
+        """Let a task wait for a worker; its ticket gets the result."""
+        loop = asyncio.get_running_loop()
+        ticket = Ticket(task, loop.create_future(), loop.time())
+        self._pending.add(ticket)
+        ticket.answer.add_done_callback(lambda _: self._pending.discard(ticket))
+        self._waiting.put(ticket)
+        self._gauge()
+        return ticket
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Forget a ticket that nobody waits for any more."""
+        self._waiting.withdraw(ticket)
+        self._gauge()
+
+    async def drain(self) -> None:
+        """Accept nothing new, and return when everything inside is answered, or time is over."""
+        self.closing = True
+        try:
+            await asyncio.wait_for(self._empty.wait(), self.settings.shutdown_seconds)
+        except TimeoutError:
+            for ticket in list(self._pending):
+                late = Later(503, "shutting_down", "The service ended before the answer.", 5)
+                _settle(ticket, late)
+
+    async def stop(self) -> None:
+        """End all workers."""
+        self.closing = True
+        for lane in self._lanes:
+            lane.cancel()
+        await asyncio.gather(*self._lanes, return_exceptions=True)
+        for worker in self._workers:
+            worker.stop()
+
+    async def _lane(self, number: int, worker: Worker) -> None:
+        """Keep one worker at work for ever."""
+        pause = 0.5
+        while True:
+            try:
+                loaded = await worker.start()
+            except WorkerLost:
+                self._lost(number, [])
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                continue
+            except UnusableError as error:
+                if not self.failed.done():
+                    self.failed.set_result(error)
+                return
+            pause = 0.5
+            self._began_once.add(number)
+            self._log.info("worker_ready", worker=number, pid=loaded.pid)
+            self._gauge()
+            while worker.alive:
+                tickets = await self._waiting.take(lambda: worker.alive)
+                if tickets:
+                    await self._send(number, worker, tickets)
+            if worker.pid is not None:  # died while it was idle
+                self._lost(number, [])
+
+    async def _send(self, number: int, worker: Worker, tickets: list[Ticket]) -> None:
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        self._gauge()
+        for ticket in tickets:
+            ticket.waited = begun - ticket.since
+        results: Sequence[Result]
+        try:
+            results = await worker.work([ticket.task for ticket in tickets])
+        except WorkerLost as lost:
+            self._lost(number, tickets)
+            for ticket in tickets:
+                self._again(ticket, blame=lost.begun)
+            return
+        except Exception as error:  # what cannot be pickled, of a call
+            results = [Broke(type(error).__name__, ()) for _ in tickets]
+        self._pace((clock() - begun) / len(tickets))
+        self._metrics.batch_size.observe(len(tickets))
+        for ticket, result in zip(tickets, results, strict=True):
+            _settle(ticket, result)
+
+    def _again(self, ticket: Ticket, *, blame: bool) -> None:
+        ticket.lost += blame
+        if ticket.answer.done():
+            return
+        if ticket.lost < TRIES:
+            self._waiting.put_back(ticket)
+            return
+        sentence = (
+            f"{TRIES} workers crashed, were killed, or took longer than "
+            f"{self.settings.work_seconds:g} s over this sound; it is not tried again."
+        )
+        _settle(ticket, Refusal(500, "worker_lost", sentence))
+
+    def _lost(self, number: int, tickets: list[Ticket]) -> None:
+        self._metrics.worker_restarts.inc()
+        self._log.warning("worker_lost", worker=number, tasks=len(tickets))
+        self._gauge()
+
+    def _pace(self, seconds: float) -> None:
+        old = self._task_seconds
+        self._task_seconds = seconds if old is None else old + PACE * (seconds - old)
+
+    def _retry_seconds(self) -> int:
+        """Return when a place will be free at the pace of late, in whole seconds."""
+        pace = self._task_seconds or 0.0
+        seconds = math.ceil(self._inside * pace / max(1, self.workers_ready))
+        return max(1, min(seconds, LONGEST_RETRY_SECONDS))
+
+    def _gauge(self) -> None:
+        self._metrics.in_flight.set(self._inside)
+        self._metrics.queue_length.set(len(self._waiting))
+        self._metrics.workers_ready.set(self.workers_ready)
+
+
+def _settle(ticket: Ticket, result: Result) -> None:
+    if not ticket.answer.done():
+        ticket.answer.set_result(result)

@@ -1,0 +1,181 @@
+"""Runs the service: a socket, uvicorn, and an end that finishes what was accepted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from servax.errors import ServaxError, SettingError
+from servax.service.app import build_app
+from servax.service.connections import patient_protocol
+from servax.service.dispatcher import Dispatcher
+from servax.service.extras import load_serving
+from servax.service.gate import Gate
+from servax.service.logs import Forward, Log
+from servax.service.metrics import Metrics
+from servax.service.settings import ServiceSettings
+from servax.service.tokens import Tokens, addresses, check_open
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+KEEP_ALIVE_SECONDS = 15
+FLUSH_SECONDS = 5
+"""For the last bytes of answers, after all are known."""
+BACKLOG = 512
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a service listens, and to whom.
+
+    Raises:
+        SettingError: The port is no port.
+    """
+
+    host: str = "127.0.0.1"
+    """An address, or a name of this machine."""
+    port: int = 8000
+    """0 takes any that is free."""
+    tokens: Tokens = field(default_factory=Tokens)
+    """None at all means that everybody may ask."""
+    allow_open: bool = False
+    """Whether everybody may ask from other machines too."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65_535:
+            raise SettingError("port", self.port, "a number from 0 to 65535")
+
+
+def open_socket(place: Place) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises:
+        SettingError: The place is open to others without a token, taken, or not of this machine.
+    """
+    check_open(place.host, place.tokens, allow_open=place.allow_open)
+    address = addresses(place.host)[0]
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((address, place.port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise SettingError(
+            "port",
+            place.port,
+            f"one that can be listened at on {place.host} ({error.strerror}); 0 takes any that is "
+            "free",
+        ) from None
+    return listener
+
+
+def serve(
+    settings: ServiceSettings,
+    place: Place,
+    log: Log,
+    *,
+    announce: Callable[[str], None],
+    mount: Callable[[FastAPI, Gate], None] | None = None,
+) -> None:
+    """Answer requests until SIGTERM or SIGINT, then finish what was accepted.
+
+    Args:
+        settings: How the service works.
+        place: Where it listens.
+        log: One line an event.
+        announce: Gets the URL as soon as connections are taken.
+        mount: Adds what else is to be served.
+
+    Raises:
+        SettingError: It cannot listen there.
+        ServaxError: The extra is missing, or the networks cannot be used.
+    """
+    uvicorn = load_serving("uvicorn")
+    listener = open_socket(place)
+    with listener:
+        host, port = listener.getsockname()[:2]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+        async def run() -> None:
+            metrics = Metrics()
+            dispatcher = Dispatcher(settings, log, metrics)
+            gate = Gate(dispatcher, log)
+            app = build_app(gate, place.tokens, log, metrics, mount=mount)
+            _forward_logs(log)
+            server = uvicorn.Server(_config(uvicorn, app))
+            server.handle_exit = _Ending(server, dispatcher, log)
+            announce(url)
+            log.info("listening", url=url, workers=settings.workers, tokens=bool(place.tokens))
+            await _until_end(server, dispatcher, listener)
+            log.info("ended")
+
+        asyncio.run(run())
+
+
+def _config(uvicorn: Any, app: FastAPI) -> Any:
+    return uvicorn.Config(
+        app,
+        http=patient_protocol(),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=FLUSH_SECONDS,
+    )
+
+
+async def _until_end(server: Any, dispatcher: Dispatcher, listener: socket.socket) -> None:
+    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+    await asyncio.wait({serving, dispatcher.failed}, return_when=asyncio.FIRST_COMPLETED)
+    reason: ServaxError | None = dispatcher.failed.result() if dispatcher.failed.done() else None
+    if reason is not None:
+        server.should_exit = True
+    await serving
+    if reason is not None:
+        raise reason
+
+
+class _Ending:
+    """What a signal does: the first ends the service gracefully, the second at once."""
+
+    def __init__(self, server: Any, dispatcher: Dispatcher, log: Log) -> None:
+        self._server = server
+        self._dispatcher = dispatcher
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = None
+
+    def __call__(self, number: int, _: object) -> None:
+        self._loop.call_soon_threadsafe(self._begin, number)
+
+    def _begin(self, number: int) -> None:
+        self._log.info("ending", signal=signal.Signals(number).name)
+        if self._task is not None:
+            self._server.should_exit = self._server.force_exit = True
+            return
+        self._task = self._loop.create_task(self._end())
+
+    async def _end(self) -> None:
+        # Until all is answered connections are taken, so that whoever asks is told to go elsewhere.
+        await self._dispatcher.drain()
+        self._server.should_exit = True
+
+
+def _forward_logs(log: Log) -> None:
+    for name in ("uvicorn", "asyncio", "concurrent.futures"):
+        logger = logging.getLogger(name)
+        logger.handlers = [Forward(log)]
+        logger.propagate = False
