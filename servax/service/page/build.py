@@ -50,7 +50,7 @@ def mount_page(
     with _removed_unless_mounted(folder):
         gradio = load_gradio(folder)
         blocks = build_blocks(gradio, run, limits)
-        keep_inside(blocks, folder)
+        keep_inside(gradio, blocks, folder)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             gradio.mount_gradio_app(
@@ -102,7 +102,7 @@ def load_gradio(folder: Path) -> Any:
         return load_extra("gradio", extra="demo", what="The page")
 
 
-def keep_inside(blocks: Any, folder: Path) -> None:
+def keep_inside(gradio: Any, blocks: Any, folder: Path) -> None:
     """Have every component refuse what does not lie in a folder.
 
     Mounted in another application, Gradio takes any path of the machine as an upload, and fetches
@@ -112,7 +112,9 @@ def keep_inside(blocks: Any, folder: Path) -> None:
     def guarded(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
         async def move(path: str | Path | None) -> Any:
             if path is not None and not Path(path).resolve().is_relative_to(folder):
-                raise ValueError("a file that was not uploaded")
+                raise gradio.Error(
+                    "The clip was not uploaded here; send it again.", print_exception=False
+                )
             return await original(path)
 
         return move
