@@ -1,0 +1,21 @@
+"""The packaged synthetic pair, and a clip that a synthetic voice speaks."""
+
+from __future__ import annotations
+
+import pytest
+
+from servax.service.models import Models
+from servax.service.page.hearing import speak_example
+from servax.service.page.showing import Samples
+
+
+@pytest.fixture(scope="session")
+def models() -> Models:
+    return Models.load("ssad-plus-synthetic", "crnn-synthetic")
+
+
+@pytest.fixture(scope="session")
+def clip(models: Models) -> Samples:
+    rate, sound = speak_example(models)
+    assert rate == 16_000
+    return sound

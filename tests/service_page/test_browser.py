@@ -1,0 +1,246 @@
+"""The page in a real browser, which may ask nobody but the server.
+
+    SERVAX_ARTEFACTS=docs/images pytest tests/service_page/test_browser.py
+
+writes the screenshot of docs/page.md.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+
+from servax.service.models import Models
+from servax.service.page.settings import ShowSettings
+from servax.service.page.showing import Heard, Samples, show
+
+ROOT = Path(__file__).parents[2]
+PASSWORD = "a-token-of-the-service"
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+DECODE = """async (href) => {
+  const bytes = await (await fetch(href)).arrayBuffer();
+  const heard = await new OfflineAudioContext(1, 1, 16000).decodeAudioData(bytes);
+  return [heard.duration, Math.max(...heard.getChannelData(0).map(Math.abs))];
+}"""
+
+pytestmark = pytest.mark.slow
+
+
+class Served(NamedTuple):
+    address: str
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Yield a running server; afterwards its clips are gone, and it has complained of nothing."""
+    log = tmp_path_factory.mktemp("log") / "stderr"
+    command = [sys.executable, str(Path(__file__).with_name("serving.py")), PASSWORD]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with log.open("wb") as errors:
+        server = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True
+        )
+    assert server.stdout is not None
+    try:
+        line = server.stdout.readline().split()
+        assert len(line) == 2, log.read_text()
+        yield Served(line[0], Path(line[1]))
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+        server.stdout.close()
+    assert not Path(line[1]).exists()
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.fixture(scope="module")
+def files(clip: Samples, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    soundfile.write(folder / "speech.wav", clip, 16_000, subtype="PCM_16")
+    soundfile.write(folder / "long.wav", np.tile(clip, 2), 16_000, subtype="PCM_16")
+    (folder / "text.wav").write_text("this is no sound")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="NO PLAYWRIGHT")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("NO CHROMIUM: install it to test the page (apt-get install chromium)")
+    with playwright.sync_playwright() as started:
+        launched = started.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: Any, served: Served) -> Iterator[Any]:
+    """Yield the page, signed in; no request may have left the machine."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    elsewhere: list[str] = []
+
+    def gate(route: Any) -> None:
+        if route.request.url.startswith((served.address + "/", "data:", "blob:")):
+            route.continue_()
+        else:
+            elsewhere.append(route.request.url)
+            route.abort()
+
+    context.route("**/*", gate)
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+    page.goto(f"{served.address}/page/")
+    page.locator("input[type=password]").wait_for()
+    signed = context.request.post(
+        f"{served.address}/page/login", form={"username": "anybody", "password": PASSWORD}
+    )
+    assert signed.ok
+    page.goto(f"{served.address}/page")  # leads to /page/
+    page.locator("#go").wait_for()
+    yield page
+    context.close()
+    assert elsewhere == []
+
+
+def upload(page: Any, path: Path) -> None:
+    page.locator("#clip input[type=file]").set_input_files(path)
+    page.locator("#clip").get_by_label("Play").wait_for()
+
+
+def shown_of(page: Any, column: str) -> tuple[str, dict[str, int]]:
+    """Return the label that stands in a column, and the percentages below it."""
+    label = page.locator(f"#{column}-label")
+    text = label.inner_text()
+    heading = label.get_by_test_id("label-output-value").inner_text().strip()
+    shares = re.findall(r"^(\w+)\n+(\d+)%$", text, flags=re.MULTILINE)
+    return heading, {name: int(share) for name, share in shares}
+
+
+def test_upload_attack_purify(
+    page: Any, models: Models, files: Path, tmp_path: Path, clip: Samples
+) -> None:
+    settings = ShowSettings("pgd", 30.0, "oblivious")
+    expected = show(models, soundfile.read(files / "speech.wav")[0], 16_000, settings)
+    assert expected.attempt is not None
+    columns: dict[str, Heard] = {
+        "original": expected.clip.original,
+        "attacked": expected.attempt.attacked,
+        "purified": expected.attempt.purified,
+    }
+    upload(page, files / "speech.wav")
+    page.locator("#go").click()
+    page.locator("#verdict .servax-held").wait_for()
+
+    for column, heard in columns.items():
+        label, shares = shown_of(page, column)
+        assert label == expected.clip.labels[heard.answer]
+        for name, probability in zip(expected.clip.labels, heard.probabilities, strict=True):
+            assert shares[name] == pytest.approx(100 * probability, abs=0.51)
+        picture = page.locator(f"#{column}-picture img")
+        assert label in picture.get_attribute("alt")
+        assert picture.evaluate("image => image.naturalWidth") > 300
+        href = page.locator(f"#{column}-sound a[download]").get_attribute("href")
+        seconds, peak = page.evaluate(DECODE, href)
+        assert seconds == pytest.approx(len(clip) / 16_000, abs=0.01)
+        assert peak == pytest.approx(float(np.abs(heard.sound).max()), abs=1e-3)
+        samples, rate = soundfile.read(io.BytesIO(page.request.get(href).body()), dtype="float32")
+        assert rate == 16_000
+        np.testing.assert_allclose(samples, heard.sound, atol=1e-4)
+    assert shown_of(page, "original")[0] != shown_of(page, "attacked")[0]
+
+    table = page.locator("#attackers").inner_text()
+    for each in expected.attempts:
+        assert f"{each.snr_db:.1f} dB" in table
+        assert expected.clip.labels[each.purified.answer] in table
+    screenshot(page, tmp_path)
+
+
+def screenshot(page: Any, folder: Path) -> None:
+    """Write the page as a picture, where SERVAX_ARTEFACTS says."""
+    place = Path(os.environ.get("SERVAX_ARTEFACTS") or folder)
+    place.mkdir(parents=True, exist_ok=True)
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(500)  # for what fades in
+    page.screenshot(path=place / "page.png", full_page=True)
+
+
+def test_the_example_and_who_knows_the_purifier(page: Any) -> None:
+    page.locator("#example").click()
+    page.locator("#clip").get_by_label("Play").wait_for()
+    page.locator("#knowledge").get_by_text("the recogniser and the purifier").click()
+    page.locator("#go").click()
+    page.locator("#verdict .servax-lost").wait_for()
+    assert shown_of(page, "original")[0] == "sad"
+    assert shown_of(page, "purified")[0] != "sad"
+
+
+def test_refusals_are_sentences(page: Any, files: Path) -> None:
+    toast = page.get_by_test_id("toast-body")
+    page.locator("#go").click()
+    toast.get_by_text("There is no clip yet: drop a file").wait_for()
+    upload(page, files / "long.wav")
+    page.locator("#go").click()
+    toast.get_by_text("expected at most 4 s; cut it with the scissors").wait_for()
+    assert "Traceback" not in page.inner_text("body")
+
+
+def test_nobody_passes_without_the_password(served: Served) -> None:
+    with httpx.Client(base_url=f"{served.address}/page") as client:
+        form = {"username": "anybody", "password": "guessed"}
+        assert client.post("/login", data=form).status_code == 400
+        assert client.get("/gradio_api/queue/data?session_hash=a").status_code == 401
+        assert client.post("/gradio_api/queue/join", json={}).status_code == 401
+        clip = {"files": ("a.wav", b"RIFF")}
+        assert client.post("/gradio_api/upload", files=clip).status_code == 401
+        assert client.get("/gradio_api/info").status_code == 404
+
+
+def test_only_what_was_uploaded_is_heard(served: Served, files: Path) -> None:
+    with httpx.Client(base_url=f"{served.address}/page", timeout=60) as client:
+        client.post("/login", data={"username": "anybody", "password": PASSWORD})
+        (sent,) = client.post(
+            "/gradio_api/upload", files={"files": ("a.wav", (files / "speech.wav").read_bytes())}
+        ).json()
+        assert Path(sent).is_relative_to(served.folder)
+        assert asked(client, sent)["success"]
+        for path in (str(files / "speech.wav"), "http://127.0.0.1:9/a.wav", f"{sent}/../../../a"):
+            answer = asked(client, path)
+            assert not answer["success"]
+            assert "was not uploaded here" in json.dumps(answer)
+
+
+def asked(client: httpx.Client, path: str) -> dict[str, Any]:
+    """Return how the button's function ends for a clip at a path, without an attack."""
+    clip = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    order = {
+        "data": [clip, "none", 30, "oblivious"],
+        "fn_index": 0,
+        "session_hash": f"s{abs(hash(path))}",
+    }
+    assert client.post("/gradio_api/queue/join", json=order).status_code == 200
+    with client.stream(
+        "GET", "/gradio_api/queue/data", params={"session_hash": order["session_hash"]}
+    ) as stream:
+        for line in stream.iter_lines():
+            message = json.loads(line.removeprefix("data: ")) if line else {}
+            if message.get("msg") == "process_completed":
+                return dict(message)
+    raise AssertionError("no answer")
