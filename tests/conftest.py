@@ -65,6 +65,41 @@ def torchaudio() -> types.ModuleType:
         return importlib.import_module("torchaudio")
 
 
+@pytest.fixture
+def tiny_wav2vec2(torchaudio: types.ModuleType) -> Callable[[Path], None]:
+    """Return what writes a tiny random wav2vec 2.0 of four emotions to a folder."""
+
+    def write(folder: Path) -> None:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import transformers
+
+            torch.manual_seed(0)
+            settings = transformers.Wav2Vec2Config(
+                hidden_size=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=16,
+                classifier_proj_size=8,
+                conv_dim=(8, 8),
+                conv_stride=(10, 16),
+                conv_kernel=(20, 32),
+                num_feat_extract_layers=2,
+                num_conv_pos_embeddings=4,
+                num_conv_pos_embedding_groups=2,
+                id2label=dict(enumerate(LABELS)),
+                label2id={label: number for number, label in enumerate(LABELS)},
+            )
+            network = transformers.Wav2Vec2ForSequenceClassification(settings)
+            # Weights as large as trained ones, or every sound would be answered alike.
+            torch.nn.init.normal_(network.projector.weight)
+            torch.nn.init.normal_(network.classifier.weight, std=5.0)
+            network.save_pretrained(folder)
+            transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder)
+
+    return write
+
+
 LABELS = ("angry", "happy", "neutral", "sad")
 MELS, FRAMES = 32, 40
 

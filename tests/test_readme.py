@@ -1,90 +1,20 @@
-"""The README's commands, snippets and figures are true, or this fails.
+"""The README's pictures, links and figures are true, or this fails.
 
-Commands that take minutes (`make`, `servax demo`, `servax run` …) are only parsed here; `make test`
-runs the demo before the tests, and its models serve the rest.
+Its blocks of code are run with those of the documentation, by `tests/docs`.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import soundfile
 from sklearn.metrics import balanced_accuracy_score
-
-from servax.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-LONG = ("demo", "run", "train", "calibrate", "report")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-
-
-def commands() -> list[list[str]]:
-    lines = [
-        line.partition("#")[0].strip() for block in blocks("sh") for line in block.splitlines()
-    ]
-    return [shlex.split(line) for line in lines if line]
-
-
-@pytest.fixture
-def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder as it is after `make demo`, with a few sounds of one's own in it."""
-    finished = os.environ.get("SERVAX_DEMO")
-    if not finished:
-        pytest.skip("SERVAX_DEMO names no finished demo; `make test` makes one")
-    shutil.copytree(Path(finished) / "models", tmp_path / "runs" / "demo" / "models")
-    monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(0)
-    for name in ("one", "two"):
-        (tmp_path / "sounds").mkdir(exist_ok=True)
-        noise = rng.normal(0, 0.05, 32_000) * np.hanning(32_000)
-        soundfile.write(tmp_path / "sounds" / f"{name}.wav", noise, 16_000)
-    shutil.copy(tmp_path / "sounds" / "one.wav", tmp_path / "in.wav")
-    return tmp_path
-
-
-def test_make_targets_exist() -> None:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for command in commands():
-        if command[0] == "make":
-            assert re.search(rf"^{command[1]}:", makefile, flags=re.MULTILINE), command
-
-
-def test_long_commands_parse(capsys: pytest.CaptureFixture[str]) -> None:
-    long = [c for c in commands() if c[0] == "servax" and c[1] in LONG]
-    assert long
-    for command in long:
-        assert main([*command[1:], "--print_config"]) == 0, command
-        if command[1] == "run":
-            assert (ROOT / command[2]).is_file()
-    capsys.readouterr()
-
-
-def test_short_commands_run(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    short = [c for c in commands() if c[0] == "servax" and c[1] not in LONG]
-    assert short
-    for command in short:
-        assert main(command[1:]) == 0, (command, capsys.readouterr().err)
-    assert sorted(p.name for p in (demo / "cleaned").iterdir()) == ["one.wav", "two.wav"]
-
-
-def test_snippets_run(demo: Path) -> None:
-    names: dict[str, object] = {}
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), names)
-    cleaned = names["cleaned"]
-    assert isinstance(cleaned, np.ndarray)
-    assert cleaned.shape == (32_000,)
 
 
 def test_pictures_and_links_exist() -> None:

@@ -116,6 +116,8 @@ def _attacks(planned: list[Planned]) -> dict[str, dict[str, Any]]:
             told[name] = described(each.threat.attack)
             if each.threat.sweep:
                 told[name] |= {"strengths": list(each.threat.sweep)}
+            if each.threat.code:
+                told[name] |= {"code": each.threat.code}
     return told
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from servax.audit.material import Material, Progress, gather
+from servax.audit.own_parts import own_attacks
 from servax.audit.settings import AuditSettings
 from servax.audit.speed import Speed, measured
 from servax.audit.subjects import Subject
 from servax.audit.systems import System, bare, defended, surrogate
+from servax.audit.threats import OwnAttack
 from servax.audit.tiers import Catalogue
 from servax.errors import SettingError
 from servax.evaluation.protocol import Identity
@@ -35,6 +37,8 @@ class Scene:
     """Provenance that settings do not decide: code, command, machine."""
     speeds: Mapping[str, Speed]
     """What each system and surrogate costs here, by name."""
+    attacks: tuple[OwnAttack, ...] = ()
+    """Attacks that are not of servax."""
 
     @property
     def identity(self) -> Identity:
@@ -55,6 +59,7 @@ class Scene:
         *,
         defences: Sequence[str],
         surrogates: Sequence[str],
+        attacks: Sequence[str] = (),
         folder: Path,
         origin: Mapping[str, Any],
         progress: Progress | None = None,
@@ -66,7 +71,8 @@ class Scene:
                 attack of those wanted is possible.
             ServaxError: A folder or the corpus cannot be read.
         """
-        _refuse_what_cannot_be(settings, subject)
+        catalogue = _refuse_what_cannot_be(settings, subject)
+        own = _own(attacks, settings, subject, catalogue)
         subject, material = gather(subject, settings.selection, progress=progress)
         systems = (
             bare(subject),
@@ -87,6 +93,7 @@ class Scene:
             folder=folder,
             origin=origin,
             speeds={system.name: measured(system, x, y) for system in timed},
+            attacks=own,
         )
 
 
@@ -98,7 +105,21 @@ def _refuse_twice(names: Sequence[str]) -> None:
             )
 
 
-def _refuse_what_cannot_be(settings: AuditSettings, subject: Subject) -> None:
+def _own(
+    wanted: Sequence[str], settings: AuditSettings, subject: Subject, catalogue: Catalogue
+) -> tuple[OwnAttack, ...]:
+    if not wanted:
+        return ()
+    if subject.gradients and "adaptive" not in settings.knowledge:
+        raise SettingError(
+            "knowledge",
+            ",".join(settings.knowledge),
+            "adaptive among them: attacks of your own go through the whole system",
+        )
+    return tuple(own_attacks(wanted, settings.budget, catalogue.names))
+
+
+def _refuse_what_cannot_be(settings: AuditSettings, subject: Subject) -> Catalogue:
     """Refuse attackers that the model shuts out, and attacks whose library is missing."""
     if not subject.gradients and "black_box" not in settings.knowledge:
         raise SettingError(
@@ -112,6 +133,7 @@ def _refuse_what_cannot_be(settings: AuditSettings, subject: Subject) -> None:
         catalogue.black_box()
     if subject.gradients:
         catalogue.adaptive()
+    return catalogue
 
 
 def _as_system(name: str, subject: Subject) -> System:

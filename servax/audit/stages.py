@@ -151,6 +151,9 @@ class Stages:
             if through in known or "adaptive" in known:
                 threats += self.catalogue.adaptive(through)
                 threats += sounding.threats(self.scene, through)
+                threats += [self.catalogue.own(each, through) for each in self.scene.attacks]
+        else:
+            threats += [self.catalogue.own(each, "black_box") for each in self.scene.attacks]
         for threat in threats:
             if threat.knowledge != "adaptive" or not any(_same(threat, each) for each in made):
                 yield self._against(threat, system, first)
@@ -183,6 +186,8 @@ class Stages:
         count = len(scene.material)
         title = f"{threat.knowledge.replace('_', ' ')} {threat.name} on {system.name}"
         settings = {"threat": repr(threat), "system": system.fingerprint, "name": system.name}
+        if threat.code:
+            settings["code"] = threat.code
         kind = f"{threat.knowledge}-{threat.name}-{system.name}"
         seconds = scene.speeds[system.name].seconds(threat, count)
         task = make_task(

@@ -13,9 +13,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from servax.audit.own_parts import code_of, own_defence
 from servax.audit.subjects import Subject, load_subject
 from servax.audit.subjects.fingerprint import of_files
 from servax.defences import (
+    Bpda,
     Codec,
     Defended,
     GaussianNoise,
@@ -37,6 +39,8 @@ from servax.training import generator
 
 NAME = re.compile(r"\w[\w.+-]*")
 """What systems and surrogates may be called: stages have folders of these names."""
+CLASS_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+"""package.module:Name"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +105,8 @@ def defended(subject: Subject, wanted: str, *, seed: int) -> System:
         subject: The bare model.
         wanted: ``NAME=WHAT`` or ``WHAT``: the folder of a purifier (it stands before the model) or
             of another recogniser (it stands in its place: adversarial training), a name of
-            `servax.pretrained.names`, or a transform such as ``mean-filter:3``.
+            `servax.pretrained.names`, a transform such as ``mean-filter:3``, or the class path of
+            a defence of one's own, ``package.module:Name``, **whose code is run**.
         seed: Draws what a random transform needs.
 
     Raises:
@@ -113,6 +118,8 @@ def defended(subject: Subject, wanted: str, *, seed: int) -> System:
     if transform in TRANSFORMS and not Path(what).exists():
         name = name or f"{transform}-{value}"
         return _transformed(subject, _checked(name), transform, value, seed)
+    if CLASS_PATH.fullmatch(what) and not Path(what).exists():
+        return _own(subject, name, what)
     folder = folder_of(what)
     role = _role(folder) if folder.is_dir() else "purifier" if HUB_ID.fullmatch(what) else ""
     name = name or _called(folder)
@@ -124,7 +131,8 @@ def defended(subject: Subject, wanted: str, *, seed: int) -> System:
         "defence",
         what,
         "the folder of a purifier or of a recogniser that servax has trained, a packaged one "
-        f"({', '.join(names())}), or one of " + ", ".join(f"{each}:VALUE" for each in TRANSFORMS),
+        f"({', '.join(names())}), a class path (my_module:MyDefence), or one of "
+        + ", ".join(f"{each}:VALUE" for each in TRANSFORMS),
         hint=nearest(transform, [*names(), *TRANSFORMS]),
     )
 
@@ -228,6 +236,22 @@ def _purified(subject: Subject, name: str, where: str) -> System:
         gradients=subject.gradients,
         fingerprint=_together(subject.fingerprint, told),
         source=where,
+    )
+
+
+def _own(subject: Subject, name: str, path: str) -> System:
+    module = own_defence(path, subject)
+    exact = getattr(module, "knowledge", "adaptive") == "adaptive"
+    # Without a true gradient the identity stands for it, so that no attacker stops at a zero.
+    model = Defended(subject.model, module) if exact else Bpda(subject.model, module)
+    return System(
+        name=_checked(name or path.partition(":")[2]),
+        model=model.eval(),
+        front=module,
+        exact=exact,
+        gradients=subject.gradients,
+        fingerprint=_together(subject.fingerprint, code_of(path, module)),
+        source=path,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from servax.attacks import Attack
@@ -46,6 +46,8 @@ class Threat:
     """Whether the sound is changed, though the model takes log-Mel."""
     surrogate: str = ""
     """Name of the surrogate (`transfer`)."""
+    code: str = field(default="", repr=False)
+    """Hash of the code of an attack that is not of servax."""
 
     def __post_init__(self) -> None:
         if self.knowledge not in KNOWLEDGE:
@@ -56,6 +58,18 @@ class Threat:
             )
         if not self.strength > 0:
             raise SettingError("strength", self.strength, "a number above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnAttack:
+    """An attack that is not of servax and joins those of a tier, through the whole system."""
+
+    name: str
+    """In records and reports."""
+    attack: Attack
+    """What is done."""
+    code: str
+    """Hash of its code: an attack that was changed is tried again."""
 
 
 def known(names: str) -> tuple[Knowledge, ...]:

@@ -24,7 +24,7 @@ from servax.attacks import (
 )
 from servax.attacks.base import Norm
 from servax.attacks.outside import presets
-from servax.audit.threats import Knowledge, Threat
+from servax.audit.threats import Knowledge, OwnAttack, Threat
 from servax.errors import SettingError
 from servax.perturbation import L2, Bounds, Linf
 
@@ -108,6 +108,18 @@ class Catalogue:
     def effort(self) -> Effort:
         """What the tier spends."""
         return EFFORTS[self.tier]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of its attacks, but those on surrogates and on the sound."""
+        parts = (self.oblivious, self.noise, self.black_box, self.bpda, self.adaptive)
+        return sorted({threat.name for part in parts for threat in part()})
+
+    def own(self, own: OwnAttack, knowledge: Knowledge) -> Threat:
+        """Return the threat of an attack that is not of servax."""
+        steps = getattr(own.attack, "steps", 1)
+        threat = self._threat(own.name, knowledge, own.attack, gradients=int(steps))
+        return replace(threat, code=own.code)
 
     def oblivious(self) -> list[Threat]:
         """Return the attacks on the bare model, for every defence: the paper's threat model."""

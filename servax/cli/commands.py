@@ -157,6 +157,7 @@ def audit(
     knowledge: str = "all",
     defences: str | None = None,
     surrogates: str | None = None,
+    attacks: str | None = None,
     radius: float | None = None,
     norm: Literal["linf", "l2"] = "linf",
     snr: float = 30.0,
@@ -193,9 +194,11 @@ def audit(
             of a purifier (before the model) or of a recogniser (in its place), a packaged one
             (ssad-plus-ravdess, CC BY-NC-SA 4.0), or a transform such as mean-filter:3,
             gaussian-noise:0.02, quantise:4; for models of waveforms low-pass:4000, resample:8000,
-            mp3:0.5.
+            mp3:0.5; or a class path of your own (my_module:MyDefence), whose code is run.
         surrogates: Recognisers whose gradients a transfer attack takes, NAME=FOLDER with commas
             between: trained with seeds of their own, of other architectures.
+        attacks: Attacks of your own that join those of the tier, NAME=my_module:MyAttack with
+            commas between; their code is run, and they know the whole system.
         radius: Size of the attacks, in units of the input; default .02 on the log-Mel of [0, 1]
             (1.6 dB; 1 for l2), .002 on waveforms (-54 dBFS; .1 for l2).
         norm: linf (per element) or l2 (per utterance).
@@ -238,6 +241,7 @@ def audit(
         knowledge=knowledge,
         defences=defences,
         surrogates=surrogates,
+        attacks=attacks,
         radius=radius,
         norm=norm,
         snr=snr,

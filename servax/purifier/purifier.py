@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from huggingface_hub import ModelHubMixin
+from huggingface_hub import ModelCard, ModelHubMixin
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -40,9 +41,17 @@ purifier = sx.Purifier.from_pretrained("path-or-hub-id")
 cleaned = purifier.purify(waveform, sample_rate=16_000)
 ```
 
-`settings.json` holds the network, the scale and the front-end it was trained on. An
-attacker who knows the purifier too can still succeed: measure with `servax audit`.
+`settings.json` holds the network, the scale and the front-end it was trained on{{ heard }}.
+
+**An attacker who knows the purifier takes the protection back.** Measure with `servax audit` what
+it is worth before your recogniser, and what it costs on clean speech.
+
+{{ terms }}
 """
+NO_LICENCE = (
+    "No licence was stated. Weights are as free as the speech they were trained on: ask whoever "
+    "published them before use."
+)
 
 
 class Purifier(
@@ -146,7 +155,7 @@ class Purifier(
 
         Args:
             save_directory: Made when missing.
-            **hub: Passed on to huggingface_hub (push_to_hub, repo_id ...).
+            **hub: Passed on to huggingface_hub (push_to_hub, repo_id, model_card_kwargs ...).
 
         Raises:
             CheckpointError: The folder cannot be written.
@@ -156,6 +165,34 @@ class Purifier(
         except OSError as error:
             raise CheckpointError(save_directory, unwritable(error)) from None
         return url
+
+    def generate_model_card(
+        self,
+        *,
+        license: str | None = None,
+        datasets: Iterable[str] = (),
+        language: str | None = None,
+    ) -> ModelCard:
+        """Return the model card; `model_card_kwargs` of the saving methods gives the arguments.
+
+        Args:
+            license: As the hub writes it (``apache-2.0``, ``cc-by-nc-sa-4.0``): that of the speech
+                it was trained on, since weights are no freer.
+            datasets: Names of the corpora of its training.
+            language: Of the speech, as a code (``en``).
+        """
+        data = deepcopy(self._hub_mixin_info.model_card_data)
+        for key, value in (("license", license), ("language", language)):
+            setattr(data, key, value)
+        data.datasets = list(datasets) or None
+        count = len(self.speakers)
+        card: ModelCard = ModelCard.from_template(
+            card_data=data,
+            template_str=CARD,
+            heard=f", and the names of the {count} speakers that were heard" if count else "",
+            terms=f"Licence of the weights: {license}." if license else NO_LICENCE,
+        )
+        return card
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_network(

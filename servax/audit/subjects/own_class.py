@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -89,7 +90,9 @@ def load_class_subject(
         PathError: Nothing is found there, it fails, or it is no classifier.
         SettingError: Inputs, rate or labels are unknown, or are said twice and differ.
     """
-    module, model = _make(path, dict(init or {}))
+    module, model = make(path, dict(init or {}))
+    if not isinstance(model, nn.Module):
+        raise PathError(path, f"makes a {type(model).__name__}, expected a torch.nn.Module")
     own = Own.of(settled(model))
     inputs: Inputs = agree("inputs", said.inputs, own.inputs, path, "'logmel' or 'waveform'")
     rate, front_end = _sound(inputs, own, said, path)
@@ -106,7 +109,7 @@ def load_class_subject(
         front_end=front_end,
         scale=own.scale if inputs == "logmel" else None,
         source=f"class {path}({', '.join(f'{k}={v!r}' for k, v in (init or {}).items())})",
-        fingerprint=of_model(model, path.encode(), _arguments(init), *_code(module, model)),
+        fingerprint=of_model(model, path.encode(), _arguments(init), *code(module, model)),
     )
 
 
@@ -131,11 +134,28 @@ def _sound(
     return rate, default_front_end(rate)
 
 
-def _make(path: str, init: dict[str, Value]) -> tuple[ModuleType, nn.Module]:
-    """Return the module that a class path names, and the network it makes."""
+def make(
+    path: str,
+    init: Mapping[str, object],
+    *,
+    offered: Mapping[str, object] | None = None,
+    what: str = "model",
+) -> tuple[ModuleType, object]:
+    """Return the module that a class path names, and what is made there. This runs its code.
+
+    Args:
+        path: ``package.module:Name`` of a class, or of a function that makes something.
+        init: Keyword arguments.
+        offered: Keyword arguments that are given only where they are taken.
+        what: The option, for refusals.
+
+    Raises:
+        SettingError: `path` is no class path.
+        PathError: Nothing is found there, or it fails.
+    """
     module_name, _, name = path.partition(":")
     if not name.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
-        raise SettingError("model", path, f"a class path of the form {FORM}")
+        raise SettingError(what, path, f"a class path of the form {FORM}")
     with _current_directory():
         module = _import(path, module_name)
         found = getattr(module, name, None)
@@ -146,10 +166,16 @@ def _make(path: str, init: dict[str, Value]) -> tuple[ModuleType, nn.Module]:
             raise PathError(
                 path, f"is a {type(found).__name__}, expected a class or a function that makes one"
             )
-        model = _call(path, found, init)
-    if not isinstance(model, nn.Module):
-        raise PathError(path, f"makes a {type(model).__name__}, expected a torch.nn.Module")
-    return module, model
+        return module, _call(path, found, {**_taken(found, offered or {}), **init})
+
+
+def _taken(made: Any, offered: Mapping[str, object]) -> dict[str, object]:
+    """Return those arguments that a class or function names."""
+    try:
+        named = inspect.signature(made).parameters if offered else {}
+    except ValueError:  # A part of Python itself, which does not tell.
+        return {}
+    return {name: value for name, value in offered.items() if name in named}
 
 
 def _import(path: str, name: str) -> ModuleType:
@@ -169,14 +195,14 @@ def _import(path: str, name: str) -> ModuleType:
         ) from error
 
 
-def _call(path: str, make: Any, init: dict[str, Value]) -> object:
+def _call(path: str, make: Any, init: Mapping[str, object]) -> object:
     try:
         with torch.random.fork_rng(devices=[]):
             return make(**init)
     except Exception as error:  # The user's code may raise anything.
         raise PathError(
             path,
-            f"cannot be made from the arguments {init}; give them with init= "
+            f"cannot be made from the arguments {dict(init)}; give them with init= "
             f"({type(error).__name__}: {error})",
         ) from error
 
@@ -199,7 +225,7 @@ def _arguments(init: Mapping[str, Value] | None) -> bytes:
     return json.dumps(dict(init or {}), sort_keys=True).encode()
 
 
-def _code(module: ModuleType, model: nn.Module) -> list[bytes]:
-    """Return the files of the module and of the model's class; what these import is left out."""
-    places = (module.__file__, getattr(sys.modules.get(type(model).__module__), "__file__", None))
+def code(module: ModuleType, made: object) -> list[bytes]:
+    """Return the files of the module and of the class made; what these import is left out."""
+    places = (module.__file__, getattr(sys.modules.get(type(made).__module__), "__file__", None))
     return [Path(file).read_bytes() for file in places if file and Path(file).is_file()]

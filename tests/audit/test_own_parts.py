@@ -1,0 +1,135 @@
+"""Attacks and defences of one's own: what is refused, and what decides the hash of a stage."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from servax.audit.own_parts import code_of, own_attacks, own_defence
+from servax.audit.subjects import Subject, load_subject
+from servax.audit.systems import defended
+from servax.audit.tiers import Budget
+from servax.defences import Bpda, Defended
+from servax.errors import PathError, SettingError
+from servax.perturbation import L2
+
+MODULE = """
+import torch
+from dataclasses import dataclass
+from servax.attacks import PGD
+from servax.perturbation import Linf
+
+class Half(torch.nn.Module):
+    def forward(self, x):
+        return x / 2
+
+class Blind(Half):
+    knowledge = "bpda"
+    def forward(self, x):
+        return super().forward(x).detach()
+
+class Shorter(torch.nn.Module):
+    def forward(self, x):
+        return x[..., 1:]
+
+class Failing(torch.nn.Module):
+    def forward(self, x):
+        raise ValueError("no")
+
+@dataclass(frozen=True, kw_only=True)
+class Own(PGD):
+    radius: float = 0.5
+
+@dataclass(frozen=True, kw_only=True)
+class Stubborn(PGD):
+    @property
+    def ball(self):
+        return Linf(0.5)
+
+def nothing():
+    return 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Write a module of its own for each test, since Python keeps what it imported."""
+    name = f"parts_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(MODULE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+@pytest.fixture
+def subject() -> Subject:
+    return load_subject("crnn-synthetic")
+
+
+def test_an_own_attack_gets_the_ball_of_the_audit(module: str) -> None:
+    budget = Budget(radius=0.1, norm="l2", bounds=(-1.0, 1.0))
+    (named,) = own_attacks([f"mine={module}:Own"], budget, taken=("pgd",))
+    assert (named.name, named.attack.ball, named.attack.bounds) == ("mine", L2(0.1), (-1.0, 1.0))
+    (unnamed,) = own_attacks([f"{module}:Own"], budget, taken=())
+    assert (unnamed.name, unnamed.code) == ("Own", named.code)
+
+
+@pytest.mark.parametrize(
+    ("option", "error", "sentence"),
+    [
+        ("pgd={}:Own", SettingError, "the name of an attack is 'pgd', expected letters"),
+        ("../x={}:Own", SettingError, "the name of an attack is '../x', expected letters"),
+        ("{}:Stubborn", SettingError, "expected one with the ball and the bounds of the audit"),
+        ("{}:nothing", PathError, "makes a int, expected a servax.attacks.Attack"),
+        ("{}:Half", PathError, "makes a Half, expected a servax.attacks.Attack"),
+        ("{}:Onw", PathError, "has no Onw. Did you mean 'Own'?"),
+        ("pgd", SettingError, "attack is 'pgd', expected NAME=package.module:Name"),
+    ],
+)
+def test_what_is_no_attack_is_refused(
+    module: str, option: str, error: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(error, match=re.escape(sentence)):
+        own_attacks([option.format(module)], Budget(), taken=("pgd",))
+
+
+def test_an_own_defence_stands_before_the_model(module: str, subject: Subject) -> None:
+    system = defended(subject, f"half={module}:Half", seed=0)
+    assert (system.name, system.exact, type(system.model)) == ("half", True, Defended)
+    x = torch.rand(1, 1, 64, 373)
+    torch.testing.assert_close(system.model(x), subject.model(x / 2))
+
+
+def test_the_identity_stands_for_a_gradient_that_is_none(module: str, subject: Subject) -> None:
+    system = defended(subject, f"{module}:Blind", seed=0)
+    assert (system.name, system.exact, type(system.model)) == ("Blind", False, Bpda)
+    x = torch.rand(1, 1, 64, 373, requires_grad=True)
+    (gradient,) = torch.autograd.grad(system.model(x)[0, 0], x)
+    half = (x / 2).detach().requires_grad_()
+    (expected,) = torch.autograd.grad(subject.model(half)[0, 0], half)
+    torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("Shorter", "turns (1, 1, 64, 373) into (1, 1, 64, 372), expected a defence that gives"),
+        ("Failing", "fails on one input of zeros (1, 1, 64, 373), expected a defence that gives"),
+        ("nothing", "makes a int, expected a torch.nn.Module"),
+    ],
+)
+def test_what_is_no_defence_is_refused(
+    module: str, subject: Subject, name: str, sentence: str
+) -> None:
+    with pytest.raises(PathError, match=re.escape(sentence)):
+        own_defence(f"{module}:{name}", subject)
+
+
+def test_changed_code_is_another_defence(module: str, subject: Subject) -> None:
+    path = f"{module}:Half"
+    before = code_of(path, own_defence(path, subject))
+    file = Path(f"{module}.py")
+    file.write_text(file.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
+    assert code_of(path, own_defence(path, subject)) != before
