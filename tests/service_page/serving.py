@@ -16,7 +16,6 @@ from fastapi import FastAPI
 
 from servax.service.models import Models
 from servax.service.page.build import mount_page
-from servax.service.page.settings import PageLimits
 
 
 def main() -> None:
@@ -29,7 +28,7 @@ def main() -> None:
     app = FastAPI(redirect_slashes=False)
     password = sys.argv[1] if sys.argv[1:] else None
     admits = None if password is None else password.__eq__
-    folder = mount_page(app, run, limits=PageLimits(seconds=4.0), admits=admits)
+    folder = mount_page(app, run, admits=admits)
     listener = socket.create_server(("127.0.0.1", 0))
     sys.stdout.write(f"http://127.0.0.1:{listener.getsockname()[1]} {folder}\n")
     sys.stdout.flush()

@@ -40,6 +40,10 @@ def made(
     return Shown(settings, clip, attempts)
 
 
+def plain(text: str) -> str:
+    return re.sub(r"</?b>", "", text).replace("&nbsp;", " ")
+
+
 HELD = (heard(0.2, 0.8), heard(0.7, 0.3))
 LOST = (heard(0.6, 0.4), heard(0.1, 0.9))
 
@@ -65,7 +69,7 @@ def test_pictures_share_one_scale() -> None:
 
 def test_the_sentence_says_what_each_attacker_gets() -> None:
     shown = made(HELD, LOST, ShowSettings())
-    text = re.sub(r"</?b>", "", verdict(shown))
+    text = plain(verdict(shown))
     assert "The attack turns &lt;angry&gt; (90 %) into sad (80 %)." in text
     assert "Behind the purifier it is &lt;angry&gt; (70 %)." in text
     assert "knows the recogniser and the purifier gets sad (90 %) behind it." in text
@@ -74,7 +78,7 @@ def test_the_sentence_says_what_each_attacker_gets() -> None:
 
 def test_a_lost_sound_is_called_lost() -> None:
     shown = made(HELD, LOST, ShowSettings(knowledge="adaptive"))
-    text = re.sub(r"</?b>", "", verdict(shown))
+    text = plain(verdict(shown))
     assert "The bare recogniser still hears &lt;angry&gt; (90 %)." in text
     assert "sad (90 %): not given back." in text
     assert "servax-lost" in text

@@ -92,7 +92,7 @@ def picture(png: bytes, description: str) -> str:
 def _names(shown: Shown) -> Callable[[Heard], str]:
     def name(heard: Heard) -> str:
         label = html.escape(shown.clip.labels[heard.answer])
-        return f"<b>{label}</b> ({100 * heard.probabilities[heard.answer]:.0f} %)"
+        return f"<b>{label}</b> ({100 * heard.probabilities[heard.answer]:.0f}&nbsp;%)"
 
     return name
 
