@@ -84,11 +84,6 @@ def test_what_was_accepted_is_finished_after_a_signal() -> None:
 def test_no_worker_outlives_a_server_that_was_killed() -> None:
     with served() as (process, _):
         children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGINT)
-        process.wait(30)
-        assert process.returncode == 0
-    with served() as (process, _):
-        children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.wait(30)
         psutil.wait_procs(children, timeout=20)
