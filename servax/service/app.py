@@ -77,7 +77,13 @@ def build_app(
     routes = frozenset(
         ("/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/purify", "/v1/classify")
     )
-    app.add_middleware(Envelope, log=log, metrics=metrics, routes=routes)
+    app.add_middleware(
+        Envelope,
+        log=log,
+        metrics=metrics,
+        routes=routes,
+        answer_seconds=gate.settings.body_seconds,
+    )
     if mount is not None:
         mount(app, gate)
     return app

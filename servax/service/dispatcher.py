@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from servax.service.logs import Log
 from servax.service.metrics import Metrics
-from servax.service.orders import Result, Task
+from servax.service.orders import Broke, Result, Task
 from servax.service.refusals import Later, Refusal
 from servax.service.settings import ServiceSettings
 from servax.service.waiting import Ticket, Waiting
@@ -166,6 +166,9 @@ class Dispatcher:
         clock = asyncio.get_running_loop().time
         begun = clock()
         self._gauge()
+        for ticket in tickets:
+            ticket.waited = begun - ticket.since
+        results: Sequence[Result]
         try:
             results = await worker.work([ticket.task for ticket in tickets])
         except WorkerLost as lost:
@@ -173,6 +176,8 @@ class Dispatcher:
             for ticket in tickets:
                 self._again(ticket, blame=lost.begun)
             return
+        except Exception as error:  # what cannot be pickled, of a call
+            results = [Broke(type(error).__name__, ()) for _ in tickets]
         self._pace((clock() - begun) / len(tickets))
         self._metrics.batch_size.observe(len(tickets))
         for ticket, result in zip(tickets, results, strict=True):

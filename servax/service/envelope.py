@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import traceback
 import uuid
-from collections.abc import Awaitable, Callable, Container, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Container, Iterator, MutableMapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 from servax.service.bodies import UNREAD_BYTES, stated_length
@@ -22,6 +24,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+PART_BYTES = 2**18
 GONE = 499
 """The client closed the connection; no such answer is sent, only logged (as nginx does)."""
 INTERNAL = json.dumps(
@@ -37,6 +40,10 @@ QUIET = ("/healthz", "/readyz", "/metrics")
 """Asked every few seconds by machines: logged only when they break."""
 
 
+class SlowReader(Exception):  # noqa: N818 - nothing can be answered any more
+    """The client does not read its answer."""
+
+
 @dataclass
 class Account:
     """What becomes known of a request while it is answered."""
@@ -50,6 +57,8 @@ class Account:
     queued_seconds: float | None = None
     body_open: bool = True
     """Whether more of its body may come."""
+    held: ExitStack = field(default_factory=ExitStack)
+    """What is given back when the answer has left."""
 
 
 def account(scope: Scope) -> Account:
@@ -66,13 +75,23 @@ class Envelope:
         log: A line for each request.
         metrics: Counts them.
         routes: The paths that metrics and logs name; all others are ``other``.
+        answer_seconds: How long a client may leave a part of an answer unread.
     """
 
-    def __init__(self, app: App, *, log: Log, metrics: Metrics, routes: Container[str]) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        log: Log,
+        metrics: Metrics,
+        routes: Container[str],
+        answer_seconds: float,
+    ) -> None:
         self.app = app
         self._log = log
         self._metrics = metrics
         self._routes = routes
+        self._answer_seconds = answer_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -91,18 +110,29 @@ class Envelope:
             if message["type"] == "http.response.start":
                 told.status = message["status"]
                 message["headers"] = [*message.get("headers", ()), *_headers(told, scope, message)]
-            await send(message)
+            for part in _parts(message):
+                await self._patiently(send, part)
 
         try:
             await self.app(scope, watched, sealed)
         except ClientGone:
             told.status, told.code = GONE, "client_gone"
+        except SlowReader:
+            told.code = "slow_reader"  # uvicorn closes a connection whose answer is incomplete
         except Exception as error:
             self._broke(told, error)
             if not told.status:
                 await _send_internal(sealed)
         finally:
+            told.held.close()
             self._close(scope, told, time.perf_counter() - begun)
+
+    async def _patiently(self, send: Send, part: Message) -> None:
+        try:
+            async with asyncio.timeout(self._answer_seconds):
+                await send(part)
+        except TimeoutError:
+            raise SlowReader from None
 
     def _broke(self, told: Account, error: Exception) -> None:
         told.code = "internal"
@@ -143,6 +173,18 @@ class Envelope:
             values["channels"] = told.heard.channels
             values["container"] = told.heard.container
         self._log.info("request", **values)
+
+
+def _parts(message: Message) -> Iterator[Message]:
+    """Yield a message in parts; uvicorn waits for slow readers between two, and not within one."""
+    body = message.get("body", b"")
+    if message["type"] != "http.response.body" or len(body) <= PART_BYTES:
+        yield message
+        return
+    for start in range(0, len(body), PART_BYTES):
+        last = start + PART_BYTES >= len(body)
+        more = message.get("more_body", False) or not last
+        yield {**message, "body": body[start : start + PART_BYTES], "more_body": more}
 
 
 def _headers(told: Account, scope: Scope, message: Message) -> list[tuple[bytes, bytes]]:

@@ -55,11 +55,11 @@ class Gate:
         """
         limits = self.settings.limits
         check_headers(headers, limits.body_bytes)
-        with self.dispatcher.place():
-            until = asyncio.get_running_loop().time() + self.settings.deadline_seconds
-            body = await read_body(receive, limits.body_bytes, self.settings.body_seconds)
-            told.body_bytes = len(body)
-            return await self._done(Order(kind, body, container), told, until, receive)
+        told.held.enter_context(self.dispatcher.place())  # until the answer has left
+        until = asyncio.get_running_loop().time() + self.settings.deadline_seconds
+        body = await read_body(receive, limits.body_bytes, self.settings.body_seconds)
+        told.body_bytes = len(body)
+        return await self._done(Order(kind, body, container), told, until, receive)
 
     async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return what a worker gets from a function, under the limits of all requests.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from servax.errors import ServaxError, SettingError
 from servax.service.app import build_app
+from servax.service.connections import patient_protocol
 from servax.service.dispatcher import Dispatcher
 from servax.service.extras import load_serving
 from servax.service.gate import Gate
@@ -123,7 +124,7 @@ def serve(
 def _config(uvicorn: Any, app: FastAPI) -> Any:
     return uvicorn.Config(
         app,
-        http="h11",
+        http=patient_protocol(),
         ws="none",
         lifespan="on",
         log_config=None,

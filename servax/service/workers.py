@@ -78,13 +78,13 @@ class Worker:
         )
         self._executor = executor
         names = (self._settings.purifier, self._settings.recogniser)
-        future = executor.submit(process.load, *names)
-        # Without await between the two, no other worker can have begun one.
-        begun = [each for each in multiprocessing.active_children() if each.pid not in before]
-        self._process = begun[0] if begun else None
         try:
+            future = executor.submit(process.load, *names)
+            # Without await between the two, no other worker can have begun one.
+            begun = [each for each in multiprocessing.active_children() if each.pid not in before]
+            self._process = begun[0] if begun else None
             loaded = await asyncio.wait_for(asyncio.wrap_future(future), LOAD_SECONDS)
-        except (BrokenProcessPool, TimeoutError):
+        except (BrokenProcessPool, TimeoutError, OSError):  # OSError: no room for a process
             self.stop()
             raise WorkerLost(begun=False) from None
         if isinstance(loaded, NotLoaded):

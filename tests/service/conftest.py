@@ -1,0 +1,22 @@
+"""One running service and its networks, shared by the tests of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from service_running import PURIFIER, RECOGNISER, Running
+
+from servax.service.models import Models
+
+
+@pytest.fixture(scope="session")
+def service() -> Iterator[Running]:
+    with Running() as running:
+        running.wait(lambda: running.dispatcher.ready)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def models() -> Models:
+    return Models.load(PURIFIER, RECOGNISER)

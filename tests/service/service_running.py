@@ -1,0 +1,119 @@
+"""A service on loopback in a thread, with one worker and the packaged synthetic networks."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import numpy as np
+import soundfile
+import uvicorn
+
+from servax.service.app import build_app
+from servax.service.decoding import Limits
+from servax.service.dispatcher import Dispatcher
+from servax.service.gate import Gate
+from servax.service.logs import open_log
+from servax.service.metrics import Metrics
+from servax.service.server import Place, _config, _forward_logs, open_socket
+from servax.service.settings import ServiceSettings
+from servax.service.tokens import Tokens
+
+PURIFIER, RECOGNISER = "ssad-plus-synthetic", "crnn-synthetic"
+LIMITS = Limits(body_bytes=400_000, seconds=5.0, channels=2, decode_seconds=5.0)
+SETTINGS = ServiceSettings(
+    purifier=PURIFIER,
+    recogniser=RECOGNISER,
+    workers=1,
+    deadline_seconds=30.0,
+    body_seconds=1.0,
+    limits=LIMITS,
+)
+
+
+def sound(
+    seconds: float = 0.6,
+    rate: int = 16_000,
+    channels: int = 1,
+    container: str = "WAV",
+    seed: int = 0,
+) -> bytes:
+    """Return a file of noise, as bytes."""
+    draws = np.random.default_rng(seed)
+    samples = 0.1 * draws.normal(size=(round(seconds * rate), channels))
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, "PCM_16", format=container)
+    return file.getvalue()
+
+
+def samples_of(body: bytes) -> tuple[np.ndarray, int]:
+    """Return (T, channels) float32 and the rate of a file."""
+    samples, rate = soundfile.read(io.BytesIO(body), dtype="float32", always_2d=True)
+    return samples, rate
+
+
+@dataclass
+class Running:
+    """A service in a thread of this process."""
+
+    settings: ServiceSettings = SETTINGS
+    tokens: Tokens = field(default_factory=Tokens)
+    mount: Callable[..., None] | None = None
+    log: io.StringIO = field(default_factory=io.StringIO)
+    url: str = ""
+
+    def __enter__(self) -> Running:
+        self._up = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+        self._thread.start()
+        assert self._up.wait(20)
+        self.client = httpx.Client(base_url=self.url, timeout=60.0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        self.server.should_exit = True
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+    async def _run(self) -> None:
+        log, metrics = open_log(self.log), Metrics()
+        self.loop = asyncio.get_running_loop()
+        self.dispatcher = Dispatcher(self.settings, log, metrics)
+        self.gate = Gate(self.dispatcher, log)
+        app = build_app(self.gate, self.tokens, log, metrics, mount=self.mount)
+        _forward_logs(log)
+        self.server = uvicorn.Server(_config(uvicorn, app))
+        listener = open_socket(Place(port=0))
+        host, self.port = listener.getsockname()
+        self.url = f"http://{host}:{self.port}"
+        self._up.set()
+        await self.server.serve(sockets=[listener])
+
+    def wait(self, condition: Callable[[], Any], seconds: float = 60.0) -> None:
+        """Wait until something is true."""
+        until = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < until, "waited in vain"
+            time.sleep(0.02)
+
+    def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        """Return the answer to a sound."""
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.client.post(path, content=body, headers={"Content-Type": "audio/wav", **given})
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what a worker gets from a function."""
+        future = asyncio.run_coroutine_threadsafe(self.gate.call(function, *arguments), self.loop)
+        return future.result(60)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the log so far."""
+        return [json.loads(line) for line in self.log.getvalue().splitlines()]

@@ -1,0 +1,265 @@
+"""What the service answers, against the library called directly."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import soxr
+import torch
+from fastapi.openapi.models import OpenAPI
+from prometheus_client.parser import text_string_to_metric_families
+from service_running import LIMITS, Running, samples_of, sound
+
+from servax.bulk.files import LOUDEST
+from servax.features import FrontEnd
+from servax.service.models import Models
+
+
+def as_16_bits(samples: np.ndarray) -> np.ndarray:
+    return np.round(np.clip(samples, -1.0, LOUDEST) * 32768) / 32768
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "container"),
+    [(16_000, 1, "WAV"), (44_100, 2, "WAV"), (8_000, 1, "FLAC"), (22_050, 1, "OGG")],
+)
+def test_purified_sound_is_what_the_purifier_gives(
+    service: Running, models: Models, rate: int, channels: int, container: str
+) -> None:
+    body = sound(0.6, rate, channels, container) if container != "OGG" else ogg(0.6, rate)
+    given, _ = samples_of(body)
+    answer = service.post("/v1/purify", body)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "audio/wav")
+    made, made_rate = samples_of(answer.content)
+    expected = np.stack([models.purifier.purify(each, rate) for each in given.T], axis=1)
+    assert made_rate == rate
+    np.testing.assert_allclose(made, as_16_bits(expected), atol=1.5 / 32768, rtol=0)
+    assert np.abs(made - given).max() > 0.01
+
+
+def ogg(seconds: float, rate: int) -> bytes:
+    import io
+
+    import soundfile
+
+    file = io.BytesIO()
+    draws = np.random.default_rng(1)
+    soundfile.write(file, 0.1 * draws.normal(size=round(seconds * rate)), rate, format="OGG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("query", "accept", "kind"),
+    [
+        ("", "audio/flac", "audio/flac"),
+        ("", "audio/wav;q=.2, audio/flac;q=.4", "audio/flac"),
+        ("", "*/*", "audio/wav"),
+        ("?format=flac", "audio/wav", "audio/flac"),
+        ("?format=wav", "text/html", "audio/wav"),
+    ],
+)
+def test_wav_or_flac_as_asked(service: Running, query: str, accept: str, kind: str) -> None:
+    answer = service.post(f"/v1/purify{query}", sound(), Accept=accept)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, kind)
+    assert answer.content[:4] == {"audio/wav": b"RIFF", "audio/flac": b"fLaC"}[kind]
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (44_100, 2)])
+def test_probabilities_are_those_of_the_networks(
+    service: Running, models: Models, rate: int, channels: int
+) -> None:
+    body = sound(1.0, rate, channels, seed=3)
+    mono = samples_of(body)[0].mean(axis=1)
+    heard = mono if rate == 16_000 else soxr.resample(mono, rate, 16_000, "HQ")
+    recogniser = models.recogniser
+    with torch.no_grad():
+        front_end = FrontEnd(recogniser.front_end)
+        x = recogniser.scale(front_end(torch.from_numpy(heard.astype(np.float32))[None]))
+        purified = models.purifier(x)
+        before, after = (recogniser.network(each).softmax(1)[0].numpy() for each in (x, purified))
+    answer = service.post("/v1/classify", body)
+    assert answer.status_code == 200
+    told = answer.json()
+    for name, expected in (("before", before), ("after", after)):
+        found = told[name]["probabilities"]
+        assert tuple(found) == recogniser.labels
+        np.testing.assert_allclose(list(found.values()), expected, atol=1e-5)
+        assert told[name]["label"] == recogniser.labels[expected.argmax()]
+    assert told["residual"] == pytest.approx(float((x - purified).abs().mean()), rel=1e-4)
+    assert (told["seconds"], told["sample_rate"], told["channels"]) == (1.0, rate, channels)
+
+
+def test_sounds_classified_at_once_get_what_they_get_alone(service: Running) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    bodies = [sound(0.5 + 0.1 * i, seed=i) for i in range(6)]
+    alone = [service.post("/v1/classify", each).json() for each in bodies]
+    with ThreadPoolExecutor(6) as pool:
+        at_once = list(pool.map(lambda each: service.post("/v1/classify", each).json(), bodies))
+    for one, other in zip(alone, at_once, strict=True):
+        assert one["residual"] == pytest.approx(other["residual"], abs=1e-5)
+        assert one["after"]["probabilities"] == pytest.approx(
+            other["after"]["probabilities"], abs=1e-5
+        )
+
+
+REFUSALS: list[tuple[str, str, Any, dict[str, str], int, str]] = [
+    ("GET", "/nowhere", None, {}, 404, "not_found"),
+    ("GET", "/docs", None, {}, 404, "not_found"),
+    ("GET", "/v1/../../etc/passwd", None, {}, 404, "not_found"),
+    ("GET", "/v1/purify", None, {}, 405, "method_not_allowed"),
+    ("POST", "/v1/purify?format=mp3", b"x", {}, 422, "bad_parameter"),
+    ("POST", "/v1/purify?loud=1", b"x", {}, 422, "bad_parameter"),
+    ("POST", "/v1/purify?format=wav&format=flac", b"x", {}, 422, "bad_parameter"),
+    ("POST", "/v1/classify?format=wav", b"x", {}, 422, "bad_parameter"),
+    ("POST", "/v1/purify", b"x", {"Accept": "text/html"}, 406, "not_acceptable"),
+    ("POST", "/v1/purify", b"x", {"Content-Type": "text/plain"}, 415, "not_audio_type"),
+    ("POST", "/v1/purify", b"x", {"Content-Type": ""}, 415, "not_audio_type"),
+    ("POST", "/v1/purify", b"x", {"Content-Encoding": "gzip"}, 415, "encoded"),
+    ("POST", "/v1/purify", b"", {}, 422, "empty"),
+    ("POST", "/v1/purify", [b""], {}, 422, "empty"),
+    ("POST", "/v1/classify", bytes(LIMITS.body_bytes + 1), {}, 413, "too_large"),
+    ("POST", "/v1/classify", [bytes(LIMITS.body_bytes), b"x"], {}, 413, "too_large"),
+    ("POST", "/v1/classify", b"no sound at all", {}, 415, "not_sound"),
+    ("POST", "/v1/classify", sound(5.1), {}, 422, "too_long"),
+    ("POST", "/v1/classify", sound(0.1, channels=3), {}, 422, "too_many_channels"),
+    ("POST", "/v1/purify", sound(0.01), {}, 422, "too_short"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "headers", "status", "code"), REFUSALS)
+def test_a_refusal_is_one_sentence_in_one_form(
+    service: Running,
+    method: str,
+    path: str,
+    body: Any,
+    headers: dict[str, str],
+    status: int,
+    code: str,
+) -> None:
+    answer = service.client.request(
+        method,
+        path,
+        content=iter(body) if isinstance(body, list) else body,
+        headers={"Content-Type": "audio/wav", **headers},
+    )
+    assert answer.status_code == status
+    assert answer.json()["error"]["code"] == code
+    assert re.fullmatch(r"[^\n]{15,300}[.?!]", answer.json()["error"]["message"])
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"])
+
+
+def test_state_of_a_service_that_is_ready(service: Running) -> None:
+    for path, word in (("/healthz", "ok"), ("/readyz", "ready")):
+        answer = service.client.get(path)
+        assert answer.status_code == 200
+        assert answer.json() == {"status": word, "workers_ready": 1, "workers": 1}
+        assert answer.headers["cache-control"] == "no-store"
+        assert "access-control-allow-origin" not in answer.headers
+
+
+def families(service: Running) -> dict[str, Any]:
+    answer = service.client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    return {each.name: each for each in text_string_to_metric_families(answer.text)}
+
+
+def value(service: Running, family: str, **labels: str) -> float:
+    samples = families(service)[family].samples
+    kept = [s.value for s in samples if labels == {k: s.labels.get(k) for k in labels}]
+    return kept[0] if kept else 0.0
+
+
+def test_metrics_count_what_was_asked(service: Running) -> None:
+    route = {"route": "/v1/purify"}
+    before = [
+        value(service, "servax_requests", **route, status="200"),
+        value(service, "servax_sound_seconds", **route),
+        value(service, "servax_refusals", code="not_sound"),
+    ]
+    service.post("/v1/purify", sound(0.75))
+    service.post("/v1/purify", b"nonsense")
+    service.client.get(f"/{'secret' * 3}")
+    assert value(service, "servax_requests", **route, status="200") == before[0] + 1
+    assert value(service, "servax_sound_seconds", **route) == before[1] + 0.75
+    assert value(service, "servax_refusals", code="not_sound") == before[2] + 1
+    found = families(service)
+    assert {
+        "servax_request_seconds",
+        "servax_queue_length",
+        "servax_in_flight",
+        "servax_batch_size",
+        "servax_worker_restarts",
+        "servax_workers_ready",
+        "process_resident_memory_bytes",
+    } <= set(found)
+    routes = {s.labels["route"] for s in found["servax_requests"].samples if "route" in s.labels}
+    assert routes <= {
+        "/v1/purify", "/v1/classify", "/metrics", "/healthz", "/readyz", "/openapi.json", "other",
+    }  # fmt: skip
+
+
+def test_openapi_is_valid_and_complete(service: Running) -> None:
+    document = service.client.get("/openapi.json").json()
+    OpenAPI.model_validate(document)
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
+    assert references <= set(document["components"]["schemas"])
+    assert set(document["paths"]) == {
+        "/v1/purify", "/v1/classify", "/healthz", "/readyz", "/metrics",
+    }  # fmt: skip
+    for path in ("/v1/purify", "/v1/classify"):
+        told = document["paths"][path]["post"]
+        assert set(told["requestBody"]["content"]) == {"audio/*", "application/octet-stream"}
+        assert {"200", "401", "408", "413", "415", "422", "429", "500", "503", "504"} <= set(
+            told["responses"]
+        )
+        assert told["responses"]["422"]["content"]["application/json"]["schema"] == {
+            "$ref": "#/components/schemas/ErrorAnswer"
+        }
+    assert set(document["paths"]["/v1/purify"]["post"]["responses"]["200"]["content"]) == {
+        "audio/wav", "audio/flac",
+    }  # fmt: skip
+    residual = document["components"]["schemas"]["Classification"]["properties"]["residual"]
+    assert "attack" in residual["description"]
+
+
+def test_logs_are_json_and_hold_nothing_of_the_sound(service: Running) -> None:
+    answer = service.client.post(
+        "/v1/classify?",
+        content=sound(),
+        headers={
+            "Content-Type": 'audio/wav; name="private.wav"',
+            "Authorization": "Bearer confidential-token",
+            "X-Request-ID": "injected\\nline",
+        },
+    )
+    assert answer.status_code == 200
+    service.client.get("/v1/private/path?private=1")
+    lines = service.lines()
+    line = next(each for each in lines if each.get("request") == answer.headers["x-request-id"])
+    assert set(line) == {
+        "request", "method", "route", "status", "ms", "queued_ms", "bytes", "sound_seconds",
+        "rate", "channels", "container", "event", "level", "time",
+    }  # fmt: skip
+    assert (line["status"], line["rate"], line["sound_seconds"]) == (200, 16_000, 0.6)
+    for secret in ("private", "confidential", "injected", "RIFF"):
+        assert secret not in service.log.getvalue()
+
+
+def test_a_client_without_keep_alive_reads_a_refusal_before_its_body_ends(
+    service: Running,
+) -> None:
+    with httpx.Client(base_url=service.url) as client:
+        answer = client.post(
+            "/v1/purify",
+            content=bytes(4_000_000),
+            headers={"Content-Type": "audio/wav"},
+        )
+    assert answer.status_code == 413
+    assert answer.headers["connection"] == "close"
