@@ -75,6 +75,7 @@ class Served:
         self._wait_until_ready()
         self.ready_rss = self.rss()
         self.ready_pids = self.workers()
+        self._ready_files = self._files()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -153,14 +154,17 @@ class Served:
         ]
 
     def stray(self) -> list[str]:
-        """Return the files below the folders that the service saw as its own."""
+        """Return the files that came after the service was ready, below all it sees as its own."""
+        return sorted(self._files() - self._ready_files)
+
+    def _files(self) -> set[str]:
         root = Path(self._folder.name)
-        return sorted(
+        return {
             str(each.relative_to(root))
             for name in ("tmp", "home", "here")
             for each in (root / name).rglob("*")
             if each.is_file()
-        )
+        }
 
     def _wait_until_ready(self) -> None:
         until = time.monotonic() + 300
