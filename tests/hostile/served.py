@@ -23,7 +23,6 @@ SETTINGS = {
     "--model": "crnn-synthetic",
     "--purifier": "ssad-plus-synthetic",
     "--port": "0",
-    "--workers": "2",
     "--max-bytes": str(LIMIT),
     "--max-seconds": "10",
     "--body-timeout": "3",
@@ -45,7 +44,14 @@ class Answer:
 
 
 class Served:
-    """``servax serve`` with the packaged synthetic networks, on loopback, with a token."""
+    """``servax serve`` with the packaged synthetic networks, on loopback, with a token.
+
+    Args:
+        workers: How many processes compute.
+    """
+
+    def __init__(self, workers: int = 2) -> None:
+        self._settings = SETTINGS | {"--workers": str(workers)}
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="hostile-service-")
@@ -59,7 +65,7 @@ class Served:
         places = {"TMPDIR": root / "tmp", "HOME": root / "home", "SERVAX_CACHE": root / "home"}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                command + [part for pair in SETTINGS.items() for part in pair],
+                command + [part for pair in self._settings.items() for part in pair],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=root / "here",
@@ -90,6 +96,8 @@ class Served:
                 self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.process.kill()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
         return self.process.wait()
 
     def send(self, message: Message) -> Answer:
