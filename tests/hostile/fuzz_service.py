@@ -1,7 +1,6 @@
 """Sends thousands of hostile requests to a real service on loopback, and counts what came.
 
-    python tests/hostile/fuzz_service.py --requests 10000 --seed 0 \
-        --out results/hostile/service.json RECORDING...
+    python tests/hostile/fuzz_service.py --requests 10000 --out results/hostile/service.json
 
 Starts ``servax serve`` with the packaged synthetic networks, a token, and small limits. Meanwhile
 slow clients hold connections, and a good request is sent after every hundred hostile ones.
@@ -21,8 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from fuzz_sound import seeds_of
-from messages import TOKEN, Message, message, request
+from fuzz_sound import RECORDINGS, recordings, seeds_of
+from messages import Message, message, request
 from served import Answer, Served, wrong
 
 from servax.experiments.provenance import provenance
@@ -156,17 +155,18 @@ def finished(served: Served) -> dict[str, Any]:
 def main() -> None:
     """Run it from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recordings", nargs="+", type=Path, help="sound files to mutate")
+    parser.add_argument(
+        "recordings", nargs="*", default=RECORDINGS, help="sound files, below SERVAX_DATA"
+    )
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON record")
     given = parser.parse_args()
-    assert TOKEN.isascii()
-    sounds = seeds_of(given.recordings)
+    sounds = seeds_of(recordings(given.recordings))
     with Served() as served:
         record = attack(served, sounds, given.requests, given.seed) | finished(served)
     record |= {
-        "recordings": [path.name for path in given.recordings],
+        "recordings": list(given.recordings),
         "provenance": dict(provenance(shlex.join(["python", *sys.argv]))),
     }
     text = json.dumps(record, indent=2)

@@ -1,7 +1,6 @@
 """Gives thousands of mutated sound files to the decoder and the purifier, and counts what came.
 
-    python tests/hostile/fuzz_sound.py --mode body --mutants 10000 --seed 0 \
-        --out results/hostile/body.json RECORDING...
+    python tests/hostile/fuzz_sound.py --mode body --mutants 10000 --out results/hostile/body.json
 
 Takes a minute on one core. Nothing is repaired or skipped: a mutant ends in a refusal, in sound, or
 in the list of faults; --keep keeps its bytes.
@@ -11,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shlex
 import sys
@@ -27,8 +27,19 @@ from watched import Watched
 from servax import audio
 from servax.experiments.provenance import provenance
 
+RECORDINGS = (
+    "ravdess/Actor_01/03-01-01-01-01-01-01.wav",
+    "fsdd/recordings/0_george_0.wav",
+    "emodb/wav/03a01Fa.wav",
+)
+"""What is mutated where nobody says otherwise, below SERVAX_DATA."""
 FAULTS = {"crash", "hang", "traceback", "unexpected_refusal", "not_finite_after"}
 CLIP_SECONDS = 0.5
+
+
+def recordings(names: list[str]) -> list[Path]:
+    """Return the paths of recordings named below SERVAX_DATA, or from here."""
+    return [Path(os.environ.get("SERVAX_DATA", "."), name) for name in names]
 
 
 def clip_of(path: Path) -> NDArray[np.float32]:
@@ -39,10 +50,10 @@ def clip_of(path: Path) -> NDArray[np.float32]:
     return samples[start : start + length]
 
 
-def seeds_of(recordings: list[Path]) -> dict[str, bytes]:
+def seeds_of(paths: list[Path]) -> dict[str, bytes]:
     """Return the recordings in all containers, the first also as two channels of 8 kHz."""
     seeds = {}
-    for number, path in enumerate(recordings):
+    for number, path in enumerate(paths):
         clip = clip_of(path)
         seeds |= {f"{number}-{name}": body for name, body in encoded(clip, 16_000).items()}
         stereo = np.stack([clip[::2], clip[::2] / 2], axis=1)
@@ -102,7 +113,9 @@ def attack(
 def main() -> None:
     """Run it from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recordings", nargs="+", type=Path, help="sound files to mutate")
+    parser.add_argument(
+        "recordings", nargs="*", default=RECORDINGS, help="sound files, below SERVAX_DATA"
+    )
     parser.add_argument("--mode", choices=("body", "file"), default="body")
     parser.add_argument("--mutants", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
@@ -110,11 +123,11 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for mutants that broke something")
     parser.add_argument("--out", type=Path, help="JSON record")
     given = parser.parse_args()
-    seeds = seeds_of(given.recordings)
+    seeds = seeds_of(recordings(given.recordings))
     with Watched(given.mode, given.purifier) as watched:
         record = attack(watched, seeds, given.mutants, given.seed, given.keep)
     record |= {
-        "recordings": [path.name for path in given.recordings],
+        "recordings": list(given.recordings),
         "purifier": given.purifier,
         "provenance": dict(provenance(shlex.join(["python", *sys.argv]))),
     }
