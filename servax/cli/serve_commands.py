@@ -18,10 +18,10 @@ def serve(
     batch_wait: float = 2.0,
     deadline: float = 30.0,
     body_timeout: float = 20.0,
-    work_seconds: float = 10.0,
+    work_seconds: float = 20.0,
     shutdown_seconds: float = 30.0,
-    max_bytes: int = 16_777_216,
-    max_seconds: float = 60.0,
+    max_bytes: int = 20_971_520,
+    max_seconds: float = 120.0,
     max_channels: int = 2,
     decode_seconds: float = 5.0,
     page: bool = False,
@@ -51,7 +51,7 @@ def serve(
         work_seconds: After which a worker at one batch is taken for hung and killed.
         shutdown_seconds: For what was accepted, when the service ends.
         max_bytes: Size of a body.
-        max_seconds: How long a sound may play.
+        max_seconds: How long a sound may play; 12 million samples of all channels bound it too.
         max_channels: Channels of a sound; each is purified on its own.
         decode_seconds: How long decoding a sound may take.
         page: Also serve the page to try attacks on (pip install 'servax[demo]').

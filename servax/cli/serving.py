@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import TYPE_CHECKING
 
 from servax.cli.output import say
 from servax.service.logs import open_log
 from servax.service.server import Place, serve
 from servax.service.settings import ServiceSettings
 from servax.service.tokens import Tokens, read_tokens, readable_by_others
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from servax.service.gate import Gate
 
 
 def serve_http(
@@ -26,8 +32,12 @@ def serve_http(
     if token_file is not None and readable_by_others(token_file):
         say(f"warning: {token_file} can be read by everybody on this machine: chmod 600 it")
     place = Place(host, port, tokens, allow_open)
-    mount = importlib.import_module("servax.service.page").mount_page if page else None
-    serve(settings, place, open_log(), announce=_announce, mount=mount)
+
+    def mount(app: FastAPI, gate: Gate) -> None:
+        package = importlib.import_module("servax.service.page")
+        package.mount_page(app, gate.call, admits=tokens.know if tokens else None)
+
+    serve(settings, place, open_log(), announce=_announce, mount=mount if page else None)
     return 0
 
 

@@ -7,10 +7,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from servax.service.refusals import ClientGone, Refusal
-from servax.service.settings import MEBIBYTE
 
 Receive = Callable[[], Awaitable[Any]]
-UNREAD_BYTES = MEBIBYTE
+UNREAD_BYTES = 2**20
 """What is left of a refused body is read and thrown away up to here; else the connection ends."""
 
 

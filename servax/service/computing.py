@@ -13,7 +13,6 @@ import torch
 from servax.bulk.files import LOUDEST
 from servax.defences.detector import Detector
 from servax.features import FrontEnd
-from servax.purifier.sound import SHORTEST_SECONDS
 from servax.service.answers import Classification, Verdict
 from servax.service.decoding import Decoded
 from servax.service.models import Models
@@ -34,7 +33,7 @@ class Computer:
         self._detector = Detector(models.purifier)
 
     def purify(self, sound: Decoded, container: Container) -> bytes:
-        """Return a WAV or FLAC file of 16 bits with each channel of a checked sound purified.
+        """Return a WAV or FLAC file of 16 bits with each channel of a decoded sound purified.
 
         Raises:
             Refusal: FLAC is asked for, and cannot hold the rate of the sound.
@@ -58,7 +57,7 @@ class Computer:
 
     @torch.inference_mode()
     def classify(self, sounds: Sequence[Decoded]) -> list[Classification]:
-        """Return what the recogniser says about sounds that `check` lets pass, all at once.
+        """Return what the recogniser says about sounds, all at once.
 
         Of a sound longer than the recogniser's input (about 6 s) the middle is heard.
         """
@@ -92,20 +91,3 @@ class Computer:
         labels = self.models.recogniser.labels
         values = dict(zip(labels, probabilities.tolist(), strict=True))
         return Verdict(labels[int(probabilities.argmax())], values)
-
-
-def check(sound: Decoded) -> None:
-    """Refuse a sound that is too short to be heard, or not finite.
-
-    Raises:
-        Refusal: It is.
-    """
-    seconds = len(sound.samples) / sound.rate
-    if len(sound.samples) < np.ceil(SHORTEST_SECONDS * sound.rate):
-        raise Refusal(
-            422,
-            "too_short",
-            f"The sound is {seconds:.3f} s long, expected at least {SHORTEST_SECONDS} s.",
-        )
-    if not np.isfinite(sound.samples).all():
-        raise Refusal(422, "not_finite", "The sound holds NaN or infinite samples.")

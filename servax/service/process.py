@@ -88,7 +88,7 @@ def work(tasks: Sequence[Task], limits: Limits) -> list[Result]:
         elif task.kind == "purify":
             results[place] = attempt(_purified, computer, task, limits)
         else:
-            sound = attempt(_checked, task, limits)
+            sound = attempt(decode, task.body, limits)
             if isinstance(sound, Decoded):
                 sounds[place] = sound
             else:
@@ -113,16 +113,8 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
         return Broke(type(error).__name__, tuple(f"{f.name}:{f.lineno}" for f in frames))
 
 
-def _checked(task: Order, limits: Limits) -> Decoded:
-    from servax.service.computing import check
-
-    sound = decode(task.body, limits)
-    check(sound)
-    return sound
-
-
 def _purified(computer: Computer, task: Order, limits: Limits) -> Done:
-    sound = _checked(task, limits)
+    sound = decode(task.body, limits)
     return Done(computer.purify(sound, task.container), heard(sound))
 
 

@@ -10,8 +10,6 @@ from servax.errors import SettingError
 from servax.pretrained import PURIFIER, RECOGNISER
 from servax.service.decoding import Limits
 
-MEBIBYTE = 2**20
-
 
 def cpus() -> int:
     """Return how many CPUs this process may run on."""
@@ -19,11 +17,6 @@ def cpus() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS
         return os.cpu_count() or 1
-
-
-def default_limits() -> Limits:
-    """Return what a sound may be where nobody says otherwise."""
-    return Limits(body_bytes=16 * MEBIBYTE, seconds=60.0, channels=2, decode_seconds=5.0)
 
 
 @dataclass(frozen=True)
@@ -50,11 +43,11 @@ class ServiceSettings:
     """From the admission of a request to its answer."""
     body_seconds: float = 20.0
     """How long the body of a request may take to arrive."""
-    work_seconds: float = 10.0
+    work_seconds: float = 20.0
     """How long a worker may be at one batch before it is taken for hung and killed."""
     shutdown_seconds: float = 30.0
     """How long a service that ends goes on with what it accepted."""
-    limits: Limits = field(default_factory=default_limits)
+    limits: Limits = field(default_factory=Limits)
     """What one sound may be."""
 
     def __post_init__(self) -> None:
@@ -70,7 +63,3 @@ class ServiceSettings:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise SettingError(name, value, "a number >= 0")
-        for name in ("body_bytes", "seconds", "channels", "decode_seconds"):
-            value = getattr(self.limits, name)
-            if not (math.isfinite(value) and value > 0):
-                raise SettingError(f"the limit of {name}", value, "a number > 0")

@@ -126,7 +126,7 @@ REFUSALS: list[tuple[str, str, Any, dict[str, str], int, str]] = [
     ("POST", "/v1/classify", bytes(LIMITS.body_bytes + 1), {}, 413, "too_large"),
     ("POST", "/v1/classify", [bytes(LIMITS.body_bytes), b"x"], {}, 413, "too_large"),
     ("POST", "/v1/classify", b"no sound at all", {}, 415, "not_sound"),
-    ("POST", "/v1/classify", sound(5.1), {}, 422, "too_long"),
+    ("POST", "/v1/classify", sound(5.1), {}, 413, "too_long"),
     ("POST", "/v1/classify", sound(0.1, channels=3), {}, 422, "too_many_channels"),
     ("POST", "/v1/purify", sound(0.01), {}, 422, "too_short"),
 ]

@@ -1,0 +1,142 @@
+"""Connections that send too slowly, never ask, or never read."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import socket
+import time
+from typing import Any
+
+import pytest
+import uvicorn
+from service_running import Running
+
+from servax.service.connections import patient_protocol
+from servax.service.envelope import Envelope
+from servax.service.logs import open_log
+from servax.service.metrics import Metrics
+
+POST = b"POST /v1/purify HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\n"
+
+
+def told(service: Running, request: bytes) -> bytes:
+    """Return all that comes back for the bytes of a request, up to the end of its first answer."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+        connection.sendall(request)
+        answer = b""
+        while b'"}}' not in answer and (part := connection.recv(65_536)):
+            answer += part
+    return answer
+
+
+def test_a_body_said_to_be_too_large_is_refused_unread(service: Running) -> None:
+    answer = told(service, POST + b"Content-Length: 99999999999\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in answer.lower()
+
+
+def test_chunks_are_counted(service: Running) -> None:
+    chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
+    answer = told(service, POST + b"Transfer-Encoding: chunked\r\n\r\n" + 7 * chunk)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_slow_body_is_not_waited_for(service: Running) -> None:
+    answer = told(service, POST + b"Content-Length: 1000\r\n\r\nRIFF")
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"slow_body" in answer
+    service.wait(lambda: service.dispatcher._inside == 0)
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"nonsense\r\n\r\n",
+        POST + b"Content-Length: -1\r\n\r\n",
+        POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 100_000 + b"\r\n\r\n",
+    ],
+)
+def test_what_is_not_http_is_refused_by_the_server(service: Running, request_bytes: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+        connection.sendall(request_bytes)
+        assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
+    assert service.client.get("/healthz").status_code == 200
+
+
+def test_a_connection_that_asks_for_nothing_ends() -> None:
+    async def hello(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def story() -> None:
+        config = uvicorn.Config(
+            hello, http=patient_protocol(0.2, most=2), lifespan="off", log_config=None, ws="none"
+        )
+        server = uvicorn.Server(config)
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: ")
+        other, held = await asyncio.open_connection("127.0.0.1", port)
+        third, unheard = await asyncio.open_connection("127.0.0.1", port)
+        with pytest.raises(ConnectionError):
+            assert not await third.read()
+            raise ConnectionError
+        begun = time.monotonic()
+        assert b"204" in await asyncio.wait_for(reader.read(), 10)
+        assert await asyncio.wait_for(other.read(), 10) == b""
+        assert time.monotonic() - begun > 0.1
+        for each in (writer, held, unheard):
+            each.close()
+        server.should_exit = True
+        await serving
+
+    asyncio.run(story())
+
+
+def test_an_answer_that_nobody_reads_gives_its_place_back() -> None:
+    async def large(scope: Any, receive: Any, send: Any) -> None:
+        scope["servax"].held.callback(given_back.append, True)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(3 * 2**18)})
+
+    async def unread(message: Any) -> None:
+        sent.append(len(message.get("body", b"")))
+        if len(sent) == 3:
+            await asyncio.Event().wait()
+
+    sent: list[int] = []
+    given_back: list[bool] = []
+    log = io.StringIO()
+    envelope = Envelope(
+        large, log=open_log(log), metrics=Metrics(), routes=("/v1/purify",), answer_seconds=0.05
+    )
+    scope = {"type": "http", "path": "/v1/purify", "method": "POST", "headers": []}
+    asyncio.run(envelope(scope, asyncio.Event().wait, unread))  # type: ignore[arg-type]
+    assert sent == [0, 2**18, 2**18]
+    assert given_back == [True]
+    assert '"code": "slow_reader"' in log.getvalue()
+
+
+def test_what_breaks_is_answered_without_its_words() -> None:
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        raise ValueError("secret /home/somebody")
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    log = io.StringIO()
+    envelope = Envelope(broken, log=open_log(log), metrics=Metrics(), routes=(), answer_seconds=1.0)
+    scope = {"type": "http", "path": "/v1/purify", "method": "POST", "headers": []}
+    asyncio.run(envelope(scope, asyncio.Event().wait, send))  # type: ignore[arg-type]
+    assert sent[0]["status"] == 500
+    assert b'"code": "internal"' in sent[1]["body"]
+    for said in (sent[1]["body"].decode(), log.getvalue()):
+        assert "secret" not in said
+    assert '"error": "ValueError"' in log.getvalue()
+    assert "broken:" in log.getvalue()

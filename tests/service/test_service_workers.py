@@ -1,0 +1,65 @@
+"""Real worker processes that crash, hang and break."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from dataclasses import replace
+
+import psutil
+import pytest
+from service_running import SETTINGS, Running, sound
+from worker_functions import die, double, fail, refuse, sleep, unpicklable
+
+from servax.service.gate import BrokeError
+from servax.service.refusals import Refusal
+
+
+def test_functions_run_in_a_worker(service: Running) -> None:
+    assert service.call(double, 21) == 42
+    with pytest.raises(Refusal, match="volume is 11, expected at most 10"):
+        service.call(refuse)
+    for each in (fail, unpicklable):
+        with pytest.raises(BrokeError):
+            service.call(each)
+    assert "secret" not in service.log.getvalue()
+    assert service.call(double, 1) == 2
+
+
+def test_workers_that_die_or_hang_are_begun_anew() -> None:
+    with Running(replace(SETTINGS, work_seconds=1.5)) as service:
+        assert service.client.get("/readyz").json()["status"] == "loading"
+        service.wait(lambda: service.dispatcher.ready)
+        (first,) = service.dispatcher.pids
+
+        # Killed while a sound is at work: it is done by the next worker.
+        killer = threading.Timer(0.3, os.kill, (first, signal.SIGKILL))
+        killer.start()
+        assert service.call(sleep, 0.8) == "slept"
+        assert service.post("/v1/classify", sound()).status_code == 200
+        (second,) = service.dispatcher.pids
+        assert second != first
+
+        # Killed while it was idle: noticed before anybody asks.
+        os.kill(second, signal.SIGKILL)
+        service.wait(lambda: service.dispatcher.pids not in ([second], []))
+
+        with pytest.raises(Refusal, match="2 workers crashed") as refused:
+            service.call(die)
+        assert refused.value.code == "worker_lost"
+        assert service.call(double, 3) == 6
+        events = [line["event"] for line in service.lines()]
+        assert events.count("worker_lost") == 4
+        ours = service.dispatcher.pids
+    assert not any(psutil.pid_exists(pid) for pid in ours)
+
+
+def test_a_worker_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("servax.service.dispatcher.TRIES", 1)
+    with Running(replace(SETTINGS, work_seconds=0.5)) as service:
+        service.wait(lambda: service.dispatcher.ready)
+        (pid,) = service.dispatcher.pids
+        with pytest.raises(Refusal, match=r"took longer than 0\.5 s"):
+            service.call(sleep, 60.0)
+        assert not psutil.pid_exists(pid)
