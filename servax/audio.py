@@ -214,6 +214,8 @@ def opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
         AudioError: The file is missing, empty, not sound or visibly cut off.
     """
     path = Path(path)
+    # By its path libsndfile would look for a resource fork beside it, and believe the "._NAME" that
+    # a Mac leaves beside every file on a foreign disk more than an MP3 itself.
     with _regular(path) as file, open_sound(file, path) as sound:
         yield sound
 

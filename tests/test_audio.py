@@ -253,6 +253,15 @@ def test_what_a_header_promises_is_not_allocated(tmp_path: Path, total: int, sen
         audio.read(path)
 
 
+def test_what_a_mac_leaves_beside_a_file_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "tone.mp3"
+    soundfile.write(path, tone(RATE), RATE)
+    (tmp_path / "._tone.mp3").write_bytes(b"\0\x05\x16\x07\0\x02\0\0Mac OS X" + bytes(4_000))
+    with pytest.raises(soundfile.LibsndfileError, match="Error opening"):
+        soundfile.SoundFile(path)
+    assert audio.read(path).shape == (RATE,)
+
+
 def test_a_file_object_is_read_as_its_path_is(wav: Path) -> None:
     with audio.open_sound(io.BytesIO(wav.read_bytes()), "body") as sound:
         parts = list(audio.blocks(sound, "body", first=100, last=RATE, size=4_096))
