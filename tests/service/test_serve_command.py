@@ -134,23 +134,36 @@ def test_a_missing_extra_is_named(
     assert "pip install 'servax[serve]'" in capsys.readouterr().err
 
 
+HELP = """
+import sys
+from servax.cli import main
+main(["serve", "--help"])
+assert not {"torch", "fastapi"} & set(sys.modules)
+"""
+SERVER = """
+import sys
+import servax.cli.serving, servax.service.app, servax.service.server
+assert "torch" not in sys.modules
+"""
+
+
+def run(code: str) -> str:
+    environment = {**os.environ, "COLUMNS": "200"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return " ".join(done.stdout.split())
+
+
 def test_help_tells_units_and_loads_no_torch() -> None:
-    told = subprocess.run(
-        [sys.executable, "-c", "import sys\nfrom servax.cli import main\nmain(['serve', '--help'])\n"
-         "assert 'torch' not in sys.modules and 'fastapi' not in sys.modules"],
-        capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "200"},
-    )  # fmt: skip
+    told = run(HELP)
     for words in ("in milliseconds", "in seconds; then 504", "default: 127.0.0.1", "20971520"):
-        assert words in " ".join(told.stdout.split()), words
+        assert words in told, words
 
 
 def test_the_server_itself_loads_no_torch() -> None:
-    told = subprocess.run(
-        [sys.executable, "-c", "import sys\nimport servax.service.server\nimport servax.cli.serving\n"
-         "print('torch' in sys.modules)"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert told.stdout.strip() == "False"
+    run(SERVER)
 
 
 def test_a_token_file_that_others_can_read_is_warned_of(

@@ -99,7 +99,7 @@ def test_this_machine_alone_needs_no_token(host: str) -> None:
     check_open(host, Tokens(), allow_open=False)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.0.2.7"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7"])
 def test_others_are_let_in_only_by_token_or_by_word(host: str) -> None:
     with pytest.raises(SettingError, match="--token-file FILE, or --allow-open"):
         open_socket(Place(host, 0))
@@ -119,4 +119,4 @@ def test_a_place_that_cannot_be_listened_at_is_refused() -> None:
     with pytest.raises(SettingError, match="port is 70000, expected a number from 0 to 65535"):
         Place(port=70_000)
     with pytest.raises(SettingError, match="an address or a name of this machine"):
-        open_socket(Place("no such host.invalid", 0))
+        open_socket(Place("a..b", 0))
