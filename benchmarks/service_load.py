@@ -44,7 +44,6 @@ PAGE = Path(__file__).parent / "service.md"
 TABLE = re.compile(r"(?<=<!-- table -->\n).*(?=<!-- end -->)", re.DOTALL)
 WARM_SHARE = 0.2
 """Share of the requests after which memory counts as warm."""
-LONGEST_SECONDS = 900.0
 MEBIBYTE = 2**20
 
 
@@ -211,7 +210,7 @@ async def load(
         if options.kill_every:
             beside.append(asyncio.create_task(kill(server, options.kill_every, kills)))
         begun = time.monotonic()
-        until = begun + LONGEST_SECONDS
+        until = begun + options.longest
         await asyncio.gather(*(client(web, orders, told, until) for _ in range(options.clients)))
         seconds = time.monotonic() - begun
         for each in beside:
@@ -352,6 +351,7 @@ def arguments() -> argparse.Namespace:
     add("--workers", type=int, help="--workers of the service (one for each CPU)")
     add("--purify-share", type=float, default=0.5, help="the rest is classified (%(default)s)")
     add("--kill-every", type=float, default=0.0, help="seconds between two kills (0: none)")
+    add("--longest", type=float, default=900.0, help="seconds; then no more are sent (%(default)s)")
     add("--clips", type=int, default=400, help="recordings sent in turn (%(default)s)")
     add("--seed", type=int, default=0, help="draws recordings, routes and victims (%(default)s)")
     add("--name", default="load", help="of the run, in the table (%(default)s)")

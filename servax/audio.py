@@ -23,7 +23,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -214,11 +213,13 @@ def opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
         AudioError: The file is missing, empty, not sound or visibly cut off.
     """
     path = Path(path)
+    # By its path libsndfile would look for a resource fork beside it, and believe the "._NAME" that
+    # a Mac leaves beside every file on a foreign disk more than an MP3 itself.
     with _regular(path) as file, open_sound(file, path) as sound:
         yield sound
 
 
-def open_sound(file: BinaryIO, name: str | Path) -> soundfile.SoundFile:
+def open_sound(file: io.BufferedIOBase, name: str | Path) -> soundfile.SoundFile:
     """Return the sound in a file object after every check that needs no decoding.
 
     Args:
@@ -239,13 +240,11 @@ def open_sound(file: BinaryIO, name: str | Path) -> soundfile.SoundFile:
     file.seek(0)
     unclosed = head.startswith(b"RIFF") and WITHOUT_SIZE in head
     try:
-        sound = soundfile.SoundFile(_with_size(file) if unclosed else file)
+        sound = soundfile.SoundFile(_Steady(_with_size(file) if unclosed else file))
     except soundfile.LibsndfileError as error:
         if error.code == MALFORMED:
             reason = "is damaged or cut off (its header promises more)"
             raise AudioError(name, reason, cause="damaged") from None
-        raise AudioError(name, NOT_SOUND, cause="not_sound") from None
-    except TypeError:  # a name that ends in .raw, without a rate
         raise AudioError(name, NOT_SOUND, cause="not_sound") from None
     try:
         _check_header(name, sound)
@@ -253,6 +252,23 @@ def open_sound(file: BinaryIO, name: str | Path) -> soundfile.SoundFile:
         sound.close()
         raise
     return sound
+
+
+class _Steady:
+    """A file object whose seeks never raise: a callback from C has nowhere to raise to.
+
+    A header that lies can send libsndfile to before the start of its file.
+    """
+
+    def __init__(self, file: io.BufferedIOBase) -> None:
+        self._file = file
+        self.readinto, self.tell = file.readinto, file.tell
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, OverflowError, ValueError):
+            return self._file.tell()
 
 
 def blocks(
@@ -332,7 +348,7 @@ def _decode(path: Path, start: float, end: float | None) -> tuple[Samples, int]:
         return parts[0] if len(parts) == 1 else np.concatenate(parts), int(sound.samplerate)
 
 
-def _regular(path: Path) -> BinaryIO:
+def _regular(path: Path) -> io.BufferedIOBase:
     """Return what is a readable, regular file, opened, or refuse it."""
     try:
         if path.is_dir():
@@ -347,7 +363,7 @@ def _regular(path: Path) -> BinaryIO:
         raise AudioError(repr(str(path)), f"cannot be opened ({reason})") from None
 
 
-def _with_size(file: BinaryIO) -> io.BytesIO:
+def _with_size(file: io.BufferedIOBase) -> io.BytesIO:
     """Return a WAV file whose data size was left at 0, with the size that means "streamed".
 
     libsndfile takes 0xFFFFFFFF for "up to the end", but 0 for "no samples".
@@ -374,7 +390,7 @@ def _check_header(name: str | Path, sound: soundfile.SoundFile) -> None:
         raise AudioError(name, reason, cause="length_unknown")
 
 
-def _ogg_is_cut(file: BinaryIO) -> bool:
+def _ogg_is_cut(file: io.BufferedIOBase) -> bool:
     """Tell whether the last page is incomplete or lacks the end-of-stream flag (RFC 3533)."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - 2 * 65_307))  # the largest page has 65 307 bytes

@@ -253,6 +253,34 @@ def test_what_a_header_promises_is_not_allocated(tmp_path: Path, total: int, sen
         audio.read(path)
 
 
+def test_what_a_mac_leaves_beside_a_file_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "tone.mp3"
+    soundfile.write(path, tone(RATE), RATE)
+    (tmp_path / "._tone.mp3").write_bytes(b"\0\x05\x16\x07\0\x02\0\0Mac OS X" + bytes(4_000))
+    with pytest.raises(soundfile.LibsndfileError, match="Error opening"):
+        soundfile.SoundFile(path)
+    assert audio.read(path).shape == (RATE,)
+
+
+def test_a_seek_that_no_file_has_stays_where_it_is(wav: Path) -> None:
+    with wav.open("rb") as file:
+        for steady in (audio._Steady(file), audio._Steady(io.BytesIO(wav.read_bytes()))):
+            steady.seek(3)
+            assert (steady.seek(-1), steady.seek(2**70)) == (3, 3)
+
+
+def test_a_header_that_points_before_the_file_says_nothing_on_stderr(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "before.aiff"
+    soundfile.write(path, tone(RATE), RATE)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.index(b"COMM") + 26])  # and not the chunk of the samples
+    with pytest.raises(AudioError, match=re.escape(str(path))):
+        audio.read(path)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_file_object_is_read_as_its_path_is(wav: Path) -> None:
     with audio.open_sound(io.BytesIO(wav.read_bytes()), "body") as sound:
         parts = list(audio.blocks(sound, "body", first=100, last=RATE, size=4_096))

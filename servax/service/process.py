@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -37,7 +38,20 @@ def begin() -> None:
     """Prepare a worker: the server alone ends it, or the end of the server."""
     for each in (signal.SIGINT, signal.SIGTERM):  # a terminal and a supervisor send them to all
         signal.signal(each, signal.SIG_IGN)
+    _silence_libraries()
     threading.Thread(target=_end_with_server, daemon=True).start()
+
+
+def _silence_libraries() -> None:
+    """Keep what C libraries write on stderr out of the log: libmpg123 quotes bytes of a bad MP3.
+
+    What Python itself writes still goes there.
+    """
+    sys.stderr.flush()
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def _end_with_server() -> None:

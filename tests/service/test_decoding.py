@@ -235,12 +235,6 @@ def test_slow_decoding_is_given_up() -> None:
     assert str(refusal) == sentence
 
 
-def test_a_seek_that_no_file_has_stays_where_it_is() -> None:
-    body = decoding._Body(b"12345")
-    body.seek(3)
-    assert (body.seek(-1), body.seek(2**70), body.seek(1, 9)) == (3, 3, 3)
-
-
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [

@@ -171,7 +171,9 @@ def test_what_expired_in_the_queue_is_not_computed() -> None:
         scene = Scene(deadline_seconds=0.1)
         Stub.work_of = scene.echo
         scene.dispatcher.start()
-        asked = [scene.ask(b"at work"), scene.ask(b"late"), scene.ask(b"later")]
+        asked = [scene.ask(b"at work")]
+        await settle()
+        asked += [scene.ask(b"late"), scene.ask(b"later")]
         for each in asked:
             with pytest.raises(Refusal, match=r"No answer within 0\.1 s") as refused:
                 await each
