@@ -73,8 +73,8 @@ class Times:
     """On the clock."""
     cpu_seconds: Spread
     """Of this process, all of its threads."""
-    last: object = None
-    """What the contender returned in the last round."""
+    results: tuple[object, ...] = ()
+    """What the contender returned in each round."""
 
     def told(self) -> dict[str, Any]:
         """Return the times for a result file."""
@@ -112,19 +112,20 @@ def race(
         run()
     clock: dict[str, list[float]] = {name: [] for name in contenders}
     busy: dict[str, list[float]] = {name: [] for name in contenders}
-    last: dict[str, object] = {}
+    results: dict[str, list[object]] = {name: [] for name in contenders}
     for number in range(rounds):
         order = list(contenders)
         for name in order if number % 2 == 0 else order[::-1]:
             gc.collect()
             begin, processor = time.perf_counter(), time.process_time()
-            last[name] = contenders[name]()
+            result = contenders[name]()
             clock[name].append(time.perf_counter() - begin)
             busy[name].append(time.process_time() - processor)
+            results[name].append(result)
         told = ", ".join(f"{name} {seconds[-1]:.3g} s" for name, seconds in clock.items())
         print(f"round {number + 1}/{rounds}: {told}", file=sys.stderr, flush=True)
     return {
-        name: Times(Spread(tuple(clock[name])), Spread(tuple(busy[name])), last[name])
+        name: Times(Spread(tuple(clock[name])), Spread(tuple(busy[name])), tuple(results[name]))
         for name in contenders
     }
 
