@@ -218,8 +218,9 @@ def show(found: Mapping[str, Any]) -> None:
     print(", ".join(f"{package} {number}" for package, number in found["versions"].items()))
     for each in found["rates"]:
         print(
-            f"{each['dtype']}: {each['gflops']:.0f} GFLOP/s, {each['gigabytes']:.1f} GB/s, "
-            f"{each['threads']} threads"
+            f"{each['dtype']}, {each['threads']} threads: {each['product_gflops']:.0f} GFLOP/s in "
+            f"a matrix product, {each['convolution_gflops']:.0f} in a convolution; "
+            f"{each['gigabytes']:.1f} GB/s"
         )
     for name, took in found["times"].items():
         clock, busy = took["seconds"], took["cpu_seconds"]
