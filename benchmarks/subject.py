@@ -59,11 +59,13 @@ class Subject:
 class Turns:
     """A contender that meets the next batch each time it is called."""
 
-    def __init__(self, run: Callable[[Tensor, Tensor], Any], batches: Batches) -> None:
+    def __init__(
+        self, run: Callable[[Tensor, Tensor], Any], batches: Batches, *, warm_up: int = 1
+    ) -> None:
         self.run = run
-        # The call before the clock starts meets the last batch, so that the first round has the
-        # first.
-        self.batches = cycle([batches[-1], *batches[:-1]])
+        # What is run before the clock starts meets the last batches: the first round has the first.
+        first = -warm_up % len(batches)
+        self.batches = cycle([*batches[first:], *batches[:first]])
 
     def __call__(self) -> Any:
         """Return what the run makes of the next batch."""
