@@ -1,6 +1,6 @@
-"""Writes the table of `README.md` from `results/*.json`: a row is never typed.
+"""Writes the table of `README.md` and `docs/speed.md` from `results/*.json`: no row is typed.
 
-Without options it writes; with ``--check`` it fails when the page is not what the results say.
+Without options it writes; with ``--check`` it fails when a page is not what the results say.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+PAGES = (HERE / "README.md", HERE.parent / "docs" / "speed.md")
+"""Pages that hold the table."""
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 HEAD = ("what", "against", "target", "measured", "met", "floor", "on a GPU", "command")
 ORDER = ("pgd", "attack_grid", "auto_attack", "training_step")
@@ -56,17 +58,19 @@ def main() -> int:
     """Write or check the page; 1 when a check fails."""
     parser = argparse.ArgumentParser(description="The table of benchmarks/README.md.")
     parser.add_argument("--check", action="store_true", help="write nothing, fail on a difference")
-    parser.add_argument("--page", type=Path, default=HERE / "README.md", help="which page")
+    parser.add_argument("--pages", type=Path, nargs="+", default=PAGES, help="which pages")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of results")
     given = parser.parse_args()
-    page = given.page.read_text(encoding="utf-8")
-    new = filled(page, given.results)
-    if given.check:
-        if page != new:
-            print(f"{given.page} is not what the results say; run benchmarks/table.py")
-        return int(page != new)
-    given.page.write_text(new, encoding="utf-8")
-    return 0
+    stale = 0
+    for path in given.pages:
+        page = path.read_text(encoding="utf-8")
+        new = filled(page, given.results)
+        if given.check and page != new:
+            print(f"{path} is not what the results say; run python benchmarks/table.py")
+            stale = 1
+        elif not given.check:
+            path.write_text(new, encoding="utf-8")
+    return stale
 
 
 if __name__ == "__main__":
