@@ -32,7 +32,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from table1 import held_out
+from subject import held_out
 from torch import Tensor, nn
 
 from servax.attacks import (

@@ -5,6 +5,7 @@ from servax.attacks.auto_pgd import APGD, TargetedAPGD
 from servax.attacks.base import Attack
 from servax.attacks.counting import Counting
 from servax.attacks.estimated import NES, SPSA
+from servax.attacks.fast import FastGradients
 from servax.attacks.gradient import FGSM, PGD, class_loss
 from servax.attacks.noise import RandomNoise
 from servax.attacks.outside import Outside, presets
@@ -27,6 +28,7 @@ __all__ = [
     "Cascade",
     "Counting",
     "DiversePGD",
+    "FastGradients",
     "Found",
     "MomentumPGD",
     "Outcome",

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from servax.attacks import FGSM, Counting
+from servax.attacks.fast import with_gradients
 from servax.audit.material import Material
 from servax.audit.systems import System
 from servax.audit.threats import Threat
 from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.evaluation.protocol import Condition, Identity, identified, prediction_rows
 from servax.training import generator
+from servax.training.device import Precision
 
 Tick = Callable[[], None]
 
@@ -64,6 +66,7 @@ def attack_source(
     *,
     batch_size: int,
     tick: Tick,
+    gradients: Precision = "float32",
 ) -> Attacked:
     """Return what inputs made against `source` do to every system (oblivious, transfer).
 
@@ -71,7 +74,7 @@ def attack_source(
     A system whose own model is the source meets an attacker who knows it: its rows say so.
     """
     moved = {strength: material.x.clone() for strength in threat.sweep or (threat.strength,)}
-    counting = Counting(source)
+    counting = Counting(with_gradients(source, gradients))
     for number, positions in enumerate(_batches(torch.arange(len(material)), batch_size)):
         draws = generator(identity.seed, threat.name, threat.knowledge, number)
         for strength, found in _run(threat, counting, material, positions, draws):
@@ -100,6 +103,7 @@ def attack_system(
     *,
     batch_size: int,
     tick: Tick,
+    gradients: Precision = "float32",
 ) -> Attacked:
     """Return what an attack through one system does to it.
 
@@ -114,11 +118,12 @@ def attack_system(
         identity: What is the same in every row.
         batch_size: Utterances attacked together.
         tick: Called once per batch.
+        gradients: In which precision they are computed.
     """
     strengths = threat.sweep or (threat.strength,)
     moved = {strength: material.x.clone() for strength in strengths}
     wrong = {strength: predictions.clone() for strength in strengths}
-    counting = Counting(attacked)
+    counting = Counting(with_gradients(attacked, gradients))
     reseed(system, identity.seed, threat.name)
     for number, positions in enumerate(_batches(right, batch_size)):
         draws = generator(identity.seed, threat.name, threat.knowledge, number)

@@ -50,6 +50,7 @@ def evaluation_card(scene: Scene, planned: list[Planned], measures: pd.DataFrame
             else None
         ),
         "tier": s.tier,
+        **({} if s.gradients == "float32" else {"gradients": f"{s.gradients} (fast mode)"}),
         "attacks": _attacks(planned),
         "model": {
             "name": subject.name,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from servax.attacks.fast import labelled
 from servax.audit.material import Material, Progress, gather
 from servax.audit.own_parts import own_attacks
 from servax.audit.settings import AuditSettings
@@ -44,7 +45,8 @@ class Scene:
     def identity(self) -> Identity:
         """What is the same in every row of the records."""
         s = self.settings
-        return Identity(self.subject.name, s.selection.held_out, s.seed)
+        name = labelled(self.subject.name, s.gradients)
+        return Identity(name, s.selection.held_out, s.seed)
 
     @property
     def defences(self) -> tuple[System, ...]:

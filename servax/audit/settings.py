@@ -9,6 +9,7 @@ from servax.audit.selection import Selection
 from servax.audit.threats import KNOWLEDGE, Knowledge
 from servax.audit.tiers import TIERS, Budget, Tier
 from servax.errors import SettingError
+from servax.training.device import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,8 @@ class AuditSettings:
     """Utterances attacked together."""
     snr_db: float = 30.0
     """Budget of the attack on the sound: its signal-to-noise ratio at least, in dB."""
+    gradients: Precision = "float32"
+    """`bfloat16` is the fast mode: predictions stay in float32, and records and report name it."""
 
     def __post_init__(self) -> None:
         if self.tier not in TIERS:
@@ -37,7 +40,12 @@ class AuditSettings:
             raise SettingError("batch_size", self.batch_size, "a whole number of at least 1")
         if not 0 <= self.snr_db <= 90:
             raise SettingError("snr_db", self.snr_db, "a ratio in [0, 90] dB: 16 bits hold no more")
+        if self.gradients not in ("float32", "bfloat16"):
+            raise SettingError.choice("gradients", self.gradients, ("float32", "bfloat16"))
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as a JSON object."""
-        return asdict(self) | {"knowledge": list(self.knowledge)}
+        told = asdict(self) | {"knowledge": list(self.knowledge)}
+        if self.gradients == "float32":  # audits of before say nothing, and compare
+            del told["gradients"]
+        return told

@@ -116,6 +116,7 @@ class Stages:
                 scene.identity,
                 batch_size=scene.settings.batch_size,
                 tick=watcher.advance,
+                gradients=scene.settings.gradients,
             )
             return keep(scene, stage, threat, found)
 
@@ -180,6 +181,7 @@ class Stages:
                     scene.identity,
                     batch_size=scene.settings.batch_size,
                     tick=watcher.advance,
+                    gradients=scene.settings.gradients,
                 )
             return keep(scene, stage, threat, found) | {"draws": draws}
 

@@ -20,6 +20,7 @@ from servax.report.audit.document import document
 from servax.report.audit.scores import scores
 from servax.report.audit.sentences import verdict
 from servax.report.audit.tables import main_table
+from servax.training.device import Precision
 
 
 def audit_model(
@@ -39,6 +40,7 @@ def audit_model(
     inputs: str | None,
     seed: int,
     batch_size: int,
+    gradients: Precision,
     out: str | None,
     fail_under: float | None,
     sounds: int,
@@ -67,6 +69,7 @@ def audit_model(
         seed=seed,
         batch_size=batch_size,
         snr_db=snr,
+        gradients=gradients,
     )
     folder = Path(out) if out else Path("runs") / f"audit-{given.name}"
     with bar("features") as update:

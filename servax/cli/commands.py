@@ -171,6 +171,7 @@ def audit(
     inputs: Literal["logmel", "waveform"] | None = None,
     seed: int = 0,
     batch_size: int = 16,
+    gradients: Literal["float32", "bfloat16"] = "float32",
     out: str | None = None,
     fail_under: float | None = None,
     sounds: int = 2,
@@ -214,6 +215,8 @@ def audit(
         inputs: logmel or waveform, where the model does not say it.
         seed: Draws utterances, starts and queries.
         batch_size: Utterances attacked together.
+        gradients: bfloat16 is the fast mode: the attacks' gradients are rough, what is predicted
+            stays in float32, and records and report name it.
         out: Folder of the audit; default runs/audit-<model>.
         fail_under: Leave with exit code 1 when a defence (the model, where there is none) keeps
             less UAR than this, in percent, in the worst case over all attacks, or when a sanity
@@ -250,6 +253,7 @@ def audit(
         inputs=inputs,
         seed=seed,
         batch_size=batch_size,
+        gradients=gradients,
         out=out,
         fail_under=fail_under,
         sounds=sounds,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from servax.attacks import FGSM, PGD
 from servax.errors import SettingError
+from servax.training.device import Precision
 
 TABLE_STEPS = (3, 6, 9, 12, 15)
 """k of PGD in Table 1 of the paper."""
@@ -30,6 +31,8 @@ class AttackGrid:
     """Steps of the adaptive PGD (same step and radius)."""
     label: AttackedLabel = "true"
     """Whose loss rises: of the `true` label, or of what the model `predicted` (as [18] does)."""
+    gradients: Precision = "float32"
+    """`bfloat16` is the fast mode: predictions stay in float32, and records name it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "epsilons", tuple(self.epsilons))
@@ -45,6 +48,8 @@ class AttackGrid:
             )
         if self.label not in ("true", "predicted"):
             raise SettingError.choice("label", self.label, ("true", "predicted"))
+        if self.gradients not in ("float32", "bfloat16"):
+            raise SettingError.choice("gradients", self.gradients, ("float32", "bfloat16"))
         self.pgd(self.steps)
 
     @property
@@ -58,6 +63,13 @@ class AttackGrid:
     def longest(self) -> int:
         """Steps of the trajectory on the bare target, which serves both kinds of attacker."""
         return max(self.steps, self.adaptive_steps)
+
+    def told(self) -> dict[str, Any]:
+        """Return what provenance says of the grid; of the gradients only where they are fast."""
+        told = asdict(self)
+        if self.gradients == "float32":  # tables of before say nothing, and must agree
+            del told["gradients"]
+        return told
 
     def fgsm(self, epsilon: float) -> FGSM:
         """Return FGSM of one size."""

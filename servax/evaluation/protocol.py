@@ -13,7 +13,7 @@ whose rows are known by then.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from servax.attacks.fast import labelled, with_gradients
 from servax.defences import Defended
 from servax.errors import SettingError
 from servax.evaluation.grid import AttackGrid
@@ -109,7 +110,8 @@ def evaluate(
         grid: Attack strengths.
         identity: What is the same in every row.
         batch_size: Utterances attacked together.
-        compute: Device; attacks and predictions are in float32 whatever its precision.
+        compute: Device; predictions are in float32 whatever its precision, and gradients are as
+            `grid` says.
         tick: Called once per gradient, `ticks` in all.
 
     Returns:
@@ -156,15 +158,16 @@ def oblivious(
     target = target.to(device).eval()
     defended = {name: d.defend(target).to(device).eval() for name, d in defences.items()}
     everyone = {UNDEFENDED: target, **defended}
+    attacked = with_gradients(target, grid.gradients)
     knowledge = "none" if attack == "none" else "oblivious"
     rows = []
     for batch in test.batches(batch_size, device):
-        for strength, x in _inputs(attack, target, batch, grid, grid.longest, tick):
+        for strength, x in _inputs(attack, attacked, batch, grid, grid.longest, tick):
             beyond = attack == "pgd" and strength > grid.steps
             for name, model in ({UNDEFENDED: target} if beyond else everyone).items():
                 condition = Condition(name, attack, strength, knowledge)
                 rows.append(_rows(test, batch, condition, _logits(model, x)))
-    return _identified(rows, test, identity)
+    return _identified(rows, test, identity, grid)
 
 
 def adaptive(
@@ -183,13 +186,14 @@ def adaptive(
     """Return the records of one attack through one defence, by an attacker who knows it."""
     device = (compute or Compute()).resolve()
     model = defence.defend(target.to(device).eval()).to(device).eval()
+    attacked = with_gradients(model, grid.gradients)
     rows = []
     for batch in test.batches(batch_size, device):
-        for strength, x in _inputs(attack, model, batch, grid, grid.adaptive_steps, tick):
+        for strength, x in _inputs(attack, attacked, batch, grid, grid.adaptive_steps, tick):
             if attack == "fgsm" or strength in grid.adaptive_ks:
                 condition = Condition(name, attack, strength, defence.knowledge)
                 rows.append(_rows(test, batch, condition, _logits(model, x)))
-    return _identified(rows, test, identity)
+    return _identified(rows, test, identity, grid)
 
 
 def bare_adaptive(
@@ -285,8 +289,11 @@ def prediction_rows(
     )
 
 
-def _identified(rows: list[pd.DataFrame], test: Dataset, identity: Identity) -> pd.DataFrame:
-    return identified(pd.concat(rows, ignore_index=True), identity, test.corpus.name)
+def _identified(
+    rows: list[pd.DataFrame], test: Dataset, identity: Identity, grid: AttackGrid
+) -> pd.DataFrame:
+    named = replace(identity, target=labelled(identity.target, grid.gradients))
+    return identified(pd.concat(rows, ignore_index=True), named, test.corpus.name)
 
 
 def identified(frame: pd.DataFrame, identity: Identity, corpus: str) -> pd.DataFrame:

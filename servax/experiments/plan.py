@@ -92,5 +92,5 @@ class Plan:
             "fold_hash": ", ".join(p.folds[i].hash[:16] for i in p.held_out),
             "seed": r.seeds[0] if len(r.seeds) == 1 else list(r.seeds),
             "scale": window if r.scale == "window" else z_score,
-            "attacks": json.loads(json.dumps(asdict(r.attacks), default=list)),
+            "attacks": json.loads(json.dumps(r.attacks.told(), default=list)),
         }

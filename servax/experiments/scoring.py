@@ -178,7 +178,8 @@ class FoldScoring:
             "fgsm": {"epsilons": g.epsilons, "label": g.label},
             "pgd": {"step": g.step, "radius": g.radius, "steps": steps, "label": g.label},
         }
-        return told[attack]
+        fast = g.gradients != "float32"  # stages of before keep their keys
+        return told[attack] | ({"gradients": g.gradients} if fast else {})
 
     def _identity(self, name: str) -> Any:
         """Return what decides the predictions of a defence."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from servax.errors import SettingError, ShapeError
+from servax.models.layers import Layers
 from servax.models.sizes import check_size
 
 # (channels as a multiple of the width, convolutions) of each block.
@@ -91,4 +92,4 @@ def feature_extractor(network: VGG16, tap: str) -> nn.Sequential:
     last = tap.replace("conv", "relu")
     names = list(network.features._modules)
     kept = names[: names.index(last) + 1]
-    return nn.Sequential(OrderedDict((name, network.features.get_submodule(name)) for name in kept))
+    return Layers(OrderedDict((name, network.features.get_submodule(name)) for name in kept))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from servax.models import TAPS, VGG16, frozen
+from servax.models.layers import Layers
 from servax.models.vgg import feature_extractor
 
 SURROGATE_TAPS = ("pool1", "pool2", "conv3_3", "pool4")
@@ -33,7 +34,7 @@ class Surrogate(nn.Module):
             ends = [names.index(tap.replace("conv", "relu")) + 1 for tap in SURROGATE_TAPS]
             cuts = [0, *ends, len(names)]
             parts = list(layers.values())
-            self.parts = [nn.Sequential(*parts[a:b]) for a, b in pairwise(cuts)]
+            self.parts = [Layers(*parts[a:b]) for a, b in pairwise(cuts)]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, C) of inputs (B, 1, M, F)."""

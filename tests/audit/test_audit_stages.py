@@ -255,6 +255,7 @@ def test_a_random_defence_gives_the_same_records_from_scratch(
     [
         ({"seed": 1}, set()),
         ({"batch_size": 4}, set()),
+        ({"gradients": "bfloat16"}, set()),
         ({"budget": Budget(radius=0.01)}, {"clean input"}),
     ],
 )
@@ -322,3 +323,11 @@ def test_two_audits_into_one_folder_are_refused(done: Any, tmp_path: Path) -> No
     scene = copied(done, tmp_path / "out")
     with held(scene.folder), pytest.raises(ServaxError, match=r"is being run by .* wait until"):
         run_audit(scene)
+
+
+def test_a_fast_audit_says_so_in_rows_title_and_card(set_up: Any, tmp_path: Path) -> None:
+    scene = set_up(tmp_path, knowledge=("black_box",), gradients="bfloat16")
+    result = run_audit(scene).result
+    assert set(result.records.frame["target"]) == {"Bands (bfloat16 gradients)"}
+    assert result.card["gradients"] == "bfloat16 (fast mode)"
+    assert result.records.provenance["audit"]["gradients"] == "bfloat16"

@@ -85,6 +85,7 @@ def test_a_budget_without_meaning_is_refused(changes: dict[str, Any], sentence: 
     [
         ({"tier": "quick"}, "tier is 'quick', expected one of full, smoke, standard"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"gradients": "float16"}, "gradients is 'float16', expected one of"),
         ({"snr_db": 95.0}, "snr_db is 95.0, expected a ratio in"),
         ({"snr_db": float("nan")}, "snr_db is nan"),
     ],
@@ -184,3 +185,9 @@ def test_a_missing_package_is_noticed_before_any_work(
     with pytest.raises(ServaxError, match=r"pip install 'servax\[attacks\]'"):
         set_up(tmp_path / "out", tier=tier)
     assert not (tmp_path / "out").exists()
+
+
+def test_fast_gradients_are_told_only_where_they_are_taken() -> None:
+    given: dict[str, Any] = {"selection": None, "tier": "smoke", "budget": Budget()}
+    assert "gradients" not in AuditSettings(**given).to_json()
+    assert AuditSettings(**given, gradients="bfloat16").to_json()["gradients"] == "bfloat16"

@@ -314,3 +314,27 @@ def test_the_grid_is_the_papers() -> None:
     assert (grid.step, grid.radius, grid.steps, grid.adaptive_steps) == (0.003, 0.02, 30, 30)
     rebuilt: Sequence[float] = AttackGrid(epsilons=[0.1, 0.2]).epsilons  # type: ignore[arg-type]
     assert rebuilt == (0.1, 0.2)
+
+
+def test_fast_gradients_are_named_in_every_row_and_clean_predictions_stay() -> None:
+    test = make_dataset(6)
+    fast = dataclasses.replace(GRID, gradients="bfloat16")
+    plain, rough = (
+        evaluate(Toy(), DEFENCES, test, grid, IDENTITY, batch_size=4, compute=CPU)
+        for grid in (GRID, fast)
+    )
+    assert set(plain["target"]) == {"toy"}
+    assert set(rough["target"]) == {"toy (bfloat16 gradients)"}
+    clean = plain["attack"] == "none"
+    assert list(plain[clean]["prediction"]) == list(rough[clean]["prediction"])
+
+
+def test_provenance_says_nothing_of_gradients_in_float32() -> None:
+    assert "gradients" not in GRID.told()
+    assert dataclasses.replace(GRID, gradients="bfloat16").told()["gradients"] == "bfloat16"
+    assert GRID.told()["epsilons"] == GRID.epsilons
+
+
+def test_a_grid_refuses_gradients_of_another_type() -> None:
+    with pytest.raises(SettingError, match="gradients is 'float16', expected one of"):
+        AttackGrid(gradients="float16")  # type: ignore[arg-type]

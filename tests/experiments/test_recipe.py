@@ -160,8 +160,8 @@ MALFORMED = {
     HEAD + "grops: 4": f"unknown key 'grops', expected one of {KEYS}. Did you mean 'groups'?",
     HEAD + "1: 2": f"unknown key '1', expected one of {KEYS}.",
     HEAD + "attacks: {epsilon: [1]}": (
-        "unknown key 'attacks.epsilon', expected one of adaptive_steps, epsilons, label, radius, "
-        "step, steps. Did you mean 'epsilons'?"
+        "unknown key 'attacks.epsilon', expected one of adaptive_steps, epsilons, gradients, "
+        "label, radius, step, steps. Did you mean 'epsilons'?"
     ),
     HEAD + "front_end: {logmel: {melz: 3}}": (
         "unknown key 'front_end.logmel.melz', expected one of f_max, f_min, floor, hop_samples, "

@@ -8,7 +8,7 @@ import torch
 
 from servax.errors import SettingError, ShapeError
 from servax.models import FrameTransformer, FrameTransformerSettings
-from servax.models.transformer import positions
+from servax.models.transformer import Block, positions
 
 
 def draw(*shape, seed=0):
@@ -136,3 +136,21 @@ def test_inputs_of_another_shape_are_refused(shape):
 def test_settings_outside_their_rule_are_refused(settings, sentence):
     with pytest.raises(SettingError, match=f"^{re.escape(sentence)}$"):
         FrameTransformerSettings(**settings)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_block_is_torchs_own_layer(training):
+    block = Block(64, 8, 128, dropout=0.0, batch_first=True, norm_first=True)
+    plain = torch.nn.TransformerEncoderLayer(
+        64, 8, 128, dropout=0.0, batch_first=True, norm_first=True
+    )
+    plain.load_state_dict(block.state_dict())
+    tokens = draw(3, 50, 64, seed=5)
+    found = []
+    for layer in (block, plain):
+        leaf = tokens.clone().requires_grad_(True)
+        out = layer.train(training)(leaf)
+        (gradient,) = torch.autograd.grad(out.square().sum(), leaf)
+        found.append((out, gradient))
+    for ours, torchs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,60 @@
+"""The fast mode: gradients in bfloat16, everything that is scored in float32.
+
+A gradient only points; its sign is all that an L-inf step takes of it. In bfloat16 about one sign
+in seven is another, and a pass costs about half where the processor multiplies bfloat16. What an
+attack has reached is always judged in float32, so a fast attack can be weaker, but never look
+stronger than it is. It is never the default, and its records are labelled.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from servax.errors import SettingError
+from servax.training.device import Precision
+
+
+class FastGradients(nn.Module):
+    """The same model, whose passes that lead to a gradient compute in bfloat16.
+
+    Passes without a gradient stay in float32, and logits are float32 always.
+
+    Args:
+        model: From inputs (B, ...) to logits (B, C).
+
+    Example:
+        >>> import torch
+        >>> model = FastGradients(nn.Sequential(nn.Flatten(), nn.Linear(2, 3)))
+        >>> model(torch.zeros(1, 2, requires_grad=True)).dtype
+        torch.float32
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, C) of inputs (B, ...)."""
+        leads_back = torch.is_grad_enabled() and x.requires_grad
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=leads_back):
+            logits: Tensor = self.model(x)
+        # What is no tensor is refused by whoever asked.
+        return logits.float() if leads_back and isinstance(logits, Tensor) else logits
+
+
+def with_gradients(model: nn.Module, precision: Precision) -> nn.Module:
+    """Return a model whose gradients are computed in `precision`: itself in float32."""
+    if precision not in ("float32", "bfloat16"):
+        raise SettingError.choice("gradients", precision, ("float32", "bfloat16"))
+    return FastGradients(model) if precision == "bfloat16" else model
+
+
+def labelled(name: str, precision: Precision) -> str:
+    """Return the name under which records tell of a model attacked with such gradients.
+
+    Example:
+        >>> labelled("vgg16-w64", "bfloat16")
+        'vgg16-w64 (bfloat16 gradients)'
+    """
+    return name if precision == "float32" else f"{name} ({precision} gradients)"
