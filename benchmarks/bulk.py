@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from clips import environment, recordings
@@ -40,12 +41,13 @@ def main() -> int:
         source.mkdir()
         for path in chosen:
             shutil.copyfile(path, source / path.name)
-        contenders = {
-            engine: lambda e=engine: _purify(source, Path(folder) / e, e, given.workers)
-            for engine in given.engines
-        }
+        digests: dict[str, str] = {}
+
+        def purify(engine: str) -> None:
+            digests[engine] = _purify(source, Path(folder) / engine, engine, given.workers)
+
+        contenders = {engine: partial(purify, engine) for engine in given.engines}
         times = race(contenders, rounds=given.rounds, warm_up=0)
-    digests = {name: each.last for name, each in times.items()}
     rows = [_row(name, each, seconds, len(chosen)) for name, each in times.items()]
     write(
         "bulk" if len(given.engines) > 1 else f"bulk-{given.engines[0]}",
