@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from servax.cli.output import RunBars, print_json, print_table, say
+from servax.cli.output import RunBars, bar, print_json, print_table, say
 from servax.cli.running import run_folder
 from servax.experiments import Silence, load_recipe
-from servax.experiments.overview import Overview, Pace, Row, measure, seconds_of, survey
+from servax.experiments.overview import Overview, Pace, Row, Timing, measure, seconds_of, survey
 from servax.experiments.plan import Plan
 from servax.experiments.prepared import Prepared
+from servax.experiments.rehearsal import Rehearsal, miniature, rehearse
 from servax.experiments.remote import is_url, without_password
 from servax.experiments.storage import mirror
 
+LONGEST_REHEARSAL_SECONDS = 180.0
+"""Where timing each kind of stage would take longer, a training step is all that is timed."""
 NAMES_SHOWN = 3
 """Of the stages that one stage needs; an attack on all defences needs dozens."""
 
@@ -33,12 +39,15 @@ def show_overview(path: str, *, out: str | None, status: bool, as_json: bool) ->
     shown, folder = str(run_folder(recipe, out)), run_folder(recipe, out)
     if out is not None and is_url(out):
         shown, folder = without_password(out), mirror(out)
+    began = time.perf_counter()
     with RunBars() as bars:
-        plan = Plan.of(Prepared.of(recipe, folder, _Extraction(bars)), {})
+        extraction = _Extraction(bars)
+        plan = Plan.of(Prepared.of(recipe, folder, extraction), {})
+    begin = time.perf_counter() - began - extraction.seconds
     overview = survey(plan)
     measured = None
     if not status and overview.seconds_left() is None:
-        measured = measure(plan)
+        measured = _measured(plan, begin)
     pace = measured or overview.pace
     if as_json:
         print_json(_as_data(overview, pace, shown, measured=measured is not None))
@@ -49,15 +58,31 @@ def show_overview(path: str, *, out: str | None, status: bool, as_json: bool) ->
     return 0
 
 
+def _measured(plan: Plan, begin: float) -> Timing:
+    """Return how long stages take, from a miniature of the run where that is done soon enough."""
+    rough = measure(plan)
+    step = rough.of("train") or 0.0
+    with tempfile.TemporaryDirectory(prefix="servax-") as folder:
+        small = Plan.of(miniature(plan.prepared, Path(folder)), {})
+        needed = step * sum(task.cost for task in small.tasks)
+    if needed > LONGEST_REHEARSAL_SECONDS:
+        return rough
+    with bar("timing a few steps of each kind of stage") as update:
+        return rehearse(plan, begin=begin, tick=update)
+
+
 class _Extraction(Silence):
     """Says why features are extracted, where they are not in the cache, and shows how far it is."""
 
     def __init__(self, bars: RunBars) -> None:
         self._bars, self._steps, self._begun = bars, 0, False
+        self._started = 0.0
+        self.seconds = 0.0
+        """How long it took; a run that follows finds the features in the cache."""
 
     def start(self, stage: str, steps: int) -> None:
         """Wait and see whether there is anything to do."""
-        self._steps = steps
+        self._steps, self._started = steps, time.perf_counter()
 
     def advance(self, note: str = "") -> None:
         """Move the bar; open it first."""
@@ -72,6 +97,7 @@ class _Extraction(Silence):
     def finish(self, stage: str, *, cached: bool) -> None:
         """Close the bar if there is one."""
         if self._begun:
+            self.seconds = time.perf_counter() - self._started
             self._bars.finish(stage, cached=cached)
 
 
@@ -79,7 +105,7 @@ DRY_RUN = ("stage", "kind", "needs", "state", "time left")
 STATUS = ("stage", "kind", "state", "time", "result or last epoch")
 
 
-def dry_run_row(row: Row, pace: Pace) -> Sequence[str]:
+def dry_run_row(row: Row, pace: Timing) -> Sequence[str]:
     """Return what `--dry-run` shows of a stage."""
     state = {"done": "cached", "running": "running"}.get(row.state, "to do")
     if row.epoch and row.state != "done":
@@ -88,14 +114,14 @@ def dry_run_row(row: Row, pace: Pace) -> Sequence[str]:
     return (row.stage, row.kind, _needed(row), state, left)
 
 
-def status_row(row: Row, pace: Pace) -> Sequence[str]:
+def status_row(row: Row, pace: Timing) -> Sequence[str]:
     """Return what `--status` shows of a stage: its time, or what is left of it."""
     took = duration(row.seconds) if row.state == "done" else f"{_left(row, pace)} left"
     state = {"begun": "stopped"}.get(row.state, row.state)
     return (row.stage, row.kind, state, took, _outcome(row))
 
 
-def _left(row: Row, pace: Pace) -> str:
+def _left(row: Row, pace: Timing) -> str:
     return duration(seconds_of(row, pace))
 
 
@@ -137,7 +163,7 @@ def _outcome(row: Row) -> str:
     return told
 
 
-def _summary(overview: Overview, pace: Pace, measured: Pace | None) -> str:
+def _summary(overview: Overview, pace: Timing, measured: Timing | None) -> str:
     rows = overview.rows
     done = sum(row.state == "done" for row in rows)
     told = f"{done} of {len(rows)} stages done, {100 * overview.share:.0f} % of the expected work"
@@ -149,12 +175,15 @@ def _summary(overview: Overview, pace: Pace, measured: Pace | None) -> str:
     if left is None:
         return told + "; the time left is not known before a stage is done"
     told += f"; at most about {duration(left)} left in one process, "
-    if measured is not None:
+    if isinstance(measured, Rehearsal):
+        step = f"{measured.train_step:.2g} s"
+        return told + f"by a few steps of each kind of stage (measured now; of the target: {step})"
+    if isinstance(measured, Pace):
         return told + f"where a training step takes {measured.of('train'):.2g} s (measured now)"
     return told + "at the pace of the stages that are done"
 
 
-def _as_data(overview: Overview, pace: Pace, shown: str, *, measured: bool) -> dict[str, Any]:
+def _as_data(overview: Overview, pace: Timing, shown: str, *, measured: bool) -> dict[str, Any]:
     return {
         "run": shown,
         "share_done": overview.share,

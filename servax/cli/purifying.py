@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from servax.bulk.files import Outcome, purify_file
-from servax.bulk.orders import Order, orders_of, write_manifest
+from servax.bulk.files import Outcome
+from servax.bulk.orders import orders_of, write_manifest
+from servax.bulk.processes import purify_here
 from servax.cli.output import bar, print_json, print_table, say
 from servax.corpora.manifest import is_manifest
 from servax.errors import AudioError, SettingError
-from servax.purifier import Purifier
 
 
 def purify_sounds(
@@ -26,12 +26,15 @@ def purify_sounds(
     as_json: bool,
 ) -> int:
     """Purify each sound; one bad file never stops the others."""
-    if engine == "local" and (address is not None or workers is not None):
-        name = "address" if address is not None else "workers"
-        raise SettingError(name, address or workers, "none: it belongs to --engine ray")
+    if engine == "local" and address is not None:
+        raise SettingError("address", address, "none: it belongs to --engine ray")
     source, target = Path(sounds).expanduser(), Path(out).expanduser()
-    orders = orders_of(source, target)
     manifest = source.is_file() and is_manifest(sounds)
+    if engine == "local" and workers is not None and source.is_file() and not manifest:
+        raise SettingError(
+            "workers", workers, "none for one sound: it belongs to --engine ray, or to many sounds"
+        )
+    orders = orders_of(source, target)
     if source.is_file() and not manifest and target.exists() and not overwrite:
         raise AudioError(target, "is there already; add --overwrite to replace it")
     if engine == "ray":
@@ -41,17 +44,11 @@ def purify_sounds(
             purifier, orders, overwrite=overwrite, address=address, workers=workers
         )
     else:
-        outcomes = _here(purifier, orders, overwrite)
+        outcomes = purify_here(purifier, orders, overwrite=overwrite, workers=workers)
     told = _watched(outcomes, len(orders))
     if manifest and any(each.status != "failed" for each in told):
         write_manifest(source, orders, target)
     return _end(told, target, as_json)
-
-
-def _here(purifier: str, orders: Sequence[Order], overwrite: bool) -> Iterator[Outcome]:
-    cleaner = Purifier.from_pretrained(purifier).frozen()
-    for order in orders:
-        yield purify_file(cleaner, order, overwrite=overwrite)
 
 
 def _watched(outcomes: Iterable[Outcome], total: int) -> list[Outcome]:

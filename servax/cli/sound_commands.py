@@ -89,11 +89,13 @@ def purify(
             comes with servax; it was trained on RAVDESS and is CC BY-NC-SA 4.0: not for commercial
             use.
         overwrite: Replace files that are there already.
-        engine: local purifies one file after another in this process; ray purifies on all cores or
-            on a cluster through Ray Data (pip install 'servax[ray]').
+        engine: local purifies on the CPUs of this machine; ray there or on a cluster through Ray
+            Data (pip install 'servax[ray]').
         address: HOST:PORT of the head of a Ray cluster to join, or auto for that of this machine;
             default starts Ray here. Every machine must see the files under the same paths.
-        workers: Workers of engine ray, of one CPU each; default as many as there are CPUs.
+        workers: Processes of one CPU each, for a folder or a manifest; default as many as there are
+            CPUs, of engine local fewer where beginning them takes longer than the work. The bytes
+            written are the same for any number.
         json: Print JSON.
     """
     from servax.cli.purifying import purify_sounds

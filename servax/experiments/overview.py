@@ -1,7 +1,8 @@
 """How far a run is and how long the rest may take, read from its folder; nothing is written.
 
 A stage takes time in proportion to its cost (`Task.cost`, in training steps of the recogniser), so
-the stages that are done tell the seconds of one unit; before any is done, a few steps are timed.
+the stages that are done tell the seconds of one unit. Before any is done, a miniature of the run is
+timed (`servax.experiments.rehearsal`) or, where that would take long, a few training steps.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -58,6 +59,19 @@ class Row:
     """What a done stage came to."""
     terms: Mapping[str, float] = field(default_factory=dict)
     """Validation terms of a training: of the epoch that was kept, else of the last one."""
+    steps: int = 1
+    """How often its work advances at most."""
+
+
+class Timing(Protocol):
+    """What tells how long stages take."""
+
+    @property
+    def apart(self) -> float:
+        """Seconds that belong to no stage."""
+
+    def seconds(self, row: Row) -> float | None:
+        """Return how long the rest of a stage takes at most, or none where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,16 @@ class Pace:
     """Of trainings."""
     attack: float | None
     """Of attacks."""
+
+    @property
+    def apart(self) -> float:
+        """What belongs to no stage is not known."""
+        return 0.0
+
+    def seconds(self, row: Row) -> float | None:
+        """Return how long the rest of a stage takes at most, or none without any pace."""
+        each = self.of(row.kind)
+        return None if each is None else row.left * each
 
     def of(self, kind: str) -> float | None:
         """Return the seconds of a kind, or those of the other where only they are known."""
@@ -94,18 +118,18 @@ class Overview:
         whole = sum(row.cost for row in self.rows)
         return 1.0 if whole == 0 else 1.0 - sum(row.left for row in self.rows) / whole
 
-    def seconds_left(self, pace: Pace | None = None) -> float | None:
+    def seconds_left(self, pace: Timing | None = None) -> float | None:
         """Return how long the rest takes in one process at most, or none without any pace."""
-        left = [seconds_of(row, pace or self.pace) for row in self.rows if row.left]
-        return None if None in left else sum(s for s in left if s is not None)
+        pace = pace or self.pace
+        left = [seconds_of(row, pace) for row in self.rows if row.left]
+        if None in left:
+            return None
+        return sum((s for s in left if s is not None), start=pace.apart if left else 0.0)
 
 
-def seconds_of(row: Row, pace: Pace) -> float | None:
+def seconds_of(row: Row, pace: Timing) -> float | None:
     """Return how long the rest of a stage takes at most, or none without any pace."""
-    each = pace.of(row.kind)
-    if row.left == 0:
-        return 0.0
-    return None if each is None else row.left * each
+    return 0.0 if row.left == 0 else pace.seconds(row)
 
 
 def survey(plan: Plan, *, now: float | None = None) -> Overview:
@@ -187,6 +211,7 @@ def _row(task: Task, at_work: set[Path]) -> Row:
         stage.seconds() if result is not None else None,
         result or {},
         _validation(log, result),
+        task.steps,
     )
 
 

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from servax.corpora import Corpus
 from servax.errors import CacheError, unwritable
 from servax.features import frames, frontend, logmel, mel
 from servax.features.frontend import FrontEnd, waveform_batch
+from servax.runtime.sharing import in_order
 
 Progress = Callable[[int, int], None]
 
@@ -124,12 +126,12 @@ def _compute(
     recordings = hashlib.blake2b(digest_size=32)
     with (building / "logmel.npy").open("wb") as file, _one_thread():
         np.lib.format.write_array_header_1_0(file, header)
-        for row, (_, path, start, end) in enumerate(corpus.stretches, start=1):
-            samples = read(path, sample_rate=s.logmel.sample_rate, start=float(start), end=end)
-            recordings.update(np.round(samples * 32767.0).astype("<i2").tobytes() + b"end")
-            with torch.inference_mode():
-                logmel_db = front_end(waveform_batch(samples))[0, 0]  # (M, F)
-            file.write(logmel_db.numpy().astype("<f4").tobytes())
+        # MKL keeps the number of threads for each thread that calls it.
+        single = partial(torch.set_num_threads, 1)
+        found = in_order(partial(_features_of, front_end), corpus.stretches, begin=single)
+        for row, (heard, logmel_db) in enumerate(found, start=1):
+            recordings.update(heard)
+            file.write(logmel_db)
             if progress is not None:
                 progress(row, len(corpus))
         file.flush()
@@ -144,9 +146,22 @@ def _compute(
     (building / "entry.json").write_text(json.dumps(entry), encoding="utf-8")
 
 
+def _features_of(
+    front_end: FrontEnd, stretch: tuple[str, Path, float, float]
+) -> tuple[bytes, bytes]:
+    """Return the waveform of an utterance, rounded to 16 bits, and its log-Mel (M, F)."""
+    _, path, start, end = stretch
+    rate = front_end.settings.logmel.sample_rate
+    samples = read(path, sample_rate=rate, start=start, end=end)
+    heard = np.round(samples * 32767.0).astype("<i2").tobytes() + b"end"
+    with torch.inference_mode():
+        logmel_db = front_end(waveform_batch(samples))[0, 0]
+    return heard, logmel_db.numpy().astype("<f4").tobytes()
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute on one thread inside the block: in another number, sums round otherwise."""
+    """Compute each sum on one thread inside the block: in another number, sums round otherwise."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

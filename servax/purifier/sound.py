@@ -8,6 +8,7 @@ in windows, each brought to the level P was trained at.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from servax.features import LogMel, fit_frames, set_level
-from servax.features.resynthesis import apply_change
+from servax.features import LogMel, LogMelSettings, fit_frames, set_level
+from servax.features.resynthesis import Resynthesis
 from servax.runtime.rules import CORRECTIONS, at_level_of, checked, whole_windows
 from servax.runtime.windows import Samples, Stream, Windows
 
@@ -63,18 +64,24 @@ def longest_clip(purifier: Purifier, sample_rate: int) -> int:
 
 def clip_of(purifier: Purifier, sample_rate: int) -> Callable[[Samples], Samples]:
     """Return what purifies one window (T,) at a rate; all its windows share one front-end."""
-    logmel = LogMel(purifier.front_end.logmel)
-    return lambda window: _purify_clip(purifier, logmel, window, sample_rate)
+    way = _way(purifier.front_end.logmel)
+    return lambda window: _purify_clip(purifier, way, window, sample_rate)
+
+
+@lru_cache(maxsize=8)
+def _way(settings: LogMelSettings) -> Resynthesis:
+    """Return the way to log-Mel and back; all files of a folder share it."""
+    return Resynthesis(LogMel(settings))
 
 
 @torch.inference_mode()
 def _purify_clip(
-    purifier: Purifier, logmel: LogMel, original: Samples, sample_rate: int
+    purifier: Purifier, way: Resynthesis, original: Samples, sample_rate: int
 ) -> Samples:
-    rate = logmel.settings.sample_rate
+    rate = way.logmel.settings.sample_rate
     heard = original if sample_rate == rate else soxr.resample(original, sample_rate, rate, "HQ")
     sound = torch.from_numpy(np.ascontiguousarray(heard)).unsqueeze(0)  # (1, T)
-    difference = (change_clip(purifier, logmel, sound) - sound)[0].numpy()
+    difference = (change_clip(purifier, way, sound) - sound)[0].numpy()
     if sample_rate != rate:
         difference = soxr.resample(difference, rate, sample_rate, "HQ")
     result = original.copy()
@@ -83,20 +90,21 @@ def _purify_clip(
     return at_level_of(result, original)
 
 
-def change_clip(purifier: Purifier, logmel: LogMel, sound: Tensor) -> Tensor:
+def change_clip(purifier: Purifier, way: Resynthesis, sound: Tensor) -> Tensor:
     """Return sound (1, T) of the front-end's rate as its log-Mel changes, differentiably.
 
     A gain of each bin moves its neighbours' Mel bins and frames too, so what is heard of the result
     is not what P gave: the difference is applied again, `CORRECTIONS` times.
     """
-    settings = purifier.front_end
+    settings, logmel = purifier.front_end, way.logmel
     levelled = sound if settings.level_dbfs is None else set_level(sound, settings.level_dbfs)
     gain = levelled.norm() / sound.norm().clamp(min=1e-12)
     x = purifier.scale(logmel(levelled))
     wanted = purifier.scale.inverse(purifier(fit_frames(x, settings.frames))[..., : x.shape[-1]])
     change = wanted - purifier.scale.inverse(x)
-    made = apply_change(sound, change, logmel)
+    changed = way.of(sound)
+    made = changed(change)
     for _ in range(CORRECTIONS):
         change = change + wanted - purifier.scale.inverse(purifier.scale(logmel(gain * made)))
-        made = apply_change(sound, change, logmel)
+        made = changed(change)
     return made

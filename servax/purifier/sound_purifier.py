@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from servax.errors import SettingError
 from servax.features import LogMel
+from servax.features.resynthesis import Resynthesis
 from servax.purifier.sound import change_clip, windows_of
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class SoundPurifier(nn.Module):
         if sample_rate != rate:
             raise SettingError("sample_rate", sample_rate, f"{rate} Hz, which the purifier hears")
         self.purifier = purifier.frozen()
-        self.logmel = LogMel(purifier.front_end.logmel)
+        self.way = Resynthesis(LogMel(purifier.front_end.logmel))
         self.windows = windows_of(purifier, sample_rate)
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -53,7 +54,7 @@ class SoundPurifier(nn.Module):
         return total
 
     def _clip(self, sound: Tensor) -> Tensor:
-        cleaned = change_clip(self.purifier, self.logmel, sound)
+        cleaned = change_clip(self.purifier, self.way, sound)
         given, made = (s.square().mean().sqrt() for s in (sound, cleaned))
         levelled: Tensor = cleaned * (given / made.clamp(min=1e-12))
         return levelled

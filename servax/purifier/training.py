@@ -13,7 +13,7 @@ epoch.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ from servax.purifier.ssa import SSA
 from servax.training import Compute, Schedule, generator
 from servax.training.loop import Terms
 from servax.training.restorer import RestorerTrainer, check_restorer
+from servax.training.shelf import Shelf
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class PurifierTrainer(RestorerTrainer[PurifierTraining]):
         self._discriminator_optimiser = torch.optim.Adam(
             discriminator.parameters(), lr=settings.learning_rate
         )
-        self._distorted_validation: list[tuple[Batch, Tensor]] = []
+        self._distorted_validation: Shelf | None = None
         self._called_discriminator = self.team.parallel(self.discriminator)
 
     def train_epoch(self, epoch: int, tick: Callable[[], None]) -> Terms:
@@ -184,21 +185,27 @@ class PurifierTrainer(RestorerTrainer[PurifierTraining]):
             "validation/loss": weights.pixel * pixel + weights.feature * feature,
         }
 
-    def _validation_pairs(self) -> list[tuple[Batch, Tensor]]:
-        """Return clean and distorted validation batches.
+    def _validation_pairs(self) -> Iterator[tuple[Batch, Tensor]]:
+        """Yield clean and distorted validation batches.
 
         SSA depends on F alone, not on P, so they are made once and every epoch is measured on the
         same ones.
         """
-        if not self._distorted_validation:
-            draws = generator(self.seed, "ssa", "validation")
-            for batch in self._validation.batches(self.settings.batch_size, self.device):
-                with self.compute.autocast():
-                    with torch.no_grad():
-                        features = self.extractor(batch.x)
-                    distorted = self.settings.ssa(self.extractor, batch.x, features, draws)
-                self._distorted_validation.append((batch, distorted))
-        return self._distorted_validation
+        if self._distorted_validation is None:
+            self._distorted_validation = self._distorted()
+        kept = self._distorted_validation
+        batches = self._validation.batches(self.settings.batch_size, self.device)
+        for number, batch in enumerate(batches):
+            yield batch, kept.get(number, self.device)
+
+    def _distorted(self) -> Shelf:
+        draws, kept = generator(self.seed, "ssa", "validation"), Shelf()
+        for batch in self._validation.batches(self.settings.batch_size, self.device):
+            with self.compute.autocast():
+                with torch.no_grad():
+                    features = self.extractor(batch.x)
+                kept.put(self.settings.ssa(self.extractor, batch.x, features, draws))
+        return kept
 
     def state(self) -> dict[str, Any]:
         """Return weights, optimiser states and the number of steps done."""

@@ -202,3 +202,20 @@ def test_waveforms_of_another_shape_are_refused(shape):
 def test_settings_outside_their_rule_are_refused(settings, sentence):
     with pytest.raises(SettingError, match=f"^{re.escape(sentence)}$"):
         LogMelSettings(**settings)
+
+
+@pytest.mark.parametrize(("window", "hop"), [(512, 256), (512, 160), (511, 100), (1, 1)])
+@pytest.mark.parametrize("samples", [257, 511, 9_001])
+def test_the_spectrum_is_torchs_short_time_transform_bit_by_bit(speech, window, hop, samples):
+    front_end = LogMel(LogMelSettings(window_samples=window, hop_samples=hop, mels=1))
+    waveform = speech(1, samples=samples, batch=2)
+    expected = torch.stft(
+        waveform,
+        window,
+        hop,
+        window=front_end.window,
+        center=True,
+        pad_mode="reflect",
+        return_complex=True,
+    )
+    assert torch.equal(front_end.spectrum(waveform), expected)

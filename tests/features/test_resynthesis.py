@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from servax.errors import ShapeError
-from servax.features import LogMel
+from servax.features import LogMel, LogMelSettings
 from servax.features.resynthesis import apply_change, bin_weights
 from servax.runtime.rules import LARGEST_GAIN_DB
 
@@ -62,3 +62,24 @@ def test_a_change_of_another_size_is_refused():
     sentence = "change_db has shape (1, 1, 64, 5), expected (1, 1, 64, 11) for this waveform."
     with pytest.raises(ShapeError, match=f"^{re.escape(sentence)}$"):
         apply_change(torch.zeros(1, 2_600), torch.zeros(1, 1, 64, 5), LogMel.speech_16k())
+
+
+@pytest.mark.parametrize("hop", [256, 160, 128])
+@pytest.mark.parametrize("samples", [9_001, 8_960, 300])
+def test_the_inverse_is_torchs_of_the_changed_spectrum(speech, hop, samples):
+    front_end = LogMel(LogMelSettings(hop_samples=hop))
+    waveform = speech(4, samples=samples, batch=2)
+    change = 6.0 * torch.sin(torch.arange(64.0) * 0.7)[:, None] * torch.ones(2, 1, 1, 1)
+    change = change.expand(-1, -1, -1, 1 + samples // hop)
+    whole = torch.nn.functional.pad(waveform, (0, -samples % hop), mode="reflect")
+    gain = 10.0 ** (bin_weights(front_end.filters) @ change[:, 0, :, :1] / 20.0)  # (B, bins, 1)
+    expected = torch.istft(
+        front_end.spectrum(whole) * gain,
+        512,
+        hop,
+        window=front_end.window,
+        center=True,
+        length=samples,
+    )
+    found = apply_change(waveform, change, front_end)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
