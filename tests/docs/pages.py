@@ -18,7 +18,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,})(?P<info>[^`]*)$")
 SNIPPET = re.compile(r'^--8<-- "(?P<file>[^"]+)"$', flags=re.MULTILINE)
 ASSIGNMENT = re.compile(r"(?P<name>[A-Za-z_]\w*)=(?P<value>.*)", flags=re.DOTALL)
-ENDS = {"&&", "||", ";", "|", "&"}
+BETWEEN = ";&|()"
+"""Signs that end a command, alone or several of them."""
 REDIRECTIONS = {">", ">>", "<"}
 
 
@@ -93,12 +94,12 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def _split(line: str) -> Iterator[list[str]]:
-    lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|<>")
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=f"{BETWEEN}<>")
     lexer.whitespace_split = True
     lexer.commenters = "#"
     command: list[str] = []
     for word in lexer:
-        if word in ENDS:
+        if not word.strip(BETWEEN):
             yield command
             command = []
         else:

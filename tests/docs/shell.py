@@ -26,7 +26,7 @@ from servax.cli import main
 from servax.cli.commands import COMMANDS
 from servax.experiments.recipe import load_recipe
 
-OURS = ("recipes/", "research/", "benchmarks/", "examples/", "deploy/")
+OURS = ("recipes/", "research/", "benchmarks/", "examples/", "deploy/", "tests/")
 """Folders of the repository that commands name files of."""
 QUICK = ("corpus", "purify", "attack", "audit", "report")
 """Commands that are run, where their inputs allow it."""
@@ -38,7 +38,7 @@ ROUTES = {"/v1/purify", "/v1/classify", "/healthz", "/readyz", "/metrics", "/ope
 """Of the service."""
 COMING = {"serve", "export"}
 """Commands that pages may name while they are not there yet."""
-EXTERNAL = {"docker", "podman", "ray", "systemctl", "torchrun", "accelerate"}
+EXTERNAL = {"accelerate", "docker", "openssl", "podman", "pytest", "ray", "systemctl", "torchrun"}
 """Programs of others that no check knows more of."""
 
 
@@ -158,5 +158,7 @@ CHECKS = {
     "pip": _pip,
     "make": _make,
     "curl": _curl,
-    **dict.fromkeys(("base64", "cat", "head", "ls", "cd", "export", "git", "jq"), _nothing),
+    **dict.fromkeys(
+        ("base64", "cat", "head", "ls", "cd", "export", "git", "jq", "umask"), _nothing
+    ),
 }

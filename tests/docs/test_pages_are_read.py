@@ -51,6 +51,8 @@ M=runs/a; S="two words"
 servax audit $M/fold-1 --defences x=${M}b,y \\
   --labels 'a b'   # servax nothing
 A=1 servax one && servax two "$S" > out.txt; servax three | head -n 2
+(umask 077; openssl rand > "$S")
+curl -H "Bearer $(cat tokens)"
 """
     assert list(commands(text)) == [
         ["servax", "audit", "runs/a/fold-1", "--defences", "x=runs/ab,y", "--labels", "a b"],
@@ -58,4 +60,7 @@ A=1 servax one && servax two "$S" > out.txt; servax three | head -n 2
         ["servax", "two", "two words", ">", "out.txt"],
         ["servax", "three"],
         ["head", "-n", "2"],
+        ["umask", "077"],
+        ["openssl", "rand", ">", "two words"],
+        ["curl", "-H", "Bearer $(cat tokens)"],
     ]
