@@ -154,7 +154,7 @@ def _check_header(sound: soundfile.SoundFile, limits: Limits) -> None:
 
 
 def _most_frames(sound: soundfile.SoundFile, limits: Limits) -> int:
-    return min(int(limits.seconds * sound.samplerate), limits.samples // sound.channels)
+    return min(int(limits.seconds * int(sound.samplerate)), limits.samples // int(sound.channels))
 
 
 def _samples(sound: soundfile.SoundFile, limits: Limits, started: float) -> NDArray[np.float32]:
