@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servax.errors import SettingError, ShapeError
-from servax.runtime.windows import Samples, Windows
+from servax.runtime.windows import Samples, Windows, check_samples
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 """Rates of sound in Hz, as `servax.audio` reads it."""
@@ -41,15 +41,15 @@ def checked(waveform: NDArray[np.floating], sample_rate: int) -> Samples:
 
     Raises:
         ShapeError: `waveform` is not (T,) or is too short.
-        SettingError: `sample_rate` is outside its rule, or a sample is not finite.
+        SettingError: `sample_rate` is outside its rule, or a sample is not finite or beyond
+            `servax.runtime.windows.LOUDEST`.
     """
     check_rate(sample_rate)
     samples = np.asarray(waveform, dtype=np.float32)
     shortest = fewest_samples(sample_rate)
     if samples.ndim != 1 or len(samples) < shortest:
         raise ShapeError("waveform", samples.shape, f"(T,) mono samples with T >= {shortest}")
-    if not np.isfinite(samples).all():
-        raise SettingError("waveform", "not finite", "samples without NaN or infinity")
+    check_samples("waveform", samples)
     return samples
 
 

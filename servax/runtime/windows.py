@@ -17,6 +17,8 @@ from servax.errors import ServaxError, SettingError, ShapeError
 
 Samples = NDArray[np.float32]
 NOTHING: Samples = np.zeros(0, dtype=np.float32)
+LOUDEST = 65_536.0
+"""Largest sample, as `servax.audio` reads it; full scale is 1. Squares of far more overflow."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +111,13 @@ class Stream:
         Raises:
             ServaxError: The stream is finished.
             ShapeError: `chunk` is not (T,).
-            SettingError: A sample is not finite.
+            SettingError: A sample is not finite, or beyond `LOUDEST`.
         """
         self._refuse_when_finished()
         samples = np.asarray(chunk, dtype=np.float32)
         if samples.ndim != 1:
             raise ShapeError("chunk", samples.shape, "(T,) mono samples")
-        if not np.isfinite(samples).all():
-            raise SettingError("chunk", "not finite", "samples without NaN or infinity")
+        check_samples("chunk", samples)
         self._kept = np.concatenate([self._kept, samples])
         ready = []
         while self._next <= self.heard:
@@ -157,3 +158,18 @@ class Stream:
     def _refuse_when_finished(self) -> None:
         if self._finished:
             raise ServaxError("this stream is finished: begin another for another sound.")
+
+
+def check_samples(name: str, samples: Samples) -> None:
+    """Refuse samples (T,) of which some are no sound.
+
+    Raises:
+        SettingError: A sample is not finite, or beyond `LOUDEST`.
+    """
+    if not np.isfinite(samples).all():
+        raise SettingError(name, "not finite", "samples without NaN or infinity")
+    peak = float(np.abs(samples).max(initial=0.0))
+    if peak > LOUDEST:
+        raise SettingError(
+            f"the loudest sample of {name}", peak, f"at most {LOUDEST:g}; full scale is 1"
+        )

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from servax import audio
 from servax.errors import AudioCause, AudioError, SettingError
+from servax.runtime.rules import SHORTEST_SECONDS
 from servax.service.refusals import Refusal
 
 PCM = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"})
@@ -36,8 +37,6 @@ SUBTYPES = {
 """What is decoded. ADPCM, GSM, ALAC and the like are left out: rarely sent, read by old code."""
 NAMES = "WAV (PCM or float), FLAC, OGG, MP3, AIFF, AU or CAF"
 BLOCK_FRAMES = 1 << 16
-SHORTEST_SECONDS = 0.05
-"""That of `servax.purifier.sound`, which loads torch; the process that serves has none."""
 ID3_HEADER = 10
 MOST_TAGS = 4
 

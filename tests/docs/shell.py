@@ -23,7 +23,6 @@ import pytest
 from pages import REDIRECTIONS, ROOT
 
 from servax.cli import main
-from servax.cli.commands import COMMANDS
 from servax.experiments.recipe import load_recipe
 
 OURS = ("recipes/", "research/", "benchmarks/", "examples/", "deploy/", "tests/")

@@ -127,6 +127,9 @@ def test_refusals() -> None:
         SettingError, match="waveform is 'not finite', expected samples without NaN"
     ):
         cleaner.purify(np.full(16_000, np.nan, dtype=np.float32))
+    # Its square is no float32: what came out would be NaN.
+    with pytest.raises(SettingError, match="loudest sample of waveform is"):
+        cleaner.purify(np.full(16_000, 1e30, dtype=np.float32))
 
 
 def test_silence_stays_silence() -> None:

@@ -14,7 +14,7 @@ from servax import audio
 from servax.errors import SettingError
 from servax.features import LogMel, LogMelSettings, Scale, ScaleSettings, ZScore, ZScoreSettings
 from servax.features.resynthesis import apply_change, bin_weights
-from servax.runtime import rules, settings, spectra
+from servax.runtime import rules, settings, spectra, windows
 
 FRONT_ENDS: list[dict[str, Any]] = [
     {},
@@ -80,6 +80,7 @@ def test_scales(scale: Scale | ZScore) -> None:
 
 def test_the_rates_are_those_that_files_may_have() -> None:
     assert (rules.LOWEST_RATE, rules.HIGHEST_RATE) == (audio.LOWEST_RATE, audio.HIGHEST_RATE)
+    assert windows.LOUDEST == audio.LOUDEST
 
 
 @pytest.mark.parametrize(

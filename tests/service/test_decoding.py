@@ -13,7 +13,6 @@ import pytest
 import soundfile
 
 from servax.errors import SettingError
-from servax.purifier import sound
 from servax.service import decoding
 from servax.service.decoding import SUBTYPES, Decoded, Limits, decode
 from servax.service.refusals import Refusal
@@ -254,7 +253,3 @@ def test_what_is_decoded_says_so() -> None:
     found = decode(wav(), LIMITS)
     assert isinstance(found, Decoded)
     assert (found.rate, found.container, found.samples.shape) == (RATE, "WAV", (8_000, 1))
-
-
-def test_nothing_is_decoded_that_is_too_short_to_purify() -> None:
-    assert decoding.SHORTEST_SECONDS == sound.SHORTEST_SECONDS

@@ -24,8 +24,8 @@ from servax.features import FrontEnd, LogMel, LogMelSettings
 from servax.features.frontend import SILENCE_RMS
 from servax.models import WaveformClassifier
 from servax.perturbation.sixteen_bit import nearest
-from servax.purifier.sound import SHORTEST_SECONDS
 from servax.purifier.sound_purifier import SoundPurifier
+from servax.runtime.rules import SHORTEST_SECONDS
 from servax.service.models import Models
 from servax.service.page.settings import STEPS, Knowledge, ShowSettings
 from servax.service.refusals import Refusal
