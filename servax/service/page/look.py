@@ -30,7 +30,8 @@ CSS = """
 .servax-held { border-color: #009E73; }
 .servax-lost { border-color: #D55E00; }
 .servax-picture { width: 100%; height: auto; border-radius: 4px; display: block; }
-.servax-attackers { width: 100%; border: 0 !important; border-collapse: collapse; font-size: .95em; }
+.servax-attackers { width: 100%; border: 0 !important; border-collapse: collapse;
+  font-size: .95em; }
 .servax-attackers thead, .servax-attackers tbody, .servax-attackers tr { border: 0 !important; }
 .servax-attackers th, .servax-attackers td { text-align: left; padding: .35em .7em;
   border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important; }
