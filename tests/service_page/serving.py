@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from servax.service.models import Models
-from servax.service.page.build import mount_page
+from servax.service.page import mount_page
 
 
 def main() -> None:

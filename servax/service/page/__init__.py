@@ -4,3 +4,8 @@ A clip is attacked and purified in a worker (`showing`, `hearing`), drawn (`pict
 laid out with Gradio (`layout`), behind doors that are closed but for what the page needs (`doors`,
 `build`).
 """
+
+from servax.service.page.build import mount_page
+from servax.service.page.settings import PageLimits
+
+__all__ = ["PageLimits", "mount_page"]

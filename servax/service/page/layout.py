@@ -27,6 +27,7 @@ from servax.service.page.words import ATTACKERS, both_attackers, picture, verdic
 Run = Callable[..., Awaitable[Any]]
 """Runs a function of the top level of a module, with the models before its arguments."""
 ATTACKS = {"PGD, 15 steps": "pgd", "FGSM, one step": "fgsm", "none": "none"}
+BROKEN = "This broke on the server, which has written down why; try again, or another clip."
 COLUMNS = ("original", "attacked", "purified")
 
 
@@ -182,3 +183,6 @@ def _told(gradio: Any) -> Iterator[None]:
         # Gradio shows messages as HTML.
         sentence = html.escape(str(error), quote=False)
         raise gradio.Error(sentence, title="Not done", print_exception=False) from None
+    except Exception as error:
+        # Gradio writes the traceback to the log of the server.
+        raise gradio.Error(BROKEN, title="Not done") from error
