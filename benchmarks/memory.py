@@ -6,7 +6,7 @@ pages of the mapped feature file are the system's cache, which it takes back whe
 are told apart. Beside them stands what ``features in RAM twice`` would add, which a reader of
 arrays does when it loads and scales them.
 
-    python benchmarks/memory.py --sizes 360 1440
+    python benchmarks/memory.py --sizes 480 1440
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 from clips import environment
 from harness import Row, parser, write
 
@@ -29,7 +30,7 @@ FRAMES, MELS = 373, 64
 MIB = 2**20
 RECIPE = """
 name: memory
-corpus: {{name: {manifest}, scheme: four}}
+corpus: {{name: {manifest}, scheme: native}}
 groups: 6
 held_out: [1]
 width: 8
@@ -44,7 +45,7 @@ attacks: {{epsilons: [0.003], steps: 2, adaptive_steps: 2}}
 def main() -> int:
     """Run the recipe at each size; 0 when memory does not grow with the corpus."""
     options = parser(__doc__.splitlines()[0])
-    options.add_argument("--sizes", type=int, nargs="+", default=[168, 672], help="utterances")
+    options.add_argument("--sizes", type=int, nargs="+", default=[480, 1440], help="utterances")
     given = options.parse_args()
     found = []
     for size in sorted(given.sizes):
@@ -112,10 +113,10 @@ def _watched(child: subprocess.Popen[bytes]) -> tuple[int, int]:
 
 def _manifest(path: Path, size: int) -> int:
     """Write a manifest of about `size` recordings of all speakers; return how many there are."""
-    corpus = load("ravdess", scheme="four")
+    corpus = load("ravdess", scheme="native")
     table = corpus.utterances
-    wanted = min(size, len(table))
-    rows = table.groupby("speaker", sort=False).head(-(-wanted // len(corpus.speakers)))
+    # Evenly over speakers and labels, which the file names go through in order.
+    rows = table.iloc[np.arange(min(size, len(table))) * len(table) // min(size, len(table))]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "speaker", "gender"])
