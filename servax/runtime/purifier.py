@@ -170,10 +170,11 @@ class Purifier:
         x = scale(logmel(gain * sound))  # (M, F)
         wanted = scale.inverse(self(self._fitted(x)[None, None])[0, 0, :, : x.shape[1]])
         change = wanted - scale.inverse(x)
-        made = logmel.changed(sound, change)
+        changed = logmel.changing(sound)
+        made = changed(change)
         for _ in range(CORRECTIONS):
             change = change + wanted - scale.inverse(scale(logmel(gain * made)))
-            made = logmel.changed(sound, change)
+            made = changed(change)
         return made
 
     def _gain(self, sound: Array) -> np.float32:

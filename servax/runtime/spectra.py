@@ -7,6 +7,7 @@ other. Formulas and their sources stand in `servax.features.logmel`, `mel` and `
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from servax.runtime.settings import LogMelSettings
 
 Array = NDArray[np.float32]
 Spectrum = NDArray[np.complex64]
+NEPERS_PER_DB = math.log(10.0) / 20.0
+"""What one dB of power is in the logarithm of an amplitude."""
 
 
 class LogMel:
@@ -49,29 +52,41 @@ class LogMel:
         turned = np.fft.rfft(frames[:: s.hop_samples] * self.window, axis=1)
         return turned.T.astype(np.complex64)
 
-    def changed(self, samples: Array, change_db: Array) -> Array:
-        """Return (T,) samples whose log-Mel is changed by about `change_db` (M, F)."""
-        change = np.clip(self.weights @ change_db, -LARGEST_GAIN_DB, LARGEST_GAIN_DB)
-        gain = (10.0 ** (change / 20.0)).astype(np.float32)  # (bins, F)
+    def changing(self, samples: Array) -> Callable[[Array], Array]:
+        """Return what maps changes (M, F) in dB to (T,) samples with about that other log-Mel.
+
+        The spectrum of the samples is computed once for all changes.
+
+        Args:
+            samples: (T,).
+        """
+        size, hop = self.settings.window_samples, self.settings.hop_samples
         # Behind the last frame's centre lies the edge of its window alone: one more frame, of the
         # reflected end, keeps clicks out.
-        missing = -len(samples) % self.settings.hop_samples
-        if missing:
-            gain = np.concatenate([gain, gain[:, -1:]], axis=1)
-        whole = np.pad(samples, (0, missing), mode="reflect")
-        return self._sound(self.spectrum(whole) * gain, len(samples))
+        missing = -len(samples) % hop
+        spectrum = self.spectrum(np.pad(samples, (0, missing), mode="reflect"))  # (bins, F)
+        inside = slice(size // 2, size // 2 + len(samples))
+        squares = np.broadcast_to(np.square(self.window), (spectrum.shape[1], size))
+        weight = _joined(squares, hop)[inside]
 
-    def _sound(self, spectrum: Spectrum, length: int) -> Array:
-        """Return (length,) samples of a spectrum (bins, F): overlap-add, windows divided out."""
-        size, hop = self.settings.window_samples, self.settings.hop_samples
-        pieces = np.fft.irfft(spectrum.T, n=size, axis=1).astype(np.float32) * self.window
-        total = np.zeros(size + hop * (len(pieces) - 1), dtype=np.float32)
-        weight = np.zeros_like(total)
-        for number, piece in enumerate(pieces):
-            total[number * hop : number * hop + size] += piece
-            weight[number * hop : number * hop + size] += np.square(self.window)
-        inside = slice(size // 2, size // 2 + length)
-        return total[inside] / weight[inside]
+        def changed(change_db: Array) -> Array:
+            change = np.clip(self.weights @ change_db, -LARGEST_GAIN_DB, LARGEST_GAIN_DB)
+            gain = np.exp(change * NEPERS_PER_DB).astype(np.float32)  # (bins, F)
+            if missing:
+                gain = np.concatenate([gain, gain[:, -1:]], axis=1)
+            frames = np.fft.irfft((spectrum * gain).T, n=size, axis=1).astype(np.float32)
+            return _joined(frames * self.window, hop)[inside] / weight
+
+        return changed
+
+
+def _joined(frames: Array, hop: int) -> Array:
+    """Return the sum (T,) of frames (F, window) that begin `hop` samples after each other."""
+    count, size = frames.shape
+    total = np.zeros(size + hop * (count - 1), dtype=np.float32)
+    for number, frame in enumerate(frames):
+        total[number * hop : number * hop + size] += frame
+    return total
 
 
 def mel_filters(settings: LogMelSettings) -> Array:
