@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from servax.runtime.extras import load_extra
 from servax.service.answers import Classification, State
 from servax.service.envelope import Envelope, account
-from servax.service.extras import load_serving
 from servax.service.failures import add_handlers, problems
 from servax.service.formats import MEDIA, accepted
 from servax.service.gate import Gate
@@ -53,7 +53,7 @@ def build_app(
     Raises:
         ServaxError: FastAPI is not installed.
     """
-    load_serving("fastapi")
+    load_extra("fastapi", extra="serve", what="servax serve")
     from fastapi import FastAPI
 
     from servax import __version__

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from servax.service.extras import load_serving
+from servax.runtime.extras import load_extra
 
 IDLE_SECONDS = 10.0
 """A connection between requests, or whose headers are incomplete, ends after once to twice this."""
@@ -26,7 +26,7 @@ def patient_protocol(idle_seconds: float = IDLE_SECONDS, most: int = MOST) -> An
     Raises:
         ServaxError: uvicorn is not installed.
     """
-    load_serving("uvicorn")
+    load_extra("uvicorn", extra="serve", what="servax serve")
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class PatientProtocol(H11Protocol):

@@ -6,7 +6,7 @@ import logging
 import sys
 from typing import Any, Protocol, TextIO
 
-from servax.service.extras import load_serving
+from servax.runtime.extras import load_extra
 
 
 class Log(Protocol):
@@ -31,7 +31,7 @@ def open_log(stream: TextIO | None = None) -> Log:
     Raises:
         ServaxError: structlog is not installed.
     """
-    structlog = load_serving("structlog")
+    structlog = load_extra("structlog", extra="serve", what="servax serve")
     log: Log = structlog.wrap_logger(
         structlog.PrintLogger(stream or sys.stderr),
         processors=[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from servax.service.extras import load_serving
+from servax.runtime.extras import load_extra
 
 LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32)
@@ -16,7 +16,7 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        client = load_serving("prometheus_client")
+        client = load_extra("prometheus_client", extra="serve", what="servax serve")
         self._client = client
         self.registry = client.CollectorRegistry()
         client.ProcessCollector(registry=self.registry)

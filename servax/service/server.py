@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from servax.errors import ServaxError, SettingError
+from servax.runtime.extras import load_extra
 from servax.service.app import build_app
 from servax.service.connections import patient_protocol
 from servax.service.dispatcher import Dispatcher
-from servax.service.extras import load_serving
 from servax.service.gate import Gate
 from servax.service.logs import Forward, Log
 from servax.service.metrics import Metrics
@@ -99,7 +99,7 @@ def serve(
         SettingError: It cannot listen there.
         ServaxError: The extra is missing, or the networks cannot be used.
     """
-    uvicorn = load_serving("uvicorn")
+    uvicorn = load_extra("uvicorn", extra="serve", what="servax serve")
     listener = open_socket(place)
     with listener:
         host, port = listener.getsockname()[:2]

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from servax.audit.subjects.extras import load_extra, quiet
 from servax.audit.subjects.fingerprint import of_model
 from servax.audit.subjects.probing import count_classes, settled, zeros
 from servax.audit.subjects.statements import Statements, agree, class_names
 from servax.audit.subjects.subject import BOUNDS, Inputs, Subject
 from servax.errors import CheckpointError
+from servax.runtime.extras import load_extra, quiet
 
 INPUTS: Inputs = "waveform"
 RAW = "Wav2Vec2FeatureExtractor"

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from servax.audit.subjects.extras import load_extra
 from servax.audit.subjects.fingerprint import of_files
 from servax.audit.subjects.probing import count_classes, settled, zeros
 from servax.audit.subjects.statements import (
@@ -26,6 +25,7 @@ from servax.audit.subjects.statements import (
 )
 from servax.audit.subjects.subject import BOUNDS, Inputs, Subject
 from servax.errors import CheckpointError, ShapeError
+from servax.runtime.extras import load_extra
 
 TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
 RANKS: dict[int, Inputs] = {2: "waveform", 4: "logmel"}

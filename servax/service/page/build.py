@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from servax.audit.subjects.extras import load_extra
+from servax.runtime.extras import load_extra
 from servax.service.page.doors import Doors
 from servax.service.page.layout import Run, build_blocks
 from servax.service.page.look import CSS, theme
