@@ -26,9 +26,10 @@ def export_onnx(
         recogniser: Folder of a recogniser, or a packaged one (crnn-ravdess, CC BY-NC-SA 4.0): one
             graph from waveform (B, T) at the front-end's rate to logits (B, C) behind the purifier,
             logits without it and the residual score of an attack.
-        int8: Write the int8 variant in place of float32; needs calibration.
+        int8: Write the int8 variant in place of float32: a third of the size, answers may change.
         calibration: A folder of speech (8 sounds at least; 64 are taken, evenly) that tells int8
-            the ranges of activations.
+            the ranges of activations beforehand: faster, and further from float32. Default sees
+            them while the file runs.
         overwrite: Replace a file that is there already.
         json: Print JSON.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from servax.cli.output import bar, print_json, print_table, say
 from servax.errors import SettingError
 from servax.experiments.training import Recogniser, load_recogniser
 from servax.export import export_defended, export_purifier
-from servax.export.quantising import FEWEST_CLIPS
+from servax.export.quantising import FEWEST_CLIPS, too_few
 from servax.export.writing import check_place
 from servax.features import FrontEnd, waveform_batch
 from servax.purifier import Purifier
@@ -36,18 +37,20 @@ def export_network(
     as_json: bool,
 ) -> int:
     """Export a purifier, or a purifier and the recogniser behind it."""
-    if int8 and calibration is None:
-        raise SettingError("calibration", None, "a folder of speech, which --int8 needs")
     if calibration is not None and not int8:
         raise SettingError("calibration", calibration, "none: it belongs to --int8")
     path = Path(out).expanduser()
     check_place(path, overwrite=overwrite)
     cleaner = Purifier.from_pretrained(purifier)
     behind = None if recogniser is None else load_recogniser(recogniser)
-    clips = None if calibration is None else calibration_clips(calibration, cleaner, behind)
+    clips: Sequence[NDArray[np.float32]] = ()
+    if calibration is not None:
+        clips = calibration_clips(calibration, cleaner, behind)
     say("exporting; this takes about a minute")
     if behind is None:
-        made = export_purifier(cleaner, path, name=purifier, overwrite=overwrite, calibration=clips)
+        made = export_purifier(
+            cleaner, path, name=purifier, overwrite=overwrite, int8=int8, calibration=clips
+        )
     else:
         made = export_defended(
             cleaner,
@@ -55,6 +58,7 @@ def export_network(
             path,
             names=(purifier, str(recogniser)),
             overwrite=overwrite,
+            int8=int8,
             calibration=clips,
         )
     if as_json:
@@ -86,9 +90,7 @@ def calibration_clips(
     source = Path(sounds).expanduser()
     found = sounds_below(source)
     if len(found) < FEWEST_CLIPS:
-        raise SettingError(
-            "calibration", sounds, f"a folder of at least {FEWEST_CLIPS} sounds, not {len(found)}"
-        )
+        raise too_few(len(found))
     step = max(1, len(found) // MOST_CLIPS)
     chosen = found[::step][:MOST_CLIPS]
     settings = purifier.front_end if recogniser is None else recogniser.front_end

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import servax
 from servax.experiments.training import Recogniser
 from servax.export.graphs import DefendedGraph, PurifierGraph
-from servax.export.quantising import quantise
+from servax.export.quantising import check_calibration, quantise
 from servax.export.writing import (
     OPSET,
     check_place,
@@ -56,7 +56,8 @@ def export_purifier(
     *,
     name: str = "",
     overwrite: bool = False,
-    calibration: Clips | None = None,
+    int8: bool = False,
+    calibration: Clips = (),
 ) -> Exported:
     """Write a purifier: log-Mel (B, 1, M, F) on [0, 1] to the same shape, any B and F.
 
@@ -66,7 +67,9 @@ def export_purifier(
         name: Of the purifier, as `Purifier.from_pretrained` takes it; the licence of its model card
             goes with it.
         overwrite: Replace a file that is there.
-        calibration: Log-Mels (B, 1, M, F) of real clips: writes the int8 variant.
+        int8: Write the int8 variant.
+        calibration: Log-Mels (B, 1, M, F) of real clips, which make a static int8 variant; without
+            them it is dynamic.
 
     Raises:
         CheckpointError: The place cannot be written.
@@ -74,7 +77,7 @@ def export_purifier(
         ServaxError: The extra onnx is missing, or the network cannot be exported faithfully.
     """
     said = _metadata(PURIFIER, purifier.front_end, purifier.scale, purifier=name)
-    return _write(PurifierGraph(purifier), said, Path(path), overwrite, calibration)
+    return _write(PurifierGraph(purifier), said, Path(path), overwrite, int8, calibration)
 
 
 def export_defended(
@@ -84,7 +87,8 @@ def export_defended(
     *,
     names: tuple[str, str] = ("", ""),
     overwrite: bool = False,
-    calibration: Clips | None = None,
+    int8: bool = False,
+    calibration: Clips = (),
 ) -> Exported:
     """Write front-end, purifier and recogniser: waveform (B, T) to logits (B, C), any B and T.
 
@@ -97,7 +101,9 @@ def export_defended(
         path: Ends in .onnx; the file appears whole or not at all.
         names: Of purifier and recogniser; the licences of their model cards go with them.
         overwrite: Replace a file that is there.
-        calibration: Waveforms (B, T) of real clips: writes the int8 variant.
+        int8: Write the int8 variant.
+        calibration: Waveforms (B, T) of real clips, which make a static int8 variant; without them
+            it is dynamic.
 
     Raises:
         CheckpointError: The place cannot be written.
@@ -112,7 +118,9 @@ def export_defended(
         recogniser=names[1],
         labels=recogniser.labels,
     )
-    return _write(DefendedGraph(purifier, recogniser), said, Path(path), overwrite, calibration)
+    return _write(
+        DefendedGraph(purifier, recogniser), said, Path(path), overwrite, int8, calibration
+    )
 
 
 def _write(
@@ -120,19 +128,21 @@ def _write(
     said: dict[str, str],
     path: Path,
     overwrite: bool,
-    calibration: Clips | None,
+    int8: bool,
+    calibration: Clips,
 ) -> Exported:
     path = path.expanduser()
     check_place(path, overwrite=overwrite)
+    check_calibration(len(calibration), int8=int8)
     with placed(path) as part:
         far = write_graph(graph, said, part)
-        if calibration is not None:
+        if int8:
             exact = part.with_name(f"float32-{part.name}")
             part.rename(exact)
-            quantise(exact, part, calibration)
+            quantise(exact, part, calibration, method="static" if calibration else "dynamic")
             far = difference(graph, part, noise(graph))
         size = part.stat().st_size
-    return Exported(str(path), said["role"], OPSET, size, far, calibration is not None)
+    return Exported(str(path), said["role"], OPSET, size, far, int8)
 
 
 def _metadata(

@@ -1,9 +1,10 @@
 """An int8 variant of an exported file, by onnxruntime.quantization.
 
 Static: the range of every activation is seen on real clips beforehand, weights have a scale for
-each channel. Only the networks' 3x3 and 1x1 convolutions and their matrix products become int8. The
-front-end stays float32, since the power of speech spans more decibels than 8 bits hold, and so do
-the cosine transform of the texture shuffle and the first and last convolution of a network.
+each channel. Dynamic: ranges are seen while the file runs, which is slower and closer. Only the
+networks' 3x3 and 1x1 convolutions and their matrix products become int8. The front-end stays
+float32, since the power of speech spans more decibels than 8 bits hold, and so do the cosine
+transform of the texture shuffle and the first and last convolution of a network.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ def quantise(
         SettingError: There are too few clips.
         ServaxError: A library of the extra onnx is missing.
     """
+    if method == "static" and len(clips) < FEWEST_CLIPS:
+        raise too_few(len(clips))
     onnx = load_extra("onnx", extra="onnx", what="int8")
     tools = load_extra("onnxruntime.quantization", extra="onnx", what="int8")
     model = onnx.load(str(source))
@@ -76,8 +79,6 @@ def quantise(
             # onnxruntime's integer convolution knows one unsigned scale for all channels.
             tools.quantize_dynamic(str(source), str(target), weight_type=unsigned, **operators)
         else:
-            if len(clips) < FEWEST_CLIPS:
-                raise SettingError("calibration", len(clips), f"at least {FEWEST_CLIPS} clips")
             tools.quantize_static(
                 str(source),
                 str(target),
@@ -93,6 +94,23 @@ def quantise(
     said = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(made, {**said, "quantised": f"int8, {method}"})
     onnx.save(made, str(target))
+
+
+def check_calibration(clips: int, *, int8: bool) -> None:
+    """Refuse a number of clips that calibrates nothing, before any work is done.
+
+    Raises:
+        SettingError: They are too few, or nothing is to be calibrated.
+    """
+    if clips and not int8:
+        raise SettingError("calibration", f"{clips} clips", "none: it belongs to int8")
+    if 0 < clips < FEWEST_CLIPS:
+        raise too_few(clips)
+
+
+def too_few(clips: int) -> SettingError:
+    """Return the refusal of so few clips."""
+    return SettingError("calibration", f"{clips} clips", f"at least {FEWEST_CLIPS}")
 
 
 def kept_float(onnx: Any, model: Any) -> list[str]:

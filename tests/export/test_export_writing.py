@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
 import pytest
 import soundfile
-import torch
 from torch import Tensor, nn
 
 import servax.runtime.extras
@@ -27,17 +27,20 @@ Trio = tuple[Purifier, Recogniser, Exported]
 Make = Callable[[nn.Module], Purifier]
 
 
-def test_int8_is_smaller_and_close(defended: Trio, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["static", "dynamic"])
+def test_int8_is_close_and_says_so(
+    defended: Trio, tmp_path: Path, method: Literal["static", "dynamic"]
+) -> None:
     source, target = Path(defended[2].path), tmp_path / "int8.onnx"
     rng = np.random.default_rng(0)
     clips = [(0.1 * rng.normal(size=(1, 20_000))).astype(np.float32) for _ in range(8)]
-    quantise(source, target, clips)
+    quantise(source, target, clips, method=method)
     model = onnx.load(target)
     said = {entry.key: entry.value for entry in model.metadata_props}
-    assert said["quantised"] == "int8, static"
+    assert said["quantised"] == f"int8, {method}"
     assert json.loads(said["labels"]) == ["angry", "happy", "sad"]
     kinds = {each.data_type for each in model.graph.initializer}
-    assert onnx.TensorProto.INT8 in kinds
+    assert kinds & {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
     sessions = [writing.open_session(path, threads=1) for path in (source, target)]
     exact, rounded = (s.run(["residual"], {"waveform": clips[0]})[0] for s in sessions)
     assert abs(float(exact[0] - rounded[0])) < 0.02
@@ -57,9 +60,16 @@ def test_what_carries_decibels_stays_float(defended: Trio) -> None:
     assert (514, 1, 512) in found  # the Fourier transform
 
 
+def test_calibration_without_int8_is_refused(make_purifier: Make, tmp_path: Path) -> None:
+    clips = [np.zeros((1, 1, 64, 50), dtype=np.float32)] * 8
+    purifier = make_purifier(FrameTransformer(blocks=1, feedforward=8))
+    with pytest.raises(SettingError, match="calibration is '8 clips', expected none: it belongs"):
+        export_purifier(purifier, tmp_path / "a.onnx", calibration=clips)
+
+
 def test_too_few_clips_are_refused(defended: Trio, tmp_path: Path) -> None:
     clips = [np.zeros((1, 9_000), dtype=np.float32)] * 7
-    with pytest.raises(SettingError, match="calibration is 7, expected at least 8 clips"):
+    with pytest.raises(SettingError, match="calibration is '7 clips', expected at least 8"):
         quantise(Path(defended[2].path), tmp_path / "int8.onnx", clips)
 
 
@@ -138,21 +148,21 @@ def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (said["role"], said["int8"], said["path"]) == ("purifier", False, str(out))
     assert said["size_bytes"] == out.stat().st_size
     light = runtime.Purifier.load(out)
-    before = torch.rand(1, 1, 64, 50).numpy()
+    before = np.random.default_rng(0).random((1, 1, 64, 50), dtype=np.float32)
     assert light(before).shape == before.shape
 
-    small = str(folder / "int8.onnx")
-    options = ["--int8", "--calibration", str(folder / "sounds")]
-    assert main(["export", mine, "-o", small, *options]) == 0
+    options = ["--int8", "--calibration", str(folder / "sounds"), "--overwrite"]
+    assert main(["export", mine, "-o", str(out), *options]) == 0
     assert "int8" in capsys.readouterr().out
-    runtime.Purifier.load(small)
+    assert out.stat().st_size < said["size_bytes"]
+    assert 0 < np.abs(runtime.Purifier.load(out)(before) - light(before)).mean() < 0.05
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         ([], "out is None, expected a file to write that ends in .onnx, given as -o OUT"),
-        (["-o", "a.onnx", "--int8"], "calibration is None, expected a folder of speech"),
+        (["-o", "a.onnx", "--int8", "--calibration", "mine"], "mine: holds no sound file"),
         (["-o", "a.onnx", "--calibration", "x"], "expected none: it belongs to --int8"),
         (["-o", "a.txt"], "a.txt: expected a file name that ends in .onnx"),
         (["-o", "a.onnx", "--recogniser", "nobody"], "nobody: no such folder"),
