@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from servax.defences.adversarial import (
     Trades,
     Vanilla,
 )
+from servax.defences.adversarial.objectives import SingleStep
 from servax.features import Batch, Dataset, SpecAugment
 from servax.models import VGG16
 from servax.training import Compute, Processes, current, fit, global_seed, launch
@@ -53,9 +55,14 @@ def train(
 ) -> AdversarialTrainer:
     with global_seed(3, "weights"):
         network = VGG16(4, 2).double()
-    compute = Compute("cpu")
+    settings = SETTINGS
+    if isinstance(objective, SingleStep):
+        # A masked band is constant: which of its equal cells max pooling takes is decided by the
+        # last bit, which on some processors depends on the size of the batch. FGSM begins at such
+        # an input; the other attacks begin beside it.
+        settings = replace(SETTINGS, augment=None)
     trainer = AdversarialTrainer(
-        network, dataset, dataset, objective, SETTINGS, seed=3, compute=compute
+        network, dataset, dataset, objective, settings, seed=3, compute=Compute("cpu")
     )
     trainer._loss.double()
     # The second of two processes has no utterance of the second batch.
