@@ -102,9 +102,9 @@ def change_clip(purifier: Purifier, way: Resynthesis, sound: Tensor) -> Tensor:
     x = purifier.scale(logmel(levelled))
     wanted = purifier.scale.inverse(purifier(fit_frames(x, settings.frames))[..., : x.shape[-1]])
     change = wanted - purifier.scale.inverse(x)
-    changed = way.of(sound)
-    made = changed(change)
+    changed, unit = way.of(sound), logmel.settings.db_per_unit
+    made = changed(unit * change)
     for _ in range(CORRECTIONS):
         change = change + wanted - purifier.scale.inverse(purifier.scale(logmel(gain * made)))
-        made = changed(change)
+        made = changed(unit * change)
     return made

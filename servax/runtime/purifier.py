@@ -170,11 +170,11 @@ class Purifier:
         x = scale(logmel(gain * sound))  # (M, F)
         wanted = scale.inverse(self(self._fitted(x)[None, None])[0, 0, :, : x.shape[1]])
         change = wanted - scale.inverse(x)
-        changed = logmel.changing(sound)
-        made = changed(change)
+        changed, unit = logmel.changing(sound), logmel.settings.db_per_unit
+        made = changed(unit * change)
         for _ in range(CORRECTIONS):
             change = change + wanted - scale.inverse(scale(logmel(gain * made)))
-            made = changed(change)
+            made = changed(unit * change)
         return made
 
     def _gain(self, sound: Array) -> np.float32:

@@ -71,6 +71,13 @@ class LogMelSettings:
             if getattr(self, name) not in allowed:
                 raise SettingError.choice(name, getattr(self, name), allowed)
 
+    @property
+    def db_per_unit(self) -> np.float32:
+        """How many dB of power one unit of the log-Mel is (1 for `db`)."""
+        if self.logarithm == "db":
+            return np.float32(1.0)
+        return np.float32((10.0 if self.spectrum == "power" else 20.0) / math.log(10.0))
+
 
 @dataclass(frozen=True)
 class FrontEndSettings:

@@ -9,7 +9,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from servax.errors import SettingError, ShapeError
-from servax.features import FrontEnd, FrontEndSettings, Scale, ScaleSettings, waveform_batch
+from servax.features import (
+    FrontEnd,
+    FrontEndSettings,
+    LogMelSettings,
+    Scale,
+    ScaleSettings,
+    waveform_batch,
+)
 from servax.purifier import Purifier
 from servax.purifier.sound import longest_clip
 from servax.purifier.sound_purifier import SoundPurifier
@@ -135,3 +142,15 @@ def test_refusals() -> None:
 def test_silence_stays_silence() -> None:
     silence = np.zeros(16_000, dtype=np.float32)
     assert not purifier(nn.Identity()).purify(silence).any()
+
+
+def test_a_natural_logarithm_means_the_same_sound() -> None:
+    """The same window of levels in nepers of power: 10 / ln 10 dB each."""
+    per_neper = 10.0 / np.log(10.0)
+    scale = Scale(ScaleSettings(top_db=40.0 / per_neper, window_db=80.0 / per_neper))
+    front_end = FrontEndSettings(LogMelSettings(logarithm="natural"))
+    natural = Purifier(DampHigh(), scale, front_end).eval()
+    sound = voice(2.0)
+    expected = purifier(DampHigh()).purify(sound)
+    assert np.abs(expected - sound).max() > 0.05
+    np.testing.assert_allclose(natural.purify(sound), expected, atol=1e-4)

@@ -13,6 +13,7 @@ import pytest
 from servax import audio, runtime
 from servax.errors import CheckpointError, ServaxError, SettingError, ShapeError
 from servax.export import export_purifier
+from servax.features import FrontEndSettings, LogMelSettings, Scale, ScaleSettings
 from servax.purifier import Purifier
 
 Pair = tuple[Purifier, runtime.Purifier]
@@ -54,6 +55,19 @@ def test_a_stream_gives_what_that_of_torch_gives(pair: Pair, noisy_voice: np.nda
     ]
     assert len(made[1]) == len(noisy_voice)
     np.testing.assert_allclose(made[1], made[0], atol=TOLERANCE)
+
+
+def test_a_natural_logarithm_is_meant_as_by_torch(
+    pair: Pair, noisy_voice: np.ndarray, tmp_path: Path
+) -> None:
+    front_end = FrontEndSettings(LogMelSettings(logarithm="natural", spectrum="magnitude"))
+    scale = Scale(ScaleSettings(top_db=4.6, window_db=9.2))
+    purifier = Purifier(pair[0].network, scale, front_end).eval()
+    export_purifier(purifier, tmp_path / "natural.onnx")
+    light = runtime.Purifier.load(tmp_path / "natural.onnx", threads=1)
+    expected = purifier.purify(noisy_voice[:32_000])
+    assert np.abs(expected - noisy_voice[:32_000]).max() > 100 * TOLERANCE
+    np.testing.assert_allclose(light.purify(noisy_voice[:32_000]), expected, atol=TOLERANCE)
 
 
 def test_silence_stays_silence(pair: Pair) -> None:
