@@ -2,7 +2,8 @@
 
 The wheel is made from the sdist, so both are whole. It is installed with the pinned base, no extra;
 then nothing but the base may be there, and ``servax purify`` must work with the packaged weights
-from an empty folder. That each extra asks for what it is for, the wheel's metadata say.
+from an empty folder. That each extra asks for what it is for, the wheel's metadata say. With
+NumPy and onnxruntime alone, `servax.runtime` must purify.
 
     python .ci/package.py FOLDER      leaves dist/ and the environment in FOLDER
 """
@@ -23,6 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PINS = ROOT / "requirements.txt"
+DEV_PINS = ROOT / "requirements-dev.txt"
 ASKED = {
     "attacks": "foolbox",
     "demo": "gradio",
@@ -32,6 +34,17 @@ ASKED = {
     "serve": "fastapi",
 }
 """A package that each extra pulls, and the base never."""
+LIGHT = """
+import sys
+import numpy as np
+from servax import runtime
+
+sound = np.sin(np.arange(16_000) / 20).astype(np.float32)
+purified = runtime.Purifier.load(sys.argv[1]).purify(sound, 16_000)
+assert np.abs(purified - sound).max() > 1e-3
+print(purified.shape, purified.dtype)
+"""
+"""What runs without torch."""
 BORN_WITH = {"pip", "setuptools", "servax"}
 
 
@@ -48,6 +61,7 @@ def main(folder: Path) -> None:
     check_installed(pip)
     check_extras(wheel)
     check_purify(python.parent / "servax")
+    check_without_torch(folder, wheel)
     print(f"{wheel.name}: {wheel.stat().st_size / 2**20:.1f} MiB, works in an empty environment")  # noqa: T201
 
 
@@ -117,6 +131,21 @@ def check_purify(servax: Path) -> None:
             made = (file.getnframes(), file.getframerate(), file.getnchannels())
         if made != (16_000, 16_000, 1):
             sys.exit(f"servax purify wrote {made}, expected 16000 samples at 16000 Hz, one channel")
+
+
+def check_without_torch(folder: Path, wheel: Path) -> None:
+    """An exported purifier purifies where there is NumPy, onnxruntime and the wheel alone."""
+    network = folder / "purifier.onnx"
+    run(sys.executable, "-m", "servax", "export", "ssad-plus-synthetic", "-o", str(network))
+    run(sys.executable, "-m", "venv", str(folder / "light"))
+    python = str(folder / "light" / "bin" / "python")
+    install = (python, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-compile")
+    run(*install, "-c", str(DEV_PINS), "numpy", "onnxruntime")
+    run(*install, "--no-deps", str(wheel))
+    with tempfile.TemporaryDirectory() as empty:
+        said = run(python, "-c", LIGHT, str(network), cwd=Path(empty))
+    if said.split() != ["(16000,)", "float32"]:
+        sys.exit(f"servax.runtime gave {said.strip()!r} without torch")
 
 
 def normal(name: str) -> str:
