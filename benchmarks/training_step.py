@@ -3,8 +3,9 @@
 A step distorts a batch by SSA (T = 10 steps of ascent on the distance of VGG-16's features),
 purifies it, moves the discriminator D and then the purifier P. The transcription reads like the
 paper: the whole VGG-16 runs, as it was trained, each time features are needed, those of the clean
-input are computed anew each time, and every `backward` fills the gradients of all parameters. Both
-begin with the same weights and distort the same clips; their first loss terms must agree.
+input are computed anew each time, every `backward` fills the gradients of all parameters, and the
+blocks of P are torch's own layers. Both begin with the same weights and distort the same clips;
+their first loss terms must agree.
 
     python benchmarks/training_step.py --model runs/bench-64/model
 """
@@ -28,8 +29,8 @@ from servax.corpora import cache_folder, load
 from servax.errors import ServaxError
 from servax.experiments.training import load_recogniser
 from servax.features import Dataset, FrontEnd, extract
-from servax.models import Discriminator, feature_extractor, frozen, new_restorer
-from servax.purifier import PRESETS, PurifierTrainer, PurifierTraining
+from servax.models import Discriminator, FrameTransformer, feature_extractor, frozen
+from servax.purifier import PurifierTrainer, PurifierTraining
 from servax.purifier.losses import pixel_loss
 from servax.training import global_seed
 
@@ -107,6 +108,18 @@ class Transcription:
         return {"pixel": float(pixel.detach()), "feature": float(feature.detach())}
 
 
+def with_torchs_blocks(purifier: FrameTransformer) -> FrameTransformer:
+    """Return a copy of P whose blocks are `nn.TransformerEncoderLayer`, with the same weights."""
+    twin, s = copy.deepcopy(purifier), purifier.settings
+    for number, block in enumerate(purifier.encoder.layers):
+        layer = nn.TransformerEncoderLayer(
+            s.mels, s.heads, s.feedforward, dropout=0.0, batch_first=True, norm_first=True
+        )
+        layer.load_state_dict(block.state_dict())
+        twin.encoder.layers[number] = layer
+    return twin
+
+
 def clips(given: argparse.Namespace) -> Dataset:
     """Return one batch of clips of the training speakers."""
     recogniser = load_recogniser(given.model)
@@ -145,7 +158,7 @@ def main() -> int:
         PurifierTraining(), batch_size=given.batch_size, adversarial_limit=None, warmup_steps=0
     )
     with global_seed(given.seed, "benchmark"):
-        purifier, discriminator = new_restorer(PRESETS["ssad"].network), Discriminator()
+        purifier, discriminator = FrameTransformer(), Discriminator()  # those of preset ssad
     trainer = PurifierTrainer(
         copy.deepcopy(purifier),
         copy.deepcopy(discriminator),
@@ -155,7 +168,7 @@ def main() -> int:
         settings,
         seed=given.seed,
     )
-    plain = Transcription(purifier, discriminator, vgg, settings)
+    plain = Transcription(with_torchs_blocks(purifier), discriminator, vgg, settings)
     (batch,) = data.batches(given.batch_size, torch.device("cpu"))
     draws = torch.Generator().manual_seed(given.seed)
     first = {
