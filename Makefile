@@ -70,7 +70,9 @@ story: $(BASE)/ready
 	$(BASE)/bin/servax run recipes/synthetic_paper.yaml --out $(TEST)/paper
 
 pytest: $(TEST)/ready
-	SERVAX_DEMO=$(abspath $(TEST))/demo SERVAX_PAPER=$(abspath $(TEST))/paper $(TEST)/bin/pytest -q -n 2
+	mkdir -p $(TEST)/artefacts
+	SERVAX_DEMO=$(abspath $(TEST))/demo SERVAX_PAPER=$(abspath $(TEST))/paper \
+		SERVAX_ARTEFACTS=$(abspath $(TEST))/artefacts $(TEST)/bin/pytest -q -n 2
 
 format: $(TEST)/ready
 	$(TEST)/bin/ruff format .
