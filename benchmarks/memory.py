@@ -59,8 +59,8 @@ def main() -> int:
         what=f"peak memory of a run, {small['utterances']} and {large['utterances']} utterances",
         against=f"features in RAM twice: + {2 * added:.0f} MiB",
         target="constant",
-        measured=f"{small['own_mib']:.0f} and {large['own_mib']:.0f} MiB ({grown:+.0f} MiB; one "
-        f"copy would be {added:+.0f})",
+        measured=f"{small['own_mib']:.0f} and {large['own_mib']:.0f} MiB "
+        f"({grown:+.0f} MiB; one copy would be {added:+.0f})",
         met=grown <= LARGEST_GROWTH * added,
     )
     write("memory", [row], folder=given.results, runs=found)
