@@ -54,11 +54,13 @@ def test_what_was_accepted_is_finished_after_a_signal() -> None:
     with served() as (process, url):
         children = psutil.Process(process.pid).children(recursive=True)
         assert len(children) >= 1
+        for child in children:
+            child.suspend()  # nothing is answered before all have asked, however fast it is
         answers: list[int] = []
         ask = {"headers": {"Content-Type": "audio/wav"}, "timeout": 60.0}
 
         def send() -> None:
-            answers.append(httpx.post(f"{url}/v1/purify", content=sound(20.0), **ask).status_code)
+            answers.append(httpx.post(f"{url}/v1/purify", content=sound(2.0), **ask).status_code)
 
         senders = [threading.Thread(target=send) for _ in range(6)]
         with httpx.Client(base_url=url) as client:
@@ -70,6 +72,8 @@ def test_what_was_accepted_is_finished_after_a_signal() -> None:
             refused = client.post("/v1/purify", content=sound(), **ask)
             assert refused.status_code == 503
             assert int(refused.headers["retry-after"]) >= 1
+        for child in children:
+            child.resume()
         for each in senders:
             each.join(60)
         assert answers == [200] * 6
