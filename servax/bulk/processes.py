@@ -11,7 +11,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,6 +22,7 @@ import torch
 from servax.bulk.files import Outcome, purify_file
 from servax.bulk.orders import Order
 from servax.errors import ServaxError, SettingError
+from servax.features.threads import one_thread
 from servax.purifier import Purifier
 from servax.runtime.sharing import cpus
 
@@ -74,17 +75,6 @@ def workers_for(orders: Sequence[Order]) -> int:
         with suppress(OSError):  # a source that is not there is told when its turn comes
             held += Path(order.source).stat().st_size
     return min(cpus(), 1 + held // BYTES_WORTH_A_WORKER)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one thread inside the block."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _spread(

@@ -57,8 +57,9 @@ def serve(
         page: Also serve the page to try attacks on (pip install 'servax[demo]').
     """
     from servax.cli.serving import serve_http
+    from servax.runtime.sharing import cpus
     from servax.service.decoding import Limits
-    from servax.service.settings import ServiceSettings, cpus
+    from servax.service.settings import ServiceSettings
 
     settings = ServiceSettings(
         purifier=purifier,

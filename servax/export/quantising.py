@@ -9,9 +9,7 @@ transform of the texture shuffle and the first and last convolution of a network
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servax.errors import SettingError
+from servax.export.writing import silenced
 from servax.runtime.extras import load_extra, quiet
 
 Method = Literal["static", "dynamic"]
@@ -74,7 +73,8 @@ def quantise(
     model = onnx.load(str(source))
     operators = {"op_types_to_quantize": OPERATORS, "nodes_to_exclude": kept_float(onnx, model)}
     unsigned, signed = tools.QuantType.QUInt8, tools.QuantType.QInt8
-    with quiet(), _silent():
+    # It advises to run a preprocessor that knows no dynamic sizes.
+    with quiet(), silenced(None):
         if method == "dynamic":
             # onnxruntime's integer convolution knows one unsigned scale for all channels.
             tools.quantize_dynamic(str(source), str(target), weight_type=unsigned, **operators)
@@ -130,15 +130,3 @@ def kept_float(onnx: Any, model: Any) -> list[str]:
             if max(kernel) > LARGEST_KERNEL or min(out, channels) <= FEWEST_CHANNELS:
                 kept.append(node.name)
     return kept
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keep the quantiser from its advice to run a preprocessor that knows no dynamic sizes."""
-    log = logging.getLogger()
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)

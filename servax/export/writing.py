@@ -20,6 +20,7 @@ from servax.runtime.session import open_session
 
 OPSET = 18
 """Of the ONNX operators; onnxruntime runs it from 1.14 on."""
+EXPORTER_LOG = "torch.onnx._internal.exporter._registration"
 TOLERANCE = 1e-4
 """Largest difference to torch, on [0, 1] or in logits of up to 1; larger ones in proportion."""
 SUFFIX = ".onnx"
@@ -124,7 +125,8 @@ def _exported(graph: Graph, example: Tensor) -> Any:
     last = "frames" if isinstance(graph, PurifierGraph) else "samples"
     shapes = {0: batch, example.ndim - 1: torch.export.Dim(last, min=1)}
     try:
-        with quiet(), _silent():
+        # It tells of optional libraries that nothing here needs.
+        with quiet(), silenced(EXPORTER_LOG):
             return torch.onnx.export(
                 graph.eval(),
                 (example,),
@@ -145,9 +147,9 @@ def _exported(graph: Graph, example: Tensor) -> Any:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
-    """Keep the exporter from telling of optional libraries that nothing here needs."""
-    log = logging.getLogger("torch.onnx._internal.exporter._registration")
+def silenced(logger: str | None) -> Iterator[None]:
+    """Let a logger, none is the root, tell errors alone: advice that nobody here can act on."""
+    log = logging.getLogger(logger)
     level = log.level
     log.setLevel(logging.ERROR)
     try:

@@ -12,8 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from servax.corpora import Corpus
 from servax.errors import CacheError, unwritable
 from servax.features import frames, frontend, logmel, mel
 from servax.features.frontend import FrontEnd, waveform_batch
+from servax.features.threads import one_thread
 from servax.runtime.sharing import in_order
 
 Progress = Callable[[int, int], None]
@@ -124,7 +124,7 @@ def _compute(
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     # Written as a stream: on a full disk a write fails, a memory map would kill the process.
     recordings = hashlib.blake2b(digest_size=32)
-    with (building / "logmel.npy").open("wb") as file, _one_thread():
+    with (building / "logmel.npy").open("wb") as file, one_thread():
         np.lib.format.write_array_header_1_0(file, header)
         # MKL keeps the number of threads for each thread that calls it.
         single = partial(torch.set_num_threads, 1)
@@ -157,17 +157,6 @@ def _features_of(
     with torch.inference_mode():
         logmel_db = front_end(waveform_batch(samples))[0, 0]
     return heard, logmel_db.numpy().astype("<f4").tobytes()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute each sum on one thread inside the block: in another number, sums round otherwise."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _open(entry: Path, names: tuple[str, ...]) -> Features | None:

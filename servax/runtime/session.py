@@ -47,8 +47,22 @@ def open_session(path: Path, *, threads: int | None = None) -> Any:
         raise CheckpointError(path, "no such file; expected one of servax export")
     if path.stat().st_size > LARGEST_BYTES:
         raise CheckpointError(path, f"is larger than {LARGEST_BYTES} bytes")
+    return started(runtime, path, threads=threads or 0)
+
+
+def started(runtime: Any, path: Path, *, threads: int) -> Any:
+    """Return the session of a file that is there, on the CPU.
+
+    Args:
+        runtime: The library, onnxruntime.
+        path: The file.
+        threads: Of onnxruntime; 0 is as many as there are cores.
+
+    Raises:
+        CheckpointError: It is broken.
+    """
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors only: they are raised, and told in our sentence
     try:
         return runtime.InferenceSession(

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, field
 
 from servax.errors import SettingError
 from servax.pretrained import PURIFIER, RECOGNISER
+from servax.runtime.sharing import cpus
 from servax.service.decoding import Limits
-
-
-def cpus() -> int:
-    """Return how many CPUs this process may run on."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
-        return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

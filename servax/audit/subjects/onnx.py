@@ -26,6 +26,7 @@ from servax.audit.subjects.statements import (
 from servax.audit.subjects.subject import BOUNDS, Inputs, Subject
 from servax.errors import CheckpointError, ShapeError
 from servax.runtime.extras import load_extra
+from servax.runtime.session import started
 
 TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
 RANKS: dict[int, Inputs] = {2: "waveform", 4: "logmel"}
@@ -120,15 +121,7 @@ def _open(path: Path) -> Any:
     runtime = load_extra("onnxruntime", extra="onnx", what="an ONNX file")
     if not path.is_file():
         raise CheckpointError(path, "no such file; expected an ONNX file")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors only: they are raised, and told in our sentence
-    try:
-        return runtime.InferenceSession(
-            str(path), sess_options=options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # The classes of onnxruntime share no other base.
-        raise CheckpointError(path, f"is no ONNX file that onnxruntime can run ({error})") from None
+    return started(runtime, path, threads=torch.get_num_threads())
 
 
 def _classifier(path: Path, session: Any) -> OnnxClassifier:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import soxr
 
 from servax import audio
@@ -58,7 +57,8 @@ def hear(path: Path, rate: int, limits: PageLimits) -> Samples:
                 f"{limits.upload_bytes / 1e6:g} MB; send a shorter clip.",
             )
         # The header alone: nothing is decoded before its length is known.
-        _check_header(path, audio.duration_seconds(path), limits)
+        with audio.opened(path) as sound:
+            _check_header(sound.frames / sound.samplerate, sound.channels, limits)
         return audio.read(path, sample_rate=rate)
     except AudioError as error:
         reason = str(error).removeprefix(f"{path}: ").rstrip(".")
@@ -67,7 +67,7 @@ def hear(path: Path, rate: int, limits: PageLimits) -> Samples:
         raise Refusal(410, "gone", "The clip is no longer here; send it again.") from None
 
 
-def _check_header(path: Path, seconds: float, limits: PageLimits) -> None:
+def _check_header(seconds: float, channels: int, limits: PageLimits) -> None:
     if seconds > limits.seconds:
         raise Refusal(
             413,
@@ -75,7 +75,6 @@ def _check_header(path: Path, seconds: float, limits: PageLimits) -> None:
             f"The clip is {seconds:.1f} s long, expected at most {limits.seconds:g} s; "
             "cut it with the scissors below the clip, or send a shorter one.",
         )
-    channels = soundfile.info(str(path)).channels
     if channels > MOST_CHANNELS:
         raise Refusal(
             422,
