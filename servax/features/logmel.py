@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from servax.errors import SettingError, ShapeError
-from servax.features.mel import MelScale, mel_filterbank
+from servax.features.mel import MelScale, bands, mel_filterbank
 
 CHOICES = {
     "window": ("hann", "hamming"),
@@ -116,6 +116,11 @@ class LogMel(nn.Module):
         # Both follow from the settings, so they are not saved with the weights.
         self.register_buffer("window", make_window(s.window_samples), persistent=False)
         self.register_buffer("filters", filters, persistent=False)
+        # The product with the spectrum leaves out most zeros: group by group, each in its own rows.
+        self._bins = []
+        for number, (bins, mels) in enumerate(bands(filters)):
+            self._bins.append(bins)
+            self.register_buffer(f"band_{number}", filters[bins, mels].contiguous(), False)
 
     @classmethod
     def speech_16k(cls) -> LogMel:
@@ -155,12 +160,18 @@ class LogMel(nn.Module):
         frames = self.frames_spectrum(waveform)  # (B, F, bins)
         if s.spectrum == "power":
             # |z|² without the root of |z|, which costs more than the transform.
-            energy = frames.real.square() + frames.imag.square()
+            parts = torch.view_as_real(frames)
+            squares = parts.square() if parts.requires_grad else parts.square_()
+            energy = squares[..., 0] + squares[..., 1]
         else:
             energy = frames.abs()
-        mel = torch.matmul(energy, self.filters).transpose(-1, -2)  # (B, M, F)
+        groups = [
+            energy[..., bins] @ getattr(self, f"band_{number}")
+            for number, bins in enumerate(self._bins)
+        ]
+        mel = torch.cat(groups, dim=-1).transpose(-1, -2)  # (B, M, F)
         if s.logarithm == "db":
-            return (10.0 * torch.log10(torch.clamp(mel, min=s.floor))).unsqueeze(1)
+            return torch.log10(mel.clamp(min=s.floor)).mul_(10.0).unsqueeze(1)
         return torch.log(mel + s.floor).unsqueeze(1)
 
     def spectrum(self, waveform: Tensor) -> Tensor:

@@ -22,6 +22,9 @@ _SLANEY_BREAK_HZ = 1000.0
 _SLANEY_BREAK_MEL = _SLANEY_BREAK_HZ / _SLANEY_HZ_PER_MEL
 _SLANEY_LOG_STEP = math.log(6.4) / 27.0
 
+LANES = 8
+"""Columns that a matrix product computes at once; groups of other widths take longer."""
+
 
 def hz_to_mel(hz: float, *, scale: MelScale) -> float:
     """Return the Mel value of a frequency in Hz."""
@@ -71,3 +74,25 @@ def mel_filterbank(
     if scale == "slaney":
         filters = filters * (2.0 / (points[2:] - points[:mels])).unsqueeze(0)
     return filters
+
+
+def bands(filters: Tensor, parts: int = 3) -> tuple[tuple[slice, slice], ...]:
+    """Return where neighbouring filters differ from zero, group by group.
+
+    The product with a spectrum then leaves out most of what is multiplied by zero: with 64 filters
+    of 257 rows, 70 % of the operations.
+
+    Args:
+        filters: (bins, mels), as `mel_filterbank` returns them.
+        parts: How many groups at most; more save operations and cost calls.
+
+    Returns:
+        For each group its rows, and the columns of its filters.
+    """
+    size = LANES * math.ceil(filters.shape[1] / (LANES * parts))
+    found = []
+    for first in range(0, filters.shape[1], size):
+        columns = slice(first, min(first + size, filters.shape[1]))
+        rows = filters[:, columns].any(dim=1).nonzero().flatten().tolist()
+        found.append((slice(rows[0], rows[-1] + 1) if rows else slice(0, 0), columns))
+    return tuple(found)

@@ -77,7 +77,7 @@ class Scale(nn.Module):
     def forward(self, logmel_db: Tensor) -> Tensor:
         """Return `logmel_db` (any shape, dB) clamped to the window and mapped to [0, 1]."""
         s = self.settings
-        return ((logmel_db - s.top_db) / s.window_db + 1.0).clamp(0.0, 1.0)
+        return (logmel_db - s.top_db).div_(s.window_db).add_(1.0).clamp(0.0, 1.0)
 
     def inverse(self, scaled: Tensor) -> Tensor:
         """Return dB for values on [0, 1], any shape."""

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servax.features.mel import hz_to_mel, mel_filterbank, mel_to_hz
+from servax.features.mel import bands, hz_to_mel, mel_filterbank, mel_to_hz
 
 SETTINGS = [
     {"bins": 257, "mels": 64, "sample_rate": 16_000, "f_min": 0.0, "f_max": 8_000.0},
@@ -94,3 +94,37 @@ def test_mel_values_worked_by_hand(hz, scale, mel):
 def test_mel_and_back(hz, scale):
     mel = torch.tensor(hz_to_mel(hz, scale=scale), dtype=torch.float64)
     assert float(mel_to_hz(mel, scale=scale)) == pytest.approx(hz, rel=1e-9, abs=1e-6)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+@pytest.mark.parametrize(
+    ("settings", "scale"), list(itertools.product(SETTINGS, ("htk", "slaney")))
+)
+def test_groups_hold_every_filter_whole(settings, scale, parts):
+    filters = mel_filterbank(**settings, scale=scale)
+    groups = bands(filters, parts)
+    assert 1 <= len(groups) <= parts
+    kept = torch.zeros_like(filters)
+    for rows, columns in groups:
+        kept[rows, columns] += filters[rows, columns]
+    assert torch.equal(kept, filters)
+
+
+def test_three_groups_leave_out_most_of_the_papers_filters():
+    filters = mel_filterbank(**SETTINGS[0], scale="htk")
+    groups = bands(filters)
+    assert [mels for _, mels in groups] == [slice(0, 24), slice(24, 48), slice(48, 64)]
+    left = sum((rows.stop - rows.start) * (mels.stop - mels.start) for rows, mels in groups)
+    assert left < 0.35 * filters.numel()
+
+
+def test_filters_without_a_bin_stay_empty():
+    # 128 filters of 33 rows: most lie between two bins, and so do all of the first group of 8.
+    filters = mel_filterbank(
+        bins=33, mels=128, sample_rate=16_000, f_min=0.0, f_max=8_000.0, scale="htk"
+    )
+    groups = bands(filters, parts=16)
+    assert [mels.start for _, mels in groups] == list(range(0, 128, 8))
+    energy = torch.rand(5, 33, generator=torch.Generator().manual_seed(0)).double()
+    found = [energy[:, rows] @ filters[rows, mels].double() for rows, mels in groups]
+    torch.testing.assert_close(torch.cat(found, dim=1), energy @ filters.double())
