@@ -29,6 +29,8 @@ FLAGS = (
     "--int8",
 )
 """Options that need no value."""
+HEAVY = ("demo", "run", "train", "attack", "audit", "calibrate")
+"""Commands whose process computes on large tensors and ends with it."""
 
 
 class _Parser(ArgumentParser):
@@ -43,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 (failed work) or 2 (bad use)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    if arguments is None and given[:1] and given[0] in HEAVY:
+        from servax.cli.memory import keep_freed_memory
+
+        keep_freed_memory()
     given = [spelled(argument) for argument in given if argument != "--debug"]
     try:
         code = auto_cli(

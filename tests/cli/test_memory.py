@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from servax.cli.memory import CHOICES, keep_freed_memory
+
+PIECE = 100 * 2**20
+ROUNDS = 4
+ON_GLIBC = platform.libc_ver()[0] == "glibc"
+CHILD = f"""
+import json, resource, sys
+import numpy as np
+from servax.cli.memory import keep_freed_memory
+kept = keep_freed_memory() if sys.argv[1] == "keep" else False
+found = []
+for _ in range({ROUNDS}):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.empty({PIECE}, np.uint8).fill(1)
+    found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(json.dumps([kept, found]))
+"""
+
+
+def faults(mode, **environment):
+    """Return whether memory is kept, and the page faults of writing to one piece after another."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, mode],
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.skipif(not ON_GLIBC, reason="keeps memory with glibc only")
+def test_freed_memory_is_written_to_again_without_faults():
+    kept, found = faults("keep")
+    assert kept
+    # NumPy asks for huge pages of 2 MiB where the system has them.
+    assert found[0] >= PIECE // 2**21
+    assert all(each < PIECE // 2**21 for each in found[1:])
+    _, given_back = faults("give back")
+    assert min(given_back) >= PIECE // 2**21
+
+
+@pytest.mark.skipif(not ON_GLIBC, reason="keeps memory with glibc only")
+@pytest.mark.parametrize(
+    "choice",
+    [*({name: "131072"} for name in CHOICES), {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=1"}],
+)
+def test_a_users_own_choice_is_left_alone(choice):
+    assert faults("keep", **choice)[0] is False
+
+
+def test_another_c_library_keeps_its_ways(monkeypatch):
+    for name in (*CHOICES, "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    assert keep_freed_memory() is False
