@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 PAGES = (HERE / "README.md", HERE.parent / "docs" / "speed.md")
 """Pages that hold the table."""
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
-HEAD = ("what", "against", "target", "measured", "met", "floor", "on a GPU", "command")
+HEAD = ("what", "against", "target", "measured", "met", "floor", "machine", "on a GPU", "command")
 ORDER = ("pgd", "attack_grid", "auto_attack", "training_step")
 """Benchmarks (the file's stem up to a hyphen) that come first; the others follow by name."""
 MET = {True: "yes", False: "no", None: "—"}
@@ -26,7 +26,7 @@ def rows(folder: Path) -> list[list[str]]:
     """Return the cells of every row of the results in a folder."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
     kept = sorted((each for each in found if "rows" in each), key=_place)
-    return [_cells(row, each["command"]) for each in kept for row in each["rows"]]
+    return [_cells(row, each) for each in kept for row in each["rows"]]
 
 
 def _place(found: dict[str, Any]) -> tuple[int, str]:
@@ -35,10 +35,24 @@ def _place(found: dict[str, Any]) -> tuple[int, str]:
     return (ORDER.index(stem) if stem in ORDER else len(ORDER), name)
 
 
-def _cells(row: dict[str, Any], command: str) -> list[str]:
+def _cells(row: dict[str, Any], found: dict[str, Any]) -> list[str]:
     names = ("what", "against", "target", "measured")
     cells = [str(row[name]) for name in names]
-    return [*cells, MET[row["met"]], str(row["floor"]), str(row["gpu"]), f"`{command}`"]
+    return [
+        *cells,
+        MET[row["met"]],
+        str(row["floor"]),
+        _machine(found),
+        str(row["gpu"]),
+        f"`{found['command']}`",
+    ]
+
+
+def _machine(found: dict[str, Any]) -> str:
+    """Return the machine, and what its convolutions reach in float32 where that was measured."""
+    rates = [each for each in found.get("rates", ()) if each["dtype"] == "float32"]
+    told = [f"{each['convolution_gflops']:.0f} GFLOP/s" for each in rates]
+    return ", ".join([str(found["machine"]), *told])
 
 
 def table(lines: Iterable[Iterable[str]]) -> str:

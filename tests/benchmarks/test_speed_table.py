@@ -38,7 +38,12 @@ def folder(tmp_path):
         "gpu": "not measured",
     }
     for name, command in (("pgd-16", "python a.py"), ("bulk", "python b.py")):
-        kept = {"benchmark": name, "command": command, "rows": [row]}
+        kept = {"benchmark": name, "command": command, "machine": "a CPU", "rows": [row]}
+        if name == "pgd-16":
+            kept["rates"] = [
+                {"dtype": "float32", "convolution_gflops": 531.6},
+                {"dtype": "bfloat16", "convolution_gflops": 1092.0},
+            ]
         (tmp_path / f"{name}.json").write_text(json.dumps(kept))
     (tmp_path / "attack_strength.json").write_text(json.dumps({"fixed_radius": []}))
     return tmp_path
@@ -59,10 +64,11 @@ def test_each_row_stands_with_the_command_that_made_it(table, folder):
         "2.50 × (2.40 to 2.60)",
         "yes",
         "1 s of 2 s, 50 %",
+        "a CPU, 532 GFLOP/s",
         "not measured",
         "`python a.py`",
     ]
-    assert second[-1] == "`python b.py`"
+    assert second[-3:] == ["a CPU", "not measured", "`python b.py`"]
 
 
 def test_what_stands_around_the_table_is_left_alone(table, folder):

@@ -92,6 +92,6 @@ def test_a_broken_checkout(checkout: Path) -> None:
 def test_the_processor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     name, cores, threads = provenance.machine().rsplit(", ", 2)
-    assert name
+    assert name.endswith(f" ({torch.backends.cpu.get_cpu_capability()})")
     assert cores.endswith(" cores")
     assert threads == f"{torch.get_num_threads()} threads"
