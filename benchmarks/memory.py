@@ -1,12 +1,13 @@
 """Memory of a whole run against the size of the corpus: features are mapped, not loaded.
 
 The same recipe is run on manifests of RAVDESS recordings of growing size, each run in a process of
-its own. What is told is the peak of memory that belongs to the process alone (RssAnon of Linux);
-pages of the mapped feature file are the system's cache, which it takes back when it needs to, and
-are told apart. Beside them stands what ``features in RAM twice`` would add, which a reader of
-arrays does when it loads and scales them.
+its own; a manifest of more than its 1,440 names them again through links, and each name is an
+utterance with features of its own. What is told is the peak of memory that belongs to the process
+alone (RssAnon of Linux); pages of the mapped feature file are the system's cache, which it takes
+back when it needs to, and are told apart. Beside them stands what ``features in RAM twice`` would
+add, which a reader of arrays does when it loads and scales them.
 
-    python benchmarks/memory.py --sizes 480 1440
+    python benchmarks/memory.py --sizes 480 4320
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from harness import Row, parser, write
 
 from servax.corpora import load
 
-LARGEST_GROWTH = 0.5
+LARGEST_GROWTH = 0.25
 """Of one copy of the features that a larger corpus adds; the allocator alone moves the peak of two
-runs of one corpus by some 60 MiB."""
+runs of one corpus by some 60 MiB, so the sizes have to lie far apart."""
 FRAMES, MELS = 373, 64
 MIB = 2**20
 RECIPE = """
@@ -46,7 +47,7 @@ attacks: {{epsilons: [0.003], steps: 2, adaptive_steps: 2}}
 def main() -> int:
     """Run the recipe at each size; 0 when memory does not grow with the corpus."""
     options = parser(__doc__.splitlines()[0])
-    options.add_argument("--sizes", type=int, nargs="+", default=[480, 1440], help="utterances")
+    options.add_argument("--sizes", type=int, nargs="+", default=[480, 4320], help="utterances")
     given = options.parse_args()
     found = []
     for size in sorted(given.sizes):
@@ -117,15 +118,20 @@ def _manifest(path: Path, size: int) -> int:
     """Write a manifest of about `size` recordings of all speakers; return how many there are."""
     corpus = load("ravdess", scheme="native")
     table = corpus.utterances
+    copies = -(-size // len(table))
+    every = size // copies
     # Evenly over speakers and labels, which the file names go through in order.
-    rows = table.iloc[np.arange(min(size, len(table))) * len(table) // min(size, len(table))]
+    rows = table.iloc[np.arange(every) * len(table) // every].to_dict("records")
+    for copy in range(copies):
+        (path.parent / f"copy{copy}").symlink_to(corpus.root, target_is_directory=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "speaker", "gender"])
-        for row in rows.to_dict("records"):
-            sound = corpus.root / str(row["path"])
-            writer.writerow([sound, row["label"], row["speaker"], row["gender"]])
-    return len(rows)
+        for copy in range(copies):
+            for row in rows:
+                sound = path.parent / f"copy{copy}" / str(row["path"])
+                writer.writerow([sound, row["label"], row["speaker"], row["gender"]])
+    return copies * len(rows)
 
 
 if __name__ == "__main__":
