@@ -48,26 +48,39 @@ class TextureShuffle(nn.Module):
         signs = 2 * torch.randint(0, 2, shape, generator=draws, device="cpu") - 1
         signs[low] = 1
         self.register_buffer("signs", signs.to(torch.int8))
+        one = cosines(BLOCK)
+        basis = torch.einsum("um,vf->uvmf", one, one).reshape(BLOCK * BLOCK, -1)
+        # No buffer: loading makes those that are not saved without values.
+        self._basis = basis
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the spectrograms (B, 1, M, F) with shuffled texture, not clamped."""
         mels, frames = x.shape[2:]
-        one = cosines(BLOCK).to(x)
-        basis = torch.einsum("um,vf->uvmf", one, one).reshape(-1, 1, BLOCK, BLOCK)
-        coefficients = conv2d(filled(x, BLOCK), basis, stride=BLOCK)  # (B, 64, M / 8, F / 8)
-        rows, columns = coefficients.shape[2:]
-        signs = self.signs
-        for axis, (length, period) in enumerate(((rows, ROWS), (columns, PERIOD)), start=1):
-            signs = signs.index_select(axis, torch.arange(length, device=x.device) % period)
+        basis = self._basis.to(x)  # a function per row
+        there = basis.reshape(-1, 1, BLOCK, BLOCK)
+        coefficients = conv2d(filled(x, BLOCK), there, stride=BLOCK)  # (B, 64, M / 8, F / 8)
+        signs = self._signs(*coefficients.shape[2:])
         # Blocks do not overlap: their inverse is a product, not the slower conv_transpose2d.
-        back = basis.reshape(BLOCK * BLOCK, -1).T[..., None, None]
+        back = basis.T[..., None, None]
         shuffled = pixel_shuffle(conv2d(coefficients * signs.to(x), back), BLOCK)
         return cropped(shuffled, mels, frames)
+
+    def _signs(self, rows: int, columns: int) -> Tensor:
+        """Return the pattern (64, rows, columns), repeated where it is too short."""
+        signs = self.signs
+        exporting = torch.compiler.is_exporting()  # rows and columns are free numbers then
+        if not exporting and rows <= ROWS and columns <= PERIOD:
+            return signs[:, :rows, :columns]
+        for axis, (length, period) in enumerate(((rows, ROWS), (columns, PERIOD)), start=1):
+            numbers = torch.arange(length, device=signs.device) % period
+            signs = signs.index_select(axis, numbers)
+        return signs
 
 
 def cosines(size: int) -> Tensor:
     """Return the orthonormal cosine transform (size, size), one function per row (DCT-II)."""
-    order, place = torch.arange(size)[:, None], torch.arange(size)[None]
+    numbers = torch.arange(size, device="cpu")  # also where a network is built without values
+    order, place = numbers[:, None], numbers[None]
     table = torch.cos(math.pi * (2 * place + 1) * order / (2 * size)) * math.sqrt(2 / size)
     table[0] /= math.sqrt(2)
     return table
