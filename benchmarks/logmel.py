@@ -1,8 +1,8 @@
 """Log-Mel on [0, 1] of 1,000 clips: servax beside torchaudio and librosa.
 
 All take the same RAVDESS recordings (about 3.7 s each) from memory and give log-Mel in dB mapped to
-[0, 1] by the same affine map. Each uses the cores as it comes: torchaudio and librosa compute one
-clip after another on ``--threads`` threads, servax shares clips out among as many threads of one
+[0, 1] by the same affine map. torchaudio and librosa compute one clip after another on
+``--threads`` threads, servax shares clips out among as many threads of one
 core each, as `servax.features.extract` does. torchaudio and servax compute in float32 with the same
 settings, and must agree to 1e-5 of the power; librosa differs in its filters and is not compared.
 
@@ -24,6 +24,7 @@ from clips import RATE, load_torchaudio, waveforms
 from floor import Work, measure_rates
 from harness import Row, floor_told, parser, race, ratio, write
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from servax.features import LogMel, Scale, ScaleSettings
@@ -48,7 +49,8 @@ def main() -> int:
         "librosa": lambda: [_librosa(sound) for sound in sounds],
     }
     agreement = _apart(*(contenders[name]() for name in ("servax", "torchaudio")))
-    times = race(contenders, rounds=given.rounds)
+    with threadpool_limits(given.threads):  # those of NumPy's products, which librosa takes
+        times = race(contenders, rounds=given.rounds)
     rates = measure_rates()
     told = floor_told(_work(sounds), rates, times["servax"].seconds.median)
     rows, met = [], []
