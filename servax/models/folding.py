@@ -13,11 +13,11 @@ from collections import OrderedDict
 from itertools import pairwise
 from typing import TypeVar
 
-import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from servax.models.layers import Layers
+from servax.models.memory_order import channels_last
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -33,7 +33,7 @@ def frozen(network: Network) -> Network:
     twin.eval()  # what stands in the place of a batch norm is new
     for parameter in twin.parameters():
         parameter.requires_grad_(False)
-    return twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return channels_last(twin)
 
 
 def _pool_first(module: nn.Module) -> None:

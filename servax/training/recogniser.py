@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from servax.errors import CorpusError, SettingError
 from servax.features import Dataset, SpecAugment
+from servax.models.memory_order import channels_last
 from servax.training.device import Compute
 from servax.training.loop import Schedule, Terms
 from servax.training.seeding import generator
@@ -80,7 +81,7 @@ class RecogniserTrainer(NetworkTrainer[RecogniserTraining]):
     ) -> None:
         super().__init__(network, train, validation, settings, seed=seed, compute=compute)
         # Channels-last memory: the same numbers up to rounding, a third less time on a CPU.
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        channels_last(self.network)
         self._optimiser = torch.optim.AdamW(
             network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )

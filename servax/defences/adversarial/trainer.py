@@ -20,6 +20,7 @@ from servax.defences.adversarial.settings import AdversarialTraining
 from servax.errors import ServaxError
 from servax.features import Batch, Dataset
 from servax.models import VGG16
+from servax.models.memory_order import channels_last
 from servax.training import Compute, Schedule, generator, global_seed
 from servax.training.loop import Terms
 from servax.training.recogniser import augmented, class_share, class_weights, validation_terms
@@ -63,7 +64,7 @@ class AdversarialTrainer(NetworkTrainer[AdversarialTraining]):
         super().__init__(network, train, validation, settings, seed=seed, compute=compute)
         self.objective = objective
         # Channels-last memory: the same numbers up to rounding, a third less time on a CPU.
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        channels_last(self.network)
         # Without weight decay AdamW is Adam.
         self._optimiser = torch.optim.AdamW(
             network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
