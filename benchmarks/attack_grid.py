@@ -103,6 +103,28 @@ def uars(who: Subject, took: Times) -> dict[Cell, float]:
     }
 
 
+def cells_told(tables: dict[str, dict[Cell, float]]) -> list[dict[str, object]]:
+    """Return the UARs of all contenders cell by cell, for a result file."""
+    first = next(iter(tables.values()))
+    return [
+        {"defence": d, "attack": a, "strength": s}
+        | {name: table[d, a, s] for name, table in tables.items()}
+        for d, a, s in first
+    ]
+
+
+def purifier_for(who: Subject, name: str) -> Purifier:
+    """Return the purifier that is scored, frozen.
+
+    Raises:
+        SettingError: It was trained on another front-end or scale than the recogniser.
+    """
+    purifier = Purifier.from_pretrained(name)
+    if not purifier.fits(who.recogniser.scale, who.recogniser.front_end):
+        raise SettingError("purifier", name, "one of the model's front-end and scale")
+    return purifier.frozen()
+
+
 def needed(who: Subject, purifier: nn.Module, grid: AttackGrid) -> Work:
     """Return the work of one batch: a gradient for all ε and each k, and scores of every cell."""
     x, y = who.batches[0]
@@ -123,10 +145,7 @@ def main() -> int:
     torch.set_num_threads(given.threads)
     grid = AttackGrid(steps=given.steps, adaptive_steps=given.steps)
     who = subject(given, batches=given.rounds)
-    whole = Purifier.from_pretrained(given.purifier)
-    if not whole.fits(who.recogniser.scale, who.recogniser.front_end):
-        raise SettingError("purifier", given.purifier, "one of the model's front-end and scale")
-    purifier = whole.frozen()
+    purifier = purifier_for(who, given.purifier)
     runs: dict[str, Callable[[Tensor, Tensor], object]] = {
         "servax": lambda x, y: by_servax(who, purifier, grid, x, y),
         "servax bfloat16": lambda x, y: by_servax(
@@ -163,11 +182,7 @@ def main() -> int:
         purifier=str(given.purifier),
         clips=len(who.clips),
         clean_uar=who.clean_uar(),
-        cells=[
-            {"defence": d, "attack": a, "strength": s}
-            | {name: table[d, a, s] for name, table in tables.items()}
-            for d, a, s in tables["servax"]
-        ],
+        cells=cells_told(tables),
     )
     return 0 if rows[0].met else 1
 
@@ -208,14 +223,20 @@ def told(
     return rows
 
 
+def add_grid(made: argparse.ArgumentParser, *, batch_size: int) -> None:
+    """Add the options that say who is attacked, how far, and who purifies."""
+    add_subject(made, batch_size=batch_size)
+    made.add_argument(
+        "--purifier", default="ssad-plus-ravdess", help="folder or name of a purifier"
+    )
+    made.add_argument("--steps", type=int, default=30, help="largest k of PGD")
+
+
 def arguments() -> argparse.Namespace:
     """Return the command line."""
     made = parser("Table 1 and Figure 2: servax and torchattacks.")
-    add_subject(made, batch_size=4)
-    add = made.add_argument
-    add("--purifier", default="ssad-plus-ravdess", help="folder or name of a purifier")
-    add("--steps", type=int, default=30, help="largest k of PGD")
-    add(
+    add_grid(made, batch_size=4)
+    made.add_argument(
         "--against",
         nargs="+",
         choices=("plain", "folded"),

@@ -19,16 +19,23 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from attack_grid import POINTS, Cell, Predictions, by_servax
+from attack_grid import (
+    POINTS,
+    Cell,
+    Predictions,
+    add_grid,
+    by_servax,
+    cells_told,
+    purifier_for,
+)
 from harness import Row, parser, write
-from subject import add_subject, subject
+from subject import subject
 from torch import nn
 
 from servax.corpora import load
-from servax.errors import ServaxError, SettingError
+from servax.errors import ServaxError
 from servax.evaluation import uar
 from servax.evaluation.grid import AttackGrid
-from servax.purifier import Purifier
 
 Apart = dict[Cell, float]
 """Of each cell, UAR (%) less that of the recogniser as it was trained, in points."""
@@ -41,9 +48,7 @@ def main() -> int:
     grid = AttackGrid(steps=given.steps, adaptive_steps=given.steps)
     count = given.clips or _all_clips(given)
     who = subject(given, batches=-(-count // given.batch_size))
-    purifier = Purifier.from_pretrained(given.purifier).frozen()
-    if not purifier.fits(who.recogniser.scale, who.recogniser.front_end):
-        raise SettingError("purifier", given.purifier, "one of the model's front-end and scale")
+    purifier = purifier_for(who, given.purifier)
     networks: dict[str, nn.Module] = {
         "trained": who.plain,
         "channels last": copy.deepcopy(who.plain).to(memory_format=torch.channels_last),  # type: ignore[call-overload]
@@ -83,11 +88,7 @@ def main() -> int:
         clips=len(labels),
         clean_uar=who.clean_uar(),
         changed_predictions=changed,
-        cells=[
-            {"defence": d, "attack": a, "strength": s}
-            | {name: table[d, a, s] for name, table in tables.items()}
-            for d, a, s in tables["trained"]
-        ],
+        cells=cells_told(tables),
     )
     return 0 if row.met else 1
 
@@ -124,11 +125,8 @@ def _told(apart: dict[str, Apart], changed: dict[str, float], name: str) -> str:
 def arguments() -> argparse.Namespace:
     """Return the command line."""
     made = parser("UARs of the attack grid under float32 roundings of one network.")
-    add_subject(made, batch_size=16)
-    add = made.add_argument
-    add("--purifier", default="ssad-plus-ravdess", help="folder or name of a purifier")
-    add("--steps", type=int, default=30, help="largest k of PGD")
-    add("--clips", type=int, default=None, help="default: all clips of the held-out group")
+    add_grid(made, batch_size=16)
+    made.add_argument("--clips", type=int, help="default: all clips of the held-out group")
     return made.parse_args()
 
 

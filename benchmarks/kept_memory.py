@@ -15,12 +15,11 @@ import json
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import Row, Spread, Times, parser, ratio, write
+from harness import Row, Spread, Times, parser, race, ratio, write
 from subject import Subject, add_subject, subject
 from torch import nn
 
@@ -35,7 +34,7 @@ CALLS = 3
 
 
 def main() -> int:
-    """Time both ways; 0 when keeping is the faster one."""
+    """Time both ways."""
     given = arguments()
     if given.way:
         print(json.dumps(child(given)))
@@ -95,12 +94,14 @@ def child(given: argparse.Namespace) -> dict[str, Any]:
         raise SystemExit("kept_memory: this C library or a variable of malloc does not let it")
     who = subject(given, batches=1)
     x, y = who.batches[0]
-    train = training_step(who)
-    told: dict[str, Any] = {
-        "width": who.recogniser.network.settings.width,
-        "a gradient": timed(lambda: input_gradient(class_loss(who.folded, y), x)),
-        "a training step": timed(train),
+    works: dict[str, Callable[[], object]] = {
+        "a gradient": lambda: input_gradient(class_loss(who.folded, y), x),
+        "a training step": training_step(who),
     }
+    told: dict[str, Any] = {"width": who.recogniser.network.settings.width}
+    for name, run in works.items():
+        took = race({name: run}, rounds=CALLS)[name]
+        told[name] = {"seconds": took.seconds.median, "cpu_seconds": took.cpu_seconds.median}
     used = resource.getrusage(resource.RUSAGE_SELF)
     return told | {"peak_mib": used.ru_maxrss / 1024, "faults": used.ru_minflt}
 
@@ -117,18 +118,6 @@ def training_step(who: Subject) -> Callable[[], object]:
         optimiser.step()
 
     return step
-
-
-def timed(run: Callable[[], object]) -> dict[str, float]:
-    """Return the median of some calls after a first one."""
-    run()
-    clock, busy = [], []
-    for _ in range(CALLS):
-        begin, processor = time.perf_counter(), time.process_time()
-        run()
-        clock.append(time.perf_counter() - begin)
-        busy.append(time.process_time() - processor)
-    return {"seconds": Spread(tuple(clock)).median, "cpu_seconds": Spread(tuple(busy)).median}
 
 
 def arguments() -> argparse.Namespace:
