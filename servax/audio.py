@@ -18,28 +18,31 @@ import io
 import math
 import os
 import re
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 import soxr
 
-from servax.errors import AudioError, SettingError
+from servax.errors import AudioError, SettingError, unwritable
+from servax.files import whole_file
 
 __all__ = [
     "Sound",
     "blocks",
+    "created",
     "duration_seconds",
     "fingerprint",
     "inspect",
     "open_sound",
     "opened",
     "read",
+    "regular",
     "stretch",
     "write",
 ]
@@ -123,6 +126,27 @@ def write(
         raise AudioError(path, f"cannot write samples of shape {samples.shape}, expected (T,)")
     if not np.isfinite(samples).all():
         raise AudioError(path, "refuses to write NaN or infinite samples")
+    with created(path, sample_rate, subtype=subtype) as sound:
+        sound.write(samples)
+
+
+@contextmanager
+def created(
+    path: str | Path, sample_rate: int, channels: int = 1, *, subtype: str = "PCM_16"
+) -> Iterator[soundfile.SoundFile]:
+    """Yield a new sound file to write to, which appears whole or not at all.
+
+    Args:
+        path: Ends in ``.wav`` or ``.flac``; its folder must exist.
+        sample_rate: In hertz.
+        channels: Of each frame.
+        subtype: As in `write`.
+
+    Raises:
+        AudioError: The folder is missing, the container cannot hold `subtype`, or the file cannot
+            be written; the sentence says what the system said.
+    """
+    path = Path(path)
     container = WRITABLE.get(path.suffix.lower())
     if container is None:
         raise AudioError(path, f"cannot write {path.suffix or 'no suffix'}, use .wav or .flac")
@@ -130,13 +154,21 @@ def write(
         raise AudioError(path, f"{container} cannot hold {subtype!r} samples")
     if not path.parent.is_dir():
         raise AudioError(path, "its folder does not exist, create it first")
+    steady = None
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
-            whole = Path(folder) / path.name
-            soundfile.write(whole, samples, sample_rate, format=container, subtype=subtype)
-            whole.replace(path)
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise AudioError(path, f"cannot be written ({error})") from None
+        with whole_file(path) as part, part.open("r+b") as file:
+            steady = _Steady(file)
+            with soundfile.SoundFile(
+                steady, "w", sample_rate, channels, subtype, format=container
+            ) as sound:
+                yield sound
+            if steady.error is not None:
+                raise steady.error
+    except Exception as error:
+        told = steady.error if steady is not None else None  # soundfile asserts, and hides it
+        if told is None and not isinstance(error, OSError | soundfile.LibsndfileError):
+            raise
+        raise AudioError(path, unwritable(told or error)) from None
 
 
 @dataclass(frozen=True)
@@ -215,8 +247,13 @@ def opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
     path = Path(path)
     # By its path libsndfile would look for a resource fork beside it, and believe the "._NAME" that
     # a Mac leaves beside every file on a foreign disk more than an MP3 itself.
-    with _regular(path) as file, open_sound(file, path) as sound:
-        yield sound
+    with regular(path) as file:
+        try:
+            sound = open_sound(file, path)
+        except OSError as error:
+            raise _unreadable(path, error) from None
+        with sound:
+            yield sound
 
 
 def open_sound(file: io.BufferedIOBase, name: str | Path) -> soundfile.SoundFile:
@@ -239,14 +276,18 @@ def open_sound(file: io.BufferedIOBase, name: str | Path) -> soundfile.SoundFile
         raise AudioError(name, "is cut off: its last OGG page is missing", cause="damaged")
     file.seek(0)
     unclosed = head.startswith(b"RIFF") and WITHOUT_SIZE in head
+    steady = _Steady(_with_size(file) if unclosed else file)
     try:
-        sound = soundfile.SoundFile(_Steady(_with_size(file) if unclosed else file))
+        sound = soundfile.SoundFile(steady)
     except soundfile.LibsndfileError as error:
+        if steady.error is not None:
+            raise _unreadable(name, steady.error) from None
         if error.code == MALFORMED:
             reason = "is damaged or cut off (its header promises more)"
             raise AudioError(name, reason, cause="damaged") from None
         raise AudioError(name, NOT_SOUND, cause="not_sound") from None
     try:
+        _check_device(sound, name)
         _check_header(name, sound)
     except AudioError:
         sound.close()
@@ -255,14 +296,29 @@ def open_sound(file: io.BufferedIOBase, name: str | Path) -> soundfile.SoundFile
 
 
 class _Steady:
-    """A file object whose seeks never raise: a callback from C has nowhere to raise to.
+    """A file object that never raises: a callback from C has nowhere to raise to.
 
-    A header that lies can send libsndfile to before the start of its file.
+    A header that lies can send libsndfile to before the start of its file. What the system said
+    when it could not read or write is kept in `error`; libsndfile would call it "System error."
     """
 
     def __init__(self, file: io.BufferedIOBase) -> None:
         self._file = file
-        self.readinto, self.tell = file.readinto, file.tell
+        self.tell = file.tell
+        self.error: OSError | None = None
+
+    def readinto(self, buffer: Any) -> int:
+        return self._kept(self._file.readinto, buffer)
+
+    def write(self, data: bytes) -> int:
+        return self._kept(self._file.write, data)
+
+    def _kept(self, call: Callable[[Any], int], data: Any) -> int:
+        try:
+            return call(data)
+        except OSError as error:
+            self.error = error
+            return 0
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         try:
@@ -299,11 +355,24 @@ def blocks(
             done += len(frames)
             yield frames
     except soundfile.LibsndfileError as error:
+        _check_device(sound, name)
         reason = str(error.error_string).strip(" .")
         raise AudioError(name, f"is damaged or cut off ({reason})", cause="damaged") from None
     if done < last - slack or done == first:
+        _check_device(sound, name)
         reason = f"is cut off: {done - first} samples of the {last - first} its header promises"
         raise AudioError(name, reason, cause="damaged")
+
+
+def _check_device(sound: soundfile.SoundFile, name: str | Path) -> None:
+    """Refuse a file that the system could not read on: a disk or a network that fails."""
+    error = getattr(sound.name, "error", None)
+    if error is not None:
+        raise _unreadable(name, error)
+
+
+def _unreadable(name: str | Path, error: OSError) -> AudioError:
+    return AudioError(name, f"cannot be read ({error.strerror or error})")
 
 
 def _check_samples(name: str | Path, frames: Samples) -> None:
@@ -348,11 +417,18 @@ def _decode(path: Path, start: float, end: float | None) -> tuple[Samples, int]:
         return parts[0] if len(parts) == 1 else np.concatenate(parts), int(sound.samplerate)
 
 
-def _regular(path: Path) -> io.BufferedIOBase:
-    """Return what is a readable, regular file, opened, or refuse it."""
+def regular(path: Path) -> io.BufferedIOBase:
+    """Return a regular file, opened for reading bytes: never a pipe, which may wait for ever.
+
+    Raises:
+        AudioError: It is no regular file, is not there, or cannot be read.
+    """
     try:
         if path.is_dir():
             raise AudioError(path, "is a folder, expected a sound file")
+        if not path.exists() and path.is_symlink():
+            reason = f"is a link to {path.readlink()}, which is not there; fetch what it stands for"
+            raise AudioError(path, f"{reason} (git annex get, dvc pull), or remove the link")
         if not path.exists():
             raise AudioError(path, "does not exist")
         if not path.is_file():

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import re
+import resource
 import struct
 from pathlib import Path
 
@@ -367,20 +369,60 @@ def test_refuses_to_write(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "kept.wav"
+@pytest.mark.parametrize("name", ["kept.wav", "kept.flac"])
+def test_a_failed_write_keeps_the_old_file_and_says_what_the_system_said(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = tmp_path / name
     audio.write(path, tone(RATE), RATE)
     before = path.read_bytes()
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(soundfile, "write", full)
-    sentence = "cannot be written ([Errno 28] No space left on device)."
-    with pytest.raises(AudioError, match=refusal(path, sentence)):
-        audio.write(path, np.zeros(10), RATE)
+    noise = 0.1 * np.random.default_rng(0).normal(size=100 * RATE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    sentence = "cannot be written (File too large); free some space and run it again"
+    try:
+        with pytest.raises(AudioError, match=f"^{re.escape(f'{path}: {sentence}')}"):
+            audio.write(path, noise, RATE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["kept.wav"]
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert capfd.readouterr().err == ""
+
+
+class Failing(io.BytesIO):
+    """A file on a disk that fails behind its first half."""
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        if self.tell() >= len(self.getvalue()) // 2:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().readinto(buffer)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg"])
+def test_a_disk_that_fails_is_told_as_such(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    soundfile.write(tmp_path / name, 0.1 * np.random.default_rng(0).normal(size=RATE), RATE)
+    file = Failing((tmp_path / name).read_bytes())
+    with (
+        pytest.raises(AudioError, match=rf"^{name}: cannot be read \(Input/output error\)\.$"),
+        audio.open_sound(file, name) as sound,
+    ):
+        list(audio.blocks(sound, name, first=0, last=sound.frames, size=RATE))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_link_to_nothing_says_where_it_leads(tmp_path: Path) -> None:
+    path = tmp_path / "annexed.wav"
+    path.symlink_to(tmp_path / "objects" / "SHA256E-1.wav")
+    sentence = f"is a link to {tmp_path}/objects/SHA256E-1.wav, which is not there; fetch what"
+    with pytest.raises(AudioError, match=f"^{re.escape(f'{path}: {sentence}')}"):
+        audio.read(path)
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(AudioError, match="is a link to"):
+        audio.read(path)
 
 
 def test_fingerprint_is_that_of_the_samples(tmp_path: Path) -> None:

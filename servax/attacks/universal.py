@@ -24,6 +24,7 @@ from servax.attacks.losses import cross_entropy
 from servax.attacks.problem import Problem
 from servax.attacks.queries import check_positive
 from servax.errors import CheckpointError, ServaxError, SettingError, ShapeError, unwritable
+from servax.files import json_text, whole_file
 from servax.perturbation import L2, Ball, Bounds, Linf, Objective, check_radius, input_gradient
 
 Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor | None]
@@ -144,11 +145,11 @@ class UniversalPerturbation(Attack):
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # Written last: a save that was cut off is refused, never taken for another's.
-            (folder / SETTINGS).unlink(missing_ok=True)
-            (folder / CHANGE).write_bytes(save({"change": self.change.cpu().contiguous()}))
-            text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
-            (folder / SETTINGS).write_text(text, encoding="utf-8")
+            with whole_file(folder / SETTINGS) as part, whole_file(folder / CHANGE) as change:
+                change.write_bytes(save({"change": self.change.cpu().contiguous()}))
+                part.write_text(json_text(settings, sort_keys=True) + "\n", encoding="utf-8")
+                # They go last: a save that was cut off is refused, never taken for another's.
+                (folder / SETTINGS).unlink(missing_ok=True)
         except OSError as error:
             raise CheckpointError(folder, unwritable(error)) from None
 

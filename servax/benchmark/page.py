@@ -8,7 +8,7 @@ from pathlib import Path
 
 from servax.benchmark.record import MEASURES, Adaptive, Figure, Figures, GroupSet, Record
 from servax.errors import PathError, SettingError
-from servax.evaluation.records import write_atomically
+from servax.files import write_whole
 from servax.report.cells import Cell, Head, TextTable
 from servax.report.markdown import render_table
 
@@ -201,5 +201,5 @@ def rewrite(page: str | Path, records: Sequence[Record]) -> bool:
         raise PathError(page, f"cannot be read ({error.strerror})") from None
     new = with_tables(old, records, where=page)
     if new != old:
-        write_atomically(page, new.encode())
+        write_whole(page, new.encode())
     return new != old

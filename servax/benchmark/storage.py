@@ -8,8 +8,8 @@ from pathlib import Path
 
 from servax.benchmark.record import Figures, Record
 from servax.errors import PathError, ServaxError
-from servax.evaluation.records import write_atomically
 from servax.experiments.building import build
+from servax.files import json_text, write_whole
 
 __all__ = ["read_all", "read_record", "with_figures", "write_record"]
 
@@ -59,8 +59,7 @@ def write_record(record: Record, folder: str | Path) -> Path:
         ServaxError: The file cannot be written.
     """
     path = Path(folder) / f"{record.name}.json"
-    text = json.dumps(asdict(record), indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, f"{text}\n".encode())
+    write_whole(path, f"{json_text(asdict(record))}\n".encode())
     return path
 
 

@@ -1,20 +1,18 @@
-"""Purifies one file into another, in memory that does not grow with its length."""
+"""One file into another: the guard around every one, and purification in bounded memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import soundfile
 import torch
+from numpy.typing import NDArray
 
 from servax import audio
-from servax.bulk.orders import LOGMEL, Order
-from servax.errors import AudioError, PathError, ServaxError, SettingError, ShapeError, unwritable
+from servax.bulk.orders import LOGMEL, Order, Outcome
+from servax.errors import AudioError, PathError, SettingError, ShapeError, unwritable
+from servax.files import whole_file
 from servax.purifier import Purifier
 from servax.purifier.sound import whole_sound
 from servax.runtime.rules import SHORTEST_SECONDS
@@ -24,20 +22,27 @@ LOUDEST = 1.0 - 2.0**-15
 """Largest sample of 16 bits."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of an order."""
+def carry_out(
+    order: Order, work: Callable[[Path, Path], float], *, overwrite: bool = False
+) -> Outcome:
+    """Do what an order says; whatever is wrong with its files is told, never raised.
 
-    source: str
-    """What was to be purified."""
-    target: str
-    """Where it lies, or would."""
-    status: Literal["done", "skipped", "failed"]
-    """`skipped` was there already."""
-    seconds: float = 0.0
-    """How long the sound plays; 0 for a log-Mel and for what was not done."""
-    sentence: str = ""
-    """Why it failed."""
+    Args:
+        order: What becomes what.
+        work: Makes the target of the source, whole or not at all, and returns how many seconds it
+            plays.
+        overwrite: Replace a target that is there.
+    """
+    source, target = Path(order.source), Path(order.target)
+    try:
+        if not _is_free(target, overwrite=overwrite):
+            return Outcome(order.source, order.target, "skipped")
+        return Outcome(order.source, order.target, "done", work(source, target))
+    except PathError as error:
+        said = str(error)
+    except Exception as error:  # nothing about one file may end the others
+        said = str(PathError(source, str(error) or type(error).__name__))
+    return Outcome(order.source, order.target, "failed", sentence=said)
 
 
 def purify_file(purifier: Purifier, order: Order, *, overwrite: bool = False) -> Outcome:
@@ -50,39 +55,46 @@ def purify_file(purifier: Purifier, order: Order, *, overwrite: bool = False) ->
         order: What becomes what.
         overwrite: Replace a target that is there.
     """
-    source, target = Path(order.source), Path(order.target)
-    try:
-        if target.exists() and not overwrite:
-            return Outcome(order.source, order.target, "skipped")
-        target.parent.mkdir(parents=True, exist_ok=True)
+
+    def work(source: Path, target: Path) -> float:
         if source.suffix.lower() == LOGMEL:
-            _purify_logmel(purifier, source, target)
-            seconds = 0.0
-        else:
-            seconds = _purify_sound(purifier, order, source, target)
-    except ServaxError as error:
-        said = str(error)
-        return Outcome(
-            order.source,
-            order.target,
-            "failed",
-            sentence=said if isinstance(error, PathError) else f"{source}: {said}",
-        )
+            return _purify_logmel(purifier, source, target)
+        return _purify_sound(purifier, order, source, target)
+
+    return carry_out(order, work, overwrite=overwrite)
+
+
+def write_array(target: Path, array: NDArray[np.float32]) -> None:
+    """Write an array as ``.npy``, whole or not at all.
+
+    Raises:
+        PathError: It cannot be written.
+    """
+    try:
+        with whole_file(target) as part, part.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
     except OSError as error:
-        return Outcome(
-            order.source, order.target, "failed", sentence=f"{target}: {unwritable(error)}."
-        )
-    return Outcome(order.source, order.target, "done", seconds)
+        raise PathError(target, unwritable(error)) from None
+
+
+def _is_free(target: Path, *, overwrite: bool) -> bool:
+    """Tell whether a target may be written, its folder made; false where it is there already."""
+    try:
+        if target.is_dir() or (target.exists() and not target.is_file()):
+            raise PathError(target, "is there, and is no file that could be replaced; move it")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return overwrite or not target.exists()
+    except (OSError, ValueError) as error:
+        raise PathError(target, unwritable(error)) from None
 
 
 def _purify_sound(purifier: Purifier, order: Order, source: Path, target: Path) -> float:
-    with audio.opened(source) as sound, whole_file(target) as part:
+    with audio.opened(source) as sound:
         rate, channels = int(sound.samplerate), int(sound.channels)
         first, last = audio.stretch(sound, source, order.start, order.end)
         streams = [whole_sound(purifier, rate) for _ in range(channels)]
         heard = 0
-        container = audio.WRITABLE[target.suffix.lower()]
-        with soundfile.SoundFile(part, "w", rate, channels, "PCM_16", format=container) as file:
+        with audio.created(target, rate, channels) as file:
             size = round(BLOCK_SECONDS * rate)
             for block in audio.blocks(sound, source, first=first, last=last, size=size):
                 heard += len(block)
@@ -98,9 +110,10 @@ def _purify_sound(purifier: Purifier, order: Order, source: Path, target: Path) 
 
 
 @torch.inference_mode()
-def _purify_logmel(purifier: Purifier, source: Path, target: Path) -> None:
+def _purify_logmel(purifier: Purifier, source: Path, target: Path) -> float:
     try:
-        x = np.load(source, allow_pickle=False)
+        with audio.regular(source) as file:
+            x = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise PathError(source, f"is no array that numpy.save wrote ({error})") from None
     mels = purifier.front_end.logmel.mels
@@ -109,23 +122,5 @@ def _purify_logmel(purifier: Purifier, source: Path, target: Path) -> None:
     if x.dtype.kind != "f" or not (np.isfinite(x).all() and x.min() >= 0 and x.max() <= 1):
         raise SettingError("log-Mel", "outside", "finite numbers in [0, 1], the purifier's scale")
     given = torch.from_numpy(x.astype(np.float32))[None, None]
-    with whole_file(target) as part, part.open("wb") as file:
-        np.save(file, purifier(given)[0, 0].numpy(), allow_pickle=False)
-
-
-@contextmanager
-def whole_file(target: Path) -> Iterator[Path]:
-    """Yield where to write; what is complete takes the place of the target.
-
-    Raises:
-        AudioError: libsndfile cannot write it.
-    """
-    # One name for each target: what a killed run left is written over by the next.
-    part = target.with_name(f".{target.name}.part")
-    try:
-        yield part
-        part.replace(target)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(target, f"cannot be written ({error})") from None
-    finally:
-        part.unlink(missing_ok=True)
+    write_array(target, purifier(given)[0, 0].numpy())
+    return 0.0

@@ -1,26 +1,36 @@
-"""Which file becomes which: the orders of one sound, of a folder or of a manifest."""
+"""Which file becomes which: of one sound, of a folder or of a manifest, before any work begins.
+
+What a file becomes depends on its own name alone, never on what lies beside it, and no two files
+become one: ``a.wav`` stays ``a.wav``, ``a.mp3`` becomes ``a.mp3.wav``, ``a.mp3.wav`` becomes
+``a.mp3.wav.wav``. No target is a source, by whatever name, link or hard link.
+"""
 
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from servax import audio
-from servax.corpora import load
-from servax.corpora.manifest import is_manifest
+from servax.corpora.description import Utterance
+from servax.corpora.manifest import is_manifest, read_manifest
 from servax.errors import AudioError, PathError, unwritable
+from servax.files import whole_file
 
 SOUNDS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
 LOGMEL = ".npy"
 MANIFEST = "manifest.csv"
+Identity = tuple[int, int] | str
+"""Device and number of a file, the same under all its names; its path where it has no number."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """One sound, or one log-Mel, to purify."""
+    """One sound, or one log-Mel, to work on."""
 
     source: str
     """A sound file, or the log-Mel (M, F) on [0, 1] of one, as ``.npy``."""
@@ -29,14 +39,42 @@ class Order:
     start: float = 0.0
     """First moment wanted, in seconds."""
     end: float | None = None
-    """Moment after the last one, in seconds; none is the end of the file."""
+    """Moment after the last one wanted, in seconds; none is the end of the file."""
 
 
-def orders_of(source: Path, out: Path) -> list[Order]:
-    """Return what is to be done, in the order of the names.
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a file."""
+
+    source: str
+    """What was to be worked on."""
+    target: str
+    """Where it lies, or would; empty where nothing was to be made of it."""
+    status: Literal["done", "skipped", "failed", "not_sound"]
+    """`skipped` was there already; `not_sound` has an ending that servax does not take."""
+    seconds: float = 0.0
+    """How long the sound plays; 0 for a log-Mel and for what was not done."""
+    sentence: str = ""
+    """Why it failed."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, and what is known before: together every file that was seen."""
+
+    orders: tuple[Order, ...]
+    """What is to be done, in the order of the names."""
+    told: tuple[Outcome, ...] = ()
+    """What cannot be done, and what is not sound."""
+    rows: tuple[tuple[Utterance, str], ...] = ()
+    """The utterances of a manifest, each with its target."""
+
+
+def plan_purification(source: Path, out: Path) -> Plan:
+    """Return what `servax purify` makes of a sound file, a folder, or a CSV or Parquet manifest.
 
     Args:
-        source: A sound file, a folder of them, or a CSV or Parquet manifest.
+        source: What there is.
         out: A file for a file, else a folder; that of a folder keeps its structure.
 
     Raises:
@@ -45,125 +83,238 @@ def orders_of(source: Path, out: Path) -> list[Order]:
         PathError: `out` is the source or would replace one of the sounds, or its ending is not
             that of what it would hold.
     """
-    if source.is_dir():
-        orders = _of_folder(source, out)
-    elif not source.is_file():
-        raise AudioError(source, "no such file or folder")
-    else:
-        orders = _of_manifest(source, out) if is_manifest(str(source)) else [_of_file(source, out)]
-    heard = {Path(order.source).resolve() for order in orders}
-    for order in orders:
-        if Path(order.target).resolve() in heard:
-            raise PathError(order.target, "is the sound itself; give another place to write")
-    return orders
-
-
-def sounds_below(
-    folder: Path, endings: Sequence[str] = SOUNDS, *, apart: Path | None = None
-) -> list[Path]:
-    """Return the files of a folder and those below it that end in one of `endings`, by name.
-
-    Args:
-        folder: Where to look.
-        endings: In lower case.
-        apart: A folder whose files do not count, wherever it is.
-
-    Raises:
-        AudioError: There is none.
-    """
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in endings and p.is_file())
-    if apart is not None:
-        files = [path for path in files if not path.resolve().is_relative_to(apart.resolve())]
-    if not files:
-        raise AudioError(folder, f"holds no sound file ({', '.join(endings)})")
-    return files
-
-
-def write_manifest(source: Path, orders: Sequence[Order], out: Path) -> Path:
-    """Write the manifest of what was purified: the rows of `source` with their new paths.
-
-    A row whose sound failed is left out.
-
-    Args:
-        source: The manifest.
-        orders: What `orders_of` made of it, row by row.
-        out: Folder of the targets and of the new manifest.
-
-    Raises:
-        PathError: The table cannot be written.
-    """
-    rows = load(source).utterances
-    table = out / MANIFEST
-    part = table.with_name(f".{table.name}.part")
-    columns = ["path", "label", "speaker", "gender", "session", "text", "utterance"]
-    try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
-            for row, order in zip(rows.to_dict("records"), orders, strict=True):
-                if not Path(order.target).is_file():
-                    continue
-                path = Path(order.target).relative_to(out).as_posix()
-                told = [str(row.get(name, "") or "") for name in columns[1:]]
-                writer.writerow([path, *told])
-        part.replace(table)
-    except OSError as error:
-        raise PathError(table, unwritable(error)) from None
-    return table
-
-
-def _of_file(source: Path, out: Path) -> Order:
+    if os.path.isdir(source):  # noqa: PTH112  never raises, whatever the name
+        return _of_folder(source, out, (*SOUNDS, LOGMEL))
+    _check_file(source)
+    if is_manifest(str(source)):
+        return _of_manifest(source, out)
     if out.is_dir():
         raise PathError(out, f"is a folder; give a file, such as {out / source.name}")
     endings = (LOGMEL,) if source.suffix.lower() == LOGMEL else tuple(audio.WRITABLE)
     if out.suffix.lower() not in endings:
         raise PathError(out, f"ends in {out.suffix or 'nothing'}, expected {' or '.join(endings)}")
-    return Order(str(source), str(out))
+    return _of_file(source, out)
 
 
-def _of_folder(source: Path, out: Path) -> list[Order]:
-    if out.exists() and source.samefile(out):
+def plan_attack(source: Path, out: Path, *, ending: str) -> Plan:
+    """Return what `servax attack` makes of a sound file or of a folder of them.
+
+    Args:
+        source: What there is.
+        out: Folder to write; that of a folder keeps its structure.
+        ending: Of what is written: ``.wav`` or ``.npy``.
+
+    Raises:
+        AudioError, PathError: As `plan_purification`.
+    """
+    if os.path.isdir(source):  # noqa: PTH112
+        return _of_folder(source, out, SOUNDS, ending=ending)
+    _check_file(source)
+    _check_folder(source, out)
+    return _of_file(source, out / _becomes(Path(source.name), ending))
+
+
+def files_below(
+    folder: Path, *, apart: Path | None = None
+) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Return all files of a folder and those below it, by name, and the folders without access.
+
+    Folders behind links are entered, but not one that leads back to where it stands. All that is no
+    folder counts: also links to nothing, pipes and devices.
+
+    Args:
+        folder: Where to look.
+        apart: A folder whose files do not count, wherever it is.
+
+    Returns:
+        The files; and each folder that cannot be read, with the reason.
+    """
+    files, closed = [], []
+    avoided = None if apart is None else _identity(apart)
+    waiting: list[tuple[Path, frozenset[Identity]]] = [(folder, frozenset())]
+    while waiting:
+        place, above = waiting.pop()
+        here = _identity(place)
+        if here is None or here in above or here == avoided:
+            continue
+        try:
+            for path in place.iterdir():
+                if os.path.isdir(path):  # noqa: PTH112
+                    waiting.append((path, above | {here}))
+                else:
+                    files.append(path)
+        except OSError as error:
+            closed.append((place, f"cannot be read ({error.strerror})"))
+    return sorted(files), sorted(closed)
+
+
+def sounds_below(folder: Path) -> list[Path]:
+    """Return the sound files of a folder and those below it, by name.
+
+    Raises:
+        AudioError: There is none.
+    """
+    files, _ = files_below(folder)
+    sounds = [path for path in files if path.suffix.lower() in SOUNDS]
+    if not sounds:
+        raise _no_sound(folder, SOUNDS, files)
+    return sounds
+
+
+def write_manifest(plan: Plan, told: Iterable[Outcome], out: Path) -> None:
+    """Write the table of what lies purified in `out`; of a row that failed there is none.
+
+    Args:
+        plan: What `plan_purification` made of a manifest.
+        told: What became of it.
+        out: Folder of the targets and of the new manifest.
+
+    Raises:
+        PathError: The table cannot be written.
+    """
+    there = {each.target for each in told if each.status in ("done", "skipped")}
+    table = out / MANIFEST
+    if not there and not table.exists():
+        return
+    try:
+        with (
+            whole_file(table) as part,
+            part.open("w", encoding="utf-8", newline="") as file,
+        ):
+            writer = csv.writer(file)
+            writer.writerow(["path", "label", "speaker", "gender", "session", "text", "utterance"])
+            for row, target in plan.rows:
+                if target in there:
+                    path = Path(target).relative_to(out).as_posix()
+                    told_of = (row.gender, row.session, row.text, row.utterance)
+                    writer.writerow([path, row.emotion, row.speaker, *told_of])
+    except OSError as error:
+        raise PathError(table, unwritable(error)) from None
+
+
+def _of_file(source: Path, target: Path) -> Plan:
+    plan = _checked([Order(str(source), str(target))])
+    if plan.told:
+        raise PathError(target, _ITSELF)
+    return plan
+
+
+def _of_folder(source: Path, out: Path, endings: Sequence[str], ending: str = "") -> Plan:
+    """Plan the files of a folder that end in one of `endings`.
+
+    `ending` is that of the targets; by default each sound becomes ``.wav``, a log-Mel stays one.
+    """
+    if _same(source, out):
         raise PathError(out, "is the folder of the sounds itself; give another one to write")
-    files = sounds_below(source, (*SOUNDS, LOGMEL), apart=out)
-    plain = [path.relative_to(source).with_suffix(_ending(path)) for path in files]
-    often = Counter(plain)
-    return [
-        # Two sounds of one name but for the ending keep theirs: a.mp3 becomes a.mp3.wav.
-        Order(str(path), str(out / (name if often[name] == 1 else _whole(path, source))))
-        for path, name in zip(files, plain, strict=True)
+    _check_folder(source, out)
+    files, closed = files_below(source, apart=out)
+    taken: list[Path] = []
+    left: list[Path] = []
+    for path in files:
+        heard = path.suffix.lower() in endings or _leads_nowhere(path)
+        (taken if heard else left).append(path)
+    if not taken and not closed:
+        raise _no_sound(source, endings, files)
+    orders = [
+        Order(str(path), str(out / _becomes(path.relative_to(source), ending or _ending(path))))
+        for path in taken
     ]
+    others = [
+        *(_failed(path, reason) for path, reason in closed),
+        *(Outcome(str(path), "", "not_sound") for path in left),
+    ]
+    return _checked(orders, others)
 
 
-def _of_manifest(source: Path, out: Path) -> list[Order]:
-    if out.exists() and source.parent.samefile(out):
+def _of_manifest(source: Path, out: Path) -> Plan:
+    if _same(source.parent, out):
         raise PathError(out, "is the folder of the manifest itself; give another one to write")
-    corpus = load(source)
+    _check_folder(source, out)
+    if _same(source, out / MANIFEST):
+        raise PathError(out / MANIFEST, _ITSELF)
+    utterances = read_manifest(source, source.parent, with_files=False).utterances
     orders = []
-    for row in corpus.utterances.to_dict("records"):
+    for row in utterances:
         # A name is whatever the manifest says; only below `out` may it become a file.
-        name = "_".join(
-            part for part in Path(str(row["utterance"])).parts if part not in ("/", "..")
-        )
-        end = float(row["end"])
-        orders.append(
-            Order(
-                str(corpus.root / str(row["path"])),
-                str(out / f"{name.removesuffix('.wav')}.wav"),
-                float(row["start"]),
-                None if end != end else end,
-            )
-        )
+        name = "_".join(part for part in Path(row.utterance).parts if part not in ("/", ".."))
+        target = str(out / f"{name.removesuffix('.wav')}.wav")
+        end = None if row.end != row.end else row.end
+        orders.append(Order(str(source.parent / row.path), target, row.start, end))
+    targets = [order.target for order in orders]
+    return _checked(orders, rows=tuple(zip(utterances, targets, strict=True)))
+
+
+def _checked(
+    orders: Sequence[Order],
+    others: Iterable[Outcome] = (),
+    rows: tuple[tuple[Utterance, str], ...] = (),
+) -> Plan:
+    """Return a plan in which no order replaces a sound or what another one writes."""
+    heard = {_identity(Path(order.source)) for order in orders} - {None}
     often = Counter(order.target for order in orders)
-    twice = [target for target, count in often.items() if count > 1]
-    if twice:
-        raise PathError(source, f"has two utterances that would both become {twice[0]}")
-    return orders
+    kept, told = [], list(others)
+    for order in orders:
+        if _identity(Path(order.target)) in heard:
+            told.append(_failed(Path(order.target), _ITSELF, order))
+        elif often[order.target] > 1:
+            reason = f"{often[order.target]} utterances would become it; name them differently"
+            told.append(_failed(Path(order.target), reason, order))
+        else:
+            kept.append(order)
+    return Plan(tuple(kept), tuple(told), rows)
 
 
-def _whole(path: Path, source: Path) -> Path:
-    relative = path.relative_to(source)
-    return relative.with_name(relative.name + _ending(path))
+_ITSELF = "is the sound itself; give another place to write"
+
+
+def _failed(path: Path, reason: str, order: Order | None = None) -> Outcome:
+    order = order or Order(str(path), "")
+    return Outcome(order.source, order.target, "failed", sentence=str(PathError(path, reason)))
+
+
+def _check_file(source: Path) -> None:
+    if not os.path.lexists(source):
+        raise AudioError(source, "no such file or folder")
+    if not source.is_file():
+        audio.regular(source)  # it says what is wrong
+
+
+def _check_folder(source: Path, out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise PathError(out, f"is a file, expected a folder to write what becomes of {source}")
+
+
+def _becomes(name: Path, ending: str) -> Path:
+    """Return the name of what a file becomes: another one for each file."""
+    plain = name.suffix.lower() == ending and Path(name.stem).suffix.lower() not in SOUNDS
+    return name if plain or ending == "" else name.with_name(name.name + ending)
 
 
 def _ending(path: Path) -> str:
-    return LOGMEL if path.suffix.lower() == LOGMEL else ".wav"
+    """Return the ending of what a file becomes in purification; of a log-Mel none is added."""
+    return "" if path.suffix.lower() == LOGMEL else ".wav"
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """Tell whether a name without an ending is a link to nothing: it may have been a folder."""
+    return path.suffix == "" and path.is_symlink() and not os.path.exists(path)  # noqa: PTH110
+
+
+def _no_sound(folder: Path, endings: Sequence[str], files: Sequence[Path]) -> AudioError:
+    others = ", ".join(sorted({path.suffix.lower() or "no ending" for path in files}))
+    beside = f"; its {len(files)} files are other ones ({others})" if files else ""
+    return AudioError(folder, f"holds no sound file ({', '.join(endings)}){beside}")
+
+
+def _same(first: Path, second: Path) -> bool:
+    identity = _identity(first)
+    return identity is not None and identity == _identity(second)
+
+
+def _identity(path: Path) -> Identity | None:
+    """Return what tells a file from all others, or none where it is not there."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(path)

@@ -19,8 +19,8 @@ from types import FrameType
 
 import torch
 
-from servax.bulk.files import Outcome, purify_file
-from servax.bulk.orders import Order
+from servax.bulk.files import purify_file
+from servax.bulk.orders import Order, Outcome
 from servax.errors import ServaxError, SettingError
 from servax.features.threads import one_thread
 from servax.purifier import Purifier
@@ -72,7 +72,9 @@ def workers_for(orders: Sequence[Order]) -> int:
     """Return how many workers pay: one for each CPU this process may use, with enough bytes."""
     held = 0
     for order in orders:
-        with suppress(OSError):  # a source that is not there is told when its turn comes
+        with suppress(
+            OSError, ValueError
+        ):  # a source that is not there is told when its turn comes
             held += Path(order.source).stat().st_size
     return min(cpus(), 1 + held // BYTES_WORTH_A_WORKER)
 

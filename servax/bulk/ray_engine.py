@@ -7,6 +7,9 @@ so every machine must see them under the same paths.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -17,10 +20,11 @@ import numpy as np
 import torch
 
 from servax import audio
-from servax.bulk.files import Outcome, purify_file
-from servax.bulk.orders import LOGMEL, Order
+from servax.bulk.files import purify_file
+from servax.bulk.orders import LOGMEL, Order, Outcome
 from servax.errors import ServaxError, SettingError
 from servax.experiments.ray_session import check_reachable, joined, last_line, load_ray
+from servax.files import this_process, unfinished_name
 from servax.purifier import Purifier
 
 BATCH = 8
@@ -35,22 +39,24 @@ class Worker:
     Args:
         purifier: Folder, name of a packaged one, or hub id.
         overwrite: Replace targets that are there.
+        run: `this_process` of the process that ordered the work.
     """
 
-    def __init__(self, purifier: str, overwrite: bool) -> None:
+    def __init__(self, purifier: str, overwrite: bool, run: str) -> None:
         torch.set_num_threads(1)  # Ray gives each worker one CPU
         self.purifier = Purifier.from_pretrained(purifier).frozen()
         self.overwrite = overwrite
+        self.run = run
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        """Return the outcomes of a batch of orders, column by column."""
-        rows = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
-        outcomes = [asdict(self._tried(_order(row))) for row in rows]
-        return {name: [each[name] for each in outcomes] for name in outcomes[0]}
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
+        """Return the outcomes of a batch of orders, each as JSON."""
+        outcomes = [self._tried(Order(**json.loads(text))) for text in batch["order"]]
+        return {"outcome": [json.dumps(asdict(each)) for each in outcomes]}
 
     def _tried(self, order: Order) -> Outcome:
         target = Path(order.target)
-        mark = target.with_name(f".{target.name}.begun")
+        what = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:8]
+        mark = target.with_name(unfinished_name(self.run, what))
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             lost = int(mark.read_text()) if mark.exists() else 0
@@ -64,7 +70,7 @@ class Worker:
                 return Outcome(order.source, order.target, "failed", sentence=told)
             return purify_file(self.purifier, order, overwrite=self.overwrite)
         finally:
-            with suppress(OSError):
+            with suppress(OSError, ValueError):
                 mark.unlink(missing_ok=True)
 
 
@@ -108,20 +114,21 @@ def _outcomes(
     context.print_on_execution_start = False
     size = max(1, min(BATCH, -(-len(orders) // workers)))
     count = min(workers, -(-len(orders) // size))
-    rows = [{**asdict(order), "end": -1.0 if order.end is None else order.end} for order in orders]
+    # As JSON, in which a name that is not UTF-8 travels too.
+    rows = [{"order": json.dumps(asdict(order))} for order in orders]
     # One block a batch: Ray Data never joins small blocks of several workers by itself.
     data = ray.data.from_items(rows, override_num_blocks=-(-len(orders) // size))
     done = data.map_batches(
         Worker,
-        fn_constructor_args=(purifier, overwrite),
+        fn_constructor_args=(purifier, overwrite, this_process()),
         batch_size=size,
         compute=ray.data.ActorPoolStrategy(size=count),
         num_cpus=1,
     )
-    there = {order.target for order in orders if Path(order.target).exists()}
+    there = {order.target for order in orders if os.path.exists(order.target)}  # noqa: PTH110
     try:
         for row in done.iter_rows():
-            yield _seen(Outcome(**row), there)
+            yield _seen(Outcome(**json.loads(row["outcome"])), there)
     except ray.exceptions.RayError as error:
         raise ServaxError(
             f"Ray ended the work ({last_line(error)}); run the same command to go on: what is done "
@@ -136,10 +143,3 @@ def _seen(outcome: Outcome, there: Container[str]) -> Outcome:
     sound = not outcome.target.endswith(LOGMEL)
     seconds = audio.duration_seconds(outcome.target) if sound else 0.0
     return replace(outcome, status="done", seconds=seconds)
-
-
-def _order(row: dict[str, Any]) -> Order:
-    end = float(row["end"])
-    return Order(
-        str(row["source"]), str(row["target"]), float(row["start"]), None if end < 0 else end
-    )

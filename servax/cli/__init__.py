@@ -5,6 +5,7 @@ This module and `commands` load no torch, so that ``servax --help`` answers at o
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -43,6 +44,9 @@ class _Parser(ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 (failed work) or 2 (bad use)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whatever it cannot encode, as a name may be
+            stream.reconfigure(errors="backslashreplace")
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     if arguments is None and given[:1] and given[0] in HEAVY:
@@ -71,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has left; say nothing more, not even at interpreter exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _refuse(f"{where}{error.strerror or error}", FAILED, debug=debug)
     return int(code or 0)
 
 

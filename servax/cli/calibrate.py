@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -24,7 +23,6 @@ from servax.evaluation.calibration import (
     spread,
     summary,
 )
-from servax.evaluation.records import write_atomically
 from servax.experiments.provenance import provenance
 from servax.experiments.training import Recogniser, load_recogniser
 from servax.features import (
@@ -36,6 +34,7 @@ from servax.features import (
     extract,
     fit_scale,
 )
+from servax.files import json_text, write_whole
 from servax.models import frozen
 from servax.report.calibration import risk_curves
 from servax.report.style import png
@@ -177,10 +176,9 @@ def _alike(fitted: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
 
 def _keep(folder: Path, frame: pd.DataFrame, pairs: pd.DataFrame, found: Mapping[str, Any]) -> None:
     text = frame.to_csv(index=False, lineterminator="\n")
-    write_atomically(folder / "risks.csv", text.encode())
-    write_atomically(folder / "risks.png", png(risk_curves(frame, pairs)))
-    told = json.dumps(found, indent=1, default=str) + "\n"
-    write_atomically(folder / "calibration.json", told.encode())
+    write_whole(folder / "risks.csv", text.encode())
+    write_whole(folder / "risks.png", png(risk_curves(frame, pairs)))
+    write_whole(folder / "calibration.json", f"{json_text(found, indent=1)}\n".encode())
 
 
 def _show(pairs: pd.DataFrame, found: Mapping[str, Any], *, as_json: bool) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from servax.bulk.files import Outcome
-from servax.bulk.orders import orders_of, write_manifest
+from servax.bulk.orders import Outcome, plan_purification, write_manifest
 from servax.bulk.processes import purify_here
-from servax.cli.output import bar, print_json, print_table, say
+from servax.cli.output import print_json, print_table
+from servax.cli.summary import as_data, counts, end, refuse_existing, watched
 from servax.corpora.manifest import is_manifest
-from servax.errors import AudioError, SettingError
+from servax.errors import SettingError
+from servax.files import remove_unfinished
 
 
 def purify_sounds(
@@ -29,55 +29,42 @@ def purify_sounds(
     if engine == "local" and address is not None:
         raise SettingError("address", address, "none: it belongs to --engine ray")
     source, target = Path(sounds).expanduser(), Path(out).expanduser()
-    manifest = source.is_file() and is_manifest(sounds)
-    if engine == "local" and workers is not None and source.is_file() and not manifest:
+    one = source.is_file() and not is_manifest(sounds)
+    if engine == "local" and workers is not None and one:
         raise SettingError(
             "workers", workers, "none for one sound: it belongs to --engine ray, or to many sounds"
         )
-    orders = orders_of(source, target)
-    if source.is_file() and not manifest and target.exists() and not overwrite:
-        raise AudioError(target, "is there already; add --overwrite to replace it")
+    plan = plan_purification(source, target)
+    refuse_existing(plan, source, overwrite=overwrite)
+    remove_unfinished(target)
     if engine == "ray":
         from servax.bulk.ray_engine import purify_on_ray
 
         outcomes: Iterable[Outcome] = purify_on_ray(
-            purifier, orders, overwrite=overwrite, address=address, workers=workers
+            purifier, plan.orders, overwrite=overwrite, address=address, workers=workers
         )
     else:
-        outcomes = purify_here(purifier, orders, overwrite=overwrite, workers=workers)
-    told = _watched(outcomes, len(orders))
-    if manifest and any(each.status != "failed" for each in told):
-        write_manifest(source, orders, target)
-    return _end(told, target, as_json)
-
-
-def _watched(outcomes: Iterable[Outcome], total: int) -> list[Outcome]:
-    told = []
-    with bar("purifying") as update:
-        update(0, total)
-        for outcome in outcomes:
-            told.append(outcome)
-            update(len(told), total)
-    return sorted(told, key=lambda each: each.source)
-
-
-def _end(told: list[Outcome], target: Path, as_json: bool) -> int:
-    count = {s: sum(each.status == s for each in told) for s in ("done", "skipped", "failed")}
+        outcomes = purify_here(purifier, plan.orders, overwrite=overwrite, workers=workers)
+    told = watched("purifying", plan, outcomes)
+    if plan.rows:
+        write_manifest(plan, told, target)
     if as_json:
-        print_json({**count, "files": [asdict(each) for each in told]})
+        print_json({**counts(told), "files": as_data(told)})
     elif len(told) > 1:
-        seconds = sum(each.seconds for each in told)
-        print_table(
-            f"Purified into {target}",
-            ["", "files", "minutes of sound"],
-            [
-                ["done", count["done"], f"{seconds / 60:.1f}"],
-                ["skipped (there already; --overwrite replaces)", count["skipped"], ""],
-                ["failed", count["failed"], ""],
-            ],
-        )
-    for each in told:
-        if each.status == "failed":
-            say(f"failed: {each.sentence}")
-    say(f"{count['done']} done, {count['skipped']} skipped, {count['failed']} failed: {target}")
-    return 1 if count["failed"] else 0
+        _show(told, target)
+    return end(told, target)
+
+
+def _show(told: Sequence[Outcome], target: Path) -> None:
+    count = counts(told)
+    seconds = sum(each.seconds for each in told)
+    print_table(
+        f"Purified into {target}",
+        ["", "files", "minutes of sound"],
+        [
+            ["done", count["done"], f"{seconds / 60:.1f}"],
+            ["skipped (there already; --overwrite replaces)", count["skipped"], ""],
+            ["failed", count["failed"], ""],
+            ["not sound, by their ending", count["not_sound"], ""],
+        ],
+    )

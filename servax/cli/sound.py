@@ -6,21 +6,22 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from servax import audio
 from servax.attacks import FGSM, PGD, Attack, WaveformPGD
 from servax.attacks.base import evaluating
-from servax.bulk.files import whole_file
-from servax.bulk.orders import sounds_below
-from servax.cli.output import bar, print_json, print_table, say
+from servax.bulk.files import carry_out, write_array
+from servax.bulk.orders import LOGMEL, plan_attack
+from servax.cli.output import print_json, print_table
+from servax.cli.summary import as_data, counts, end, refuse_existing, watched
 from servax.defences import Defended
-from servax.errors import AudioError, PathError, SettingError, unwritable
+from servax.errors import SettingError
 from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.experiments.training import Recogniser, load_recogniser
 from servax.features import FrontEnd, waveform_batch
+from servax.files import remove_unfinished
 from servax.models import WaveformClassifier
 from servax.perturbation import PsychoacousticMask
 from servax.purifier import Purifier
@@ -36,42 +37,45 @@ def attack_sounds(
     title: str,
     purifier: str | None,
     masking: bool,
+    overwrite: bool,
     as_json: bool,
 ) -> int:
     """Attack each sound; one bad file never stops the others."""
+    source, folder = Path(sounds).expanduser(), Path(out).expanduser()
+    on_waveform = isinstance(chosen, WaveformPGD)
+    plan = plan_attack(source, folder, ending=".wav" if on_waveform else LOGMEL)
+    refuse_existing(plan, source, overwrite=overwrite)
+    remove_unfinished(folder)
     recogniser = load_recogniser(model)
     if label not in recogniser.labels:
         raise SettingError.choice("label", label, recogniser.labels)
     y = torch.tensor([recogniser.labels.index(label)])
     defence = Purifier.from_pretrained(purifier) if purifier else None
     target = Defended(recogniser.network, defence) if defence else recogniser.network
-    attacked = _on_waveform if isinstance(chosen, WaveformPGD) else _on_logmel
+    attacked = _on_waveform if on_waveform else _on_logmel
     rate = recogniser.front_end.logmel.sample_rate
     if masking:
         if not isinstance(chosen, WaveformPGD):
             raise SettingError("masking", masking, "false: it belongs to --on waveform")
         chosen = replace(chosen, masking=PsychoacousticMask(sample_rate=rate))
-    rows, bad = [], []
-    files = _files(Path(sounds))
-    folder = Path(out)
-    with bar("attacking") as update:
-        for done, path in enumerate(files, start=1):
-            update(done - 1, len(files))
-            place = folder / _name(path, Path(sounds))
-            try:
-                samples = waveform_batch(audio.read(path, sample_rate=rate))
-                row = attacked(recogniser, target, chosen, samples, y, place)
-            except (AudioError, SettingError) as error:
-                bad.append(str(error) if isinstance(error, AudioError) else f"{path}: {error}")
-                continue
-            rows.append({"sound": path.name, **row})
-            update(done, len(files))
+    rows = []
+
+    def work(path: Path, place: Path) -> float:
+        samples = waveform_batch(audio.read(path, sample_rate=rate))
+        row = attacked(recogniser, target, chosen, samples, y, place)
+        name = path.name if path == source else path.relative_to(source)
+        rows.append({"sound": str(name), **row})
+        return samples.shape[-1] / rate
+
+    outcomes = (carry_out(order, work, overwrite=overwrite) for order in plan.orders)
+    told = watched("attacking", plan, outcomes)
     if as_json:
-        print_json({"attacked": rows, "failed": bad})
+        failed = [each.sentence for each in told if each.status == "failed"]
+        print_json({"attacked": rows, **counts(told), "failed": failed, "files": as_data(told)})
     elif rows:
         through = "through the purifier (adaptive)" if defence else "on the bare model"
         print_table(f"{title} {through}", list(rows[0]), [list(r.values()) for r in rows])
-    return _end(len(rows), bad, folder)
+    return end(told, folder)
 
 
 def choose_attack(
@@ -113,7 +117,7 @@ def _on_logmel(
     with torch.no_grad():
         x = scale(FrontEnd(recogniser.front_end)(samples))
     adversarial = attack(target, x, y)
-    _write_array(place.with_name(f"{place.name}.npy"), adversarial[0, 0].numpy())
+    write_array(place, adversarial[0, 0].numpy())
     return {
         **_outcome(recogniser, target, x, adversarial),
         "largest change dB": round(scale.epsilon_db(float((adversarial - x).abs().max())), 3),
@@ -134,9 +138,7 @@ def _on_waveform(
     model = WaveformClassifier(logmel, target)
     x = samples.clamp(-1.0, 1.0)  # resampling overshoots
     adversarial = attack(model, x, y)
-    path = place.with_name(f"{place.name}.wav")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    audio.write(path, adversarial[0].numpy(), recogniser.front_end.logmel.sample_rate)
+    audio.write(place, adversarial[0].numpy(), recogniser.front_end.logmel.sample_rate)
     return {
         **_outcome(recogniser, model, x, adversarial),
         "largest change dBFS": round(_dbfs(float((adversarial - x).abs().max())), 1),
@@ -152,38 +154,9 @@ def _outcome(
     return {"before": recogniser.labels[before], "after": recogniser.labels[after]}
 
 
-def _files(source: Path) -> list[Path]:
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        raise AudioError(source, "no such file or folder")
-    return sounds_below(source)
-
-
-def _name(path: Path, source: Path) -> Path:
-    """Return the path of a sound below its source, without its ending."""
-    return Path(path.stem) if source.is_file() else path.relative_to(source).with_suffix("")
-
-
-def _write_array(path: Path, array: np.ndarray) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as part, part.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-    except OSError as error:
-        raise PathError(path, unwritable(error)) from None
-
-
 def _snr_db(x: Tensor, moved: Tensor) -> float:
     return round(float(signal_to_noise_ratio(x, moved)), 1)
 
 
 def _dbfs(amplitude: float) -> float:
     return 20.0 * math.log10(amplitude) if amplitude > 0 else -math.inf
-
-
-def _end(done: int, bad: list[str], folder: Path) -> int:
-    for sentence in bad:
-        say(f"failed: {sentence}")
-    say(f"{done} done, {len(bad)} failed: {folder}")
-    return 1 if bad else 0

@@ -22,6 +22,7 @@ def attack(
     steps: int = 15,
     purifier: str | None = None,
     masking: bool = False,
+    overwrite: bool = False,
     json: bool = False,
 ) -> int:
     """Attack a recogniser: adversarial log-Mel or sound, with predictions and distortion.
@@ -30,8 +31,9 @@ def attack(
         sounds: A sound file, or a folder of them.
         model: Folder of a recogniser, or a packaged one (crnn-ravdess, CC BY-NC-SA 4.0).
         label: True label of the sounds, one of the recogniser's.
-        out: Folder for what comes out, one file for each sound: a log-Mel .npy (64, 373) on [0, 1],
-            or a 16-bit .wav.
+        out: Folder for what comes out, one file for each sound: of a.wav the log-Mel a.wav.npy
+            (64, 373) on [0, 1], or the 16-bit a.wav; of a.mp3, a.mp3.npy or a.mp3.wav. A folder
+            keeps its structure, and what is there already is skipped.
         on: logmel or waveform: what the attack may change.
         method: fgsm or pgd.
         epsilon: Size of FGSM, on the [0, 1] scale (.003 is .24 dB); on the waveform the budget of
@@ -45,6 +47,7 @@ def attack(
             model.
         masking: Keep the change of a waveform below the masking threshold of the clean sound, as
             far as frames and 16 bits allow.
+        overwrite: Replace files that are there already.
         json: Print JSON.
     """
     from servax.cli.sound import attack_sounds, choose_attack
@@ -61,6 +64,7 @@ def attack(
         title=f"{method} of the {on}",
         purifier=purifier,
         masking=masking,
+        overwrite=overwrite,
         as_json=json,
     )
 
@@ -84,7 +88,8 @@ def purify(
     Args:
         sounds: A sound file, a folder of them (its structure is kept), or a CSV or Parquet manifest
             (columns path, label, speaker; the output has a manifest.csv).
-        out: File (.wav or .flac) or folder to write, 16 bits (needed; -o for short).
+        out: File (.wav or .flac) or folder to write, 16 bits (needed; -o for short). In a folder
+            a.wav stays a.wav, a.mp3 becomes a.mp3.wav.
         purifier: Folder of a purifier, or a packaged one, or a Hugging Face hub id. The default
             comes with servax; it was trained on RAVDESS and is CC BY-NC-SA 4.0: not for commercial
             use.

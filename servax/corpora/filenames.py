@@ -35,6 +35,10 @@ def scan_names(
         if file.name.startswith(".") or skip(file.stem):  # ._x.wav is a file manager's leftover
             continue
         path = file.relative_to(root).as_posix()
+        shown = path.encode("utf-8", "backslashreplace").decode()
+        if shown != path:  # tables and splits are kept in UTF-8
+            left_out.append(f"{shown} has a name that is not UTF-8, it is left out.")
+            continue
         utterance = read(file.stem, path)
         if utterance is None:
             left_out.append(f"{path} does not follow {grammar}, it is left out.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from servax.corpora.leaks import Apart, refuse_leaks
 from servax.errors import CorpusError, unwritable
+from servax.files import json_text, whole_file
 
 if TYPE_CHECKING:
     from servax.corpora.corpus import Corpus
@@ -70,11 +70,8 @@ class Fold:
         record |= {part: list(getattr(self, part).utterances["utterance"]) for part in PARTS}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
-                whole = Path(folder) / path.name
-                text = json.dumps(record, indent=1, ensure_ascii=False)
-                whole.write_text(text + "\n", encoding="utf-8")
-                whole.replace(path)
+            with whole_file(path) as part:
+                part.write_text(json_text(record, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             raise CorpusError(f"{path}: {unwritable(error)}.") from None
 

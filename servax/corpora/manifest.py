@@ -48,12 +48,13 @@ def is_manifest(name: str) -> bool:
     return Path(name).suffix.lower() in SUFFIXES
 
 
-def read_manifest(path: Path, root: Path) -> Scan:
+def read_manifest(path: Path, root: Path, *, with_files: bool = True) -> Scan:
     """Return the utterances of a manifest, every row checked.
 
     Args:
         path: ``.csv`` or ``.parquet`` file.
         root: Folder that relative paths start from.
+        with_files: Whether every sound file must be there; else each is left to its turn.
 
     Raises:
         CorpusError: The table cannot be read, or a row breaks a rule; the sentence names the line
@@ -71,7 +72,8 @@ def read_manifest(path: Path, root: Path) -> Scan:
     _refuse_repeated_stretches(path, lines, stretches)
     utterances = _named(stretches)
     _refuse_repeated_names(path, lines, utterances)
-    _refuse_missing_files(path, root, utterances)
+    if with_files:
+        _refuse_missing_files(path, root, lines, utterances)
     return Scan(tuple(utterances))
 
 
@@ -156,8 +158,6 @@ def _utterance(path: Path, line: str, row: Row) -> Utterance:
     for name in NEEDED:
         if not row[name]:
             raise CorpusError(f"{path}: {line} has no {name}.")
-    if "\0" in row["path"]:
-        raise CorpusError(f"{path}: {line} has a zero byte in its path.")
     start = _seconds(path, line, "start", row.get("start", ""), empty=0.0)
     end = _seconds(path, line, "end", row.get("end", ""), empty=math.nan)
     if end <= start:
@@ -225,7 +225,12 @@ def _refuse_repeated_names(
             )
 
 
-def _refuse_missing_files(path: Path, root: Path, utterances: Sequence[Utterance]) -> None:
+def _refuse_missing_files(
+    path: Path, root: Path, lines: Sequence[str], utterances: Sequence[Utterance]
+) -> None:
+    for line, utterance in zip(lines, utterances, strict=True):
+        if "\0" in utterance.path:
+            raise CorpusError(f"{path}: {line} has a zero byte in its path.")
     files = list(dict.fromkeys(utterance.path for utterance in utterances))
     missing = [file for file in files if not _is_file(root / file)]
     if missing:

@@ -28,8 +28,6 @@ gets separated from where it came from. Any JSON object is kept. The report know
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +38,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from servax.errors import ServaxError, SettingError, unwritable
+from servax.errors import ServaxError, SettingError
+from servax.files import write_whole
 
 __all__ = [
     "COLUMNS",
@@ -49,10 +48,8 @@ __all__ = [
     "Records",
     "concat",
     "read",
-    "remove_unfinished",
     "validate",
     "write",
-    "write_atomically",
 ]
 
 COLUMNS: Mapping[str, str] = {
@@ -70,9 +67,6 @@ COLUMNS: Mapping[str, str] = {
     "gender": "string",
     "corpus": "string",
 }
-
-UNFINISHED = ".part"
-"""Ends the name of a file that is still being written."""
 
 KEY = ("utterance", "fold", "seed", "target", "defence", "attack", "strength", "knowledge")
 """No two rows agree in all of these."""
@@ -201,7 +195,7 @@ def write(frame: pd.DataFrame, path: str | Path, *, provenance: Mapping[str, Any
     arrays = [pa.array(typed[name].to_numpy(), field.type) for name, field in _fields(schema)]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_arrays(arrays, schema=schema), sink, compression="zstd")
-    write_atomically(Path(path), sink.getvalue().to_pybytes())
+    write_whole(path, sink.getvalue().to_pybytes())
 
 
 def _fields(schema: pa.Schema) -> list[tuple[str, pa.Field]]:
@@ -216,51 +210,6 @@ def _encoded(provenance: Mapping[str, Any]) -> bytes:
             f"the provenance cannot be stored as JSON: {error}; "
             "expected strings, numbers, lists and objects only."
         ) from error
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` in one step: readers see the old file or the new one.
-
-    Raises:
-        ServaxError: The file cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, data)
-    except OSError as error:
-        raise ServaxError(f"{path}: {unwritable(error)}.") from None
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process was still writing atomically, in `folder` and below.
-
-    Only for who knows that nobody else writes there.
-
-    Raises:
-        ServaxError: A file cannot be removed.
-    """
-    for path in folder.rglob(f".*{UNFINISHED}"):
-        try:
-            path.unlink()
-        except OSError as error:
-            raise ServaxError(f"{path}: {unwritable(error)}.") from None
-
-
-def _replace(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED
-    )
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files that only their owner reads; results are there to be shared.
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def read(path: str | Path) -> Records:

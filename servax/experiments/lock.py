@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from servax.errors import ServaxError, unwritable
+from servax.files import lives
 
 if sys.platform != "win32":
     import fcntl
@@ -76,13 +77,7 @@ def holder(folder: Path) -> Holder | None:
     told = _told(folder)
     if sys.platform == "win32" or told is None or told.host != socket.gethostname():
         return None
-    try:
-        os.kill(told.pid, 0)  # sends nothing; asks whether it is there
-    except PermissionError:
-        return told
-    except (OSError, OverflowError):
-        return None
-    return told
+    return told if lives(told.pid) else None
 
 
 def ended(folder: Path) -> bool:

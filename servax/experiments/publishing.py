@@ -10,6 +10,7 @@ from servax.evaluation import records
 from servax.experiments.plan import FoldPlan, Plan
 from servax.experiments.scoring import EXAMPLE
 from servax.experiments.training import MODEL
+from servax.files import whole_file
 from servax.models.storage import SETTINGS, WEIGHTS
 from servax.training.log import LOG_NAME
 
@@ -48,10 +49,9 @@ def _publish_models(fold: FoldPlan, run: Path) -> None:
 
 def _publish(result: Path, place: Path) -> None:
     """Copy a stage's result to its place, in one step."""
-    temporary = place.with_name(f".{place.name}.tmp")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(result, temporary)
-        temporary.replace(place)
+        with whole_file(place) as part:
+            shutil.copyfile(result, part)
     except OSError as error:
         raise ServaxError(f"{place}: {unwritable(error)}.") from None

@@ -18,6 +18,7 @@ from servax.experiments.publishing import EXAMPLE, LOGS, RECORDS, publish_plan
 from servax.experiments.recipe import Recipe
 from servax.experiments.stages import Silence, Watcher
 from servax.experiments.storage import Storage
+from servax.files import remove_unfinished
 from servax.report import Examples, ReportPaths, write_report
 
 REPORT = "report"
@@ -62,11 +63,10 @@ def run(
     storage.check()
     plan = Plan.of(Prepared.of(recipe, storage.folder, watcher), origin)
     with held(storage.folder):
+        remove_unfinished(storage.folder, alone=True)
         plan.prepared.save_folds()
         watcher.plan([(task.stage.name, task.cost) for task in plan.tasks])
         (engine or LocalEngine()).perform(plan, storage, watcher)
-        for part in (RECORDS, REPORT):
-            records.remove_unfinished(storage.folder / part)
         publish_plan(plan)
         finished = report_run(storage.folder, [fold.name for fold in plan.folds])
         storage.publish()

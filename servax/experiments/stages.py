@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from servax.errors import ServaxError, unwritable
+from servax.files import whole_file
 from servax.training.loop import CHECKPOINT
 
 DONE = "done.json"
@@ -112,10 +113,9 @@ class Stage:
         """
         done = {"settings": self.settings, "result": dict(result)}
         text = json.dumps(done | {"seconds": seconds, "advanced": advanced}, indent=1)
-        temporary = self.folder / (DONE + ".tmp")
         try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(self.folder / DONE)
+            with whole_file(self.folder / DONE) as part:
+                part.write_text(text, encoding="utf-8")
         except OSError as error:
             raise self._unwritable(error) from None
         return dict(result)

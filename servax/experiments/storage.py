@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from servax.corpora.folders import cache_folder
 from servax.errors import ServaxError, unwritable
 from servax.experiments.remote import Remote, is_url, without_password
 from servax.experiments.stages import DONE, Stage
+from servax.files import whole_file
 from servax.training.loop import CHECKPOINT
 
 STAGES = "stages"
@@ -121,18 +120,11 @@ class Storage:
     def _receive(self, name: str, path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-            os.close(handle)
+            with whole_file(path) as part:
+                if self.remote is not None:
+                    self.remote.download(name, part)
         except OSError as error:
             raise ServaxError(f"{path}: {unwritable(error)}.") from None
-        try:
-            if self.remote is not None:
-                self.remote.download(name, Path(temporary))
-            Path(temporary).replace(path)
-        except OSError as error:
-            raise ServaxError(f"{path}: {unwritable(error)}.") from None
-        finally:
-            Path(temporary).unlink(missing_ok=True)
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from servax.errors import CheckpointError, ServaxError, unwritable
 from servax.export.graphs import DefendedGraph, PurifierGraph
+from servax.files import whole_file
 from servax.runtime.extras import load_extra, quiet
 from servax.runtime.session import open_session
 
@@ -51,10 +52,13 @@ def placed(path: Path) -> Iterator[Path]:
         CheckpointError: The folder cannot be written.
     """
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-            part = Path(folder) / path.name
+        with (
+            whole_file(path) as whole,
+            tempfile.TemporaryDirectory(dir=whole.parent, prefix=".export-") as folder,
+        ):
+            part = Path(folder) / path.name  # whose ending says how to write it
             yield part
-            part.replace(path)
+            part.replace(whole)
     except OSError as error:
         raise CheckpointError(path, unwritable(error)) from None
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from servax.errors import CheckpointError, ServaxError, nearest, unwritable
+from servax.files import json_text, whole_file
 from servax.models.crnn import CRNN
 from servax.models.resnet import ResNet
 from servax.models.transformer import FrameTransformer
@@ -74,15 +73,12 @@ def save_network(
             "network that was trained",
         )
     description = {"network": name, "settings": asdict(settings), "extra": dict(extra or {})}
-    text = json.dumps(description, indent=2, sort_keys=True) + "\n"
+    text = json_text(description, sort_keys=True) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_together(
-            {
-                folder / WEIGHTS: lambda path: path.write_bytes(save(tensors)),
-                folder / SETTINGS: lambda path: path.write_text(text, encoding="utf-8"),
-            }
-        )
+        with whole_file(folder / SETTINGS) as settings_part, whole_file(folder / WEIGHTS) as part:
+            part.write_bytes(save(tensors))
+            settings_part.write_text(text, encoding="utf-8")
     except OSError as error:
         raise CheckpointError(folder, unwritable(error)) from None
 
@@ -180,20 +176,3 @@ def _read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tenso
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in tensors.items()}
-
-
-def _write_together(files: Mapping[Path, Callable[[Path], object]]) -> None:
-    """Write every file beside its place; only when all are whole, put them there."""
-    ready: dict[Path, Path] = {}
-    try:
-        for path, write in files.items():
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-            os.close(handle)
-            ready[path] = Path(name)
-            write(ready[path])
-            ready[path].chmod(0o644)
-        for path, temporary in ready.items():
-            temporary.replace(path)
-    finally:
-        for temporary in ready.values():
-            temporary.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servax.errors import ServaxError, SettingError, ShapeError
-from servax.evaluation.records import write_atomically
+from servax.files import write_whole
 
 __all__ = ["Examples"]
 
@@ -65,7 +65,7 @@ class Examples:
             hop_seconds=np.float64(self.hop_seconds),
             title=np.str_(self.title),
         )
-        write_atomically(Path(path), buffer.getvalue())
+        write_whole(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: str | Path) -> Examples:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from servax.evaluation.records import Records, write_atomically
+from servax.evaluation.records import Records
+from servax.files import write_whole
 from servax.report import html, latex, markdown
 from servax.report.content import Content, build
 from servax.report.examples import Examples
@@ -72,15 +73,14 @@ def write_content(content: Content, folder: Path) -> ReportPaths:
         for picture in content.pictures
     ]
     latex_paths = [
-        _written(folder / "tables" / f"{name}.tex", text.encode("utf-8"))
-        for name, text in texts.items()
+        _written(folder / "tables" / f"{name}.tex", _encoded(text)) for name, text in texts.items()
     ]
     csv_paths = [
-        _written(folder / "tables" / f"{name}.csv", text.encode("utf-8"))
+        _written(folder / "tables" / f"{name}.csv", _encoded(text))
         for name, text in numbers.items()
     ]
     for name, text in pages.items():
-        _written(folder / name, text.encode("utf-8"))
+        _written(folder / name, _encoded(text))
     return ReportPaths(
         folder / "report.md",
         folder / "report.html",
@@ -109,6 +109,11 @@ def _csv(frame: pd.DataFrame) -> str:
     return frame.to_csv(index=False, lineterminator="\n")
 
 
+def _encoded(text: str) -> bytes:
+    """Return UTF-8, in which a file name that is not keeps its bytes as escapes."""
+    return text.encode("utf-8", "backslashreplace")
+
+
 def _written(path: Path, data: bytes) -> Path:
-    write_atomically(path, data)
+    write_whole(path, data)
     return path

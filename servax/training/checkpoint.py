@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import warnings
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from servax.errors import CheckpointError, unwritable
+from servax.files import remove_unfinished, whole_file
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -20,17 +20,13 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     Raises:
         CheckpointError: The file cannot be written.
     """
-    temporary = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with whole_file(path) as part, part.open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise CheckpointError(path, unwritable(error)) from None
 
 
@@ -44,6 +40,7 @@ def load_checkpoint(path: Path, *, settings: str) -> dict[str, Any] | None:
     Raises:
         CheckpointError: The file is broken or belongs to other settings.
     """
+    remove_unfinished(path.parent)
     if not path.exists():
         return None
     state = _read(path)

@@ -7,6 +7,7 @@ written after its last checkpoint, are dropped so that no epoch stands twice.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from servax.errors import CheckpointError, unwritable
+from servax.files import json_text, whole_file
 
 LOG_NAME = "log.jsonl"
 
@@ -34,12 +36,11 @@ class TrainingLog:
     def __init__(self, folder: Path, *, first_epoch: int) -> None:
         self.path = folder / LOG_NAME
         kept = [line for line in read_log(self.path) if line["epoch"] < first_epoch]
-        temporary = self.path.with_suffix(".tmp")
-        text = "".join(json.dumps(line) + "\n" for line in kept)
+        text = "".join(json_text(line, indent=None) + "\n" for line in kept)
         with self._refusing():
             (folder / "tensorboard").mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(self.path)
+            with whole_file(self.path) as part:
+                part.write_text(text, encoding="utf-8")
             # Not SummaryWriter, whose thread dies on a full disk and leaves the training waiting.
             self._tensorboard = EventsWriter(str(folder / "tensorboard" / "events"))
             # A kill loses what TensorBoard had not written yet, so the kept epochs are told anew.
@@ -55,7 +56,7 @@ class TrainingLog:
         """
         with self._refusing():
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"epoch": epoch, **terms}) + "\n")
+                file.write(json_text({"epoch": epoch, **terms}, indent=None) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
             self._tell_tensorboard({"epoch": epoch, **terms})
@@ -101,5 +102,6 @@ def read_log(path: Path) -> list[dict[str, float]]:
             break
         if not isinstance(line, dict) or not isinstance(line.get("epoch"), int):
             break
-        lines.append(line)
+        # JSON has no word for NaN, so a term that was none is null.
+        lines.append({name: math.nan if each is None else each for name, each in line.items()})
     return lines

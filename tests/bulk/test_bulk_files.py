@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from servax.bulk import Order, orders_of, purify_file
+from servax.bulk import Order, plan_purification, purify_file
 from servax.bulk.files import BLOCK_SECONDS
 from servax.cli import main
 from servax.errors import AudioError, PathError
@@ -105,7 +105,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
 def test_a_logmel_goes_through_the_network(cleaner: Purifier, tmp_path: Path) -> None:
     x = np.random.default_rng(0).random((64, 100), dtype=np.float32)
     np.save(tmp_path / "x.npy", x)
-    order = orders_of(tmp_path / "x.npy", tmp_path / "y.npy")[0]
+    order = plan_purification(tmp_path / "x.npy", tmp_path / "y.npy").orders[0]
     assert purify_file(cleaner, order).status == "done"
     with torch.inference_mode():
         expected = cleaner(torch.from_numpy(x)[None, None])[0, 0].numpy()
@@ -122,7 +122,7 @@ def test_a_folder_keeps_its_structure_and_goes_on(
     (source / "read me.txt").write_text("no sound")
     command = ["purify", str(source), "-o", str(out), "--purifier", PACKAGED]
     assert main(command) == 1
-    written = ["a.wav", "deep/er/b.wav", "twin.flac.wav", "twin.wav.wav"]
+    written = ["a.wav", "deep/er/b.flac.wav", "twin.flac.wav", "twin.wav"]
     found = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
     assert found == written
     said = capsys.readouterr().err
@@ -182,7 +182,7 @@ def test_names_of_a_manifest_stay_below_the_output(tmp_path: Path) -> None:
                 ["a.wav", "sad", "s", "../../outside"],
             ]
         )
-    (order,) = orders_of(tmp_path / "list.csv", tmp_path / "out")
+    (order,) = plan_purification(tmp_path / "list.csv", tmp_path / "out").orders
     assert Path(order.target).resolve().parent == (tmp_path / "out").resolve()
 
 
@@ -232,18 +232,18 @@ def test_nan_short_cut_and_wrong_arrays_are_told(cleaner: Purifier, tmp_path: Pa
 def test_what_is_refused_at_once(tmp_path: Path) -> None:
     speak(tmp_path / "a.wav")
     with pytest.raises(AudioError, match="no such file or folder"):
-        orders_of(tmp_path / "none.wav", tmp_path / "o.wav")
+        plan_purification(tmp_path / "none.wav", tmp_path / "o.wav")
     with pytest.raises(PathError, match=r"ends in \.mp3, expected \.wav or \.flac"):
-        orders_of(tmp_path / "a.wav", tmp_path / "o.mp3")
+        plan_purification(tmp_path / "a.wav", tmp_path / "o.mp3")
     with pytest.raises(PathError, match="is the sound itself"):
-        orders_of(tmp_path / "a.wav", tmp_path / "a.wav")
+        plan_purification(tmp_path / "a.wav", tmp_path / "a.wav")
     with pytest.raises(PathError, match="is the folder of the sounds itself"):
-        orders_of(tmp_path, tmp_path)
+        plan_purification(tmp_path, tmp_path)
     with pytest.raises(PathError, match="is a folder; give a file, such as"):
-        orders_of(tmp_path / "a.wav", tmp_path)
+        plan_purification(tmp_path / "a.wav", tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(AudioError, match="holds no sound file"):
-        orders_of(tmp_path / "empty", tmp_path / "o")
+        plan_purification(tmp_path / "empty", tmp_path / "o")
 
 
 def test_no_recording_of_a_manifest_is_ever_replaced(

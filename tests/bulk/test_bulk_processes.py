@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from servax.bulk import Order, orders_of, processes, purify_here
+from servax.bulk import Order, plan_purification, processes, purify_here
 from servax.cli import main
 from servax.errors import ServaxError, SettingError
 
@@ -46,7 +46,7 @@ def test_two_processes_write_the_bytes_of_one_and_a_bad_file_stops_none(
 def test_a_lost_process_is_told_in_one_sentence_and_what_is_done_is_kept(
     sounds: Path, tmp_path: Path
 ) -> None:
-    orders = orders_of(sounds, tmp_path / "out")
+    orders = plan_purification(sounds, tmp_path / "out").orders
     outcomes = purify_here(PACKAGED, orders, workers=2)
     first = next(outcomes)
     for child in multiprocessing.active_children():
@@ -57,7 +57,7 @@ def test_a_lost_process_is_told_in_one_sentence_and_what_is_done_is_kept(
 
 
 def test_threads_are_as_before_when_a_file_is_done(sounds: Path, tmp_path: Path) -> None:
-    orders = orders_of(sounds, tmp_path / "out")[:1]
+    orders = plan_purification(sounds, tmp_path / "out").orders[:1]
     threads = torch.get_num_threads()
     for outcome in purify_here(PACKAGED, orders, workers=1):
         assert (outcome.status, torch.get_num_threads()) == ("done", threads)

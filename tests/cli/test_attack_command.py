@@ -100,7 +100,7 @@ def test_on_the_log_mel_it_writes_arrays(
     options = ["--steps", "2", "-o", str(out), "--json"]
     assert main(["attack", str(sounds / "a.wav"), str(model), "angry", *options]) == 0
     (row,) = json.loads(capsys.readouterr().out)["attacked"]
-    assert np.load(out / "a.npy").shape == (64, 40)
+    assert np.load(out / "a.wav.npy").shape == (64, 40)
     assert row["largest change dB"] == pytest.approx(0.48, abs=0.01)
     assert row["log-Mel SNR dB"] > 30
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch) -> None
     def full(handle: int) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(records.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ServaxError, match=r"records.parquet: cannot be written \(no space left\)"):
         records.write(make_frame(2), path, provenance=PROVENANCE)
     assert len(records.read(path).frame) == 4

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from servax.evaluation.records import write_atomically
+from servax.files import json_text, write_whole
 from servax.report.audit.document import document
 from servax.report.audit.page import build
 from servax.report.audit.result import AuditResult
@@ -50,9 +49,9 @@ def write_audit(result: AuditResult, folder: str | Path) -> AuditPaths:
     """
     found, folder = scores(result), Path(folder)
     content = build(result, found)
-    text = json.dumps(document(result, found), allow_nan=False, ensure_ascii=False, indent=1)
+    text = json_text(document(result, found), indent=1)
     written = write_content(content, folder)
-    write_atomically(folder / "audit.json", f"{text}\n".encode())
+    write_whole(folder / "audit.json", f"{text}\n".encode())
     return AuditPaths(
         folder / "audit.json",
         written.markdown,
