@@ -231,7 +231,7 @@ def _of_manifest(source: Path, out: Path) -> Plan:
         raise PathError(out, "is the folder of the manifest itself; give another one to write")
     _check_folder(source, out)
     if _same(source, out / MANIFEST):
-        raise PathError(out / MANIFEST, _ITSELF)
+        raise PathError(out / MANIFEST, "is the manifest itself; give another folder to write")
     utterances = read_manifest(source, source.parent, with_files=False).utterances
     orders = []
     for row in utterances:

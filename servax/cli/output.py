@@ -29,7 +29,8 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table on stdout; into a pipe or a file it is as wide as it needs to be."""
-    console = Console() if sys.stdout.isatty() else Console(width=200)
+    # A cell is text, whatever it looks like: a file may be called "[b].wav".
+    console = Console(width=room() or 200, markup=False, emoji=False)
     table = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")

@@ -41,23 +41,23 @@ def attack_sounds(
     as_json: bool,
 ) -> int:
     """Attack each sound; one bad file never stops the others."""
-    source, folder = Path(sounds).expanduser(), Path(out).expanduser()
-    on_waveform = isinstance(chosen, WaveformPGD)
-    plan = plan_attack(source, folder, ending=".wav" if on_waveform else LOGMEL)
-    refuse_existing(plan, source, overwrite=overwrite)
-    remove_unfinished(folder)
     recogniser = load_recogniser(model)
     if label not in recogniser.labels:
         raise SettingError.choice("label", label, recogniser.labels)
     y = torch.tensor([recogniser.labels.index(label)])
     defence = Purifier.from_pretrained(purifier) if purifier else None
     target = Defended(recogniser.network, defence) if defence else recogniser.network
+    on_waveform = isinstance(chosen, WaveformPGD)
     attacked = _on_waveform if on_waveform else _on_logmel
     rate = recogniser.front_end.logmel.sample_rate
     if masking:
         if not isinstance(chosen, WaveformPGD):
             raise SettingError("masking", masking, "false: it belongs to --on waveform")
         chosen = replace(chosen, masking=PsychoacousticMask(sample_rate=rate))
+    source, folder = Path(sounds).expanduser(), Path(out).expanduser()
+    plan = plan_attack(source, folder, ending=".wav" if on_waveform else LOGMEL)
+    refuse_existing(plan, source, overwrite=overwrite)
+    remove_unfinished(folder)
     rows = []
 
     def work(path: Path, place: Path) -> float:
