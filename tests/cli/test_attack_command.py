@@ -125,3 +125,72 @@ def test_budgets_that_mean_nothing_are_refused(
     assert main(["attack", str(sounds), str(model), "angry", "-o", str(out), *options]) == 2
     assert sentence in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("on", ["waveform", "logmel"])
+def test_a_folder_loses_no_sound_and_never_attacks_what_it_wrote(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], on: str
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    noise = np.random.default_rng(0).normal(0, 0.05, RATE // 4)
+    for name in ("a.wav", "a.flac", "a.ogg"):
+        soundfile.write(source / name, noise, RATE)
+    (source / "a.m4a").write_bytes(b"ftyp")
+    (source / "bad.wav").write_bytes(b"no sound")
+    before = {path: path.read_bytes() for path in source.iterdir()}
+    out = source / "out"
+    options = ["--on", on, "--method", "fgsm", "-o", str(out), "--json"]
+    command = ["attack", str(source), str(model), "sad", *options]
+    names = {
+        "waveform": ["a.flac.wav", "a.ogg.wav", "a.wav"],
+        "logmel": ["a.flac.npy", "a.ogg.npy", "a.wav.npy"],
+    }[on]
+    told = []
+    for more in ([], [], ["--overwrite"]):
+        assert main([*command, *more]) == 1
+        told.append(json.loads(capsys.readouterr().out))
+        assert sorted(path.name for path in out.iterdir()) == names
+    assert [(each["done"], each["skipped"], each["not_sound"]) for each in told] == [
+        *((3, 0, 1), (0, 3, 1), (3, 0, 1))
+    ]
+    assert [len(each["failed"]) for each in told] == [1, 1, 1]
+    assert {each["source"] for each in told[0]["files"]} == {str(path) for path in before}
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_one_sound_is_never_its_own_target_and_what_is_there_is_refused(
+    model: Path,
+    sounds: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(sounds)
+    before = Path("a.wav").read_bytes()
+    command = ["attack", "a.wav", str(model), "sad", "--on", "waveform", "--steps", "1"]
+    for more in ([], ["--overwrite"]):
+        assert main([*command, "-o", ".", *more]) == 1
+        assert "a.wav: is the sound itself; give another place" in capsys.readouterr().err
+    assert main([*command, "-o", "out"]) == 0
+    capsys.readouterr()
+    assert main([*command, "-o", "out"]) == 1
+    assert "out/a.wav: is there already; add --overwrite" in capsys.readouterr().err
+    assert main([*command, "-o", "out", "--overwrite"]) == 0
+    assert main([*command, "-o", "b.wav"]) == 1
+    assert "b.wav: is a file, expected a folder" in capsys.readouterr().err
+    assert Path("a.wav").read_bytes() == before
+
+
+def test_json_holds_no_infinity(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audio.write(tmp_path / "silence.wav", np.zeros(RATE // 4), RATE)
+    options = ["--on", "waveform", "--snr", "30", "--steps", "1", "--json"]
+    command = ["attack", str(tmp_path / "silence.wav"), str(model), "sad", *options]
+    assert main([*command, "-o", str(tmp_path / "out")]) == 0
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    (row,) = json.loads(capsys.readouterr().out, parse_constant=refuse)["attacked"]
+    assert row["largest change dBFS"] is None
