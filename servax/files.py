@@ -8,6 +8,7 @@ new one, a kill loses neither, and processes that write one target do not distur
 from __future__ import annotations
 
 import errno
+import fnmatch
 import json
 import math
 import os
@@ -96,12 +97,12 @@ def remove_unfinished(folder: Path, *, alone: bool = False) -> None:
         alone: Nobody else writes there: all of it goes. Else only what belonged to a process of
             this machine that is no more.
     """
-    for path in folder.rglob(".*.part"):
-        name = UNFINISHED.fullmatch(path.name)
-        if not alone and (name is None or name["where"] != _where() or lives(int(name["pid"]))):
-            continue
-        with suppress(OSError):  # where it cannot go it is in nobody's way
-            path.unlink(missing_ok=True)
+    for top, _, names in os.walk(folder):
+        for name in fnmatch.filter(names, ".*.part"):
+            made = UNFINISHED.fullmatch(name)
+            if alone or (made and made["where"] == _where() and not lives(int(made["pid"]))):
+                with suppress(OSError):  # where it cannot go it is in nobody's way
+                    Path(top, name).unlink(missing_ok=True)
 
 
 def json_text(
