@@ -7,14 +7,16 @@ import io
 import json
 import os
 import socket
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
+from servax import audio
 from servax.bulk import Order, purify_file
 from servax.cli import main
 from servax.errors import PathError
@@ -158,25 +160,26 @@ def test_a_manifest_goes_on_behind_bad_rows_and_lists_only_what_lies_there(
     assert listed() == []
 
 
-def test_two_runs_on_one_folder_do_not_disturb_each_other(tmp_path: Path) -> None:
-    names = [f"{i}.wav" for i in range(12)]
-    for name in names:
-        speak(tmp_path / "in" / name, 1.0)
-    command = ["purify", tmp_path / "in", "-o", tmp_path / "out", "--purifier", PACKAGED]
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-m", "servax", *command, "--workers", "1"],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    for process in both:
-        assert "0 failed" in process.communicate(timeout=120)[1]
-    found = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert found == sorted(names)
-    for name in names:
-        assert soundfile.info(tmp_path / "out" / name).frames == 16_000
+def test_two_runs_on_one_file_do_not_disturb_each_other(
+    cleaner: Purifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second run begins and ends while the first one writes."""
+    order = Order(str(speak(tmp_path / "a.wav")), str(tmp_path / "out" / "a.wav"))
+    blocks, others = audio.blocks, []
+
+    def meanwhile(*arguments: Any, **settings: Any) -> Iterator[np.ndarray]:
+        if not others:
+            others.append(None)
+            others.append(purify_file(cleaner, order))
+        return blocks(*arguments, **settings)
+
+    monkeypatch.setattr(audio, "blocks", meanwhile)
+    first = purify_file(cleaner, order)
+    assert [each.sentence for each in (first, others[1])] == ["", ""]
+    assert [each.status for each in (first, others[1])] == ["done", "done"]
+    assert soundfile.info(order.target).frames == 3_200
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.wav"]
+    assert purify_file(cleaner, order).status == "skipped"
 
 
 def test_a_target_that_is_no_file_fails_at_once(cleaner: Purifier, tmp_path: Path) -> None:
