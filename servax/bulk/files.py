@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from servax import audio
-from servax.bulk.orders import LOGMEL, Order, Outcome
+from servax.bulk.orders import ITSELF, LOGMEL, Order, Outcome, same_file
 from servax.errors import AudioError, PathError, SettingError, ShapeError, unwritable
 from servax.files import whole_file
 from servax.purifier import Purifier
@@ -35,6 +35,8 @@ def carry_out(
     """
     source, target = Path(order.source), Path(order.target)
     try:
+        if same_file(source, target):
+            raise PathError(target, ITSELF)
         if not _is_free(target, overwrite=overwrite):
             return Outcome(order.source, order.target, "skipped")
         return Outcome(order.source, order.target, "done", work(source, target))

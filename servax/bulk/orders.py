@@ -24,6 +24,7 @@ from servax.files import whole_file
 SOUNDS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
 LOGMEL = ".npy"
 MANIFEST = "manifest.csv"
+ITSELF = "is the sound itself; give another place to write"
 Identity = tuple[int, int] | str
 """Device and number of a file, the same under all its names; its path where it has no number."""
 
@@ -161,6 +162,12 @@ def sounds_below(folder: Path) -> list[Path]:
     return sounds
 
 
+def same_file(first: Path, second: Path) -> bool:
+    """Tell whether two paths lead to one file that is there, by whatever links."""
+    identity = _identity(first)
+    return identity is not None and identity == _identity(second)
+
+
 def write_manifest(plan: Plan, told: Iterable[Outcome], out: Path) -> None:
     """Write the table of what lies purified in `out`; of a row that failed there is none.
 
@@ -195,7 +202,7 @@ def write_manifest(plan: Plan, told: Iterable[Outcome], out: Path) -> None:
 def _of_file(source: Path, target: Path) -> Plan:
     plan = _checked([Order(str(source), str(target))])
     if plan.told:
-        raise PathError(target, _ITSELF)
+        raise PathError(target, ITSELF)
     return plan
 
 
@@ -204,7 +211,7 @@ def _of_folder(source: Path, out: Path, endings: Sequence[str], ending: str = ""
 
     `ending` is that of the targets; by default each sound becomes ``.wav``, a log-Mel stays one.
     """
-    if _same(source, out):
+    if same_file(source, out):
         raise PathError(out, "is the folder of the sounds itself; give another one to write")
     _check_folder(source, out)
     files, closed = files_below(source, apart=out)
@@ -227,10 +234,10 @@ def _of_folder(source: Path, out: Path, endings: Sequence[str], ending: str = ""
 
 
 def _of_manifest(source: Path, out: Path) -> Plan:
-    if _same(source.parent, out):
+    if same_file(source.parent, out):
         raise PathError(out, "is the folder of the manifest itself; give another one to write")
     _check_folder(source, out)
-    if _same(source, out / MANIFEST):
+    if same_file(source, out / MANIFEST):
         raise PathError(out / MANIFEST, "is the manifest itself; give another folder to write")
     utterances = read_manifest(source, source.parent, with_files=False).utterances
     orders = []
@@ -255,16 +262,13 @@ def _checked(
     kept, told = [], list(others)
     for order in orders:
         if _identity(Path(order.target)) in heard:
-            told.append(_failed(Path(order.target), _ITSELF, order))
+            told.append(_failed(Path(order.target), ITSELF, order))
         elif often[order.target] > 1:
             reason = f"{often[order.target]} utterances would become it; name them differently"
             told.append(_failed(Path(order.target), reason, order))
         else:
             kept.append(order)
     return Plan(tuple(kept), tuple(told), rows)
-
-
-_ITSELF = "is the sound itself; give another place to write"
 
 
 def _failed(path: Path, reason: str, order: Order | None = None) -> Outcome:
@@ -304,11 +308,6 @@ def _no_sound(folder: Path, endings: Sequence[str], files: Sequence[Path]) -> Au
     others = ", ".join(sorted({path.suffix.lower() or "no ending" for path in files}))
     beside = f"; its {len(files)} files are other ones ({others})" if files else ""
     return AudioError(folder, f"holds no sound file ({', '.join(endings)}){beside}")
-
-
-def _same(first: Path, second: Path) -> bool:
-    identity = _identity(first)
-    return identity is not None and identity == _identity(second)
 
 
 def _identity(path: Path) -> Identity | None:

@@ -196,6 +196,19 @@ def test_a_target_that_is_no_file_fails_at_once(cleaner: Purifier, tmp_path: Pat
             assert (outcome.status, outcome.sentence) == ("failed", expected)
 
 
+def test_no_order_writes_over_its_own_sound(cleaner: Purifier, tmp_path: Path) -> None:
+    source = speak(tmp_path / "a.wav")
+    before = source.read_bytes()
+    (tmp_path / "soft.wav").symlink_to("a.wav")
+    (tmp_path / "hard.wav").hardlink_to(source)
+    for name in ("a.wav", "soft.wav", "hard.wav"):
+        outcome = purify_file(cleaner, Order(str(source), str(tmp_path / name)), overwrite=True)
+        assert outcome.sentence == (
+            f"{tmp_path / name}: is the sound itself; give another place to write."
+        )
+    assert source.read_bytes() == before
+
+
 def test_a_link_is_written_through(cleaner: Purifier, tmp_path: Path) -> None:
     source = speak(tmp_path / "a.wav")
     (tmp_path / "disk.wav").write_text("old")

@@ -181,6 +181,25 @@ def test_one_sound_is_never_its_own_target_and_what_is_there_is_refused(
     assert Path("a.wav").read_bytes() == before
 
 
+def test_a_name_is_shown_as_it_is(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    noise = np.random.default_rng(0).normal(0, 0.05, RATE // 4)
+    for name in ("[b] [/x] :smile:.wav", "long/" + "x" * 250 + ".wav"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        audio.write(tmp_path / "in" / name, noise, RATE)
+    command = ["attack", str(tmp_path / "in"), str(model), "sad", "--method", "fgsm"]
+    assert main([*command, "-o", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    assert "[b] [/x] :smile:.wav" in said.out
+    assert "x.wav.npy: cannot be written (File name too long)." in said.err
+    assert main([*command, "-o", "/proc/servax"]) == 1
+    assert ": cannot be written (" in capsys.readouterr().err
+    assert main(["purify", "y" * 300 + ".wav", "-o", "o.wav"]) == 1
+    assert "File name too long" in capsys.readouterr().err
+
+
 def test_json_holds_no_infinity(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

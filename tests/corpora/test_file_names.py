@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -101,6 +102,15 @@ def test_a_strange_name_is_left_out_and_reported(
     corpus = load(name, touch(tmp_path, good, bad, hidden))
     assert list(corpus.utterances["path"]) == [good]
     assert corpus.left_out == (f"{bad} does not follow {grammar}, it is left out.",)
+
+
+def test_a_name_that_is_not_utf8_is_left_out_and_reported(tmp_path: Path) -> None:
+    good = "wav/03a01Fa.wav"
+    bad = os.fsdecode(b"wav/03a01F\xe9.wav")
+    corpus = load("emodb", touch(tmp_path, good, bad))
+    assert list(corpus.utterances["path"]) == [good]
+    expected = r"wav/03a01F\udce9.wav has a name that is not UTF-8, it is left out."
+    assert corpus.left_out == (expected,)
 
 
 def test_ravdess_songs_are_passed_over(tmp_path: Path) -> None:

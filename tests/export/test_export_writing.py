@@ -181,3 +181,13 @@ def test_the_command_refuses(
     assert sentence in error
     assert "Traceback" not in error
     assert not list(folder.glob("*.onnx"))
+
+
+def test_a_link_stays_and_the_file_behind_it_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "disk.onnx").write_text("old")
+    (tmp_path / "link.onnx").symlink_to("disk.onnx")
+    with writing.placed(tmp_path / "link.onnx") as part:
+        part.write_text("new")
+    assert (tmp_path / "link.onnx").is_symlink()
+    assert (tmp_path / "disk.onnx").read_text() == "new"
+    assert len(list(tmp_path.iterdir())) == 2

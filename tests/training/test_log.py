@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from pathlib import Path
 
+import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from servax.report.logs import curves
@@ -31,6 +33,17 @@ def test_a_log_is_json_lines(tmp_path: Path) -> None:
     assert read_log(tmp_path / "deep" / "log.jsonl") == [json.loads(line) for line in lines]
     # The report reads what the training wrote.
     assert curves(tmp_path / "deep" / "log.jsonl")["loss"] == {"train": {0.0: 1.5, 1.0: 0.75}}
+
+
+def test_a_term_that_is_no_number_is_null_and_reads_back(tmp_path: Path) -> None:
+    for epoch in range(2):
+        with TrainingLog(tmp_path, first_epoch=epoch) as log:
+            log.write(epoch, {"train/loss": math.nan, "validation/uar": 0.5})
+    for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines():
+        assert json.loads(line, parse_constant=pytest.fail)["train/loss"] is None
+    read = read_log(tmp_path / "log.jsonl")
+    assert [math.isnan(line["train/loss"]) for line in read] == [True, True]
+    assert curves(tmp_path / "log.jsonl").keys() == {"uar"}
 
 
 def test_a_resumed_log_has_each_epoch_once(tmp_path: Path) -> None:
