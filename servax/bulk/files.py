@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from servax import audio
-from servax.bulk.orders import ITSELF, LOGMEL, Order, Outcome, same_file
+from servax.bulk.folders import same_file
+from servax.bulk.orders import ITSELF, LOGMEL, Order, Outcome
 from servax.errors import AudioError, PathError, SettingError, ShapeError, unwritable
 from servax.files import whole_file
 from servax.purifier import Purifier

@@ -16,17 +16,15 @@ from pathlib import Path
 from typing import Literal
 
 from servax import audio
+from servax.bulk.folders import SOUNDS, files_below, identity, no_sound, same_file
 from servax.corpora.description import Utterance
 from servax.corpora.manifest import is_manifest, read_manifest
 from servax.errors import AudioError, PathError, unwritable
 from servax.files import whole_file
 
-SOUNDS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
 LOGMEL = ".npy"
 MANIFEST = "manifest.csv"
 ITSELF = "is the sound itself; give another place to write"
-Identity = tuple[int, int] | str
-"""Device and number of a file, the same under all its names; its path where it has no number."""
 
 
 @dataclass(frozen=True)
@@ -115,59 +113,6 @@ def plan_attack(source: Path, out: Path, *, ending: str) -> Plan:
     return _of_file(source, out / _becomes(Path(source.name), ending))
 
 
-def files_below(
-    folder: Path, *, apart: Path | None = None
-) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Return all files of a folder and those below it, by name, and the folders without access.
-
-    Folders behind links are entered, but not one that leads back to where it stands. All that is no
-    folder counts: also links to nothing, pipes and devices.
-
-    Args:
-        folder: Where to look.
-        apart: A folder whose files do not count, wherever it is.
-
-    Returns:
-        The files; and each folder that cannot be read, with the reason.
-    """
-    files, closed = [], []
-    avoided = None if apart is None else _identity(apart)
-    waiting: list[tuple[Path, frozenset[Identity]]] = [(folder, frozenset())]
-    while waiting:
-        place, above = waiting.pop()
-        here = _identity(place)
-        if here is None or here in above or here == avoided:
-            continue
-        try:
-            for path in place.iterdir():
-                if os.path.isdir(path):  # noqa: PTH112
-                    waiting.append((path, above | {here}))
-                else:
-                    files.append(path)
-        except OSError as error:
-            closed.append((place, f"cannot be read ({error.strerror})"))
-    return sorted(files), sorted(closed)
-
-
-def sounds_below(folder: Path) -> list[Path]:
-    """Return the sound files of a folder and those below it, by name.
-
-    Raises:
-        AudioError: There is none.
-    """
-    files, _ = files_below(folder)
-    sounds = [path for path in files if path.suffix.lower() in SOUNDS]
-    if not sounds:
-        raise _no_sound(folder, SOUNDS, files)
-    return sounds
-
-
-def same_file(first: Path, second: Path) -> bool:
-    """Tell whether two paths lead to one file that is there, by whatever links."""
-    identity = _identity(first)
-    return identity is not None and identity == _identity(second)
-
-
 def write_manifest(plan: Plan, told: Iterable[Outcome], out: Path) -> None:
     """Write the table of what lies purified in `out`; of a row that failed there is none.
 
@@ -221,7 +166,7 @@ def _of_folder(source: Path, out: Path, endings: Sequence[str], ending: str = ""
         heard = path.suffix.lower() in endings or _leads_nowhere(path)
         (taken if heard else left).append(path)
     if not taken and not closed:
-        raise _no_sound(source, endings, files)
+        raise no_sound(source, endings, files)
     orders = [
         Order(str(path), str(out / _becomes(path.relative_to(source), ending or _ending(path))))
         for path in taken
@@ -257,11 +202,11 @@ def _checked(
     rows: tuple[tuple[Utterance, str], ...] = (),
 ) -> Plan:
     """Return a plan in which no order replaces a sound or what another one writes."""
-    heard = {_identity(Path(order.source)) for order in orders} - {None}
+    heard = {identity(Path(order.source)) for order in orders} - {None}
     often = Counter(order.target for order in orders)
     kept, told = [], list(others)
     for order in orders:
-        if _identity(Path(order.target)) in heard:
+        if identity(Path(order.target)) in heard:
             told.append(_failed(Path(order.target), ITSELF, order))
         elif often[order.target] > 1:
             reason = f"{often[order.target]} utterances would become it; name them differently"
@@ -302,18 +247,3 @@ def _ending(path: Path) -> str:
 def _leads_nowhere(path: Path) -> bool:
     """Tell whether a name without an ending is a link to nothing: it may have been a folder."""
     return path.suffix == "" and path.is_symlink() and not os.path.exists(path)  # noqa: PTH110
-
-
-def _no_sound(folder: Path, endings: Sequence[str], files: Sequence[Path]) -> AudioError:
-    others = ", ".join(sorted({path.suffix.lower() or "no ending" for path in files}))
-    beside = f"; its {len(files)} files are other ones ({others})" if files else ""
-    return AudioError(folder, f"holds no sound file ({', '.join(endings)}){beside}")
-
-
-def _identity(path: Path) -> Identity | None:
-    """Return what tells a file from all others, or none where it is not there."""
-    try:
-        found = path.stat()
-    except (OSError, ValueError):
-        return None
-    return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(path)

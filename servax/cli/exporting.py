@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from servax import audio
-from servax.bulk.orders import sounds_below
+from servax.bulk.folders import sounds_below
 from servax.cli.output import bar, print_json, print_table, say
 from servax.errors import SettingError
 from servax.experiments.training import Recogniser, load_recogniser

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from servax.bulk.orders import Plan, files_below, plan_attack, plan_purification
+from servax.bulk.folders import files_below
+from servax.bulk.orders import Plan, plan_attack, plan_purification
 from servax.errors import AudioError, PathError
 
 NAMES = [
