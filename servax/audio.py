@@ -50,6 +50,9 @@ LOWEST_RATE = 1_000
 HIGHEST_RATE = 768_000
 LOUDEST = 65_536.0
 """Largest sample: floats that were scaled as 16-bit integers, a common slip, still pass."""
+IN_RANGE = 1.0 + 2.0**-15
+"""Peak of a sound within full scale; less than a step of 16 bits beyond 1 is rounding."""
+FLOATS = ("FLOAT", "DOUBLE")
 END_SLACK_SECONDS = 0.1
 """How far an `end` may lie behind the last sample: tables round their times."""
 MP3_SLACK_FRAMES = 1152
@@ -107,13 +110,13 @@ def write(
 
     Args:
         path: Ends in ``.wav`` or ``.flac``; its folder must exist.
-        waveform: Samples (T,), full scale ±1; integer formats clip beyond it.
+        waveform: Samples (T,), full scale ±1; only float formats hold more.
         sample_rate: In hertz.
         subtype: Sample format in libsndfile's words: ``PCM_16``, ``PCM_24``, ``FLOAT``, …
 
     Raises:
-        AudioError: The waveform is empty, not (T,), or holds NaN or infinity; the folder is
-            missing; the container cannot hold `subtype`.
+        AudioError: The waveform is empty, not (T,), or holds NaN or infinity, or what `subtype`
+            would clip; the folder is missing; the container cannot hold `subtype`.
         SettingError: `sample_rate` is outside its rule.
     """
     path = Path(path)
@@ -128,6 +131,13 @@ def write(
         raise AudioError(path, f"cannot write {path.suffix or 'no suffix'}, use .wav or .flac")
     if not soundfile.check_format(container, subtype):
         raise AudioError(path, f"{container} cannot hold {subtype!r} samples")
+    peak = float(np.abs(samples).max())
+    if peak > IN_RANGE and subtype not in FLOATS:
+        reason = (
+            f"would be clipped: its loudest sample is {peak:g} and full scale is 1; scale it down, "
+            "or write a WAV of subtype FLOAT"
+        )
+        raise AudioError(path, reason, cause="too_loud")
     if not path.parent.is_dir():
         raise AudioError(path, "its folder does not exist, create it first")
     try:

@@ -341,10 +341,19 @@ def test_written_sound_reads_back(tmp_path: Path, suffix: str) -> None:
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_integer_samples_clip_and_do_not_wrap(tmp_path: Path) -> None:
+def test_integers_clip_nothing_and_floats_hold_more(tmp_path: Path) -> None:
     path = tmp_path / "loud.wav"
-    audio.write(path, np.array([2.0, -2.0, 0.5]), RATE)
-    np.testing.assert_allclose(audio.read(path), [1.0, -1.0, 0.5], atol=2**-15)
+    sentence = (
+        "would be clipped: its loudest sample is 2 and full scale is 1; scale it down, or write a "
+        "WAV of subtype FLOAT."
+    )
+    for subtype in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "ULAW"):
+        with pytest.raises(AudioError, match=refusal(path, sentence)):
+            audio.write(path, np.array([2.0, -2.0, 0.5]), RATE, subtype=subtype)
+    audio.write(path, np.array([2.0, -2.0, 0.5]), RATE, subtype="FLOAT")
+    np.testing.assert_array_equal(audio.read(path), [2.0, -2.0, 0.5])
+    audio.write(path, np.array([1.0 + 2.0**-16, -1.0, 1.0]), RATE)  # rounding never wraps
+    np.testing.assert_allclose(audio.read(path), [1.0, -1.0, 1.0], atol=2**-15)
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,30 @@ from typing import Literal
 import numpy as np
 import soundfile
 import torch
+from numpy.typing import NDArray
 
 from servax import audio
 from servax.bulk.orders import LOGMEL, Order
 from servax.errors import AudioError, PathError, ServaxError, SettingError, ShapeError, unwritable
 from servax.purifier import Purifier
 from servax.purifier.sound import whole_sound
+from servax.runtime.limiter import Limited
 from servax.runtime.rules import SHORTEST_SECONDS
 
 BLOCK_SECONDS = 30.0
 LOUDEST = 1.0 - 2.0**-15
 """Largest sample of 16 bits."""
+BEYOND_FULL_SCALE = (
+    *audio.FLOATS,
+    "VORBIS",
+    "OPUS",
+    "MPEG_LAYER_I",
+    "MPEG_LAYER_II",
+    "MPEG_LAYER_III",
+)
+"""Encodings whose samples may lie beyond full scale."""
+SET_ADD_PEAK_CHUNK = 0x1050
+"""SFC_SET_ADD_PEAK_CHUNK of sndfile.h: the chunk holds peaks and the hour of writing."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,12 @@ class Outcome:
     """How long the sound plays; 0 for a log-Mel and for what was not done."""
     sentence: str = ""
     """Why it failed."""
+    limited_samples: int = 0
+    """How many samples of all channels the limiter lowered, to stay within full scale."""
+    limited_db: float = 0.0
+    """By how much at most."""
+    subtype: str = ""
+    """How the samples are written: ``PCM_16``, or ``FLOAT`` beyond full scale."""
 
 
 def purify_file(purifier: Purifier, order: Order, *, overwrite: bool = False) -> Outcome:
@@ -57,9 +76,8 @@ def purify_file(purifier: Purifier, order: Order, *, overwrite: bool = False) ->
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.suffix.lower() == LOGMEL:
             _purify_logmel(purifier, source, target)
-            seconds = 0.0
-        else:
-            seconds = _purify_sound(purifier, order, source, target)
+            return Outcome(order.source, order.target, "done")
+        return _purify_sound(purifier, order, source, target)
     except ServaxError as error:
         said = str(error)
         return Outcome(
@@ -72,29 +90,68 @@ def purify_file(purifier: Purifier, order: Order, *, overwrite: bool = False) ->
         return Outcome(
             order.source, order.target, "failed", sentence=f"{target}: {unwritable(error)}."
         )
-    return Outcome(order.source, order.target, "done", seconds)
 
 
-def _purify_sound(purifier: Purifier, order: Order, source: Path, target: Path) -> float:
+def _purify_sound(purifier: Purifier, order: Order, source: Path, target: Path) -> Outcome:
+    container = audio.WRITABLE[target.suffix.lower()]
+    subtype = _subtype(order, source)
+    if subtype in audio.FLOATS and not soundfile.check_format(container, subtype):
+        reason = f"goes beyond full scale, which {container} cannot hold; write a .wav, or scale it"
+        raise AudioError(source, reason, cause="too_loud")
     with audio.opened(source) as sound, whole_file(target) as part:
         rate, channels = int(sound.samplerate), int(sound.channels)
         first, last = audio.stretch(sound, source, order.start, order.end)
         streams = [whole_sound(purifier, rate) for _ in range(channels)]
         heard = 0
-        container = audio.WRITABLE[target.suffix.lower()]
-        with soundfile.SoundFile(part, "w", rate, channels, "PCM_16", format=container) as file:
+        with soundfile.SoundFile(part, "w", rate, channels, subtype, format=container) as file:
+            without_time(file)
             size = round(BLOCK_SECONDS * rate)
             for block in audio.blocks(sound, source, first=first, last=last, size=size):
                 heard += len(block)
                 ready = [s.feed(block[:, i]) for i, s in enumerate(streams)]
-                file.write(np.clip(np.stack(ready, axis=1), -1.0, LOUDEST))
+                file.write(as_written(np.stack(ready, axis=1), subtype))
             if heard < SHORTEST_SECONDS * rate:
                 raise AudioError(
                     source, f"is {heard / rate:.3f} s long, expected at least {SHORTEST_SECONDS} s"
                 )
             rest = [stream.finish() for stream in streams]
-            file.write(np.clip(np.stack(rest, axis=1), -1.0, LOUDEST))
-    return heard / rate
+            file.write(as_written(np.stack(rest, axis=1), subtype))
+    limited = Limited.together(stream.limited for stream in streams)
+    return Outcome(
+        order.source,
+        order.target,
+        "done",
+        heard / rate,
+        limited_samples=limited.samples,
+        limited_db=limited.decibels,
+        subtype=subtype,
+    )
+
+
+def _subtype(order: Order, source: Path) -> str:
+    """Return how the purified sound of an order is written; that depends on the loudest sample."""
+    with audio.opened(source) as sound:
+        if sound.subtype not in BEYOND_FULL_SCALE:
+            return "PCM_16"
+        first, last = audio.stretch(sound, source, order.start, order.end)
+        size = round(BLOCK_SECONDS * sound.samplerate)
+        found = audio.blocks(sound, source, first=first, last=last, size=size)
+        return subtype_of(max(float(np.abs(block).max()) for block in found))
+
+
+def subtype_of(peak: float) -> str:
+    """Return how a purified sound is written whose original has a peak: as floats beyond 1."""
+    return "PCM_16" if peak <= audio.IN_RANGE else "FLOAT"
+
+
+def as_written(samples: NDArray[np.float32], subtype: str) -> NDArray[np.float32]:
+    """Return samples as they are written: what 16 bits would round beyond their range is cut."""
+    return samples if subtype in audio.FLOATS else np.clip(samples, -1.0, LOUDEST)
+
+
+def without_time(file: soundfile.SoundFile) -> None:
+    """Keep the hour out of a file of floats: one sound, one file."""
+    soundfile._snd.sf_command(file._file, SET_ADD_PEAK_CHUNK, soundfile._ffi.NULL, 0)
 
 
 @torch.inference_mode()

@@ -63,8 +63,17 @@ def _watched(outcomes: Iterable[Outcome], total: int) -> list[Outcome]:
 
 def _end(told: list[Outcome], target: Path, as_json: bool) -> int:
     count = {s: sum(each.status == s for each in told) for s in ("done", "skipped", "failed")}
+    limited = [each for each in told if each.limited_samples]
+    floats = sum(each.subtype == "FLOAT" for each in told)
     if as_json:
-        print_json({**count, "files": [asdict(each) for each in told]})
+        print_json(
+            {
+                **count,
+                "limited": len(limited),
+                "floats": floats,
+                "files": [asdict(each) for each in told],
+            }
+        )
     elif len(told) > 1:
         seconds = sum(each.seconds for each in told)
         print_table(
@@ -74,8 +83,16 @@ def _end(told: list[Outcome], target: Path, as_json: bool) -> int:
                 ["done", count["done"], f"{seconds / 60:.1f}"],
                 ["skipped (there already; --overwrite replaces)", count["skipped"], ""],
                 ["failed", count["failed"], ""],
+                ["limited (lowered in places, to stay within full scale)", len(limited), ""],
+                ["written as floats (the source is beyond full scale)", floats, ""],
             ],
         )
+    elif floats:
+        say("written as 32-bit floats: the source goes beyond full scale")
+    if limited:
+        most = max(each.limited_db for each in limited)
+        lowered = sum(each.limited_samples for each in limited)
+        say(f"limited: {lowered} samples by at most {most:.1f} dB, to stay within full scale")
     for each in told:
         if each.status == "failed":
             say(f"failed: {each.sentence}")
