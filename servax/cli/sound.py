@@ -21,6 +21,7 @@ from servax.errors import AudioError, PathError, SettingError, unwritable
 from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.experiments.training import Recogniser, load_recogniser
 from servax.features import FrontEnd, waveform_batch
+from servax.features.full_scale import read_in_range
 from servax.models import WaveformClassifier
 from servax.perturbation import PsychoacousticMask
 from servax.purifier import Purifier
@@ -59,7 +60,8 @@ def attack_sounds(
             update(done - 1, len(files))
             place = folder / _name(path, Path(sounds))
             try:
-                samples = waveform_batch(audio.read(path, sample_rate=rate))
+                read = read_in_range if isinstance(chosen, WaveformPGD) else audio.read
+                samples = waveform_batch(read(path, sample_rate=rate))
                 row = attacked(recogniser, target, chosen, samples, y, place)
             except (AudioError, SettingError) as error:
                 bad.append(str(error) if isinstance(error, AudioError) else f"{path}: {error}")
@@ -132,15 +134,14 @@ def _on_waveform(
     """Attack samples (1, T), write them as a 16-bit WAV, and return what happened."""
     logmel = nn.Sequential(FrontEnd(recogniser.front_end), recogniser.scale)
     model = WaveformClassifier(logmel, target)
-    x = samples.clamp(-1.0, 1.0)  # resampling overshoots
-    adversarial = attack(model, x, y)
+    adversarial = attack(model, samples, y)
     path = place.with_name(f"{place.name}.wav")
     path.parent.mkdir(parents=True, exist_ok=True)
     audio.write(path, adversarial[0].numpy(), recogniser.front_end.logmel.sample_rate)
     return {
-        **_outcome(recogniser, model, x, adversarial),
-        "largest change dBFS": round(_dbfs(float((adversarial - x).abs().max())), 1),
-        "SNR dB": _snr_db(x, adversarial),
+        **_outcome(recogniser, model, samples, adversarial),
+        "largest change dBFS": round(_dbfs(float((adversarial - samples).abs().max())), 1),
+        "SNR dB": _snr_db(samples, adversarial),
     }
 
 
