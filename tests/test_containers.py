@@ -11,7 +11,8 @@ import pytest
 import soundfile
 
 from servax import audio
-from servax.containers import View, frame_of
+from servax.containers import View
+from servax.containers.mp3 import frame_of
 from servax.errors import AudioError
 
 RATE = 16_000
@@ -167,6 +168,7 @@ def test_a_sound_in_blocks_is_the_sound_at_once(
         ("AU", "PCM_16"),
         ("CAF", "PCM_16"),
         ("W64", "PCM_16"),
+        ("RF64", "PCM_16"),
     ],
 )
 def test_sounds_one_behind_another_are_refused(container: str, subtype: str) -> None:
