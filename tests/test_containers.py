@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,28 @@ def test_an_rf64_file_that_was_never_closed(size: int, short: int) -> None:
     more = replaced(whole, wide + 16, struct.pack("<Q", 40_000))
     with pytest.raises(AudioError, match="is cut off: 32000 bytes of the 40000 its header promis"):
         heard(more)
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF])
+def test_a_stream_of_more_than_four_gigabytes_is_refused(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "long.wav"
+    path.write_bytes(made("WAV")[:40] + struct.pack("<I", size))
+    with path.open("r+b") as file:
+        file.truncate(44 + 2 * RATE * 100_000)  # 3.2 GB, of which a file system keeps nothing
+    assert audio.duration_seconds(path) == 100_000.0
+    with path.open("r+b") as file:
+        file.truncate(44 + 2 * RATE * 150_000)  # libsndfile would leave out what lies behind 4 GiB
+    with pytest.raises(AudioError, match="holds more than 4 GiB, which its header cannot say"):
+        audio.duration_seconds(path)
+
+
+def test_millions_of_chunks_cost_no_time() -> None:
+    whole = made("WAV")
+    many = whole[:12] + 2_000_000 * b"JUNK\0\0\0\0" + whole[12:]
+    began = time.thread_time()
+    with pytest.raises(AudioError):
+        heard(many)
+    assert time.thread_time() - began < 5.0
 
 
 @pytest.mark.parametrize("container", ["WAV", "AIFF", "AU", "CAF", "W64", "FLAC", "OGG", "MP3"])

@@ -16,6 +16,8 @@ from servax.errors import AudioError
 
 TAIL_BYTES = 1 << 24
 """How far from the end of a file that was never closed other chunks are looked for."""
+MOST_BEFORE = 10_000
+"""How many chunks may stand before the samples: a body of millions is an attack on the reader."""
 MOST_CHUNKS = 64
 """How many chunks are looked at behind samples."""
 KNOWN = frozenset(
@@ -111,7 +113,7 @@ def view_of_chunks(
 ) -> View:
     """Return a view whose chunk of samples has its true size."""
     wide: Chunk | None = None
-    for chunk in _chunks(file, grammar, start + grammar.first, end):
+    for chunk in islice(_chunks(file, grammar, start + grammar.first, end), MOST_BEFORE):
         if chunk.name == b"ds64":
             wide = chunk
         if chunk.name[:4] == grammar.data:
@@ -137,6 +139,9 @@ def view_of_chunks(
     if stop <= first:
         raise AudioError(name, "holds no samples", cause="no_samples")
     counted = stop - chunk.at + (grammar.header if grammar.whole else 0)
+    if counted >> 8 * struct.calcsize(number):
+        reason = "holds more than 4 GiB, which its header cannot say: write it as RF64, or in parts"
+        raise AudioError(name, reason, cause="length_unknown")
     patches = [(size_at, struct.pack(number, counted))]
     if wide is not None:
         patches += [(chunk.size_at, b"\xff" * 4), (wide.at, struct.pack("<Q", stop - start - 8))]

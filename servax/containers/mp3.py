@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from servax.containers.view import BLOCK_BYTES, bytes_at, joined
 
+LONGEST = 2_881
+"""Bytes of the longest frame of layer III, padded."""
 RATES = (44_100, 48_000, 32_000)
 KILOBITS = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 KILOBITS_LOW = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
@@ -50,7 +52,7 @@ def samples_of(file: io.BufferedIOBase, name: str | Path, start: int, end: int) 
     at, count, kind = start, 0, None
     block, base = b"", start
     while at + 4 <= end:
-        if not base <= at <= base + len(block) - BLOCK_BYTES // 8:
+        if at + LONGEST > base + len(block) < end:
             block, base = bytes_at(file, at, BLOCK_BYTES), at
         place = at - base
         frame = frame_of(block[place : place + 4])
@@ -59,7 +61,8 @@ def samples_of(file: io.BufferedIOBase, name: str | Path, start: int, end: int) 
             continue
         if kind not in (None, frame.kind):
             raise joined(name)
-        counts = block[place + frame.count_at :][:4] in (b"Xing", b"Info")
+        told = place + frame.count_at
+        counts = block[told : told + 4] in (b"Xing", b"Info")
         if counts and kind is not None:
             raise joined(name)
         kind = frame.kind
@@ -72,7 +75,9 @@ def _next_frame(block: bytes, place: int) -> int:
     """Return where the next frame begins that another one follows, at or behind a place."""
     while (place := block.find(b"\xff", place)) >= 0:
         frame = frame_of(block[place : place + 4])
-        if frame is not None and frame_of(block[place + frame.length :][:4]) is not None:
-            return place
+        if frame is not None:
+            behind = place + frame.length
+            if frame_of(block[behind : behind + 4]) is not None:
+                return place
         place += 1
     return len(block)
