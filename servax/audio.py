@@ -6,9 +6,9 @@ in one sentence that starts with its path; nothing is repaired silently, because
 trained on half a recording learns half a recording.
 
 What counts as cut off differs by container. WAV, AIFF, AU and CAF state the size of their data,
-which libsndfile compares with the file ("should be"); the sizes that programs write when they
-stream to a pipe (0 and anything from 0x7FFFF000 up) claim nothing and are accepted. FLAC and MP3
-state a number of frames, OGG marks its last page.
+which libsndfile compares with the file ("should be"); FLAC and MP3 state a number of frames, OGG
+marks its last page. `servax.containers` reads what libsndfile would misread: sizes that were never
+filled in, tags, several sounds in one file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
+from servax.containers import View, streamed, view_of
 from servax.errors import AudioError, SettingError, unwritable
 from servax.files import whole_file
 
@@ -51,20 +51,23 @@ Samples = npt.NDArray[np.float32]
 
 LOWEST_RATE = 1_000
 HIGHEST_RATE = 768_000
-STREAMED_SIZE = 0x7FFF_F000
-"""Data sizes from here up (SoX: 0x7FFFF000 …, FFmpeg: 0xFFFFFFFF) mean "written to a pipe"."""
 LOUDEST = 65_536.0
 """Largest sample: floats that were scaled as 16-bit integers, a common slip, still pass."""
+IN_RANGE = 1.0 + 2.0**-15
+"""Peak of a sound within full scale; less than a step of 16 bits beyond 1 is rounding."""
+FLOATS = ("FLOAT", "DOUBLE")
 END_SLACK_SECONDS = 0.1
 """How far an `end` may lie behind the last sample: tables round their times."""
 MP3_SLACK_FRAMES = 1152
 """MP3 counts samples in blocks of 1152 and pads at both ends."""
+MP3_PADDING_FRAMES = 5 * 1152
+"""Most that encoders put around a sound, and libsndfile takes away."""
 BLOCK_FRAMES = 1 << 20
 """Samples that are decoded at once: what a header promises is never allocated on trust."""
 UNKNOWN_FRAMES = 1 << 62
 """libsndfile gives 2^63 - 1 frames to a FLAC file that leaves its length open."""
+CODECS_WITH_MEMORY = ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III", "OPUS")
 LFS_POINTER = b"version https://git-lfs"
-WITHOUT_SIZE = b"data\0\0\0\0"
 MALFORMED = 3
 """SF_ERR_MALFORMED_FILE of sndfile.h."""
 NOT_SOUND = "is not sound that libsndfile reads (WAV, FLAC, OGG, MP3, AIFF, …)"
@@ -110,13 +113,13 @@ def write(
 
     Args:
         path: Ends in ``.wav`` or ``.flac``; its folder must exist.
-        waveform: Samples (T,), full scale ±1; integer formats clip beyond it.
+        waveform: Samples (T,), full scale ±1; only float formats hold more.
         sample_rate: In hertz.
         subtype: Sample format in libsndfile's words: ``PCM_16``, ``PCM_24``, ``FLOAT``, …
 
     Raises:
-        AudioError: The waveform is empty, not (T,), or holds NaN or infinity; the folder is
-            missing; the container cannot hold `subtype`.
+        AudioError: The waveform is empty, not (T,), or holds NaN or infinity, or what `subtype`
+            would clip; the folder is missing; the container cannot hold `subtype`.
         SettingError: `sample_rate` is outside its rule.
     """
     path = Path(path)
@@ -126,6 +129,13 @@ def write(
         raise AudioError(path, f"cannot write samples of shape {samples.shape}, expected (T,)")
     if not np.isfinite(samples).all():
         raise AudioError(path, "refuses to write NaN or infinite samples")
+    peak = float(np.abs(samples).max())
+    if peak > IN_RANGE and subtype not in FLOATS:
+        reason = (
+            f"would be clipped: its loudest sample is {peak:g} and full scale is 1; scale it down, "
+            "or write a WAV of subtype FLOAT"
+        )
+        raise AudioError(path, reason, cause="too_loud")
     with created(path, sample_rate, subtype=subtype) as sound:
         sound.write(samples)
 
@@ -264,21 +274,18 @@ def open_sound(file: io.BufferedIOBase, name: str | Path) -> soundfile.SoundFile
         name: What a refusal calls it.
 
     Raises:
-        AudioError: It is empty, not sound or visibly cut off.
+        AudioError: It is empty, not sound, visibly cut off, or several sounds in one.
     """
-    head = file.read(4096)
+    head = file.read(len(LFS_POINTER))
     if not head:
         raise AudioError(name, "is empty (0 bytes)", cause="empty")
     if head.startswith(LFS_POINTER):
         reason = "is a Git LFS pointer, not sound: run 'git lfs pull' beside it"
         raise AudioError(name, reason, cause="not_sound")
-    if head.startswith(b"OggS") and _ogg_is_cut(file):
-        raise AudioError(name, "is cut off: its last OGG page is missing", cause="damaged")
-    file.seek(0)
-    unclosed = head.startswith(b"RIFF") and WITHOUT_SIZE in head
-    steady = _Steady(_with_size(file) if unclosed else file)
+    view = view_of(file, name)
+    steady = _Steady(view)
     try:
-        sound = soundfile.SoundFile(steady)
+        sound = _Forward(steady)
     except soundfile.LibsndfileError as error:
         if steady.error is not None:
             raise _unreadable(name, steady.error) from None
@@ -288,7 +295,7 @@ def open_sound(file: io.BufferedIOBase, name: str | Path) -> soundfile.SoundFile
         raise AudioError(name, NOT_SOUND, cause="not_sound") from None
     try:
         _check_device(sound, name)
-        _check_header(name, sound)
+        _check_header(name, sound, view)
     except AudioError:
         sound.close()
         raise
@@ -298,11 +305,11 @@ def open_sound(file: io.BufferedIOBase, name: str | Path) -> soundfile.SoundFile
 class _Steady:
     """A file object that never raises: a callback from C has nowhere to raise to.
 
-    A header that lies can send libsndfile to before the start of its file. What the system said
-    when it could not read or write is kept in `error`; libsndfile would call it "System error."
+    What the system said when it could not read or write is kept in `error`; libsndfile would call
+    it "System error."
     """
 
-    def __init__(self, file: io.BufferedIOBase) -> None:
+    def __init__(self, file: View | io.BufferedRandom) -> None:
         self._file = file
         self.tell = file.tell
         self.error: OSError | None = None
@@ -323,8 +330,21 @@ class _Steady:
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         try:
             return self._file.seek(offset, whence)
-        except (OSError, OverflowError, ValueError):
+        except OSError as error:  # what was still to be written does not fit
+            self.error = error
             return self._file.tell()
+
+
+class _Forward(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
+    """A sound that is read from its start on where its codec needs what came before.
+
+    soundfile seeks after each block that it reads, to where it is already; an MP3 decoder then
+    forgets the bits that earlier frames left for later ones, and decodes noise.
+    """
+
+    def seekable(self) -> bool:
+        """Say whether any sample can be gone to and is then what it is in the whole."""
+        return self.subtype not in CODECS_WITH_MEMORY and bool(super().seekable())
 
 
 def blocks(
@@ -333,7 +353,7 @@ def blocks(
     """Yield a stretch of an opened sound in blocks (T, channels), T <= `size`.
 
     Args:
-        sound: What `open_sound` or `opened` gave.
+        sound: What `open_sound` or `opened` gave, not yet read.
         name: What a refusal calls it.
         first: First sample wanted.
         last: Sample after the last one wanted, at most `sound.frames`.
@@ -344,23 +364,29 @@ def blocks(
             samples.
     """
     slack = MP3_SLACK_FRAMES if sound.format == "MP3" and last == sound.frames else 0
-    done = first
+    done = 0
     try:
-        sound.seek(first)
+        # Where no sample can be gone to (GSM 6.10, MP3), what lies before is decoded and left out.
+        if soundfile.SoundFile.seekable(sound):
+            done = sound.seek(first if sound.seekable() else 0)
         while done < last:
-            frames = sound.read(min(size, last - done), dtype="float32", always_2d=True)
+            wanted = min(size, (first if done < first else last) - done)
+            frames = sound.read(wanted, dtype="float32", always_2d=True)
             if not len(frames):
                 break
-            _check_samples(name, frames)
             done += len(frames)
-            yield frames
+            if done > first:
+                _check_samples(name, frames)
+                yield frames
     except soundfile.LibsndfileError as error:
         _check_device(sound, name)
         reason = str(error.error_string).strip(" .")
         raise AudioError(name, f"is damaged or cut off ({reason})", cause="damaged") from None
-    if done < last - slack or done == first:
+    if done < last - slack or done <= first:
         _check_device(sound, name)
-        reason = f"is cut off: {done - first} samples of the {last - first} its header promises"
+        reason = (
+            f"is cut off: {max(0, done - first)} samples of the {last - first} its header promises"
+        )
         raise AudioError(name, reason, cause="damaged")
 
 
@@ -439,15 +465,7 @@ def regular(path: Path) -> io.BufferedIOBase:
         raise AudioError(repr(str(path)), f"cannot be opened ({reason})") from None
 
 
-def _with_size(file: io.BufferedIOBase) -> io.BytesIO:
-    """Return a WAV file whose data size was left at 0, with the size that means "streamed".
-
-    libsndfile takes 0xFFFFFFFF for "up to the end", but 0 for "no samples".
-    """
-    return io.BytesIO(file.read().replace(WITHOUT_SIZE, b"data\xff\xff\xff\xff", 1))
-
-
-def _check_header(name: str | Path, sound: soundfile.SoundFile) -> None:
+def _check_header(name: str | Path, sound: soundfile.SoundFile, view: View) -> None:
     """Refuse an absurd rate, a promise of more data than there is, and no samples at all."""
     if not LOWEST_RATE <= sound.samplerate <= HIGHEST_RATE:
         raise AudioError(
@@ -456,26 +474,21 @@ def _check_header(name: str | Path, sound: soundfile.SoundFile) -> None:
             cause="rate",
         )
     for claimed, found in SIZE_LINE.findall(sound.extra_info):
-        if int(found) < int(claimed) < STREAMED_SIZE:
+        if int(found) < int(claimed) < streamed(">I"):
             reason = f"is cut off: {found} bytes of the {claimed} its header promises"
             raise AudioError(name, reason, cause="damaged")
     if sound.frames <= 0:
         raise AudioError(name, "holds no samples", cause="no_samples")
+    if view.samples is not None and view.samples > sound.frames + MP3_PADDING_FRAMES:
+        seconds, read = (n / sound.samplerate for n in (view.samples, sound.frames))
+        reason = (
+            f"holds {seconds:.1f} s of MP3, of which only {read:.1f} s would be read, since its "
+            "header does not count them right: make a WAV file of it"
+        )
+        raise AudioError(name, reason, cause="joined")
     if sound.frames >= UNKNOWN_FRAMES:
         reason = "does not say how long it is, as FLAC written to a pipe: write it to a file"
         raise AudioError(name, reason, cause="length_unknown")
-
-
-def _ogg_is_cut(file: io.BufferedIOBase) -> bool:
-    """Tell whether the last page is incomplete or lacks the end-of-stream flag (RFC 3533)."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - 2 * 65_307))  # the largest page has 65 307 bytes
-    tail = file.read()
-    page = tail[tail.rfind(b"OggS") :]
-    if len(page) < 27 or len(page) < 27 + page[26]:
-        return True
-    body = sum(page[27 : 27 + page[26]])
-    return len(page) < 27 + page[26] + body or not page[5] & 0x04
 
 
 def _check_rate(sample_rate: int) -> None:

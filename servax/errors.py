@@ -34,6 +34,7 @@ AudioCause = Literal[
     "rate",
     "no_samples",
     "length_unknown",
+    "joined",
     "damaged",
     "not_finite",
     "too_loud",

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from servax.attacks import Counting, WaveformPGD
-from servax.audio import read
 from servax.audit.attacking import Attacked, measures_of, predict, reseed, rows
 from servax.audit.scene import Scene
 from servax.audit.systems import System
@@ -21,6 +20,7 @@ from servax.errors import ServaxError
 from servax.evaluation.metrics import uar
 from servax.evaluation.realisability import Realised, realise
 from servax.features import FrontEnd, FrontEndSettings, Scaling
+from servax.features.full_scale import read_in_range
 from servax.models import WaveformClassifier
 from servax.purifier import Purifier
 from servax.report.audit import Clip
@@ -103,9 +103,10 @@ def waveforms(scene: Scene, positions: Sequence[int]) -> Iterator[tuple[int, Ten
     stretches = scene.material.corpus.stretches
     for position in positions:
         _, path, start, end = stretches[position]
-        sound = read(path, sample_rate=scene.subject.sample_rate, start=start, end=end)
-        # Float files may go beyond full scale, which no 16-bit file does.
-        yield position, torch.from_numpy(sound).clamp(-1.0, 1.0 - 2.0**-15).unsqueeze(0)
+        rate = scene.subject.sample_rate
+        sound = read_in_range(path, sample_rate=rate, start=start, end=end)
+        # The largest number of 16 bits lies one step below 1.
+        yield position, torch.from_numpy(sound).clamp(max=1.0 - 2.0**-15).unsqueeze(0)
 
 
 def gaps(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
 from numpy.typing import NDArray
 
@@ -16,22 +17,33 @@ from servax.errors import AudioError, PathError, SettingError, ShapeError, unwri
 from servax.files import whole_file
 from servax.purifier import Purifier
 from servax.purifier.sound import whole_sound
+from servax.runtime.limiter import Limited
 from servax.runtime.rules import SHORTEST_SECONDS
 
 BLOCK_SECONDS = 30.0
 LOUDEST = 1.0 - 2.0**-15
 """Largest sample of 16 bits."""
+BEYOND_FULL_SCALE = (
+    *audio.FLOATS,
+    "VORBIS",
+    "OPUS",
+    "MPEG_LAYER_I",
+    "MPEG_LAYER_II",
+    "MPEG_LAYER_III",
+)
+"""Encodings whose samples may lie beyond full scale."""
+SET_ADD_PEAK_CHUNK = 0x1050
+"""SFC_SET_ADD_PEAK_CHUNK of sndfile.h: the chunk holds peaks and the hour of writing."""
 
 
 def carry_out(
-    order: Order, work: Callable[[Path, Path], float], *, overwrite: bool = False
+    order: Order, work: Callable[[Path, Path], Outcome], *, overwrite: bool = False
 ) -> Outcome:
     """Do what an order says; whatever is wrong with its files is told, never raised.
 
     Args:
         order: What becomes what.
-        work: Makes the target of the source, whole or not at all, and returns how many seconds it
-            plays.
+        work: Makes the target of the source, whole or not at all, and tells it.
         overwrite: Replace a target that is there.
     """
     source, target = Path(order.source), Path(order.target)
@@ -40,7 +52,7 @@ def carry_out(
             raise PathError(target, ITSELF)
         if not _is_free(target, overwrite=overwrite):
             return Outcome(order.source, order.target, "skipped")
-        return Outcome(order.source, order.target, "done", work(source, target))
+        return work(source, target)
     except PathError as error:
         said = str(error)
     except Exception as error:  # nothing about one file may end the others
@@ -59,9 +71,10 @@ def purify_file(purifier: Purifier, order: Order, *, overwrite: bool = False) ->
         overwrite: Replace a target that is there.
     """
 
-    def work(source: Path, target: Path) -> float:
+    def work(source: Path, target: Path) -> Outcome:
         if source.suffix.lower() == LOGMEL:
-            return _purify_logmel(purifier, source, target)
+            _purify_logmel(purifier, source, target)
+            return Outcome(str(source), str(target), "done")
         return _purify_sound(purifier, order, source, target)
 
     return carry_out(order, work, overwrite=overwrite)
@@ -91,29 +104,70 @@ def _is_free(target: Path, *, overwrite: bool) -> bool:
         raise PathError(target, unwritable(error)) from None
 
 
-def _purify_sound(purifier: Purifier, order: Order, source: Path, target: Path) -> float:
+def _purify_sound(purifier: Purifier, order: Order, source: Path, target: Path) -> Outcome:
+    container = audio.WRITABLE[target.suffix.lower()]
+    subtype = _subtype(order, source)
+    if subtype in audio.FLOATS and not soundfile.check_format(container, subtype):
+        reason = f"goes beyond full scale, which {container} cannot hold; write a .wav, or scale it"
+        raise AudioError(source, reason, cause="too_loud")
     with audio.opened(source) as sound:
         rate, channels = int(sound.samplerate), int(sound.channels)
         first, last = audio.stretch(sound, source, order.start, order.end)
         streams = [whole_sound(purifier, rate) for _ in range(channels)]
         heard = 0
-        with audio.created(target, rate, channels) as file:
+        with audio.created(target, rate, channels, subtype=subtype) as file:
+            without_time(file)
             size = round(BLOCK_SECONDS * rate)
             for block in audio.blocks(sound, source, first=first, last=last, size=size):
                 heard += len(block)
                 ready = [s.feed(block[:, i]) for i, s in enumerate(streams)]
-                file.write(np.clip(np.stack(ready, axis=1), -1.0, LOUDEST))
+                file.write(as_written(np.stack(ready, axis=1), subtype))
             if heard < SHORTEST_SECONDS * rate:
                 raise AudioError(
                     source, f"is {heard / rate:.3f} s long, expected at least {SHORTEST_SECONDS} s"
                 )
             rest = [stream.finish() for stream in streams]
-            file.write(np.clip(np.stack(rest, axis=1), -1.0, LOUDEST))
-    return heard / rate
+            file.write(as_written(np.stack(rest, axis=1), subtype))
+    limited = Limited.together(stream.limited for stream in streams)
+    return Outcome(
+        order.source,
+        order.target,
+        "done",
+        heard / rate,
+        limited_samples=limited.samples,
+        limited_db=limited.decibels,
+        subtype=subtype,
+    )
+
+
+def _subtype(order: Order, source: Path) -> str:
+    """Return how the purified sound of an order is written; that depends on the loudest sample."""
+    with audio.opened(source) as sound:
+        if sound.subtype not in BEYOND_FULL_SCALE:
+            return "PCM_16"
+        first, last = audio.stretch(sound, source, order.start, order.end)
+        size = round(BLOCK_SECONDS * sound.samplerate)
+        found = audio.blocks(sound, source, first=first, last=last, size=size)
+        return subtype_of(max(float(np.abs(block).max()) for block in found))
+
+
+def subtype_of(peak: float) -> str:
+    """Return how a purified sound is written whose original has a peak: as floats beyond 1."""
+    return "PCM_16" if peak <= audio.IN_RANGE else "FLOAT"
+
+
+def as_written(samples: NDArray[np.float32], subtype: str) -> NDArray[np.float32]:
+    """Return samples as they are written: what 16 bits would round beyond their range is cut."""
+    return samples if subtype in audio.FLOATS else np.clip(samples, -1.0, LOUDEST)
+
+
+def without_time(file: soundfile.SoundFile) -> None:
+    """Keep the hour out of a file of floats: one sound, one file."""
+    soundfile._snd.sf_command(file._file, SET_ADD_PEAK_CHUNK, soundfile._ffi.NULL, 0)
 
 
 @torch.inference_mode()
-def _purify_logmel(purifier: Purifier, source: Path, target: Path) -> float:
+def _purify_logmel(purifier: Purifier, source: Path, target: Path) -> None:
     try:
         with audio.regular(source) as file:
             x = np.load(file, allow_pickle=False)
@@ -126,4 +180,3 @@ def _purify_logmel(purifier: Purifier, source: Path, target: Path) -> float:
         raise SettingError("log-Mel", "outside", "finite numbers in [0, 1], the purifier's scale")
     given = torch.from_numpy(x.astype(np.float32))[None, None]
     write_array(target, purifier(given)[0, 0].numpy())
-    return 0.0

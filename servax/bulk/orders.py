@@ -55,6 +55,12 @@ class Outcome:
     """How long the sound plays; 0 for a log-Mel and for what was not done."""
     sentence: str = ""
     """Why it failed."""
+    limited_samples: int = 0
+    """How many samples of all channels the limiter lowered, to stay within full scale."""
+    limited_db: float = 0.0
+    """By how much at most."""
+    subtype: str = ""
+    """How the samples are written: ``PCM_16``, or ``FLOAT`` beyond full scale."""
 
 
 @dataclass(frozen=True)

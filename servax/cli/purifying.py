@@ -7,7 +7,7 @@ from pathlib import Path
 
 from servax.bulk.orders import Outcome, plan_purification, write_manifest
 from servax.bulk.processes import purify_here
-from servax.cli.output import print_json, print_table
+from servax.cli.output import print_json, print_table, say
 from servax.cli.summary import as_data, counts, end, refuse_existing, watched
 from servax.corpora.manifest import is_manifest
 from servax.errors import SettingError
@@ -48,14 +48,23 @@ def purify_sounds(
     told = watched("purifying", plan, outcomes)
     if plan.rows:
         write_manifest(plan, told, target)
+    limited = [each for each in told if each.limited_samples]
+    floats = sum(each.subtype == "FLOAT" for each in told)
     if as_json:
-        print_json({**counts(told), "files": as_data(told)})
+        found = {**counts(told), "limited": len(limited), "floats": floats}
+        print_json({**found, "files": as_data(told)})
     elif len(told) > 1:
-        _show(told, target)
+        _show(told, target, len(limited), floats)
+    elif floats:
+        say("written as 32-bit floats: the source goes beyond full scale")
+    if limited:
+        most = max(each.limited_db for each in limited)
+        lowered = sum(each.limited_samples for each in limited)
+        say(f"limited: {lowered} samples by at most {most:.1f} dB, to stay within full scale")
     return end(told, target)
 
 
-def _show(told: Sequence[Outcome], target: Path) -> None:
+def _show(told: Sequence[Outcome], target: Path, limited: int, floats: int) -> None:
     count = counts(told)
     seconds = sum(each.seconds for each in told)
     print_table(
@@ -66,5 +75,7 @@ def _show(told: Sequence[Outcome], target: Path) -> None:
             ["skipped (there already; --overwrite replaces)", count["skipped"], ""],
             ["failed", count["failed"], ""],
             ["not sound, by their ending", count["not_sound"], ""],
+            ["limited (lowered in places, to stay within full scale)", limited, ""],
+            ["written as floats (the source is beyond full scale)", floats, ""],
         ],
     )

@@ -13,7 +13,7 @@ from servax import audio
 from servax.attacks import FGSM, PGD, Attack, WaveformPGD
 from servax.attacks.base import evaluating
 from servax.bulk.files import carry_out, write_array
-from servax.bulk.orders import LOGMEL, plan_attack
+from servax.bulk.orders import LOGMEL, Outcome, plan_attack
 from servax.cli.output import print_json, print_table
 from servax.cli.summary import as_data, counts, end, refuse_existing, watched
 from servax.defences import Defended
@@ -21,6 +21,7 @@ from servax.errors import SettingError
 from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.experiments.training import Recogniser, load_recogniser
 from servax.features import FrontEnd, waveform_batch
+from servax.features.full_scale import read_in_range
 from servax.files import remove_unfinished
 from servax.models import WaveformClassifier
 from servax.perturbation import PsychoacousticMask
@@ -59,13 +60,14 @@ def attack_sounds(
     refuse_existing(plan, source, overwrite=overwrite)
     remove_unfinished(folder)
     rows = []
+    read = read_in_range if on_waveform else audio.read
 
-    def work(path: Path, place: Path) -> float:
-        samples = waveform_batch(audio.read(path, sample_rate=rate))
+    def work(path: Path, place: Path) -> Outcome:
+        samples = waveform_batch(read(path, sample_rate=rate))
         row = attacked(recogniser, target, chosen, samples, y, place)
         name = path.name if path == source else path.relative_to(source)
         rows.append({"sound": str(name), **row})
-        return samples.shape[-1] / rate
+        return Outcome(str(path), str(place), "done", samples.shape[-1] / rate)
 
     outcomes = (carry_out(order, work, overwrite=overwrite) for order in plan.orders)
     told = watched("attacking", plan, outcomes)
@@ -136,13 +138,12 @@ def _on_waveform(
     """Attack samples (1, T), write them as a 16-bit WAV, and return what happened."""
     logmel = nn.Sequential(FrontEnd(recogniser.front_end), recogniser.scale)
     model = WaveformClassifier(logmel, target)
-    x = samples.clamp(-1.0, 1.0)  # resampling overshoots
-    adversarial = attack(model, x, y)
+    adversarial = attack(model, samples, y)
     audio.write(place, adversarial[0].numpy(), recogniser.front_end.logmel.sample_rate)
     return {
-        **_outcome(recogniser, model, x, adversarial),
-        "largest change dBFS": round(_dbfs(float((adversarial - x).abs().max())), 1),
-        "SNR dB": _snr_db(x, adversarial),
+        **_outcome(recogniser, model, samples, adversarial),
+        "largest change dBFS": round(_dbfs(float((adversarial - samples).abs().max())), 1),
+        "SNR dB": _snr_db(samples, adversarial),
     }
 
 

@@ -81,15 +81,17 @@ def purify(
 ) -> int:
     """Purify a sound, a folder or a manifest: audio to audio, same length, rate and level.
 
-    Sound of any length, in memory that does not grow with it; each channel on its own. A log-Mel
-    (.npy, as servax attack writes it) becomes a log-Mel. Of a folder or a manifest, what is there
-    already is skipped, so an interrupted run goes on; a bad file never stops the others.
+    What is within full scale stays so: where needed a limiter lowers it, and says so. Sound of any
+    length, in memory that does not grow with it; each channel on its own. A log-Mel (.npy, as
+    servax attack writes it) becomes a log-Mel. Of a folder or a manifest, what is there already is
+    skipped, so an interrupted run goes on; a bad file never stops the others.
 
     Args:
         sounds: A sound file, a folder of them (its structure is kept), or a CSV or Parquet manifest
             (columns path, label, speaker; the output has a manifest.csv).
-        out: File (.wav or .flac) or folder to write, 16 bits (needed; -o for short). In a folder
-            a.wav stays a.wav, a.mp3 becomes a.mp3.wav.
+        out: File (.wav or .flac) or folder to write, 16 bits, or floats (.wav) where the source
+            is beyond full scale (needed; -o for short). In a folder a.wav stays a.wav, a.mp3
+            becomes a.mp3.wav.
         purifier: Folder of a purifier, or a packaged one, or a Hugging Face hub id. The default
             comes with servax; it was trained on RAVDESS and is CC BY-NC-SA 4.0: not for commercial
             use.

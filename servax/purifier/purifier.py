@@ -111,7 +111,10 @@ class Purifier(
     def purify(
         self, waveform: NDArray[np.floating], sample_rate: int = 16_000
     ) -> NDArray[np.float32]:
-        """Return purified sound of the same length, rate and level.
+        """Return purified sound of the same length, rate and level, within full scale.
+
+        Full scale is ±1, or the peak of a sound that goes beyond it; where the change would lift a
+        sound above, a limiter lowers it (`servax.runtime.limiter`).
 
         Args:
             waveform: (T,) mono samples, at least .05 s; longer ones than the purifier was trained
@@ -122,7 +125,7 @@ class Purifier(
             ShapeError: `waveform` is not (T,) or is too short.
             SettingError: `sample_rate` is outside its rule, or a sample is not finite.
         """
-        return purify_waveform(self, waveform, sample_rate)
+        return purify_waveform(self, waveform, sample_rate)[0]
 
     def stream(
         self,

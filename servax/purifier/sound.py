@@ -2,7 +2,8 @@
 
 Works at the front-end's rate; what lies above its band passes unchanged but for the level, since
 only the difference is added to the original. A sound longer than what P was trained on is purified
-in windows, each brought to the level P was trained at.
+in windows, each brought to the level P was trained at. A limiter keeps what comes out within full
+scale.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from servax.features import LogMel, LogMelSettings, fit_frames, set_level
 from servax.features.resynthesis import Resynthesis
+from servax.runtime.limiter import Limited
 from servax.runtime.rules import CORRECTIONS, at_level_of, checked, whole_windows
 from servax.runtime.windows import Samples, Stream, Windows
 
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 
 def purify_waveform(
     purifier: Purifier, waveform: NDArray[np.floating], sample_rate: int
-) -> NDArray[np.float32]:
-    """Return purified sound of the same length, rate and level.
+) -> tuple[Samples, Limited]:
+    """Return purified sound of the same length, rate and level, and what was limited in it.
 
     Args:
         purifier: In evaluation mode, on the CPU.
@@ -42,7 +44,7 @@ def purify_waveform(
     """
     original = checked(waveform, sample_rate)
     stream = whole_sound(purifier, sample_rate)
-    return np.concatenate([stream.feed(original), stream.finish()])
+    return np.concatenate([stream.feed(original), stream.finish()]), stream.limited
 
 
 def whole_sound(purifier: Purifier, sample_rate: int) -> Stream:
@@ -52,7 +54,7 @@ def whole_sound(purifier: Purifier, sample_rate: int) -> Stream:
 
 def windows_of(purifier: Purifier, sample_rate: int) -> Windows:
     """Return the windows of long sounds: as long as P was trained on, overlapping by half."""
-    return whole_windows(longest_clip(purifier, sample_rate))
+    return whole_windows(longest_clip(purifier, sample_rate), sample_rate)
 
 
 def longest_clip(purifier: Purifier, sample_rate: int) -> int:

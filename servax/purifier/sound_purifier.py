@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import conv1d, max_pool1d, pad
 
 from servax.errors import SettingError
 from servax.features import LogMel
 from servax.features.resynthesis import Resynthesis
 from servax.purifier.sound import change_clip, windows_of
+from servax.runtime.limiter import STEP, TARGET, triangle
 
 if TYPE_CHECKING:
     from servax.purifier.purifier import Purifier
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 class SoundPurifier(nn.Module):
     """Maps waveforms (B, T) to purified ones of the same length and level (`Purifier.purify`).
 
-    Exact gradients pass through, so that an attacker may know it.
+    They stay within full scale by the same limiter. Exact gradients pass through all of it, so that
+    an attacker may know it.
 
     Args:
         purifier: The purifier; its front-end's rate must be `sample_rate`.
@@ -47,11 +49,27 @@ class SoundPurifier(nn.Module):
         return torch.cat([self._one(sound) for sound in torch.split(waveform, 1)])
 
     def _one(self, sound: Tensor) -> Tensor:
-        total = torch.zeros_like(sound)
+        total, ceiling = torch.zeros_like(sound), torch.ones_like(sound)
         for start, stop, weights in self.windows.weighted(sound.shape[1]):
             part = self._clip(sound[:, start:stop]) * torch.from_numpy(weights).to(sound)
             total = total + pad(part, (start, sound.shape[1] - stop))
-        return total
+            peak = sound[:, start:stop].detach().abs().max().clamp(min=1.0)
+            ceiling[:, start + int((weights > 0).argmax()) :] = peak
+        return self._within(total, ceiling)
+
+    def _within(self, sound: Tensor, ceiling: Tensor) -> Tensor:
+        """Return sound (1, T) as `servax.runtime.limiter` keeps it within ceilings (1, T)."""
+        guard, hold = self.windows.guard, self.windows.hold
+        beyond = (sound.abs() / ceiling - STEP).clamp(min=1.0)
+        needs = (1.5 - beyond / 2.0).clamp(min=TARGET) / beyond
+        if float(needs.detach().min()) == 1.0:
+            return torch.minimum(torch.maximum(sound, -ceiling), ceiling)
+        padded = pad(needs, (hold + guard, guard), value=1.0)
+        gains = -max_pool1d(-padded, hold + guard + 1, stride=1)  # (1, T + guard)
+        for width in triangle(guard):
+            mean = torch.full((1, 1, width), 1.0 / width).to(sound)
+            gains = conv1d(gains.unsqueeze(1), mean).squeeze(1)
+        return torch.minimum(torch.maximum(sound * gains, -ceiling), ceiling)
 
     def _clip(self, sound: Tensor) -> Tensor:
         cleaned = change_clip(self.purifier, self.way, sound)

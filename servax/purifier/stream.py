@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from servax.errors import ShapeError
 from servax.purifier.sound import clip_of, longest_clip
+from servax.runtime.limiter import Limited
 from servax.runtime.rules import (
     HOP_SECONDS,
     LOOK_AHEAD_SECONDS,
@@ -64,6 +65,11 @@ class SoundStream:
     def latency_seconds(self) -> float:
         """Longest time from hearing a sample to giving it, the work itself left out."""
         return self.windows.latency / self.sample_rate
+
+    @property
+    def limited(self) -> Limited:
+        """How much was lowered in what was given so far, to stay within full scale."""
+        return self._stream.limited
 
     def feed(self, chunk: NDArray[np.floating]) -> Samples:
         """Take a chunk (T,) of any length and return the samples that are ready, perhaps none.

@@ -98,7 +98,7 @@ class Purifier:
         return purified
 
     def purify(self, waveform: NDArray[np.floating], sample_rate: int = 16_000) -> Array:
-        """Return purified sound of the same length, rate and level.
+        """Return purified sound of the same length, rate and level, within full scale.
 
         Args:
             waveform: (T,) mono samples, at least .05 s; longer ones than about 6 s are purified in
@@ -111,7 +111,7 @@ class Purifier:
             ServaxError: soxr is needed and not installed.
         """
         original = checked(waveform, sample_rate)
-        windows = whole_windows(self._longest(sample_rate))
+        windows = whole_windows(self._longest(sample_rate), sample_rate)
         stream = Stream(self._clip_at(sample_rate), windows, live=False)
         return np.concatenate([stream.feed(original), stream.finish()])
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servax.errors import SettingError, ShapeError
+from servax.runtime import limiter
 from servax.runtime.windows import Samples, Windows, check_samples
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
@@ -58,13 +59,15 @@ def fewest_samples(sample_rate: int) -> int:
     return int(np.ceil(SHORTEST_SECONDS * sample_rate))
 
 
-def whole_windows(longest: int) -> Windows:
+def whole_windows(longest: int, sample_rate: int) -> Windows:
     """Return the windows of a sound that is there as a whole.
 
     Args:
         longest: How many samples a purifier hears at once: as many as it was trained on.
+        sample_rate: In Hz.
     """
-    return Windows(longest, hop=longest // 2, look_ahead=longest // 4, fade=longest // 8)
+    guard, hold = limiter.lengths(sample_rate)
+    return Windows(longest, longest // 2, longest // 4 + guard, longest // 8, guard, hold)
 
 
 def live_windows(
@@ -92,7 +95,10 @@ def live_windows(
     hop, look_ahead = (round(s * sample_rate) for s in (hop_seconds, look_ahead_seconds))
     # A whole number of hops: windows of a sound that is heard at once end at the same places.
     length = look_ahead + hop * ((longest - look_ahead) // hop)
-    return Windows(length, hop, look_ahead, fade=min(hop, look_ahead) // 2)
+    guard, hold = limiter.lengths(sample_rate)
+    guard = min(guard, look_ahead)
+    fade = min(hop // 2, look_ahead // 2, look_ahead - guard)
+    return Windows(length, hop, look_ahead, fade, guard, hold)
 
 
 def at_level_of(sound: Samples, original: Samples) -> Samples:

@@ -1,8 +1,9 @@
 """Cuts sound of any length into windows, purifies each and joins what comes out.
 
 Each window is purified on its own, as the clips that a purifier was trained on, and gives the part
-of it that lies far enough from its ends. Neighbours fade into each other. What is kept at any
-moment is one window, however long the sound.
+of it that lies far enough from its ends. Neighbours fade into each other; what comes of them stays
+within full scale (`servax.runtime.limiter`). What is kept at any moment is one window, however long
+the sound.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servax.errors import ServaxError, SettingError, ShapeError
+from servax.runtime.limiter import Limited, Limiter
+from servax.runtime.limiter import Samples as Samples
 
-Samples = NDArray[np.float32]
 NOTHING: Samples = np.zeros(0, dtype=np.float32)
 LOUDEST = 65_536.0
 """Largest sample, as `servax.audio` reads it; full scale is 1. Squares of far more overflow."""
@@ -30,25 +32,36 @@ class Windows:
     hop: int
     """From the end of a window to that of the next."""
     look_ahead: int
-    """At the end of a window, heard but not given: the next one knows it better."""
+    """How far a sample is given behind what was heard, at least. The next window knows the end of
+    a window better; of it the limiter hears `guard`."""
     fade: int
     """How long two windows fade into each other."""
+    guard: int = 0
+    """Look-ahead of the limiter, a part of `look_ahead`."""
+    hold: int = 0
+    """How long the gain of the limiter stays behind a peak."""
 
     def __post_init__(self) -> None:
-        for name, least in (("length", 1), ("hop", 1), ("look_ahead", 0), ("fade", 0)):
+        least_of = {"length": 1, "hop": 1, "look_ahead": 0, "fade": 0, "guard": 0, "hold": 0}
+        for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise SettingError(name, getattr(self, name), f"at least {least} samples")
         if self.hop + self.look_ahead > self.length:
             raise SettingError(
                 "hop + look_ahead", self.hop + self.look_ahead, f"at most {self.length} samples"
             )
-        if self.fade > min(self.hop, self.look_ahead):
-            raise SettingError("fade", self.fade, "at most hop and look_ahead")
+        if self.fade > min(self.hop, self.unsure):
+            raise SettingError("fade", self.fade, "at most hop, and look_ahead without guard")
 
     @property
     def latency(self) -> int:
         """Largest distance in samples from hearing a sample to giving it, in a stream."""
         return self.hop + self.look_ahead
+
+    @property
+    def unsure(self) -> int:
+        """How many samples at the end of a window are left to the next one."""
+        return self.look_ahead - self.guard
 
     @property
     def ramp(self) -> Samples:
@@ -70,7 +83,7 @@ class Windows:
             if stop == total:
                 yield start, stop, weights
                 return
-            given = stop - self.look_ahead
+            given = stop - self.unsure
             weights[given - start :] = 0.0
             weights[given - start : given - start + self.fade] = 1.0 - self.ramp
             yield start, stop, weights
@@ -98,7 +111,13 @@ class Stream:
         self._given = 0
         self._last, self._last_start = NOTHING, 0
         """What came out of the last window, and where in the sound it begins."""
+        self._limiter = Limiter(windows.guard, windows.hold)
         self._finished = False
+
+    @property
+    def limited(self) -> Limited:
+        """How much was lowered in what was given so far, to stay within full scale."""
+        return self._limiter.limited
 
     @property
     def heard(self) -> int:
@@ -121,7 +140,7 @@ class Stream:
         self._kept = np.concatenate([self._kept, samples])
         ready = []
         while self._next <= self.heard:
-            ready.append(self._window(self._next, self._next - self.windows.look_ahead))
+            ready.append(self._window(self._next, self._next - self.windows.unsure))
             self._next += self.windows.hop
         self._forget()
         return np.concatenate([NOTHING, *ready])
@@ -135,11 +154,13 @@ class Stream:
         self._refuse_when_finished()
         self._finished = True
         if self._last_start + len(self._last) == self.heard:
-            return self._last[self._given - self._last_start :]
-        return self._window(self.heard, self.heard)
+            rest = self._within(self._last[self._given - self._last_start :], self._last_start)
+        else:
+            rest = self._window(self.heard, self.heard)
+        return np.concatenate([rest, self._limiter.finish()])
 
     def _window(self, stop: int, until: int) -> Samples:
-        """Purify the window that ends at `stop` and return its samples up to `until`."""
+        """Purify the window that ends at `stop`, take it up to `until` and return what is ready."""
         start = max(0, stop - self.windows.length)
         purified = self._clip(self._kept[start - self._start : stop - self._start])
         ready = purified[self._given - start : until - start].copy()
@@ -149,7 +170,13 @@ class Stream:
             ready[: len(ramp)] = before * (1.0 - ramp) + ready[: len(ramp)] * ramp
         self._last, self._last_start = purified, start
         self._given = until
-        return ready
+        return self._within(ready, start)
+
+    def _within(self, ready: Samples, start: int) -> Samples:
+        """Return what the limiter gives for samples of a window that begins at `start`."""
+        heard = self._kept[start - self._start : start - self._start + len(self._last)]
+        # Beyond full scale is what was so before: a sound of floats keeps its own peak.
+        return self._limiter.feed(ready, max(1.0, float(np.abs(heard).max(initial=0.0))))
 
     def _forget(self) -> None:
         first = max(self._start, self.heard - self.windows.length)

@@ -16,6 +16,7 @@ from servax.service.formats import MEDIA, accepted
 from servax.service.gate import Gate
 from servax.service.logs import Log
 from servax.service.metrics import Metrics
+from servax.service.orders import Purified
 from servax.service.refusals import Refusal, Unauthorised
 from servax.service.tokens import Tokens
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
 
 SUMMARY = "Purified speech, and emotion recognition with and without a purifier in front."
+LIMITED = {
+    "X-Limited-Samples": "How many samples were lowered to stay within full scale.",
+    "X-Limited-Decibels": "By how much at most.",
+}
 SOUND = {
     "required": True,
     "description": "The sound itself: WAV, FLAC, OGG, MP3, AIFF ... as it lies in a file.",
@@ -138,7 +143,12 @@ def guarded_routes(gate: Gate, tokens: Tokens, metrics: Metrics) -> "APIRouter":
         response_class=Response,
         responses={
             200: {
-                "description": "16-bit WAV, or FLAC where Accept or format asks for it.",
+                "description": "16-bit WAV, or FLAC where Accept or format asks for it; WAV of "
+                "floats where the sound that was sent goes beyond full scale.",
+                "headers": {
+                    name: {"description": said, "schema": {"type": "number"}}
+                    for name, said in LIMITED.items()
+                },
                 "content": {
                     kind: {"schema": {"type": "string", "format": "binary"}}
                     for kind in MEDIA.values()
@@ -152,10 +162,12 @@ def guarded_routes(gate: Gate, tokens: Tokens, metrics: Metrics) -> "APIRouter":
         only(request, "format")
         container = format or accepted(request.headers.get("accept"))
         told = account(request.scope)
-        content = await gate.sound(
+        made: Purified = await gate.sound(
             "purify", request.headers, request.receive, told, container=container
         )
-        return Response(content, media_type=MEDIA[container])
+        limited = (str(made.limited_samples), f"{made.limited_db:.2f}")
+        headers = dict(zip(LIMITED, limited, strict=True))
+        return Response(made.content, media_type=MEDIA[container], headers=headers)
 
     @router.post(
         "/v1/classify",

@@ -10,12 +10,14 @@ import soundfile
 import soxr
 import torch
 
-from servax.bulk.files import LOUDEST
+from servax.bulk.files import as_written, subtype_of, without_time
 from servax.features import FrontEnd
+from servax.purifier.sound import purify_waveform
+from servax.runtime.limiter import Limited
 from servax.service.answers import Classification, Verdict
 from servax.service.decoding import Decoded
 from servax.service.models import Models
-from servax.service.orders import Container
+from servax.service.orders import Container, Purified
 from servax.service.refusals import Refusal
 
 
@@ -30,28 +32,33 @@ class Computer:
         self.models = models
         self._front_end = FrontEnd(models.recogniser.front_end)
 
-    def purify(self, sound: Decoded, container: Container) -> bytes:
-        """Return a WAV or FLAC file of 16 bits with each channel of a decoded sound purified.
+    def purify(self, sound: Decoded, container: Container) -> Purified:
+        """Return a WAV or FLAC file with each channel of a decoded sound purified.
+
+        It has 16 bits, or floats where the sound that was sent goes beyond full scale.
 
         Raises:
-            Refusal: FLAC is asked for, and cannot hold the rate of the sound.
+            Refusal: FLAC is asked for, and cannot hold the rate or the floats of the sound.
         """
-        purified = np.stack(
-            [self.models.purifier.purify(channel, sound.rate) for channel in sound.samples.T],
-            axis=1,
-        )  # (T, channels)
+        purifier, subtype = self.models.purifier, subtype_of(float(np.abs(sound.samples).max()))
+        channels, limits = zip(
+            *(purify_waveform(purifier, each, sound.rate) for each in sound.samples.T), strict=True
+        )
+        purified = as_written(np.stack(channels, axis=1), subtype)  # (T, channels)
         file = io.BytesIO()
         try:
-            soundfile.write(
-                file, np.clip(purified, -1.0, LOUDEST), sound.rate, "PCM_16", format=container
-            )
-        except soundfile.LibsndfileError:
+            with soundfile.SoundFile(
+                file, "w", sound.rate, len(channels), subtype, format=container
+            ) as written:
+                without_time(written)
+                written.write(purified)
+        except (soundfile.LibsndfileError, ValueError):
+            what = f"sound of {sound.rate} Hz" if subtype == "PCM_16" else "sound beyond full scale"
             raise Refusal(
-                406,
-                "not_as_flac",
-                f"FLAC cannot hold sound of {sound.rate} Hz; ask for WAV with ?format=wav.",
+                406, "not_as_flac", f"FLAC cannot hold {what}; ask for WAV with ?format=wav."
             ) from None
-        return file.getvalue()
+        limited = Limited.together(limits)
+        return Purified(file.getvalue(), limited.samples, limited.decibels)
 
     @torch.inference_mode()
     def classify(self, sounds: Sequence[Decoded]) -> list[Classification]:

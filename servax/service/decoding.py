@@ -18,6 +18,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from servax import audio
+from servax.containers import behind_tags
 from servax.errors import AudioCause, AudioError, SettingError
 from servax.runtime.rules import SHORTEST_SECONDS
 from servax.service.refusals import Refusal
@@ -37,8 +38,6 @@ SUBTYPES = {
 """What is decoded. ADPCM, GSM, ALAC and the like are left out: rarely sent, read by old code."""
 NAMES = "WAV (PCM or float), FLAC, OGG, MP3, AIFF, AU or CAF"
 BLOCK_FRAMES = 1 << 16
-ID3_HEADER = 10
-MOST_TAGS = 4
 
 
 @dataclass(frozen=True)
@@ -97,11 +96,13 @@ def decode(body: bytes, limits: Limits) -> Decoded:
             413, "too_large", f"The body is larger than the {limits.body_bytes} bytes allowed."
         )
     started = time.thread_time()
-    sound_bytes = _without_tags(body)
-    if container_of(sound_bytes) is None:
+    file = io.BytesIO(body)
+    start = behind_tags(file)
+    if container_of(body[start : start + 12]) is None:
         raise _not_sound()
+    file.seek(0)
     try:
-        with audio.open_sound(io.BytesIO(sound_bytes), "body") as sound:
+        with audio.open_sound(file, "body") as sound:
             _check_header(sound, limits)
             samples = _samples(sound, limits, started)
             rate, container = int(sound.samplerate), str(sound.format)
@@ -121,21 +122,6 @@ def container_of(body: bytes) -> str | None:
         return "MP3"
     starts = {b"fLaC": "FLAC", b"OggS": "OGG", b".snd": "AU", b"caff": "CAF"}
     return starts.get(head)
-
-
-def _without_tags(body: bytes) -> bytes:
-    """Return what follows the ID3v2 tags: behind one, libsndfile would guess the format anew."""
-    start = 0
-    for _ in range(MOST_TAGS):
-        head = body[start : start + ID3_HEADER]
-        if len(head) < ID3_HEADER or not head.startswith(b"ID3"):
-            break
-        size = sum(
-            (byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True)
-        )
-        footer = ID3_HEADER if head[5] & 0x10 else 0
-        start += ID3_HEADER + size + footer
-    return body[start:] if start else body
 
 
 def _check_header(sound: soundfile.SoundFile, limits: Limits) -> None:
@@ -215,6 +201,10 @@ def _refusal(cause: AudioCause) -> Refusal:
         case "rate":
             rates = f"{audio.LOWEST_RATE} to {audio.HIGHEST_RATE}"
             return Refusal(422, "bad_rate", f"The sound's rate is not within {rates} Hz.")
+        case "joined":
+            return Refusal(
+                422, "joined", "The body is several sounds one behind the other; send each alone."
+            )
         case "length_unknown":
             return Refusal(
                 422, "length_unknown", "The sound does not say how long it is; send WAV instead."

@@ -66,11 +66,23 @@ class Heard:
 
 
 @dataclass(frozen=True)
+class Purified:
+    """A purified sound as a file."""
+
+    content: bytes
+    """WAV or FLAC."""
+    limited_samples: int
+    """How many samples were lowered to stay within full scale."""
+    limited_db: float
+    """By how much at most."""
+
+
+@dataclass(frozen=True)
 class Done:
     """A task that succeeded."""
 
     content: Any
-    """Bytes of a file for `purify`, `answers.Classification` for `classify`."""
+    """`Purified` for `purify`, `answers.Classification` for `classify`."""
     heard: Heard | None = None
 
 

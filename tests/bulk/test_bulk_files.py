@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,82 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
         peaks.append(int(kib))
     # 29 minutes more are 111 MB of float samples.
     assert peaks[1] - peaks[0] < 30_000
+
+
+def loud(path: Path, peak: float, seconds: float = 1.3, subtype: str = "PCM_16") -> np.ndarray:
+    """Write noise that is clipped at its peak, as loud recordings are."""
+    draws = np.random.default_rng(7).normal(0, 0.8, (round(seconds * 16_000), 2))
+    soundfile.write(path, peak * np.clip(draws, -1.0, 1.0), 16_000, subtype)
+    return soundfile.read(path, dtype="float32", always_2d=True)[0]
+
+
+@pytest.mark.parametrize("ending", [".wav", ".flac"])
+def test_a_full_sound_is_limited_and_not_clipped(
+    cleaner: Purifier, tmp_path: Path, ending: str
+) -> None:
+    heard = loud(tmp_path / "in.wav", 0.99)
+    order = Order(str(tmp_path / "in.wav"), str(tmp_path / f"out{ending}"))
+    outcome = purify_file(cleaner, order)
+    assert (outcome.status, outcome.subtype) == ("done", "PCM_16")
+    assert 0 < outcome.limited_samples <= heard.size
+    assert outcome.limited_db > 0.3
+    found = stored(tmp_path / f"out{ending}")
+    assert np.abs(found.astype(int)).max() < 32_767
+    expected = [cleaner.purify(heard[:, i], 16_000) for i in range(2)]
+    assert np.abs(found.astype(int) - as_16_bits(np.stack(expected, axis=1))).max() <= 1
+
+
+@pytest.mark.parametrize("peak", [1.4, 32_767.0])
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+def test_what_is_beyond_full_scale_stays_in_floats(
+    cleaner: Purifier, tmp_path: Path, peak: float, subtype: str
+) -> None:
+    heard = loud(tmp_path / "in.wav", peak, subtype=subtype)
+    order = Order(str(tmp_path / "in.wav"), str(tmp_path / "out.wav"))
+    outcome = purify_file(cleaner, order)
+    assert (outcome.status, outcome.subtype) == ("done", "FLOAT")
+    found = soundfile.read(tmp_path / "out.wav", dtype="float32", always_2d=True)[0]
+    expected = np.stack([cleaner.purify(heard[:, i], 16_000) for i in range(2)], axis=1)
+    np.testing.assert_array_equal(found, expected)
+    assert 0.5 * peak < np.abs(found).max() <= peak * (1 + 1e-6)
+    assert b"PEAK" not in (tmp_path / "out.wav").read_bytes()  # it would hold the hour
+    outcome = purify_file(cleaner, Order(str(tmp_path / "in.wav"), str(tmp_path / "out.flac")))
+    assert outcome.status == "failed"
+    assert (
+        "in.wav: goes beyond full scale, which FLAC cannot hold; write a .wav" in outcome.sentence
+    )
+    assert not (tmp_path / "out.flac").exists()
+
+
+def test_floats_within_full_scale_become_16_bits(cleaner: Purifier, tmp_path: Path) -> None:
+    loud(tmp_path / "in.wav", 1.0, subtype="FLOAT")
+    order = Order(str(tmp_path / "in.wav"), str(tmp_path / "out.flac"))
+    assert purify_file(cleaner, order).subtype == "PCM_16"
+
+
+def test_what_was_limited_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    loud(tmp_path / "in" / "full.wav", 0.99)
+    loud(tmp_path / "in" / "floats.wav", 3.0, subtype="FLOAT")
+    speak(tmp_path / "in" / "quiet.wav")
+    command = ["purify", str(tmp_path / "in"), "--purifier", PACKAGED, "--overwrite"]
+    assert main([*command, "-o", str(tmp_path / "out"), "--json"]) == 0
+    said = capsys.readouterr()
+    told = json.loads(said.out)
+    assert (told["limited"], told["floats"]) == (2, 1)
+    of = {Path(each["source"]).name: each for each in told["files"]}
+    assert of["quiet.wav"]["limited_samples"] == 0
+    assert of["full.wav"]["limited_db"] > 0.3
+    lowered = sum(each["limited_samples"] for each in told["files"])
+    most = max(each["limited_db"] for each in told["files"])
+    sentence = f"limited: {lowered} samples by at most {most:.1f} dB, to stay within full scale"
+    assert sentence in said.err
+    assert main([*command, "-o", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert "limited (lowered in places, to stay within full scale)" in said.out
+    one = ["purify", str(tmp_path / "in" / "floats.wav"), "--purifier", PACKAGED]
+    assert main([*one, "-o", str(tmp_path / "one.wav")]) == 0
+    assert "written as 32-bit floats: the source goes beyond" in capsys.readouterr().err
 
 
 def test_a_logmel_goes_through_the_network(cleaner: Purifier, tmp_path: Path) -> None:

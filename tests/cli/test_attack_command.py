@@ -66,6 +66,36 @@ def test_on_the_waveform_it_writes_16_bit_files_inside_the_ratio(
         assert row["largest change dBFS"] == pytest.approx(largest, abs=0.051)
 
 
+def test_what_is_beyond_full_scale_is_refused_and_never_cut(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draws = np.random.default_rng(0)
+    folder, out = tmp_path / "sounds", tmp_path / "out"
+    folder.mkdir()
+    for name, peak in (("integers", 32_767.0), ("master", 1.5)):
+        noise = peak * np.clip(draws.normal(0, 0.4, RATE // 2), -1, 1)
+        soundfile.write(folder / f"{name}.wav", noise, RATE, "FLOAT")
+    square = np.sign(np.sin(2 * np.pi * 300 * np.arange(22_050) / 44_100))
+    soundfile.write(folder / "square.wav", square, 44_100)  # resampled, it overshoots
+    assert np.abs(audio.read(folder / "square.wav", sample_rate=RATE)).max() > 1.05
+    options = ["--on", "waveform", "--steps", "2", "-o", str(out), "--json"]
+    assert main(["attack", str(folder), str(model), "angry", *options]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert [row["sound"] for row in told["attacked"]] == ["square.wav"]
+    for name, peak in (("integers", "32767"), ("master", "1.5")):
+        sentence = (
+            f"{folder / name}.wav: has its loudest sample at {peak}, expected at most 1, which is "
+            "full scale: scale it down (divide by 32768 where integers of 16 bits were stored as "
+            "floats)."
+        )
+        assert sentence in told["failed"]
+    assert [path.name for path in out.iterdir()] == ["square.wav"]
+    attacked = audio.read(out / "square.wav")
+    assert np.mean(np.abs(attacked) > 0.999) < 0.01
+    # A log-Mel has no full scale: its front-end brings all to one level.
+    assert main(["attack", str(folder / "master.wav"), str(model), "angry", "-o", str(out)]) == 0
+
+
 def test_on_the_waveform_fgsm_uses_up_epsilon_in_one_step(
     model: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

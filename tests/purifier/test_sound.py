@@ -18,8 +18,9 @@ from servax.features import (
     waveform_batch,
 )
 from servax.purifier import Purifier
-from servax.purifier.sound import longest_clip
+from servax.purifier.sound import clip_of, longest_clip, purify_waveform
 from servax.purifier.sound_purifier import SoundPurifier
+from servax.runtime.limiter import limited
 
 
 class Lower(nn.Module):
@@ -118,6 +119,71 @@ def test_the_differentiable_way_gives_the_same_sound() -> None:
     assert x.grad is not None
     assert float(x.grad.abs().min(dim=1).values) >= 0
     assert torch.isfinite(x.grad).all()
+
+
+def full(seconds: float, rate: int = 16_000) -> NDArray[np.float32]:
+    """Return a voice as of a loud recording: what a filter takes away lifts its peaks."""
+    sound = voice(seconds, rate)
+    return np.clip(6 * sound / np.abs(sound).max(), -1.0, 1.0).astype(np.float32)
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+@pytest.mark.parametrize("seconds", [0.3, 13.0])
+def test_a_sound_in_range_comes_out_in_range(rate: int, seconds: float) -> None:
+    cleaner, sound = purifier(DampHigh()), full(seconds, rate)
+    cleaned, told = purify_waveform(cleaner, sound, rate)
+    assert told.samples > 0
+    assert told.decibels > 0.3
+    assert np.abs(cleaned).max() <= 1.0
+    np.testing.assert_array_equal(cleaner.purify(sound, rate), cleaned)
+    quiet, untouched = purify_waveform(cleaner, sound / 8, rate)
+    assert untouched.samples == 0
+    # The change depends on no level, so the limiter alone makes the difference.
+    np.testing.assert_allclose(limited(8 * quiet, rate), cleaned, atol=1e-4)
+
+
+def test_the_differentiable_way_limits_alike() -> None:
+    for sound in (full(13.0), 1.7 * full(13.0)):
+        cleaner = purifier(DampHigh())
+        x = torch.from_numpy(sound).unsqueeze(0).requires_grad_()
+        cleaned = SoundPurifier(cleaner, 16_000)(x)
+        expected, told = purify_waveform(cleaner, sound, 16_000)
+        assert told.samples > 0
+        np.testing.assert_allclose(cleaned[0].detach(), expected, atol=5e-5)
+        cleaned.square().sum().backward()
+        assert x.grad is not None
+        assert torch.isfinite(x.grad).all()
+
+
+def test_streams_limit_alike() -> None:
+    cleaner, sound = purifier(DampHigh()), full(14.2)
+    for ahead in (0.25, 0.01, 0.0):
+        stream = cleaner.stream(16_000, look_ahead_seconds=ahead)
+        assert stream.latency_seconds == 0.5 + ahead
+        whole = np.concatenate([stream.feed(sound), stream.finish()])
+        assert np.abs(whole).max() <= 1.0
+        assert stream.limited.samples > 0
+        parts = cleaner.stream(16_000, look_ahead_seconds=ahead)
+        given = [*(parts.feed(part) for part in np.array_split(sound, 211)), parts.finish()]
+        np.testing.assert_array_equal(np.concatenate(given), whole)
+    # What is given later equals the limited sum of the windows, all heard at once.
+    stream = cleaner.stream(16_000)
+    found = np.concatenate([stream.feed(sound), stream.finish()])
+    total = np.zeros_like(sound)
+    for start, stop, weights in stream.windows.weighted(len(sound)):
+        total[start:stop] += weights * clip_of(cleaner, 16_000)(sound[start:stop])
+    steady = stream.windows.length + stream.windows.guard + stream.windows.hold
+    np.testing.assert_allclose(found[steady:], limited(total, 16_000)[steady:], atol=1e-6)
+    assert np.abs(total[steady:]).max() > 1.0
+
+
+def test_a_sound_of_floats_keeps_its_own_peak() -> None:
+    cleaner = purifier(DampHigh())
+    for peak in (1.7, 32_767.0):
+        sound = peak * full(2.0)
+        cleaned = cleaner.purify(sound)
+        assert 0.9 * peak < np.abs(cleaned).max() <= peak * (1 + 1e-6)
+        np.testing.assert_allclose(cleaned / peak, cleaner.purify(full(2.0)), atol=2e-3)
 
 
 def test_refusals() -> None:

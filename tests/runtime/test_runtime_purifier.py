@@ -47,6 +47,21 @@ def test_sound_is_purified_as_by_torch(
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("seconds", [0.7, 13.0])
+def test_a_full_sound_is_limited_as_by_torch(
+    packaged: Pair, noisy_voice: np.ndarray, seconds: float
+) -> None:
+    torch_path, light = packaged
+    full = np.resize(noisy_voice, int(seconds * 16_000))
+    full = full / np.abs(full).max()
+    stream = light.stream(16_000)
+    streamed = np.concatenate([stream.feed(full), stream.finish()])
+    found = light.purify(full, 16_000)
+    assert stream.limited.samples > 0
+    assert max(np.abs(found).max(), np.abs(streamed).max()) <= 1.0
+    np.testing.assert_allclose(found, torch_path.purify(full, 16_000), atol=2 * TOLERANCE)
+
+
 def test_a_stream_gives_what_that_of_torch_gives(pair: Pair, noisy_voice: np.ndarray) -> None:
     streams = [each.stream(hop_seconds=1.0, look_ahead_seconds=0.5) for each in pair]
     made = [

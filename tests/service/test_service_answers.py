@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import soundfile
 import soxr
 import torch
 from fastapi.openapi.models import OpenAPI
 from prometheus_client.parser import text_string_to_metric_families
 from service_running import LIMITS, Running, samples_of, sound
 
+from servax.bulk import Order, purify_file
 from servax.bulk.files import LOUDEST
 from servax.defences.detector import Detector
 from servax.features import FrontEnd
@@ -43,11 +47,57 @@ def test_purified_sound_is_what_the_purifier_gives(
     assert np.abs(made - given).max() > 0.01
 
 
+def full(peak: float, subtype: str = "PCM_16", channels: int = 2) -> bytes:
+    draws = np.random.default_rng(7).normal(0, 0.8, (16_000, channels))
+    file = io.BytesIO()
+    soundfile.write(file, peak * np.clip(draws, -1.0, 1.0), 16_000, subtype, format="WAV")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("container", ["wav", "flac"])
+def test_a_full_sound_is_limited_as_on_the_command_line(
+    service: Running, models: Models, tmp_path: Path, container: str
+) -> None:
+    body = full(0.99)
+    answer = service.post(f"/v1/purify?format={container}", body)
+    made, _ = samples_of(answer.content)
+    assert np.abs(made).max() < 32_767 / 32_768
+    (tmp_path / "in.wav").write_bytes(body)
+    target = tmp_path / f"out.{container}"
+    outcome = purify_file(models.purifier, Order(str(tmp_path / "in.wav"), str(target)))
+    assert answer.content == target.read_bytes()
+    assert outcome.limited_samples > 0
+    assert int(answer.headers["X-Limited-Samples"]) == outcome.limited_samples
+    assert float(answer.headers["X-Limited-Decibels"]) == round(outcome.limited_db, 2)
+    quiet = service.post("/v1/purify", sound())
+    assert (quiet.headers["X-Limited-Samples"], quiet.headers["X-Limited-Decibels"]) == (
+        "0",
+        "0.00",
+    )
+
+
+@pytest.mark.parametrize("peak", [1.4, 32_767.0])
+def test_what_is_beyond_full_scale_comes_back_as_floats(
+    service: Running, models: Models, peak: float
+) -> None:
+    body = full(peak, "FLOAT")
+    given, rate = samples_of(body)
+    answer = service.post("/v1/purify", body)
+    assert answer.status_code == 200
+    assert soundfile.info(io.BytesIO(answer.content)).subtype == "FLOAT"
+    expected = np.stack([models.purifier.purify(each, rate) for each in given.T], axis=1)
+    np.testing.assert_allclose(samples_of(answer.content)[0], expected, atol=1e-5 * peak)
+    refused = service.post("/v1/purify?format=flac", body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (406, "not_as_flac")
+    assert "FLAC cannot hold sound beyond full scale" in refused.json()["error"]["message"]
+
+
+def test_sounds_one_behind_another_are_refused(service: Running) -> None:
+    answer = service.post("/v1/purify", sound() + sound(0.2))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "joined")
+
+
 def ogg(seconds: float, rate: int) -> bytes:
-    import io
-
-    import soundfile
-
     file = io.BytesIO()
     draws = np.random.default_rng(1)
     soundfile.write(file, 0.1 * draws.normal(size=round(seconds * rate)), rate, format="OGG")

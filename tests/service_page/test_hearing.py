@@ -40,6 +40,7 @@ def test_a_file_is_heard_as_its_samples(models: Models, clip: Samples, tmp_path:
         ("long.wav", 413, r"is 3\.5 s long, expected at most 3 s; cut it"),
         ("many.wav", 422, "has 3 channels, expected at most 2; mix them down"),
         ("large.wav", 413, r"has 0\.6 MB, expected at most 0\.5 MB; send a shorter"),
+        ("floats.wav", 422, "The clip has its loudest sample at 32767, expected at most 1, which"),
         ("text.wav", 422, "The clip is not sound that libsndfile reads"),
         ("empty.wav", 422, r"The clip is empty \(0 bytes\); send another one\."),
         ("gone.wav", 410, "no longer here; send it again"),
@@ -50,6 +51,8 @@ def test_files_that_are_refused(tmp_path: Path, name: str, status: int, sentence
     soundfile.write(tmp_path / "long.wav", np.resize(noise, 28_000), 8_000)
     soundfile.write(tmp_path / "many.wav", np.stack([noise] * 3, axis=1), 8_000)
     soundfile.write(tmp_path / "large.wav", np.resize(noise, 300_000), 192_000)
+    loud = 32_767 * np.clip(noise, -1, 1) / np.abs(noise).max()
+    soundfile.write(tmp_path / "floats.wav", loud, 16_000, "FLOAT")
     (tmp_path / "text.wav").write_text("this is no sound")
     (tmp_path / "empty.wav").touch()
     with pytest.raises(Refusal, match=sentence) as caught:

@@ -12,6 +12,7 @@ from servax import audio
 from servax.corpora.speaking import speak
 from servax.corpora.synthetic import PROSODY, SENTENCES
 from servax.errors import AudioError
+from servax.features.full_scale import read_in_range
 from servax.service.models import Models
 from servax.service.page.settings import PageLimits
 from servax.service.page.showing import Listened, Samples, listen
@@ -59,7 +60,7 @@ def hear(path: Path, rate: int, limits: PageLimits) -> Samples:
         # The header alone: nothing is decoded before its length is known.
         with audio.opened(path) as sound:
             _check_header(sound.frames / sound.samplerate, sound.channels, limits)
-        return audio.read(path, sample_rate=rate)
+        return read_in_range(path, sample_rate=rate)
     except AudioError as error:
         reason = str(error).removeprefix(f"{path}: ").rstrip(".")
         raise Refusal(422, "not_sound", f"The clip {reason}; send another one.") from None

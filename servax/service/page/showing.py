@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from servax.attacks import WaveformPGD
+from servax.audio import IN_RANGE
 from servax.defences.detector import Detector
 from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.features import FrontEnd, LogMel, LogMelSettings
 from servax.features.frontend import SILENCE_RMS
+from servax.features.full_scale import beyond_full_scale
 from servax.models import WaveformClassifier
 from servax.perturbation.sixteen_bit import nearest
 from servax.purifier.sound_purifier import SoundPurifier
+from servax.runtime.limiter import limited
 from servax.runtime.rules import SHORTEST_SECONDS
 from servax.service.models import Models
 from servax.service.page.settings import STEPS, Knowledge, ShowSettings
@@ -111,7 +114,7 @@ def show(models: Models, samples: Samples, rate: int, settings: ShowSettings) ->
         settings: Attack, strength and what the attacker knows.
 
     Raises:
-        Refusal: The sound is too short, silent, or holds NaN or infinity.
+        Refusal: The sound is too short, silent, beyond full scale, or holds NaN or infinity.
     """
     clip = listen(models, samples, rate)
     kinds = attackers(settings)
@@ -194,10 +197,14 @@ class _Scene:
                 f"The clip is {len(samples) / rate:.3f} s long, expected at least "
                 f"{SHORTEST_SECONDS} s; record some speech.",
             )
+        peak = float(np.abs(samples).max())
+        if peak > IN_RANGE:
+            raise Refusal(422, "too_loud", f"The clip {beyond_full_scale(peak)}.")
         if rate != wanted:
             samples = soxr.resample(samples, rate, wanted, quality="HQ")
         # Attacks count in steps of 16 bits, and a WAV file is what the page plays.
-        sound = nearest(torch.from_numpy(np.array(samples, dtype=np.float32)).unsqueeze(0))
+        kept = limited(np.array(samples, dtype=np.float32), wanted)  # resampling overshoots
+        sound = nearest(torch.from_numpy(kept).unsqueeze(0))
         if float(sound.square().mean().sqrt()) < SILENCE_RMS:
             raise Refusal(422, "silent", "The clip is silent; record or choose one with speech.")
         return sound
