@@ -130,7 +130,7 @@ def test_an_rf64_file_that_was_never_closed(size: int, short: int) -> None:
         heard(more)
 
 
-@pytest.mark.parametrize("size", [0, 0xFFFFFFFF])
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000])
 def test_a_stream_of_more_than_four_gigabytes_is_refused(tmp_path: Path, size: int) -> None:
     path = tmp_path / "long.wav"
     path.write_bytes(made("WAV")[:40] + struct.pack("<I", size))

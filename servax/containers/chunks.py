@@ -125,11 +125,13 @@ def view_of_chunks(
         size_at, number = wide.at + 8, "<Q"
         (size,) = struct.unpack(number, bytes_at(file, size_at, 8).ljust(8, b"\0"))
     there = end - chunk.at
-    if grammar.before < size < streamed(number) and size > there:
+    behind, meant = chunk.at + size, size < streamed(number)
+    if grammar.before < size and meant and size > there:
         reason = f"is cut off: {there} bytes of the {size} its header promises"
         raise AudioError(name, reason, cause="damaged")
-    if grammar.before < size <= there:
-        behind = chunk.at + size
+    # A size that means "streamed" is one where the file ends there, or chunks go on.
+    meant = meant or there - size < grammar.align or bytes_at(file, behind, 4) in KNOWN
+    if grammar.before < size <= there and meant:
         if search(file, HEADS, behind, min(end, behind + TAIL_BYTES)) is not None:
             raise joined(name)
         # Of a W64 file libsndfile takes for sound whatever stands behind it.
