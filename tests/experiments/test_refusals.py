@@ -153,7 +153,7 @@ PLACES = [
     ("servax.experiments.training", "save_network", r"stages/target-\w+/model:"),
     ("servax.experiments.stages.Stage", "complete", r"stages/target-\w+:"),
     ("servax.purifier.purifier", "save_network", r"stages/ssad-\w+/model:"),
-    ("servax.evaluation.records", "_replace", r"stages/\w+-\w+/records\.parquet:"),
+    ("servax.evaluation.records", "write_whole", r"stages/\w+-\w+/records\.parquet:"),
     ("servax.report.examples.Examples", "save", r"stages/example-\w+/example\.npz:"),
     ("servax.experiments.run", "publish_plan", r"records/fold-3\.parquet:"),
     ("servax.experiments.publishing", "_publish_models", r"models/fold-3-target/settings\.json:"),
