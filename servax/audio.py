@@ -257,13 +257,8 @@ def opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
     path = Path(path)
     # By its path libsndfile would look for a resource fork beside it, and believe the "._NAME" that
     # a Mac leaves beside every file on a foreign disk more than an MP3 itself.
-    with regular(path) as file:
-        try:
-            sound = open_sound(file, path)
-        except OSError as error:
-            raise _unreadable(path, error) from None
-        with sound:
-            yield sound
+    with regular(path) as file, open_sound(file, path) as sound:
+        yield sound
 
 
 def open_sound(file: io.BufferedIOBase, name: str | Path) -> soundfile.SoundFile:
@@ -276,13 +271,15 @@ def open_sound(file: io.BufferedIOBase, name: str | Path) -> soundfile.SoundFile
     Raises:
         AudioError: It is empty, not sound, visibly cut off, or several sounds in one.
     """
-    head = file.read(len(LFS_POINTER))
+    with _readable(name):
+        head = file.read(len(LFS_POINTER))
     if not head:
         raise AudioError(name, "is empty (0 bytes)", cause="empty")
     if head.startswith(LFS_POINTER):
         reason = "is a Git LFS pointer, not sound: run 'git lfs pull' beside it"
         raise AudioError(name, reason, cause="not_sound")
-    view = view_of(file, name)
+    with _readable(name):
+        view = view_of(file, name)
     steady = _Steady(view)
     try:
         sound = _Forward(steady)
@@ -395,6 +392,15 @@ def _check_device(sound: soundfile.SoundFile, name: str | Path) -> None:
     error = getattr(sound.name, "error", None)
     if error is not None:
         raise _unreadable(name, error)
+
+
+@contextmanager
+def _readable(name: str | Path) -> Iterator[None]:
+    """Tell in a sentence what the system says when it cannot read."""
+    try:
+        yield
+    except OSError as error:
+        raise _unreadable(name, error) from None
 
 
 def _unreadable(name: str | Path, error: OSError) -> AudioError:
