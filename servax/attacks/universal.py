@@ -8,6 +8,7 @@ steepest steps of either norm.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,25 @@ from servax.attacks.losses import cross_entropy
 from servax.attacks.problem import Problem
 from servax.attacks.queries import check_positive
 from servax.errors import CheckpointError, ServaxError, SettingError, ShapeError, unwritable
-from servax.perturbation import L2, Ball, Bounds, Linf, Objective, check_radius, input_gradient
+from servax.perturbation import (
+    L2,
+    Ball,
+    Bounds,
+    Linf,
+    Masked,
+    Objective,
+    check_radius,
+    input_gradient,
+    into_ball,
+    into_bounds,
+    into_reach,
+)
 
 Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor | None]
 """Inputs (B, ...), classes (B,) and, if need be, the mask of where the inputs may change."""
 CHANGE = "change.safetensors"
 SETTINGS = "settings.json"
+EVERYWHERE: Bounds = (-math.inf, math.inf)
 NORMS: Mapping[str, Norm] = {"Linf": Linf, "L2": L2}
 
 
@@ -76,7 +90,9 @@ class UniversalPerturbation(Attack):
         if x.shape[1:] != self.change.shape[1:]:
             sizes = ", ".join(map(str, self.change.shape[1:]))
             raise ShapeError("x", x.shape, f"(B, {sizes}), as the change was fitted")
-        return _changed(x, self.change.to(x), self.bounds, mask)
+        z = _changed(x, self.change.to(x), self.bounds, mask)
+        ball = self.ball if mask is None else Masked(self.ball, mask)
+        return into_ball(x, z, ball)
 
     @classmethod
     def fit(
@@ -187,7 +203,8 @@ class UniversalPerturbation(Attack):
             raise ShapeError("x", x.shape, f"(B, {sizes}), as the first batch")
         with self.facing(model, x, y, mask=mask) as problem:
             gradient = input_gradient(_clipped(problem, clip), change.to(x))
-        return self.ball.project(change + step * self.ball.steepest(gradient).to(change))
+        stepped = change + step * self.ball.steepest(gradient).to(change)
+        return into_reach(torch.zeros_like(change), stepped, self.ball, EVERYWHERE)
 
 
 def _clipped(problem: Problem, clip: float) -> Objective:
@@ -201,5 +218,5 @@ def _clipped(problem: Problem, clip: float) -> Objective:
 
 
 def _changed(x: Tensor, change: Tensor, bounds: Bounds, mask: Tensor | None) -> Tensor:
-    z = (x + change).clamp(*bounds)
+    z = into_bounds(x, x + change, bounds)
     return z if mask is None else torch.where(mask, z, x)

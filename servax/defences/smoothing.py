@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from servax.attacks.base import evaluating
 from servax.errors import SettingError
+from servax.models import classes_of
 
 ABSTAIN = -1
 """Stands in place of a class where no radius could be certified."""
@@ -163,7 +164,7 @@ def _count_votes(
     for start in range(0, draws, batch_size):
         copies = clip.expand(min(batch_size, draws - start), *clip.shape)
         logits = model(_noisy(copies, standard_deviation, generator))
-        found = torch.bincount(logits.argmax(1), minlength=logits.shape[1]).cpu()
+        found = torch.bincount(classes_of(logits), minlength=logits.shape[1]).cpu()
         counts = counts + found if len(counts) else found
     return counts.numpy()
 

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from servax.errors import ServaxError
 from servax.perturbation.balls import Ball
+from servax.perturbation.rounding import Bounds, into_ball, into_bounds
 
 Objective = Callable[[Tensor], Tensor]
 """From inputs (B, ...) to the value to be raised, (B,) or a scalar sum over utterances."""
-Bounds = tuple[float, float]
-"""Lowest and highest value of a valid input."""
 
 
 def ascend(
@@ -80,5 +79,9 @@ def input_gradient(objective: Objective, x: Tensor) -> Tensor:
 
 
 def into_reach(x: Tensor, moved: Tensor, ball: Ball, bounds: Bounds) -> Tensor:
-    """Return `moved` projected into the ball around `x`, then clamped to `bounds`."""
-    return (x + ball.project(moved - x)).clamp(*bounds).detach()
+    """Return `moved` projected into the ball around `x`, then clamped to `bounds`.
+
+    No rounding leaves either: an attack of one's own ends with this.
+    """
+    moved = into_bounds(x, x + ball.project(moved - x), bounds)
+    return into_ball(x, moved, ball).detach()

@@ -68,7 +68,7 @@ class PsychoacousticMask:
             raise ShapeError("x", x.shape, "waveforms (B, T)")
         magnitude = self.spectrum(x.double()).abs().cpu().numpy()  # (B, bins, F)
         limits = np.stack([self._limits(one) for one in magnitude])
-        return Threshold(torch.from_numpy(limits).to(x.dtype).to(x.device), self)
+        return Threshold(torch.from_numpy(limits).to(_transformed(x).dtype).to(x.device), self)
 
     def share_above(self, x: Tensor, moved: Tensor) -> Tensor:
         """Return the share of time-frequency cells in which the change can be heard, (B,)."""
@@ -128,14 +128,16 @@ class Threshold:
         frames overlap, so the spectrum of the sound they add up to is not quite the scaled one.
         `PASSES` repetitions bring the two nearer.
         """
+        quieter = _transformed(change)
         for _ in range(PASSES):
-            spectrum = self.mask.spectrum(change)
+            spectrum = self.mask.spectrum(quieter)
             gain = (self.limits / spectrum.abs().clamp(min=1e-30)).clamp(max=1.0)
-            change = self.mask.sound(spectrum * gain, change.shape[1])
-        return change
+            quieter = self.mask.sound(spectrum * gain, change.shape[1])
+        return quieter.to(change.dtype)
 
     def share_above(self, change: Tensor) -> Tensor:
         """Return the share of cells in which changes (B, T) exceed the threshold, (B,)."""
+        change = _transformed(change)
         above = self.mask.spectrum(change).abs() > self.limits
         return above.flatten(1).to(change.dtype).mean(dim=1)
 
@@ -172,6 +174,11 @@ class Inaudible:
     def sample(self, like: Tensor, generator: torch.Generator) -> Tensor:
         """Return a draw from the ball, brought under the threshold."""
         return self.project(self.ball.sample(like, generator))
+
+
+def _transformed(x: Tensor) -> Tensor:
+    """Return `x` in a type that has Fourier transforms: float32 for bfloat16 and float16."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def bark(hertz: Spectrum) -> Spectrum:

@@ -32,7 +32,7 @@ class SignalToNoise:
 
     def around(self, x: Tensor) -> Ball:
         """Return the ball of utterances `x` (B, ...); a silent one must stay as it is."""
-        return PerUtterance(UNIT.norm(x) * 10.0 ** (-self.decibels / 20.0))
+        return PerUtterance(UNIT.norm(x.double()) * 10.0 ** (-self.decibels / 20.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class PerUtterance:
     """L2 balls of a batch, one radius for each utterance; norms are shares of that radius."""
 
     radii: Tensor
-    """Largest Euclidean norm of the change of each utterance, (B,), at least 0."""
+    """Largest Euclidean norm of the change of each utterance, (B,) in float64, at least 0."""
 
     @property
     def radius(self) -> float:
@@ -69,4 +69,4 @@ class PerUtterance:
 
 def _column(values: Tensor, like: Tensor) -> Tensor:
     """Return values (B,) shaped to multiply a tensor (B, ...)."""
-    return values.view(-1, *([1] * (like.ndim - 1)))
+    return values.to(like.dtype).view(-1, *([1] * (like.ndim - 1)))

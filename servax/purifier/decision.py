@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 
 from servax.errors import SettingError
-from servax.perturbation import Linf, ascend
+from servax.perturbation import Linf, ascend, into_ball
 from servax.training.seeding import drawn
 
 
@@ -74,7 +74,7 @@ class DecisionSSA:
             bounds=(-1.0, 1.0),
         ):
             unit = iterate
-        return change(unit)
+        return into_ball(x, change(unit), Linf(self.budget))
 
 
 def divergence(reference: Tensor, logits: Tensor) -> Tensor:
