@@ -6,11 +6,13 @@ A refusal says what was given, what was expected and what to do. The command lin
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import errno
 from collections.abc import Iterable
+from numbers import Real
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = [
     "AudioError",
@@ -23,6 +25,9 @@ __all__ = [
     "ServaxError",
     "SettingError",
     "ShapeError",
+    "check_kind",
+    "check_number",
+    "check_types",
     "nearest",
     "unwritable",
 ]
@@ -66,6 +71,55 @@ def unwritable(error: Exception) -> str:
     if said.errno in FULL:
         reason += "; free some space and run it again: what is done is kept"
     return reason
+
+
+def check_number(name: str, value: object) -> None:
+    """Refuse what is no number (text, a list, a truth value, nothing): rules only compare.
+
+    Raises:
+        SettingError: `value` is no real number of Python or NumPy.
+    """
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise SettingError(name, value, "a number")
+
+
+def check_kind(name: str, value: object, kind: type) -> None:
+    """Refuse what is not of a kind.
+
+    Raises:
+        SettingError: `value` is no instance of `kind`.
+    """
+    if not isinstance(value, kind):
+        expected = f"an instance of {kind.__module__.partition('.')[0]}'s {kind.__name__}"
+        raise SettingError(name, type(value).__name__, expected)
+
+
+def check_types(settings: Any, *, whole: bool = True) -> None:
+    """Refuse a dataclass whose numbers are no numbers and whose switches are no truth values.
+
+    Looks at fields annotated ``int``, ``float`` or ``bool``, with or without ``| None``.
+
+    Args:
+        settings: An instance; its ``__post_init__`` says this before any rule.
+        whole: Refuse fractions for ``int``; False where a rule says it in more words.
+
+    Raises:
+        SettingError: A field has a value of another type.
+    """
+    for field in dataclasses.fields(settings):
+        kind, _, nothing = str(field.type).partition(" | ")
+        if kind not in ("int", "float", "bool") or nothing not in ("", "None"):
+            continue
+        value = getattr(settings, field.name, None)
+        if value is None and nothing:
+            continue
+        if kind == "bool":
+            if not isinstance(value, bool):
+                raise SettingError(field.name, value, "True or False")
+            continue
+        check_number(field.name, value)
+        if whole and kind == "int" and value % 1 != 0:
+            raise SettingError(field.name, value, "a whole number")
 
 
 class ServaxError(Exception):

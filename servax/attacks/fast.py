@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from servax.errors import SettingError
+from servax.errors import SettingError, check_kind
 from servax.training.device import Precision
 
 
@@ -32,6 +32,7 @@ class FastGradients(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        check_kind("model", model, nn.Module)
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:

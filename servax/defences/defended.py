@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from servax.errors import check_kind
+
 
 class Defended(nn.Module):
     """Maps inputs (B, 1, M, F) to the logits (B, C) of `model` behind `defence`.
@@ -14,6 +16,8 @@ class Defended(nn.Module):
 
     def __init__(self, model: nn.Module, defence: nn.Module) -> None:
         super().__init__()
+        check_kind("model", model, nn.Module)
+        check_kind("defence", defence, nn.Module)
         self.defence = defence
         self.model = model
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from servax.attacks.base import evaluating
 from servax.attacks.losses import cross_entropy
 from servax.attacks.problem import Problem, logits_of
-from servax.errors import SettingError, ShapeError
+from servax.errors import SettingError, ShapeError, check_kind, check_number
 from servax.perturbation import input_gradient
 
 
@@ -31,6 +31,8 @@ class Bpda(nn.Module):
 
     def __init__(self, model: nn.Module, defence: nn.Module) -> None:
         super().__init__()
+        check_kind("model", model, nn.Module)
+        check_kind("defence", defence, nn.Module)
         self.defence = defence
         self.model = model
 
@@ -70,6 +72,8 @@ class ExpectationOverDraws(nn.Module):
 
     def __init__(self, model: nn.Module, draws: int) -> None:
         super().__init__()
+        check_kind("model", model, nn.Module)
+        check_number("draws", draws)
         if not float(draws).is_integer() or draws < 1:
             raise SettingError("draws", draws, "a whole number of at least 1")
         self.model = model
@@ -105,6 +109,8 @@ def draws_until_flat(
         most: Where to stop: what more would buy is not worth its price.
         tolerance: How far the mean cosine may stay below 1.
     """
+    check_number("most", most)
+    check_number("tolerance", tolerance)
     if not float(most).is_integer() or most < 1:
         raise SettingError("most", most, "a whole number of at least 1")
     if not 0 < tolerance < 1:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from servax.errors import SettingError
+from servax.errors import SettingError, check_kind
 from servax.features.frames import Fill, fit_frames
 from servax.features.logmel import LogMel, LogMelSettings
+from servax.features.tensors import check_waveforms
 
 # A clip below this RMS (-100 dBFS) is silence; raising it further would only raise its dither.
 SILENCE_RMS = 1e-5
@@ -60,15 +61,22 @@ class FrontEnd(nn.Module):
     def __init__(self, settings: FrontEndSettings | None = None) -> None:
         super().__init__()
         self.settings = settings or FrontEndSettings()
+        check_kind("settings", self.settings, FrontEndSettings)
         self.logmel = LogMel(self.settings.logmel)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Return log-Mel (B, 1, M, frames) of (B, T) waveforms."""
+        """Return log-Mel (B, 1, M, frames) of (B, T) waveforms.
+
+        Raises:
+            ShapeError: They are not (B, T).
+            SettingError: They are no floating-point tensor.
+        """
+        check_waveforms(waveform)
         s = self.settings
         if s.level_dbfs is not None:
             waveform = set_level(waveform, s.level_dbfs)
         half = s.logmel.window_samples // 2
-        if waveform.ndim == 2 and 0 < waveform.shape[1] <= half:
+        if 0 < waveform.shape[1] <= half:
             # A clip shorter than half a window cannot be reflected at its ends.
             waveform = nn.functional.pad(waveform, (0, half + 1 - waveform.shape[1]))
         return fit_frames(self.logmel(waveform), s.frames, fill=s.fill)

@@ -15,8 +15,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from servax.errors import SettingError, ShapeError
+from servax.errors import SettingError, ShapeError, check_kind
 from servax.features.mel import MelScale, bands, mel_filterbank
+from servax.features.tensors import check_tensor
 
 CHOICES = {
     "window": ("hann", "hamming"),
@@ -104,6 +105,7 @@ class LogMel(nn.Module):
     def __init__(self, settings: LogMelSettings | None = None) -> None:
         super().__init__()
         s = self.settings = settings or LogMelSettings()
+        check_kind("settings", s, LogMelSettings)
         make_window = torch.hann_window if s.window == "hann" else torch.hamming_window
         filters = mel_filterbank(
             bins=s.window_samples // 2 + 1,
@@ -190,6 +192,7 @@ class LogMel(nn.Module):
         Raises:
             ShapeError: As `spectrum`.
         """
+        check_tensor("waveform", waveform)
         s, half = self.settings, self.settings.window_samples // 2
         if waveform.ndim != 2 or waveform.shape[1] <= half:
             raise ShapeError(

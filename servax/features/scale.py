@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from servax.errors import SettingError
+from servax.errors import SettingError, check_kind
+from servax.features.tensors import check_tensor
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Scale(nn.Module):
 
     def __init__(self, settings: ScaleSettings) -> None:
         super().__init__()
+        check_kind("settings", settings, ScaleSettings)
         self.settings = settings
 
     @classmethod
@@ -76,11 +78,13 @@ class Scale(nn.Module):
 
     def forward(self, logmel_db: Tensor) -> Tensor:
         """Return `logmel_db` (any shape, dB) clamped to the window and mapped to [0, 1]."""
+        check_tensor("logmel_db", logmel_db)
         s = self.settings
         return (logmel_db - s.top_db).div_(s.window_db).add_(1.0).clamp(0.0, 1.0)
 
     def inverse(self, scaled: Tensor) -> Tensor:
         """Return dB for values on [0, 1], any shape."""
+        check_tensor("scaled", scaled)
         return (scaled - 1.0) * self.settings.window_db + self.settings.top_db
 
     def extra_repr(self) -> str:

@@ -9,17 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from huggingface_hub import ModelCard, ModelHubMixin
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from servax.errors import CheckpointError, ServaxError, unwritable
-from servax.features import FrontEndSettings, Scale, Scaling, make_scale
+from servax.errors import CheckpointError, ServaxError, check_kind, unwritable
+from servax.features import FrontEndSettings, Scale, Scaling, check_log_mels, make_scale
 from servax.models import frozen, load_network, save_network
 from servax.models.storage import SETTINGS, WEIGHTS
 from servax.pretrained import no_such_folder, resolve
-from servax.purifier.sound import purify_waveform
+from servax.purifier.sound import purify_sound
 from servax.purifier.stream import SoundStream
 from servax.runtime.rules import HOP_SECONDS, LOOK_AHEAD_SECONDS
 
@@ -83,15 +81,27 @@ class Purifier(
         speakers: Iterable[str] = (),
     ) -> None:
         super().__init__()
+        check_kind("network", network, nn.Module)
+        check_kind("scale", scale, nn.Module)
         # All that rebuilds a purifier is in settings.json; the mixin would add half of it again.
         self._hub_mixin_config = None
         self.network = network
         self.scale = scale
         self.front_end = front_end or FrontEndSettings()
+        check_kind("front_end", self.front_end, FrontEndSettings)
         self.speakers = tuple(sorted(set(speakers)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return purified log-Mel (B, 1, M, F) on [0, 1]; exact gradients pass through."""
+        """Return purified log-Mel (B, 1, M, F) on [0, 1]; exact gradients pass through.
+
+        M is that of the front-end it was trained on. The scale is the caller's matter: dB, or any
+        value outside [0, 1], is not looked for, since an attacker may ask there.
+
+        Raises:
+            ShapeError: `x` is of another shape.
+            SettingError: `x` is no floating-point tensor.
+        """
+        check_log_mels(x, self.front_end.logmel.mels)
         purified: Tensor = self.network(x)
         return purified.clamp(0.0, 1.0)
 
@@ -108,25 +118,34 @@ class Purifier(
             return scale.settings.window_db == self.scale.settings.window_db
         return scale is not None and scale.settings == self.scale.settings
 
-    def purify(
-        self, waveform: NDArray[np.floating], sample_rate: int = 16_000
-    ) -> NDArray[np.float32]:
-        """Return purified sound of the same length, rate and level.
+    def purify(self, sound: Any, sample_rate: int | None = None) -> Any:
+        """Return purified sound of the same form, type, device, length, rate and level.
+
+        Time is the last axis. Each channel, and each sound of a batch or list, is purified alone;
+        longer ones than the purifier was trained on (about 6 s) in windows that fade into each
+        other. No gradient passes: that is `servax.SoundPurifier`.
 
         Args:
-            waveform: (T,) mono samples, at least .05 s; longer ones than the purifier was trained
-                on (about 6 s) are purified in windows that fade into each other.
-            sample_rate: In Hz; what lies above the front-end's band passes unchanged.
+            sound: Samples (T,), (channels, T) or (B, T), at least .05 s: an array or a tensor,
+                floating-point with full scale at 1, or uint8, int16 or int32 with that of its
+                type; a list of numbers or of sounds; a path or the bytes of a file, whose samples
+                come back; or a mapping as of `datasets.Audio` and the pipelines of transformers
+                (``array`` or ``raw`` with ``sampling_rate``; ``path``; ``bytes``), which comes back
+                with an array and no file.
+            sample_rate: In Hz, of samples that do not say it; what lies above the front-end's band
+                passes unchanged.
 
         Raises:
-            ShapeError: `waveform` is not (T,) or is too short.
-            SettingError: `sample_rate` is outside its rule, or a sample is not finite.
+            ShapeError: `sound` is not (..., T) or is too short.
+            SettingError: `sound` is none, a sample is not finite, or `sample_rate` is missing,
+                outside its rule, or not the one that the sound says.
+            AudioError: A file cannot be read.
         """
-        return purify_waveform(self, waveform, sample_rate)
+        return purify_sound(self, sound, sample_rate)
 
     def stream(
         self,
-        sample_rate: int = 16_000,
+        sample_rate: int,
         *,
         hop_seconds: float = HOP_SECONDS,
         look_ahead_seconds: float = LOOK_AHEAD_SECONDS,

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from servax.errors import SettingError
-from servax.features import LogMel
+from servax.errors import SettingError, check_kind
+from servax.features import LogMel, check_waveforms
 from servax.features.resynthesis import Resynthesis
-from servax.purifier.sound import change_clip, windows_of
-
-if TYPE_CHECKING:
-    from servax.purifier.purifier import Purifier
+from servax.purifier.purifier import Purifier
+from servax.purifier.sound import change_clip, device_of, windows_of
 
 
 class SoundPurifier(nn.Module):
@@ -34,15 +30,22 @@ class SoundPurifier(nn.Module):
 
     def __init__(self, purifier: Purifier, sample_rate: int) -> None:
         super().__init__()
+        check_kind("purifier", purifier, Purifier)
         rate = purifier.front_end.logmel.sample_rate
         if sample_rate != rate:
             raise SettingError("sample_rate", sample_rate, f"{rate} Hz, which the purifier hears")
         self.purifier = purifier.frozen()
-        self.way = Resynthesis(LogMel(purifier.front_end.logmel))
+        self.way = Resynthesis(LogMel(purifier.front_end.logmel)).to(device_of(purifier))
         self.windows = windows_of(purifier, sample_rate)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Return purified waveforms (B, T)."""
+        """Return purified waveforms (B, T), on their device, which must be the module's.
+
+        Raises:
+            ShapeError: They are not (B, T).
+            SettingError: They are no floating-point tensor.
+        """
+        check_waveforms(waveform)
         # One by one: level and windows belong to a sound alone.
         return torch.cat([self._one(sound) for sound in torch.split(waveform, 1)])
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servax.errors import ServaxError, SettingError, ShapeError
+from servax.runtime.samples import Samples, as_samples
 
-Samples = NDArray[np.float32]
 NOTHING: Samples = np.zeros(0, dtype=np.float32)
 LOUDEST = 65_536.0
 """Largest sample, as `servax.audio` reads it; full scale is 1. Squares of far more overflow."""
@@ -114,7 +114,7 @@ class Stream:
             SettingError: A sample is not finite, or beyond `LOUDEST`.
         """
         self._refuse_when_finished()
-        samples = np.asarray(chunk, dtype=np.float32)
+        samples = as_samples("chunk", chunk)
         if samples.ndim != 1:
             raise ShapeError("chunk", samples.shape, "(T,) mono samples")
         check_samples("chunk", samples)
