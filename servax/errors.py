@@ -6,13 +6,11 @@ A refusal says what was given, what was expected and what to do. The command lin
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import errno
 from collections.abc import Iterable
-from numbers import Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 __all__ = [
     "AudioError",
@@ -25,9 +23,6 @@ __all__ = [
     "ServaxError",
     "SettingError",
     "ShapeError",
-    "check_kind",
-    "check_number",
-    "check_types",
     "nearest",
     "unwritable",
 ]
@@ -43,6 +38,8 @@ AudioCause = Literal[
     "not_finite",
     "too_loud",
 ]
+LONGEST_SHOWN = 300
+"""Signs of a value that a refusal shows."""
 FULL = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG")}
 """What a system says when a disk is full, a quota used up, or a file as large as it may get."""
 
@@ -56,6 +53,14 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
 def closed(sentence: str) -> str:
     """Return `sentence` with a full stop, unless it ends in a mark already."""
     return sentence if sentence.endswith((".", "?", "!")) else f"{sentence}."
+
+
+def shown(value: object) -> str:
+    """Return what a value looks like, in one line that a sentence can hold."""
+    text = repr(value)
+    if "\n" in text:
+        text = " ".join(text.split())
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} …"
 
 
 def unwritable(error: Exception) -> str:
@@ -73,55 +78,6 @@ def unwritable(error: Exception) -> str:
     return reason
 
 
-def check_number(name: str, value: object) -> None:
-    """Refuse what is no number (text, a list, a truth value, nothing): rules only compare.
-
-    Raises:
-        SettingError: `value` is no real number of Python or NumPy.
-    """
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise SettingError(name, value, "a number")
-
-
-def check_kind(name: str, value: object, kind: type) -> None:
-    """Refuse what is not of a kind.
-
-    Raises:
-        SettingError: `value` is no instance of `kind`.
-    """
-    if not isinstance(value, kind):
-        expected = f"an instance of {kind.__module__.partition('.')[0]}'s {kind.__name__}"
-        raise SettingError(name, type(value).__name__, expected)
-
-
-def check_types(settings: Any, *, whole: bool = True) -> None:
-    """Refuse a dataclass whose numbers are no numbers and whose switches are no truth values.
-
-    Looks at fields annotated ``int``, ``float`` or ``bool``, with or without ``| None``.
-
-    Args:
-        settings: An instance; its ``__post_init__`` says this before any rule.
-        whole: Refuse fractions for ``int``; False where a rule says it in more words.
-
-    Raises:
-        SettingError: A field has a value of another type.
-    """
-    for field in dataclasses.fields(settings):
-        kind, _, nothing = str(field.type).partition(" | ")
-        if kind not in ("int", "float", "bool") or nothing not in ("", "None"):
-            continue
-        value = getattr(settings, field.name, None)
-        if value is None and nothing:
-            continue
-        if kind == "bool":
-            if not isinstance(value, bool):
-                raise SettingError(field.name, value, "True or False")
-            continue
-        check_number(field.name, value)
-        if whole and kind == "int" and value % 1 != 0:
-            raise SettingError(field.name, value, "a whole number")
-
-
 class ServaxError(Exception):
     """Root of all refusals; `exit_code` is what the command line leaves with."""
 
@@ -137,7 +93,7 @@ class SettingError(ServaxError, ValueError):
     exit_code = 2
 
     def __init__(self, name: str, value: object, expected: str, *, hint: str = "") -> None:
-        super().__init__(f"{name} is {value!r}, expected {expected}.{hint}")
+        super().__init__(f"{name} is {shown(value)}, expected {expected}.{hint}")
 
     @classmethod
     def choice(cls, name: str, value: object, allowed: Iterable[str]) -> SettingError:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from servax.attacks.problem import Problem, logits_of
 from servax.errors import ServaxError, SettingError, ShapeError
+from servax.kinds import check, check_types
 from servax.models import classes_of
 from servax.perturbation import L2, Ball, Bounds, Linf, exact_change, in_reach
 
@@ -37,9 +38,8 @@ class Attack(ABC):
     """Lead towards the classes given as `y` instead of away from them."""
 
     def __post_init__(self) -> None:
-        low, high = self.bounds
-        if not low < high:
-            raise SettingError("bounds", self.bounds, "(low, high) with low < high")
+        check_types(self, whole=False)
+        check_bounds(self.bounds)
         if self.labels not in ("true", "predicted"):
             raise SettingError.choice("labels", self.labels, ("true", "predicted"))
         if self.targeted and self.labels != "true":
@@ -124,9 +124,11 @@ class Attack(ABC):
 
         Arguments and errors as for a call.
         """
-        x = x.detach()
+        check("model", model, "nn.Module")
         check_inputs(x, y, self.bounds)
         check_mask(mask, x)
+        check("generator", generator, "torch.Generator | None")
+        x = x.detach()
         with evaluating(model):
             yield Problem(
                 model=model,
@@ -146,8 +148,16 @@ class Attack(ABC):
             return classes_of(logits_of(model, x))
 
 
+def check_bounds(bounds: Bounds) -> None:
+    """Refuse bounds between which there is nothing."""
+    if not bounds[0] < bounds[1]:
+        raise SettingError("bounds", bounds, "(low, high) with low < high")
+
+
 def check_inputs(x: Tensor, y: Tensor, bounds: Bounds) -> None:
     """Refuse inputs that an attack cannot start from."""
+    check("x", x, "Tensor")
+    check("y", y, "Tensor")
     if x.ndim < 2 or x.numel() == 0:
         raise ShapeError("x", x.shape, "(B, ...) with at least one element")
     if not x.is_floating_point():
@@ -170,6 +180,7 @@ def check_mask(mask: Tensor | None, x: Tensor) -> None:
     """Refuse a mask that does not say for each element of `x` whether it may change."""
     if mask is None:
         return
+    check("mask", mask, "Tensor")
     if mask.dtype != torch.bool:
         raise SettingError("the type of the mask", mask.dtype, "torch.bool, True may change")
     try:

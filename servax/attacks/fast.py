@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from servax.errors import SettingError, check_kind
+from servax.errors import SettingError
+from servax.kinds import typed
 from servax.training.device import Precision
 
 
@@ -30,9 +31,9 @@ class FastGradients(nn.Module):
         torch.float32
     """
 
+    @typed
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        check_kind("model", model, nn.Module)
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:

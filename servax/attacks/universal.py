@@ -25,6 +25,8 @@ from servax.attacks.losses import cross_entropy
 from servax.attacks.problem import Problem
 from servax.attacks.queries import check_positive
 from servax.errors import CheckpointError, ServaxError, SettingError, ShapeError, unwritable
+from servax.features import check_tensor
+from servax.kinds import check, check_kind, typed
 from servax.perturbation import (
     L2,
     Ball,
@@ -62,6 +64,7 @@ class UniversalPerturbation(Attack):
         super().__post_init__()
         check_norm(self.norm)
         check_radius(self.radius)
+        check("change", self.change, "Tensor")
         if self.change.ndim < 2 or len(self.change) != 1:
             raise ShapeError("change", self.change.shape, "(1, ...), one change for all inputs")
         size = float(self.ball.norm(self.change))
@@ -95,6 +98,7 @@ class UniversalPerturbation(Attack):
         return into_ball(x, z, ball)
 
     @classmethod
+    @typed
     def fit(
         cls,
         model: nn.Module,
@@ -132,8 +136,12 @@ class UniversalPerturbation(Attack):
         check_positive("step", step)
         check_positive("clip", clip)
         check_whole("epochs", epochs)
+        check_kind("batches", batches, Sequence)
         if len(batches) == 0:
             raise SettingError("batches", "empty", "at least one batch to fit the change on")
+        for batch in batches:
+            check_kind("a batch", batch, tuple)
+            check_tensor("x", batch[0] if batch else None)
         blank = torch.zeros_like(batches[0][0][:1].detach())
         settings: dict[str, Any] = {"bounds": bounds, "labels": labels, "targeted": targeted}
         start = cls(change=blank, radius=radius, norm=norm, **settings)
@@ -144,6 +152,7 @@ class UniversalPerturbation(Attack):
                     change = start._climbed(model, batches[position], change, step, clip)
         return cls(change=change, radius=radius, norm=norm, **settings)
 
+    @typed
     def save(self, folder: str | Path) -> None:
         """Write the change (safetensors) and the settings (JSON) to a folder, made when missing.
 
@@ -169,6 +178,7 @@ class UniversalPerturbation(Attack):
             raise CheckpointError(folder, unwritable(error)) from None
 
     @classmethod
+    @typed
     def load(cls, folder: str | Path) -> Self:
         """Return the perturbation saved in a folder.
 

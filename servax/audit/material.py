@@ -53,7 +53,7 @@ class Material:
     @property
     def utterances(self) -> list[str]:
         """What the utterances are called, in their order."""
-        return self.corpus.utterances["utterance"].tolist()  # type: ignore[no-any-return]
+        return self.corpus.utterances["utterance"].tolist()
 
 
 def gather(

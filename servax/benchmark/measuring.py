@@ -195,8 +195,8 @@ def _attacked(
         draws = generator(identity.seed, "benchmark", identity.fold, number)
         x = attack(model, batch.x, batch.y, generator=draws)
         with torch.inference_mode():
-            names = test.corpus.utterances["utterance"].iloc[batch.positions].tolist()
-            found.append(classes_of(model(x), names).numpy())
+            heard = test.corpus.utterances["utterance"].iloc[batch.positions].tolist()
+            found.append(classes_of(model(x), heard).numpy())
         if tick:
             tick()
     names: NDArray[np.object_] = np.array(test.corpus.labels, dtype=object)

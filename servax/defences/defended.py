@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from servax.errors import check_kind
+from servax.kinds import typed
 
 
 class Defended(nn.Module):
@@ -14,13 +14,13 @@ class Defended(nn.Module):
     the oblivious one.
     """
 
+    @typed
     def __init__(self, model: nn.Module, defence: nn.Module) -> None:
         super().__init__()
-        check_kind("model", model, nn.Module)
-        check_kind("defence", defence, nn.Module)
         self.defence = defence
         self.model = model
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, C); exact gradients pass through the defence."""
         logits: Tensor = self.model(self.defence(x))

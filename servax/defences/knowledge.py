@@ -13,10 +13,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from servax.attacks.base import evaluating
+from servax.attacks.base import check_inputs, evaluating
 from servax.attacks.losses import cross_entropy
 from servax.attacks.problem import Problem, logits_of
-from servax.errors import SettingError, ShapeError, check_kind, check_number
+from servax.errors import SettingError, ShapeError
+from servax.features import check_tensor
+from servax.kinds import typed
 from servax.perturbation import input_gradient
 
 
@@ -29,13 +31,13 @@ class Bpda(nn.Module):
     knowledge = "bpda"
     """What an attack through it knows."""
 
+    @typed
     def __init__(self, model: nn.Module, defence: nn.Module) -> None:
         super().__init__()
-        check_kind("model", model, nn.Module)
-        check_kind("defence", defence, nn.Module)
         self.defence = defence
         self.model = model
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, C).
 
@@ -70,29 +72,32 @@ class ExpectationOverDraws(nn.Module):
     knowledge = "adaptive"
     """What an attack through it knows."""
 
+    @typed
     def __init__(self, model: nn.Module, draws: int) -> None:
         super().__init__()
-        check_kind("model", model, nn.Module)
-        check_number("draws", draws)
         if not float(draws).is_integer() or draws < 1:
             raise SettingError("draws", draws, "a whole number of at least 1")
         self.model = model
         self.draws = int(draws)
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
         """Return log probabilities (B, C): logits up to a constant per utterance."""
         each = [logits_of(self.model, x).log_softmax(dim=1) for _ in range(self.draws)]
         return torch.stack(each).logsumexp(dim=0) - math.log(self.draws)
 
 
+@typed
 def is_random(model: nn.Module, x: Tensor) -> bool:
     """Return whether two passes of inputs `x` (B, ...) in evaluation mode differ at all."""
+    check_tensor("x", x)
     with evaluating(model), torch.no_grad():
         first, second = logits_of(model, x), logits_of(model, x)
     # NaN is no draw.
     return not torch.equal(first.nan_to_num(), second.nan_to_num())
 
 
+@typed
 def draws_until_flat(
     model: nn.Module, x: Tensor, y: Tensor, *, most: int = 64, tolerance: float = 0.1
 ) -> int:
@@ -109,12 +114,11 @@ def draws_until_flat(
         most: Where to stop: what more would buy is not worth its price.
         tolerance: How far the mean cosine may stay below 1.
     """
-    check_number("most", most)
-    check_number("tolerance", tolerance)
     if not float(most).is_integer() or most < 1:
         raise SettingError("most", most, "a whole number of at least 1")
     if not 0 < tolerance < 1:
         raise SettingError("tolerance", tolerance, "a number in (0, 1)")
+    check_inputs(x, y, (-math.inf, math.inf))
     draws = 1
     with evaluating(model):
         while draws < most:

@@ -15,9 +15,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from servax.errors import SettingError, ShapeError, check_kind
+from servax.errors import SettingError, ShapeError
 from servax.features.mel import MelScale, bands, mel_filterbank
 from servax.features.tensors import check_tensor
+from servax.kinds import check_kind, check_types
 
 CHOICES = {
     "window": ("hann", "hamming"),
@@ -56,6 +57,7 @@ class LogMelSettings:
     """Smallest value under the logarithm."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("sample_rate", "window_samples", "hop_samples", "mels"):
             if getattr(self, name) < 1:
                 raise SettingError(name, getattr(self, name), "a whole number of at least 1")
@@ -104,7 +106,7 @@ class LogMel(nn.Module):
 
     def __init__(self, settings: LogMelSettings | None = None) -> None:
         super().__init__()
-        s = self.settings = settings or LogMelSettings()
+        s = self.settings = LogMelSettings() if settings is None else settings
         check_kind("settings", s, LogMelSettings)
         make_window = torch.hann_window if s.window == "hann" else torch.hamming_window
         filters = mel_filterbank(

@@ -16,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from servax.errors import SettingError, check_kind
+from servax.errors import SettingError
 from servax.features.tensors import check_tensor
+from servax.kinds import check_kind, check_list, check_types
+from servax.runtime.samples import as_samples
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class ScaleSettings:
     """Width of the window in dB; ``top_db - window_db`` becomes 0."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not math.isfinite(self.top_db):
             raise SettingError("top_db", self.top_db, "a finite level in dB")
         if not (math.isfinite(self.window_db) and self.window_db > 0):
@@ -60,9 +63,11 @@ class Scale(nn.Module):
         Raises:
             SettingError: There are no spectrograms, or a level is not finite.
         """
+        check_list("logmels", logmels)
         top = -math.inf
         for number, logmel in enumerate(logmels):
-            highest = float(np.max(logmel, initial=-math.inf))  # NaN if any is
+            levels = as_samples(f"spectrogram {number}", logmel)
+            highest = float(np.max(levels, initial=-math.inf))  # NaN if any is
             if not math.isfinite(highest):
                 raise SettingError(
                     f"the highest level of spectrogram {number}", highest, "a finite level in dB"

@@ -5,17 +5,16 @@ from __future__ import annotations
 from torch import Tensor
 
 from servax.errors import SettingError, ShapeError
+from servax.kinds import check
 
 
-def check_tensor(name: str, value: object) -> None:
+def check_tensor(name: str, value: Tensor) -> None:
     """Refuse what is no floating-point tensor.
 
     Raises:
-        SettingError: It is an array, a list, of whole numbers, …
+        SettingError: It is no tensor, or one of whole numbers.
     """
-    if not isinstance(value, Tensor):
-        expected = "a torch.Tensor; torch.as_tensor makes one of an array or a list"
-        raise SettingError(name, type(value).__name__, expected)
+    check(name, value, "Tensor")
     if not value.is_floating_point():
         raise SettingError(f"the type of {name}", value.dtype, "a floating-point type")
 

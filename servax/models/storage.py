@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from servax.errors import CheckpointError, ServaxError, nearest, unwritable
+from servax.kinds import typed
 from servax.models.crnn import CRNN
 from servax.models.resnet import ResNet
 from servax.models.transformer import FrameTransformer
@@ -87,6 +88,7 @@ def save_network(
         raise CheckpointError(folder, unwritable(error)) from None
 
 
+@typed
 def load_network(folder: str | Path) -> Stored:
     """Return the network saved in `folder`.
 

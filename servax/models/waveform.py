@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from servax.errors import check_kind
 from servax.features import check_waveforms
+from servax.kinds import typed
 
 
 class WaveformClassifier(nn.Module):
@@ -16,10 +16,9 @@ class WaveformClassifier(nn.Module):
         classifier: From (B, 1, M, F) to logits (B, C).
     """
 
+    @typed
     def __init__(self, logmel: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
-        check_kind("logmel", logmel, nn.Module)
-        check_kind("classifier", classifier, nn.Module)
         self.logmel = logmel
         self.classifier = classifier
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from servax.errors import ServaxError
+from servax.kinds import typed
 from servax.perturbation.balls import Ball
 from servax.perturbation.rounding import Bounds, into_ball, into_bounds
 
@@ -20,6 +21,7 @@ Objective = Callable[[Tensor], Tensor]
 """From inputs (B, ...) to the value to be raised, (B,) or a scalar sum over utterances."""
 
 
+@typed
 def ascend(
     objective: Objective,
     x: Tensor,
@@ -51,6 +53,7 @@ def ascend(
         yield current
 
 
+@typed
 def input_gradient(objective: Objective, x: Tensor) -> Tensor:
     """Return the gradient of the summed objective with respect to the inputs, detached.
 
@@ -78,6 +81,7 @@ def input_gradient(objective: Objective, x: Tensor) -> Tensor:
     return gradient.detach()
 
 
+@typed
 def into_reach(x: Tensor, moved: Tensor, ball: Ball, bounds: Bounds) -> Tensor:
     """Return `moved` projected into the ball around `x`, then clamped to `bounds`.
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from servax.errors import SettingError, ShapeError
+from servax.kinds import check_types, typed
 from servax.perturbation.balls import Ball
 
 LOUDEST_DB = 96.0
@@ -49,6 +50,7 @@ class PsychoacousticMask:
     """Distance between frames, in samples; at most half a window."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.sample_rate < 1_000:
             raise SettingError("sample_rate", self.sample_rate, "a rate of at least 1000 Hz")
         if self.window_samples < 16 or self.window_samples % 2:
@@ -58,6 +60,7 @@ class PsychoacousticMask:
                 "hop_samples", self.hop_samples, f"in [1, {self.window_samples // 2}]"
             )
 
+    @typed
     def around(self, x: Tensor) -> Threshold:
         """Return the threshold of clean waveforms (B, T), T >= 1.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from servax.errors import SettingError
+from servax.kinds import check_types, typed
 from servax.perturbation.balls import L2, Ball
 
 UNIT = L2(1.0)
@@ -27,9 +28,11 @@ class SignalToNoise:
     """Lowest ratio of the utterance's energy to that of its change, in dB."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not math.isfinite(self.decibels):
             raise SettingError("the signal-to-noise ratio", self.decibels, "a finite number of dB")
 
+    @typed
     def around(self, x: Tensor) -> Ball:
         """Return the ball of utterances `x` (B, ...); a silent one must stay as it is."""
         return PerUtterance(UNIT.norm(x.double()) * 10.0 ** (-self.decibels / 20.0))

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import soxr
 
-from servax.errors import ServaxError, SettingError, ShapeError, check_kind
+from servax.errors import ServaxError, SettingError, ShapeError
+from servax.kinds import check_kind
 from servax.purifier.purifier import Purifier
 from servax.purifier.sound import read_file
 from servax.runtime.heard import heard

@@ -12,8 +12,9 @@ from typing import Any, Literal
 from huggingface_hub import ModelCard, ModelHubMixin
 from torch import Tensor, nn
 
-from servax.errors import CheckpointError, ServaxError, check_kind, unwritable
+from servax.errors import CheckpointError, ServaxError, unwritable
 from servax.features import FrontEndSettings, Scale, Scaling, check_log_mels, make_scale
+from servax.kinds import check_kind, check_list, typed
 from servax.models import frozen, load_network, save_network
 from servax.models.storage import SETTINGS, WEIGHTS
 from servax.pretrained import no_such_folder, resolve
@@ -73,6 +74,7 @@ class Purifier(
         >>> cleaned = purifier(x)  # doctest: +SKIP
     """
 
+    @typed
     def __init__(
         self,
         network: nn.Module,
@@ -81,15 +83,15 @@ class Purifier(
         speakers: Iterable[str] = (),
     ) -> None:
         super().__init__()
-        check_kind("network", network, nn.Module)
         check_kind("scale", scale, nn.Module)
         # All that rebuilds a purifier is in settings.json; the mixin would add half of it again.
         self._hub_mixin_config = None
         self.network = network
         self.scale = scale
-        self.front_end = front_end or FrontEndSettings()
+        self.front_end = FrontEndSettings() if front_end is None else front_end
         check_kind("front_end", self.front_end, FrontEndSettings)
-        self.speakers = tuple(sorted(set(speakers)))
+        check_list("speakers", speakers)
+        self.speakers = tuple(sorted({str(speaker) for speaker in speakers}))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return purified log-Mel (B, 1, M, F) on [0, 1]; exact gradients pass through.
@@ -112,6 +114,10 @@ class Purifier(
         level that becomes 1, may differ: corpora are then aligned at their loudest.
         """
         ours, other = self.front_end, front_end
+        if scale is not None:
+            check_kind("scale", scale, nn.Module)
+        if other is not None:
+            check_kind("front_end", other, FrontEndSettings)
         if other is None or (ours.logmel, ours.level_dbfs) != (other.logmel, other.level_dbfs):
             return False
         if isinstance(scale, Scale) and isinstance(self.scale, Scale):
@@ -226,6 +232,7 @@ class Purifier(
         )
 
     @classmethod
+    @typed
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> Purifier:
         """Return the purifier saved in a folder, in the package or on the Hugging Face hub.
 

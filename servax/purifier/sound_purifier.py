@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from servax.errors import SettingError, check_kind
+from servax.errors import SettingError
 from servax.features import LogMel, check_waveforms
 from servax.features.resynthesis import Resynthesis
+from servax.kinds import check_kind, typed
 from servax.purifier.purifier import Purifier
 from servax.purifier.sound import change_clip, device_of, windows_of
 
@@ -28,6 +29,7 @@ class SoundPurifier(nn.Module):
 
     knowledge = "adaptive"
 
+    @typed
     def __init__(self, purifier: Purifier, sample_rate: int) -> None:
         super().__init__()
         check_kind("purifier", purifier, Purifier)

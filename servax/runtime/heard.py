@@ -59,8 +59,9 @@ def heard(given: Any, sample_rate: int | None, read: Read) -> tuple[Samples, int
         return _checked(samples, _agreed(sample_rate, rate))
     if isinstance(given, Mapping) or hasattr(given, "get_all_samples"):
         sound = _mapping(given)
-        key, rate = _key(sound), sound.get("sampling_rate")
-        return heard(sound[key], _agreed(sample_rate, rate) if rate else sample_rate, read)
+        own = sound.get("sampling_rate")
+        stated = sample_rate if own is None else _agreed(sample_rate, own)
+        return heard(sound[_key(sound)], stated, read)
     if sample_rate is None:
         raise SettingError("sample_rate", None, "the rate of the samples in Hz: they do not say it")
     return _checked(given, sample_rate)

@@ -9,7 +9,8 @@ import math
 
 import numpy as np
 
-from servax.errors import SettingError, check_number
+from servax.errors import SettingError
+from servax.kinds import check_number
 from servax.runtime.samples import Samples
 from servax.runtime.windows import Windows
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servax.errors import ServaxError, SettingError, ShapeError
+from servax.kinds import check_types
 from servax.runtime.samples import Samples, as_samples
 
 NOTHING: Samples = np.zeros(0, dtype=np.float32)
@@ -35,6 +36,7 @@ class Windows:
     """How long two windows fade into each other."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name, least in (("length", 1), ("hop", 1), ("look_ahead", 0), ("fade", 0)):
             if getattr(self, name) < least:
                 raise SettingError(name, getattr(self, name), f"at least {least} samples")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from servax.errors import CorpusError, SettingError
 from servax.features import Dataset, SpecAugment
+from servax.kinds import check_types
 from servax.models import classes_of
 from servax.models.memory_order import channels_last
 from servax.training.device import Compute
@@ -49,6 +50,7 @@ class RecogniserTraining:
     """Roll each training utterance by a random number of frames."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         augment: Any = self.augment
         if isinstance(augment, dict):  # settings read back from JSON arrive as plain dicts
             object.__setattr__(self, "augment", SpecAugment(**augment))

@@ -184,7 +184,7 @@ def test_what_is_no_pipeline_is_refused(given: Any, purifier) -> None:
 
 @pytest.mark.parametrize("given", [None, 3, torch.nn.Identity()])
 def test_what_is_no_purifier_is_refused(given: Any, bare) -> None:
-    with pytest.raises(SettingError, match="purifier is .*, expected an instance of servax's Pur"):
+    with pytest.raises(SettingError, match=r"purifier is .*, expected an instance of servax's Pur"):
         sx.protected_pipeline(bare, given)
 
 
