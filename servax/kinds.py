@@ -120,7 +120,7 @@ def check_number(name: str, value: Any) -> None:
     Raises:
         SettingError: `value` is no real number of Python or NumPy.
     """
-    if not isinstance(value, Real) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise SettingError(name, value, "a number")
 
 

@@ -178,7 +178,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "Linf": (Linf, {"radius": 0.1}),
     "L2": (L2, {"radius": 0.1}),
     "SignalToNoise.around": (SignalToNoise(20.0).around, {"x": X}),
-    "a masking threshold": (PsychoacousticMask().around, {"x": WAVES}),
+    "a masking threshold": (PsychoacousticMask(sample_rate=16_000).around, {"x": WAVES}),
     "into_reach": (into_reach, {"x": X, "moved": X, "ball": Linf(0.1), "bounds": (0.0, 1.0)}),
     "load a corpus": (
         sx.corpora.load,

@@ -40,10 +40,10 @@ Spectrum = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class PsychoacousticMask:
-    """How the threshold is computed; the defaults are those of Qin et al. 2019 at 16 kHz."""
+    """How the threshold is computed; the defaults are those of Qin et al. 2019."""
 
-    sample_rate: int = 16_000
-    """Samples per second of the waveform, in Hz."""
+    sample_rate: int
+    """Samples per second of the waveform, in Hz; no default, since another one is another mask."""
     window_samples: int = 2_048
     """Length of a frame and of its Fourier transform, in samples; even."""
     hop_samples: int = 512

@@ -20,8 +20,8 @@ SHRUNK = 1.0 - 2.0**-40
 
 
 def exact_change(x: Tensor, moved: Tensor) -> Tensor:
-    """Return `moved` - `x`, (B, ...) in float64."""
-    return moved.double() - x.double()
+    """Return `moved` - `x`, (B, ...) in float64, in memory of its own."""
+    return moved.to(torch.float64, copy=True).sub_(x)
 
 
 def moved_by(x: Tensor, change: Tensor) -> Tensor:
@@ -31,8 +31,8 @@ def moved_by(x: Tensor, change: Tensor) -> Tensor:
         x: Inputs (B, ...).
         change: By how much they should move, (B, ...) in float64.
     """
-    nearest = (x.double() + change).to(x.dtype)
-    further = exact_change(x, nearest).abs() > change.abs()
+    nearest = (change + x).to(x.dtype)
+    further = exact_change(x, nearest).abs_() > change.abs()
     return torch.where(further, torch.nextafter(nearest, x), nearest)
 
 
@@ -46,8 +46,8 @@ def into_ball(x: Tensor, moved: Tensor, ball: Ball) -> Tensor:
     if not bool(outside.any()):
         return moved
     allowed = ball.project(change)
-    back = torch.where(allowed == change, moved, moved_by(x, SHRUNK * allowed))
-    return torch.where(outside.view(-1, *[1] * (x.ndim - 1)), back, moved)
+    stays = (allowed == change) | ~outside.view(-1, *[1] * (x.ndim - 1))
+    return torch.where(stays, moved, moved_by(x, allowed.mul_(SHRUNK)))
 
 
 def into_bounds(x: Tensor, moved: Tensor, bounds: Bounds) -> Tensor:

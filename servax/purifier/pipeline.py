@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ class _Preprocess:
         if isinstance(inputs, str) and inputs.startswith(("http://", "https://")):
             inputs = _fetched(inputs)
         of_file = isinstance(inputs, str | Path | bytes)
-        if not of_file and not hasattr(inputs, "get") and not hasattr(inputs, "get_all_samples"):
+        says_rate = of_file or isinstance(inputs, Mapping) or hasattr(inputs, "get_all_samples")
+        if not says_rate:
             inputs = {"raw": inputs, "sampling_rate": self.rate}
         samples, rate = heard(inputs, None, read_file)
         if samples.ndim == 2 and (of_file or len(samples) == 1):

@@ -143,7 +143,9 @@ def test_self_supervised_augmentation_keeps_its_budget(dtype):
 
 @dtypes
 @pytest.mark.parametrize("sixteen_bit", [True, False])
-@pytest.mark.parametrize("masking", [None, PsychoacousticMask(window_samples=64, hop_samples=16)])
+@pytest.mark.parametrize(
+    "masking", [None, PsychoacousticMask(sample_rate=16_000, window_samples=64, hop_samples=16)]
+)
 def test_waveforms_keep_their_budget(dtype, sixteen_bit, masking):
     x = (1.6 * clean(torch.float64, (3, 200)) - 0.8).to(dtype)
     model = classifier(dtype, 200)

@@ -20,7 +20,6 @@ from servax import runtime
 from servax.errors import AudioError, SettingError, ShapeError
 from servax.features import FrontEndSettings, Scale, ScaleSettings
 from servax.purifier import Purifier, SoundPurifier, SoundStream
-from servax.purifier import sound as sound_module
 
 RATE = 16_000
 
@@ -149,21 +148,48 @@ def test_a_tensor_of_another_device_is_fetched_first() -> None:
     np.testing.assert_array_equal(cleaned.as_subclass(Tensor).numpy(), EXPECTED)
 
 
-def test_the_purifiers_device_is_where_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything made of samples goes to the device of the weights, and comes back by `cpu`."""
-    went: list[Any] = []
+class Held(Draw):
+    """Has a weight, so that it has a device."""
 
-    class Held(Draw):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.zeros(1))
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(64, 1))
 
-    purifier = Purifier(Held(), Scale(ScaleSettings(top_db=40.0))).eval()
-    assert sound_module.device_of(purifier) == torch.device("cpu")
-    whole = Tensor.to
-    monkeypatch.setattr(Tensor, "to", lambda s, *a, **k: went.extend(a[:1]) or whole(s, *a, **k))
-    purifier.purify(PLAIN, RATE)
-    assert torch.device("cpu") in went
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.weight
+
+
+def elsewhere() -> Purifier:
+    """Return a purifier on the device `meta`, which computes nothing but refuses what is not there.
+
+    It stands for a GPU: an operation of its tensors and those of the CPU is an error too.
+    """
+    return Purifier(Held(), Scale(ScaleSettings(top_db=40.0))).eval().to("meta")
+
+
+@pytest.mark.parametrize("seconds", [0.5, 8.0])
+def test_sound_is_purified_where_the_weights_are(
+    seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[Tensor] = []
+
+    def cpu(tensor: Tensor) -> Tensor:
+        fetched.append(tensor)
+        return torch.zeros(tensor.shape)  # meta holds no values that could be brought back
+
+    monkeypatch.setattr(Tensor, "cpu", cpu)
+    sound = voice(seconds)
+    for rate in (RATE, 44_100):
+        fetched.clear()
+        np.testing.assert_allclose(elsewhere().purify(sound, rate), sound, atol=1e-6)
+        assert any(tensor.is_meta for tensor in fetched)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 8.0])
+def test_gradients_pass_where_the_weights_are(seconds: float) -> None:
+    sound = torch.from_numpy(voice(seconds))[None].to("meta")
+    for module in (SoundPurifier(elsewhere(), RATE), SoundPurifier(cleaner(), RATE).to("meta")):
+        assert module(sound).is_meta
 
 
 def test_channels_and_batches_are_purified_one_by_one() -> None:
