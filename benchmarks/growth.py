@@ -91,7 +91,7 @@ def _frames() -> list[Callable[[], object]]:
 def _seconds() -> list[Callable[[], object]]:
     purifier = Purifier.from_pretrained(PURIFIER).frozen()
     sound = np.concatenate(waveforms(max(SECONDS) // 3))
-    return [lambda n=s: purifier.purify(sound[: n * 16_000]) for s in SECONDS]
+    return [lambda n=s: purifier.purify(sound[: n * 16_000], 16_000) for s in SECONDS]
 
 
 def _steps() -> list[Callable[[], object]]:

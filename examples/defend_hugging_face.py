@@ -30,10 +30,9 @@ def main() -> None:
     sound = audio.read(given.sound, sample_rate=rate)
     bare = classify({"raw": sound, "sampling_rate": rate})
 
-    # The defence, in three lines: load it, purify, classify as before.
-    purifier = sx.Purifier.from_pretrained(given.purifier)
-    cleaned = purifier.purify(sound, sample_rate=rate)
-    defended = classify({"raw": cleaned, "sampling_rate": rate})
+    # The defence, in one line; what comes out is a pipeline, and takes whatever one takes.
+    classify = sx.protected_pipeline(classify, given.purifier)
+    defended = classify(given.sound)
 
     for title, answer in (("bare", bare), ("behind the purifier", defended)):
         scores = ", ".join(f"{each['label']} {each['score']:.3f}" for each in answer)

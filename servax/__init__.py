@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from servax.evaluation import metrics
     from servax.features import FrontEnd, LogMel, Scale
     from servax.models import WaveformClassifier
-    from servax.purifier import Purifier
+    from servax.purifier import Purifier, SoundPurifier, protected_pipeline
 
 __version__ = "0.1.0"
 
@@ -37,8 +37,10 @@ _HOMES = {
     "Purifier": "servax.purifier",
     "Scale": "servax.features",
     "ServaxError": "servax.errors",
+    "SoundPurifier": "servax.purifier",
     "WaveformClassifier": "servax.models",
     "metrics": "servax.evaluation",
+    "protected_pipeline": "servax.purifier",
 }
 _PACKAGES = (
     "attacks",
@@ -59,6 +61,7 @@ __all__ = [
     "Purifier",
     "Scale",
     "ServaxError",
+    "SoundPurifier",
     "WaveformClassifier",
     "attacks",
     "corpora",
@@ -68,6 +71,7 @@ __all__ = [
     "metrics",
     "models",
     "pretrained",
+    "protected_pipeline",
     "purifier",
     "report",
 ]

@@ -39,6 +39,8 @@ AudioCause = Literal[
     "not_finite",
     "too_loud",
 ]
+LONGEST_SHOWN = 300
+"""Signs of a value that a refusal shows."""
 FULL = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG")}
 """What a system says when a disk is full, a quota used up, or a file as large as it may get."""
 
@@ -52,6 +54,14 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
 def closed(sentence: str) -> str:
     """Return `sentence` with a full stop, unless it ends in a mark already."""
     return sentence if sentence.endswith((".", "?", "!")) else f"{sentence}."
+
+
+def shown(value: object) -> str:
+    """Return what a value looks like, in one line that a sentence can hold."""
+    text = repr(value)
+    if "\n" in text:
+        text = " ".join(text.split())
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} …"
 
 
 def unwritable(error: Exception) -> str:
@@ -84,7 +94,7 @@ class SettingError(ServaxError, ValueError):
     exit_code = 2
 
     def __init__(self, name: str, value: object, expected: str, *, hint: str = "") -> None:
-        super().__init__(f"{name} is {value!r}, expected {expected}.{hint}")
+        super().__init__(f"{name} is {shown(value)}, expected {expected}.{hint}")
 
     @classmethod
     def choice(cls, name: str, value: object, allowed: Iterable[str]) -> SettingError:

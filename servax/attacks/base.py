@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from servax.attacks.problem import Problem, logits_of
 from servax.errors import ServaxError, SettingError, ShapeError
-from servax.perturbation import L2, Ball, Bounds, Linf, Masked
+from servax.kinds import check, check_types
+from servax.models import classes_of
+from servax.perturbation import L2, Ball, Bounds, Linf, exact_change, in_reach
 
 Norm = type[Linf] | type[L2]
 Labels = Literal["true", "predicted"]
@@ -36,9 +38,8 @@ class Attack(ABC):
     """Lead towards the classes given as `y` instead of away from them."""
 
     def __post_init__(self) -> None:
-        low, high = self.bounds
-        if not low < high:
-            raise SettingError("bounds", self.bounds, "(low, high) with low < high")
+        check_types(self, whole=False)
+        check_bounds(self.bounds)
         if self.labels not in ("true", "predicted"):
             raise SettingError.choice("labels", self.labels, ("true", "predicted"))
         if self.targeted and self.labels != "true":
@@ -123,9 +124,11 @@ class Attack(ABC):
 
         Arguments and errors as for a call.
         """
-        x = x.detach()
+        check("model", model, "nn.Module")
         check_inputs(x, y, self.bounds)
         check_mask(mask, x)
+        check("generator", generator, "torch.Generator | None")
+        x = x.detach()
         with evaluating(model):
             yield Problem(
                 model=model,
@@ -142,11 +145,19 @@ class Attack(ABC):
         if self.labels == "true":
             return y
         with torch.no_grad():
-            return logits_of(model, x).argmax(dim=1)
+            return classes_of(logits_of(model, x))
+
+
+def check_bounds(bounds: Bounds) -> None:
+    """Refuse bounds between which there is nothing."""
+    if not bounds[0] < bounds[1]:
+        raise SettingError("bounds", bounds, "(low, high) with low < high")
 
 
 def check_inputs(x: Tensor, y: Tensor, bounds: Bounds) -> None:
     """Refuse inputs that an attack cannot start from."""
+    check("x", x, "Tensor")
+    check("y", y, "Tensor")
     if x.ndim < 2 or x.numel() == 0:
         raise ShapeError("x", x.shape, "(B, ...) with at least one element")
     if not x.is_floating_point():
@@ -169,6 +180,7 @@ def check_mask(mask: Tensor | None, x: Tensor) -> None:
     """Refuse a mask that does not say for each element of `x` whether it may change."""
     if mask is None:
         return
+    check("mask", mask, "Tensor")
     if mask.dtype != torch.bool:
         raise SettingError("the type of the mask", mask.dtype, "torch.bool, True may change")
     try:
@@ -178,21 +190,16 @@ def check_mask(mask: Tensor | None, x: Tensor) -> None:
 
 
 def check_reach(x: Tensor, adversarial: Tensor, ball: Ball, bounds: Bounds) -> None:
-    """Raise when an attack left its ball or the bounds: its figures would mean nothing."""
-    # Rounding grows with the size of the numbers, and its norm with their count.
-    size = torch.maximum(x.abs(), adversarial.abs()).flatten(1).amax(dim=1)
-    rounding = 4.0 * torch.finfo(x.dtype).eps * size
-    # A mask makes the norm of any change outside it infinite, that of rounding too.
-    unmasked = ball.ball if isinstance(ball, Masked) else ball
-    slack = unmasked.norm(rounding.view(-1, *[1] * (x.ndim - 1)).expand_as(x))
-    distances = ball.norm(adversarial - x)
-    near = (distances <= ball.radius * (1 + 1e-5) + slack) & distances.isfinite()
-    inside = bool(((adversarial >= bounds[0]) & (adversarial <= bounds[1])).all())
-    if not (bool(near.all()) and inside):
-        distance = float(distances.max())
+    """Raise when an attack left its ball or the bounds: its figures would mean nothing.
+
+    Distances are taken in float64, without slack: `into_reach` rounds so that they hold.
+    """
+    if not in_reach(x, adversarial, ball, bounds):
+        distance = float(ball.norm(exact_change(x, adversarial)).max())
         raise ServaxError(
-            f"the attack left its reach: distance {distance:.6g} from the clean input, expected at "
-            f"most {ball.radius:g}, values expected in [{bounds[0]:g}, {bounds[1]:g}]."
+            f"the attack left its reach: distance {distance:.9g} from the clean input, expected at "
+            f"most {ball.radius:g}, values expected in [{bounds[0]:g}, {bounds[1]:g}]; end each "
+            "step with servax.perturbation.into_reach."
         )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from servax.kinds import typed
+
 
 class Counting(nn.Module):
     """The same model, counting rows: an utterance asked about twice counts two.
@@ -19,6 +21,7 @@ class Counting(nn.Module):
         (3, 0)
     """
 
+    @typed
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model

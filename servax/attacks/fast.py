@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from servax.errors import SettingError
+from servax.kinds import typed
 from servax.training.device import Precision
 
 
@@ -30,6 +31,7 @@ class FastGradients(nn.Module):
         torch.float32
     """
 
+    @typed
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from servax.attacks.base import Attack, Norm, check_reach
@@ -16,6 +17,7 @@ from servax.attacks.losses import LOSSES, LossName, cross_entropy
 from servax.attacks.problem import Problem
 from servax.attacks.standing import walk
 from servax.errors import SettingError
+from servax.kinds import check_list, check_number, typed
 from servax.perturbation import (
     L2,
     Ball,
@@ -28,11 +30,17 @@ from servax.perturbation import (
 )
 
 
+@typed
 def class_loss(model: nn.Module, y: Tensor) -> Objective:
     """Return the objective that leads away from classes `y`: cross-entropy per input, (B,).
 
     The objective raises a SettingError when a class is not one of the model's.
+
+    Raises:
+        SettingError: `y` is no tensor of int64.
     """
+    if y.dtype != torch.int64:
+        raise SettingError("the type of y", y.dtype, "torch.int64, class indices")
     return Problem(model=model, x=y, y=y).objective(cross_entropy)
 
 
@@ -147,6 +155,7 @@ class FGSM(Attack):
         The gradient is taken at the clean input, so it is the same for every size. Other arguments
         and errors as for a call.
         """
+        check_list("epsilons", epsilons)
         balls = [replace(self, epsilon=epsilon).ball for epsilon in epsilons]
         with self.facing(model, x, y, mask=mask) as problem:
             x = problem.x
@@ -160,11 +169,12 @@ class FGSM(Attack):
 
 def check_whole(name: str, value: float) -> None:
     """Refuse a count that is not a whole number above 0."""
+    check_number(name, value)
     if not float(value).is_integer() or value < 1:
         raise SettingError(name, value, "a whole number of at least 1")
 
 
 def check_norm(norm: object) -> None:
     """Refuse a norm that is not a kind of ball, such as a name."""
-    if norm not in (Linf, L2):
+    if norm is not Linf and norm is not L2:
         raise SettingError("norm", norm, "servax.perturbation.Linf or L2 (the class)")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from servax.errors import SettingError, ShapeError
+from servax.models import classes_of
 from servax.perturbation import Ball, Bounds, Masked, Objective
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -64,8 +65,12 @@ class Problem:
             return self.logits(z)
 
     def fooled(self, logits: Tensor) -> Tensor:
-        """Return whether the attacker has what they want, bool (n,)."""
-        predicted = logits.argmax(dim=1)
+        """Return whether the attacker has what they want, bool (n,).
+
+        Raises:
+            ServaxError: An answer is NaN or infinite: it is neither right nor fooled.
+        """
+        predicted = classes_of(logits)
         return predicted == self.y if self.targeted else predicted != self.y
 
     def gain(self, loss: Loss, logits: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from servax.attacks.gradient import check_whole
 from servax.attacks.losses import LOSSES, LossName
 from servax.attacks.problem import Problem
 from servax.errors import ServaxError, SettingError
+from servax.kinds import check_number
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -169,5 +170,6 @@ class QueryAttack(Attack):
 
 def check_positive(name: str, value: float) -> None:
     """Refuse a setting that is not finite and above 0."""
+    check_number(name, value)
     if not 0 < value < float("inf"):
         raise SettingError(name, value, "a finite number above 0")

@@ -23,6 +23,7 @@ from servax.attacks.losses import margin
 from servax.attacks.problem import Problem
 from servax.attacks.standing import Strongest, last_of
 from servax.errors import SettingError
+from servax.kinds import check_kind, check_list
 from servax.perturbation import Ball, Bounds
 
 
@@ -48,6 +49,8 @@ class Schedule(Attack):
 
     def __post_init__(self) -> None:
         attempts = self.attempts
+        for attack in attempts:
+            check_kind("attack", attack, Attack)
         if not attempts:
             raise SettingError("attacks", [], "at least one attack")
         for name in ("bounds", "labels", "targeted"):
@@ -109,6 +112,7 @@ class Cascade(Schedule):
     """What is tried; all share bounds, labels, aim and the kind of norm."""
 
     def __post_init__(self) -> None:
+        check_list("attacks", self.attacks)
         object.__setattr__(self, "attacks", tuple(self.attacks))
         super().__post_init__()
         kinds = sorted({type(attack.ball).__name__ for attack in self.attempts})

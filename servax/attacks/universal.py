@@ -8,6 +8,7 @@ steepest steps of either norm.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +25,28 @@ from servax.attacks.losses import cross_entropy
 from servax.attacks.problem import Problem
 from servax.attacks.queries import check_positive
 from servax.errors import CheckpointError, ServaxError, SettingError, ShapeError, unwritable
+from servax.features import check_tensor
 from servax.files import json_text, whole_file
-from servax.perturbation import L2, Ball, Bounds, Linf, Objective, check_radius, input_gradient
+from servax.kinds import check, check_kind, typed
+from servax.perturbation import (
+    L2,
+    Ball,
+    Bounds,
+    Linf,
+    Masked,
+    Objective,
+    check_radius,
+    input_gradient,
+    into_ball,
+    into_bounds,
+    into_reach,
+)
 
 Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor | None]
 """Inputs (B, ...), classes (B,) and, if need be, the mask of where the inputs may change."""
 CHANGE = "change.safetensors"
 SETTINGS = "settings.json"
+EVERYWHERE: Bounds = (-math.inf, math.inf)
 NORMS: Mapping[str, Norm] = {"Linf": Linf, "L2": L2}
 
 
@@ -49,6 +65,7 @@ class UniversalPerturbation(Attack):
         super().__post_init__()
         check_norm(self.norm)
         check_radius(self.radius)
+        check("change", self.change, "Tensor")
         if self.change.ndim < 2 or len(self.change) != 1:
             raise ShapeError("change", self.change.shape, "(1, ...), one change for all inputs")
         size = float(self.ball.norm(self.change))
@@ -77,9 +94,12 @@ class UniversalPerturbation(Attack):
         if x.shape[1:] != self.change.shape[1:]:
             sizes = ", ".join(map(str, self.change.shape[1:]))
             raise ShapeError("x", x.shape, f"(B, {sizes}), as the change was fitted")
-        return _changed(x, self.change.to(x), self.bounds, mask)
+        z = _changed(x, self.change.to(x), self.bounds, mask)
+        ball = self.ball if mask is None else Masked(self.ball, mask)
+        return into_ball(x, z, ball)
 
     @classmethod
+    @typed
     def fit(
         cls,
         model: nn.Module,
@@ -117,8 +137,12 @@ class UniversalPerturbation(Attack):
         check_positive("step", step)
         check_positive("clip", clip)
         check_whole("epochs", epochs)
+        check_kind("batches", batches, Sequence)
         if len(batches) == 0:
             raise SettingError("batches", "empty", "at least one batch to fit the change on")
+        for batch in batches:
+            check_kind("a batch", batch, tuple)
+            check_tensor("x", batch[0] if batch else None)
         blank = torch.zeros_like(batches[0][0][:1].detach())
         settings: dict[str, Any] = {"bounds": bounds, "labels": labels, "targeted": targeted}
         start = cls(change=blank, radius=radius, norm=norm, **settings)
@@ -129,6 +153,7 @@ class UniversalPerturbation(Attack):
                     change = start._climbed(model, batches[position], change, step, clip)
         return cls(change=change, radius=radius, norm=norm, **settings)
 
+    @typed
     def save(self, folder: str | Path) -> None:
         """Write the change (safetensors) and the settings (JSON) to a folder, made when missing.
 
@@ -154,6 +179,7 @@ class UniversalPerturbation(Attack):
             raise CheckpointError(folder, unwritable(error)) from None
 
     @classmethod
+    @typed
     def load(cls, folder: str | Path) -> Self:
         """Return the perturbation saved in a folder.
 
@@ -188,7 +214,8 @@ class UniversalPerturbation(Attack):
             raise ShapeError("x", x.shape, f"(B, {sizes}), as the first batch")
         with self.facing(model, x, y, mask=mask) as problem:
             gradient = input_gradient(_clipped(problem, clip), change.to(x))
-        return self.ball.project(change + step * self.ball.steepest(gradient).to(change))
+        stepped = change + step * self.ball.steepest(gradient).to(change)
+        return into_reach(torch.zeros_like(change), stepped, self.ball, EVERYWHERE)
 
 
 def _clipped(problem: Problem, clip: float) -> Objective:
@@ -202,5 +229,5 @@ def _clipped(problem: Problem, clip: float) -> Objective:
 
 
 def _changed(x: Tensor, change: Tensor, bounds: Bounds, mask: Tensor | None) -> Tensor:
-    z = (x + change).clamp(*bounds)
+    z = into_bounds(x, x + change, bounds)
     return z if mask is None else torch.where(mask, z, x)

@@ -16,6 +16,7 @@ from servax.attacks.base import Attack
 from servax.attacks.losses import LOSSES, LossName
 from servax.attacks.problem import Problem
 from servax.errors import SettingError, ShapeError
+from servax.kinds import check_kind
 from servax.perturbation import Ball, Bounds, Linf, ascend
 from servax.perturbation.masking import Inaudible, PsychoacousticMask
 from servax.perturbation.signal_to_noise import SignalToNoise
@@ -69,6 +70,8 @@ class WaveformPGD(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.masking is not None:
+            check_kind("masking", self.masking, PsychoacousticMask)
         if (self.epsilon is None) == (self.snr_db is None):
             raise SettingError(
                 "(epsilon, snr_db)", (self.epsilon, self.snr_db), "one of the two, the other None"

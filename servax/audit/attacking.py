@@ -22,6 +22,7 @@ from servax.audit.systems import System
 from servax.audit.threats import Threat
 from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.evaluation.protocol import Condition, Identity, identified, prediction_rows
+from servax.models import classes_of
 from servax.training import generator
 from servax.training.device import Precision
 
@@ -49,10 +50,12 @@ def clean(
     tick: Tick,
 ) -> pd.DataFrame:
     """Return the records of the inputs as they are, for every system."""
-    frames = []
+    frames, names = [], material.utterances
     for system in systems:
         reseed(system, identity.seed, "clean")
-        predictions = predict(system.model, material.x, batch_size=batch_size, tick=tick)
+        predictions = predict(
+            system.model, material.x, batch_size=batch_size, tick=tick, names=names
+        )
         frames.append(rows(material, identity, system.name, predictions))
     return pd.concat(frames, ignore_index=True)
 
@@ -84,7 +87,8 @@ def attack_source(
     for strength, x in moved.items():
         for system in systems:
             reseed(system, identity.seed, threat.name)
-            predictions = predict(system.model, x, batch_size=batch_size)
+            names = material.utterances
+            predictions = predict(system.model, x, batch_size=batch_size, names=names)
             met = replace(threat, knowledge="adaptive") if system.model is source else threat
             frames.append(rows(material, identity, system.name, predictions, met, strength))
     measures = _measures(threat, material, moved[threat.strength], counting, len(material))
@@ -129,7 +133,10 @@ def attack_system(
         draws = generator(identity.seed, threat.name, threat.knowledge, number)
         for strength, found in _run(threat, counting, material, positions, draws):
             moved[strength][positions] = found
-            wrong[strength][positions] = predict(system.model, found, batch_size=batch_size)
+            names = [material.utterances[i] for i in positions.tolist()]
+            wrong[strength][positions] = predict(
+                system.model, found, batch_size=batch_size, names=names
+            )
         tick()
     frames = [
         rows(material, identity, system.name, wrong[strength], threat, strength)
@@ -180,11 +187,22 @@ def _ascending(
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, x: Tensor, *, batch_size: int, tick: Tick | None = None) -> Tensor:
-    """Return the predicted classes (N,) of inputs (N, ...)."""
+def predict(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    batch_size: int,
+    tick: Tick | None = None,
+    names: Sequence[str] = (),
+) -> Tensor:
+    """Return the predicted classes (N,) of inputs (N, ...).
+
+    Raises:
+        ServaxError: An answer is NaN or infinite; of `names` (N,) the utterance is told.
+    """
     found = []
-    for part in torch.split(x, batch_size):
-        found.append(model(part).argmax(dim=1))
+    for first, part in zip(range(0, len(x), batch_size), torch.split(x, batch_size), strict=True):
+        found.append(classes_of(model(part), names[first : first + batch_size]))
         if tick:
             tick()
     return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)

@@ -50,6 +50,11 @@ class Material:
     def __len__(self) -> int:
         return len(self.y)
 
+    @property
+    def utterances(self) -> list[str]:
+        """What the utterances are called, in their order."""
+        return self.corpus.utterances["utterance"].tolist()
+
 
 def gather(
     subject: Subject,

@@ -18,6 +18,7 @@ from servax.audit.systems import System
 from servax.audit.tiers import Catalogue
 from servax.evaluation import checks
 from servax.evaluation.checks import Finding, Planting
+from servax.models import classes_of
 from servax.training import generator
 
 COUNT = 11
@@ -99,7 +100,7 @@ def _right(system: System, material: Material, count: int) -> tuple[Tensor, Tens
     """Return the first utterances that a system gets right; any where there are none."""
     with torch.inference_mode():
         some = slice(0, 4 * count)
-        right = system.model(material.x[some]).argmax(dim=1) == material.y[some]
+        right = classes_of(system.model(material.x[some])) == material.y[some]
     positions = torch.nonzero(right).squeeze(1)[:count].clone()
     if not len(positions):
         positions = torch.arange(min(count, len(material)))

@@ -8,6 +8,7 @@ import numpy as np
 
 from servax.corpora import Corpus, Fold, load
 from servax.errors import SettingError
+from servax.kinds import check_types
 from servax.training import generator
 
 
@@ -31,6 +32,7 @@ class Selection:
     """Draws the utterances; a synthetic corpus is spoken with it too."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.utterances is not None and self.utterances < 1:
             raise SettingError("utterances", self.utterances, "a whole number of at least 1")
 

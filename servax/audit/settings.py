@@ -9,6 +9,7 @@ from servax.audit.selection import Selection
 from servax.audit.threats import KNOWLEDGE, Knowledge
 from servax.audit.tiers import TIERS, Budget, Tier
 from servax.errors import SettingError
+from servax.kinds import check_types
 from servax.training.device import Precision
 
 
@@ -34,6 +35,7 @@ class AuditSettings:
     """`bfloat16` is the fast mode: predictions stay in float32, and records and report name it."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.tier not in TIERS:
             raise SettingError.choice("tier", self.tier, TIERS)
         if self.batch_size < 1:

@@ -26,6 +26,7 @@ from servax.attacks.base import Norm
 from servax.attacks.outside import presets
 from servax.audit.threats import Knowledge, OwnAttack, Threat
 from servax.errors import SettingError
+from servax.kinds import check_types
 from servax.perturbation import L2, Bounds, Linf
 
 Tier = Literal["smoke", "standard", "full"]
@@ -86,6 +87,7 @@ class Budget:
     """Range of valid inputs."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.norm not in ("linf", "l2"):
             raise SettingError.choice("norm", self.norm, ("linf", "l2"))
         if not 0 < self.radius < float("inf"):

@@ -38,6 +38,7 @@ from servax.evaluation.protocol import (
 )
 from servax.evaluation.records import validate
 from servax.features import Dataset
+from servax.models import classes_of
 from servax.training import Compute, generator
 
 __all__ = ["Attacker", "adaptive_records", "count_ticks", "measure", "oblivious_records", "sample"]
@@ -194,7 +195,8 @@ def _attacked(
         draws = generator(identity.seed, "benchmark", identity.fold, number)
         x = attack(model, batch.x, batch.y, generator=draws)
         with torch.inference_mode():
-            found.append(model(x).argmax(dim=1).numpy())
+            heard = test.corpus.utterances["utterance"].iloc[batch.positions].tolist()
+            found.append(classes_of(model(x), heard).numpy())
         if tick:
             tick()
     names: NDArray[np.object_] = np.array(test.corpus.labels, dtype=object)

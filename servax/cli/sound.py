@@ -23,7 +23,7 @@ from servax.experiments.training import Recogniser, load_recogniser
 from servax.features import FrontEnd, waveform_batch
 from servax.features.full_scale import read_in_range
 from servax.files import remove_unfinished
-from servax.models import WaveformClassifier
+from servax.models import WaveformClassifier, classes_of
 from servax.perturbation import PsychoacousticMask
 from servax.purifier import Purifier
 
@@ -151,7 +151,7 @@ def _outcome(
     recogniser: Recogniser, model: nn.Module, x: Tensor, adversarial: Tensor
 ) -> dict[str, object]:
     with evaluating(model), torch.no_grad():
-        before, after = (int(model(v).argmax()) for v in (x, adversarial))
+        before, after = (int(classes_of(model(v))) for v in (x, adversarial))
     return {"before": recogniser.labels[before], "after": recogniser.labels[after]}
 
 

@@ -15,6 +15,7 @@ from servax.corpora.folders import data_folder
 from servax.corpora.manifest import is_manifest, read_manifest
 from servax.corpora.partition import natural_order
 from servax.errors import CorpusError, SettingError, nearest
+from servax.kinds import typed
 
 __all__ = ["NAMES", "SCHEMES", "describe", "load"]
 
@@ -40,6 +41,7 @@ def describe(name: str) -> Description:
     return NAMES[name]
 
 
+@typed
 def load(
     name: str | Path,
     root: str | Path | None = None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from servax.kinds import typed
+
 
 class Defended(nn.Module):
     """Maps inputs (B, 1, M, F) to the logits (B, C) of `model` behind `defence`.
@@ -12,11 +14,13 @@ class Defended(nn.Module):
     the oblivious one.
     """
 
+    @typed
     def __init__(self, model: nn.Module, defence: nn.Module) -> None:
         super().__init__()
         self.defence = defence
         self.model = model
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, C); exact gradients pass through the defence."""
         logits: Tensor = self.model(self.defence(x))

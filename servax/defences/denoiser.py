@@ -18,6 +18,7 @@ from torch.nn.functional import mse_loss
 
 from servax.errors import SettingError
 from servax.features import Dataset, FrontEndSettings
+from servax.kinds import check_types
 from servax.models import FrameTransformerSettings, RestorerSettings, new_restorer
 from servax.purifier.purifier import Purifier
 from servax.training import Compute, Fitted, Progress, Schedule, fit, generator, global_seed
@@ -47,6 +48,7 @@ class DenoiserTraining:
     """Largest Euclidean norm of the gradient; 0 switches clipping off."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 0 < self.standard_deviation <= 1:
             raise SettingError("standard_deviation", self.standard_deviation, "a number in (0, 1]")
         check_restorer(self)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
 from servax.errors import SettingError, ShapeError
+from servax.kinds import typed
 
 SCORES = ("residual", "l1", "kl")
 Score = Literal["residual", "l1", "kl"]
@@ -39,6 +40,7 @@ class Detector(nn.Module):
     knowledge = "adaptive"
     """Exact gradients, as far as those of the purifier and the model are."""
 
+    @typed
     def __init__(
         self,
         purifier: nn.Module,
@@ -59,6 +61,7 @@ class Detector(nn.Module):
         self.score = score
         self.threshold = threshold
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
         """Return the scores (B,) of inputs (B, ...)."""
         purified = self.purifier(x)
@@ -83,6 +86,7 @@ class Detector(nn.Module):
         return self.threshold
 
     @torch.no_grad()
+    @typed
     def flags(self, x: Tensor) -> Tensor:
         """Return whether each of the inputs (B, ...) looks attacked, (B,) bool.
 
@@ -97,6 +101,7 @@ class Detector(nn.Module):
         return flagged
 
 
+@typed
 def threshold_at(clean_scores: ArrayLike, false_positive_rate: float) -> float:
     """Return the lowest clean score above which at most this share of clean scores lies.
 
@@ -108,7 +113,10 @@ def threshold_at(clean_scores: ArrayLike, false_positive_rate: float) -> float:
         ShapeError: The scores are not (N,) with N >= 1.
         SettingError: A score is not finite, or the rate is outside [0, 1).
     """
-    scores = np.asarray(clean_scores, dtype=np.float64)
+    try:
+        scores = np.asarray(clean_scores, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise SettingError("clean_scores", clean_scores, "numbers (N,)") from None
     if scores.ndim != 1 or scores.size == 0:
         raise ShapeError("clean_scores", scores.shape, "(N,): one score per input, N >= 1")
     if not np.isfinite(scores).all():

@@ -13,10 +13,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from servax.attacks.base import evaluating
+from servax.attacks.base import check_inputs, evaluating
 from servax.attacks.losses import cross_entropy
 from servax.attacks.problem import Problem, logits_of
 from servax.errors import SettingError, ShapeError
+from servax.features import check_tensor
+from servax.kinds import typed
 from servax.perturbation import input_gradient
 
 
@@ -29,11 +31,13 @@ class Bpda(nn.Module):
     knowledge = "bpda"
     """What an attack through it knows."""
 
+    @typed
     def __init__(self, model: nn.Module, defence: nn.Module) -> None:
         super().__init__()
         self.defence = defence
         self.model = model
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, C).
 
@@ -68,6 +72,7 @@ class ExpectationOverDraws(nn.Module):
     knowledge = "adaptive"
     """What an attack through it knows."""
 
+    @typed
     def __init__(self, model: nn.Module, draws: int) -> None:
         super().__init__()
         if not float(draws).is_integer() or draws < 1:
@@ -75,20 +80,24 @@ class ExpectationOverDraws(nn.Module):
         self.model = model
         self.draws = int(draws)
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
         """Return log probabilities (B, C): logits up to a constant per utterance."""
         each = [logits_of(self.model, x).log_softmax(dim=1) for _ in range(self.draws)]
         return torch.stack(each).logsumexp(dim=0) - math.log(self.draws)
 
 
+@typed
 def is_random(model: nn.Module, x: Tensor) -> bool:
     """Return whether two passes of inputs `x` (B, ...) in evaluation mode differ at all."""
+    check_tensor("x", x)
     with evaluating(model), torch.no_grad():
         first, second = logits_of(model, x), logits_of(model, x)
     # NaN is no draw.
     return not torch.equal(first.nan_to_num(), second.nan_to_num())
 
 
+@typed
 def draws_until_flat(
     model: nn.Module, x: Tensor, y: Tensor, *, most: int = 64, tolerance: float = 0.1
 ) -> int:
@@ -109,6 +118,7 @@ def draws_until_flat(
         raise SettingError("most", most, "a whole number of at least 1")
     if not 0 < tolerance < 1:
         raise SettingError("tolerance", tolerance, "a number in (0, 1)")
+    check_inputs(x, y, (-math.inf, math.inf))
     draws = 1
     with evaluating(model):
         while draws < most:

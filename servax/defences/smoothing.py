@@ -19,6 +19,9 @@ from torch import Tensor, nn
 
 from servax.attacks.base import evaluating
 from servax.errors import SettingError
+from servax.features import check_tensor
+from servax.kinds import typed
+from servax.models import classes_of
 
 ABSTAIN = -1
 """Stands in place of a class where no radius could be certified."""
@@ -40,6 +43,7 @@ class Smoothed(nn.Module):
     knowledge = "adaptive"
     """Exact gradients per draw: an attack through it sees fresh noise at each step."""
 
+    @typed
     def __init__(
         self, model: nn.Module, standard_deviation: float, draws: int, generator: torch.Generator
     ) -> None:
@@ -51,6 +55,7 @@ class Smoothed(nn.Module):
         self.draws = draws
         self.generator = generator
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
         """Return the logarithm of the mean probabilities (B, C)."""
         logs = [
@@ -86,6 +91,7 @@ class Certificate:
         return float(right.double().mean())
 
 
+@typed
 def certify(
     model: nn.Module,
     x: Tensor,
@@ -115,6 +121,7 @@ def certify(
     Raises:
         SettingError: A setting is outside its rule.
     """
+    check_tensor("x", x)
     _check_deviation(standard_deviation)
     for name, count in (
         ("draws_to_select", draws_to_select),
@@ -163,7 +170,7 @@ def _count_votes(
     for start in range(0, draws, batch_size):
         copies = clip.expand(min(batch_size, draws - start), *clip.shape)
         logits = model(_noisy(copies, standard_deviation, generator))
-        found = torch.bincount(logits.argmax(1), minlength=logits.shape[1]).cpu()
+        found = torch.bincount(classes_of(logits), minlength=logits.shape[1]).cpu()
         counts = counts + found if len(counts) else found
     return counts.numpy()
 

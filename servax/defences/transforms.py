@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from servax.errors import SettingError, ShapeError
 from servax.features.augment import SpecAugment
+from servax.kinds import typed
 
 
 class GaussianNoise(nn.Module):
@@ -25,6 +26,7 @@ class GaussianNoise(nn.Module):
     knowledge = "adaptive"
     """An attack through it sees fresh noise at each step."""
 
+    @typed
     def __init__(self, standard_deviation: float, generator: torch.Generator) -> None:
         super().__init__()
         if not 0 < standard_deviation <= 1:
@@ -32,6 +34,7 @@ class GaussianNoise(nn.Module):
         self.standard_deviation = standard_deviation
         self.generator = generator
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
         """Return noisy x."""
         noise = torch.randn(x.shape, generator=self.generator, dtype=x.dtype).to(x.device)
@@ -48,12 +51,14 @@ class MeanFilter(nn.Module):
     knowledge = "adaptive"
     """Exact gradients."""
 
+    @typed
     def __init__(self, size: int = 3) -> None:
         super().__init__()
         if size < 1 or size % 2 == 0:
             raise SettingError("size", size, "an odd whole number")
         self.size = size
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
         """Return smoothed x."""
         edge = self.size // 2
@@ -73,12 +78,14 @@ class MedianFilter(nn.Module):
     knowledge = "adaptive"
     """Exact gradients: that of the element which is the median."""
 
+    @typed
     def __init__(self, size: int = 3) -> None:
         super().__init__()
         if size < 1 or size % 2 == 0:
             raise SettingError("size", size, "an odd whole number")
         self.size = size
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
         """Return x without its outliers."""
         _check_spectrogram(x)
@@ -102,6 +109,7 @@ class SpectrogramMasking(nn.Module):
     knowledge = "adaptive"
     """Exact gradients per draw: an attack through it sees fresh bands at each step."""
 
+    @typed
     def __init__(
         self,
         mels: int,
@@ -127,6 +135,7 @@ class SpectrogramMasking(nn.Module):
         self.fill = fill
         self.generator = generator
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
         """Return x with its hidden elements at the fill value."""
         _check_spectrogram(x)
@@ -144,12 +153,14 @@ class Quantise(nn.Module):
     knowledge = "bpda"
     """Rounding has no gradient: the backward pass takes the identity instead."""
 
+    @typed
     def __init__(self, bits: int) -> None:
         super().__init__()
         if not 1 <= bits <= 16:
             raise SettingError("bits", bits, "a whole number in [1, 16]")
         self.bits = bits
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
         """Return rounded x, with the identity as its gradient."""
         levels = (1 << self.bits) - 1

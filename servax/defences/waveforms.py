@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv1d, pad
 
 from servax.errors import SettingError, ShapeError
+from servax.kinds import typed
 
 LOWEST_RATE = 1_000
 LARGEST_RATIO = 2_000
@@ -46,6 +47,7 @@ class LowPass(nn.Module):
     knowledge = "adaptive"
     """Exact gradients."""
 
+    @typed
     def __init__(self, sample_rate: int, cutoff: float, taps: int = 255) -> None:
         super().__init__()
         check_rate("sample_rate", sample_rate)
@@ -58,6 +60,7 @@ class LowPass(nn.Module):
         kernel = kernel * torch.hamming_window(taps, periodic=False, dtype=torch.float64)
         self.kernel = kernel / kernel.sum()
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
         """Return filtered x (B, T)."""
         check_waveforms(x)
@@ -82,6 +85,7 @@ class Resample(nn.Module):
     knowledge = "adaptive"
     """Exact gradients."""
 
+    @typed
     def __init__(
         self, sample_rate: int, down_to: int, *, crossings: int = 16, rolloff: float = 0.99
     ) -> None:
@@ -106,6 +110,7 @@ class Resample(nn.Module):
         self.down = _kernels(self.high, self.low, crossings, rolloff)
         self.up = _kernels(self.low, self.high, crossings, rolloff)
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
         """Return x (B, T) as the lower rate can hold it."""
         check_waveforms(x)

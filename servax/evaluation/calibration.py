@@ -25,6 +25,7 @@ from servax.attacks import PGD
 from servax.corpora import Corpus
 from servax.errors import ServaxError, SettingError
 from servax.features import Dataset
+from servax.models import classes_of
 from servax.training import Compute
 
 PAPER_RISK = 0.89
@@ -208,5 +209,4 @@ def _right(
 
 @torch.inference_mode()
 def _classes(target: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    predicted: torch.Tensor = target(x).argmax(dim=1)
-    return predicted
+    return classes_of(target(x))

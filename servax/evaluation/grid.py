@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from servax.attacks import FGSM, PGD
 from servax.errors import SettingError
+from servax.kinds import check_list, check_types
 from servax.training.device import Precision
 
 TABLE_STEPS = (3, 6, 9, 12, 15)
@@ -35,6 +36,8 @@ class AttackGrid:
     """`bfloat16` is the fast mode: predictions stay in float32, and records name it."""
 
     def __post_init__(self) -> None:
+        check_types(self)
+        check_list("epsilons", self.epsilons)
         object.__setattr__(self, "epsilons", tuple(self.epsilons))
         if not self.epsilons:
             raise SettingError("epsilons", self.epsilons, "at least one size")

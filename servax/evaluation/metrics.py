@@ -46,7 +46,10 @@ _KINDS = {"U": "class names", "i": "class numbers", "u": "class numbers", "b": "
 
 def _column(name: str, values: ArrayLike) -> NDArray[np.generic]:
     """Return `values` as a 1-D array of str or int; `name` is used in the refusal."""
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise SettingError(name, values, "(N,): one entry per utterance") from None
     if array.ndim != 1:
         raise ShapeError(name, array.shape, "(N,): one entry per utterance")
     if array.size == 0:

@@ -28,6 +28,7 @@ from servax.errors import SettingError
 from servax.evaluation.grid import AttackGrid
 from servax.evaluation.records import validate
 from servax.features import Batch, Dataset
+from servax.models import classes_of
 from servax.training import Compute
 
 UNDEFENDED = "undefended"
@@ -119,6 +120,7 @@ def evaluate(
 
     Raises:
         SettingError: A defence is called ``undefended``.
+        ServaxError: What a model answers to an utterance is NaN or infinite.
     """
     options = {"batch_size": batch_size, "compute": compute, "tick": tick}
     frames = [
@@ -241,7 +243,7 @@ def _inputs(
         tick()
         return
     # The copy leaves inference mode: a loss may keep it for its gradient.
-    y = batch.y if grid.label == "true" else _logits(model, batch.x).argmax(dim=1).clone()
+    y = batch.y if grid.label == "true" else classes_of(_logits(model, batch.x)).clone()
     if attack == "fgsm":
         fgsm = grid.fgsm(grid.epsilons[0])
         moved = fgsm.sweep(model, batch.x, y, grid.epsilons)
@@ -262,7 +264,8 @@ def _logits(model: nn.Module, x: Tensor) -> Tensor:
 def _rows(test: Dataset, batch: Batch, condition: Condition, logits: Tensor) -> pd.DataFrame:
     labels = np.array(test.corpus.labels, dtype=object)
     table = test.corpus.utterances.iloc[batch.positions]
-    return prediction_rows(table, labels[logits.argmax(dim=1).cpu().numpy()], condition)
+    classes = classes_of(logits, table["utterance"].tolist())
+    return prediction_rows(table, labels[classes.cpu().numpy()], condition)
 
 
 def prediction_rows(

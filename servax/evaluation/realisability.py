@@ -34,6 +34,7 @@ from servax.evaluation.distortion import largest_change_db, signal_to_noise_rati
 from servax.evaluation.metrics import uar
 from servax.features import FrontEnd, FrontEndSettings, LogMel, LogMelSettings, Scaling
 from servax.features.resynthesis import apply_change
+from servax.models import classes_of
 from servax.perturbation.sixteen_bit import STEP, nearest
 
 __all__ = ["RealisabilityGap", "Realised", "realisability_gap", "realise", "wav_round_trip"]
@@ -224,4 +225,4 @@ def _power_db(settings: LogMelSettings) -> float:
 @torch.no_grad()
 def _predict(model: nn.Module, x: Tensor) -> int:
     """Return the class of one log-Mel (1, 1, M, F)."""
-    return int(logits_of(model, x).argmax())
+    return int(classes_of(logits_of(model, x)))

@@ -8,6 +8,7 @@ from servax.features.frontend import FrontEnd, FrontEndSettings, set_level, wave
 from servax.features.logmel import LogMel, LogMelSettings
 from servax.features.scale import Scale, ScaleSettings
 from servax.features.scaling import SCALES, ScaleKind, Scaling, make_scale
+from servax.features.tensors import check_log_mels, check_tensor, check_waveforms
 from servax.features.zscore import ZScore, ZScoreSettings
 
 __all__ = [
@@ -27,6 +28,9 @@ __all__ = [
     "ZScore",
     "ZScoreSettings",
     "cache_key",
+    "check_log_mels",
+    "check_tensor",
+    "check_waveforms",
     "extract",
     "fit_frames",
     "fit_scale",

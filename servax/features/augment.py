@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from servax.errors import SettingError
+from servax.kinds import check_types
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class SpecAugment:
     """Widest Mel mask, in bins."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("time_masks", "time_width", "mel_masks", "mel_width"):
             if getattr(self, name) < 0:
                 raise SettingError(name, getattr(self, name), "a whole number of at least 0")

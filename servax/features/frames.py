@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from servax.errors import SettingError
+from servax.kinds import typed
 
 Fill = Literal["repeat", "floor"]
 
 
+@typed
 def fit_frames(logmel: Tensor, frames: int, *, fill: Fill = "repeat") -> Tensor:
     """Return `logmel` with exactly `frames` frames.
 

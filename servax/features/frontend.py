@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from servax.errors import SettingError
 from servax.features.frames import Fill, fit_frames
 from servax.features.logmel import LogMel, LogMelSettings
+from servax.features.tensors import check_waveforms
+from servax.kinds import check_kind, check_types, typed
+from servax.runtime.samples import as_samples
 
 # A clip below this RMS (-100 dBFS) is silence; raising it further would only raise its dither.
 SILENCE_RMS = 1e-5
@@ -33,6 +36,7 @@ class FrontEndSettings:
     """How shorter utterances are filled: `repeat` ([18]) or `floor`."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         # Settings read back from JSON arrive as plain dicts.
         if isinstance(self.logmel, dict):
             object.__setattr__(self, "logmel", LogMelSettings(**self.logmel))
@@ -44,6 +48,7 @@ class FrontEndSettings:
             raise SettingError.choice("fill", self.fill, ("repeat", "floor"))
 
 
+@typed
 def set_level(waveform: Tensor, level_dbfs: float) -> Tensor:
     """Return (..., T) waveforms at an RMS level in dBFS.
 
@@ -59,21 +64,34 @@ class FrontEnd(nn.Module):
 
     def __init__(self, settings: FrontEndSettings | None = None) -> None:
         super().__init__()
-        self.settings = settings or FrontEndSettings()
+        self.settings = FrontEndSettings() if settings is None else settings
+        check_kind("settings", self.settings, FrontEndSettings)
         self.logmel = LogMel(self.settings.logmel)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Return log-Mel (B, 1, M, frames) of (B, T) waveforms."""
+        """Return log-Mel (B, 1, M, frames) of (B, T) waveforms.
+
+        Raises:
+            ShapeError: They are not (B, T).
+            SettingError: They are no floating-point tensor.
+        """
+        check_waveforms(waveform)
         s = self.settings
         if s.level_dbfs is not None:
             waveform = set_level(waveform, s.level_dbfs)
         half = s.logmel.window_samples // 2
-        if waveform.ndim == 2 and 0 < waveform.shape[1] <= half:
+        if 0 < waveform.shape[1] <= half:
             # A clip shorter than half a window cannot be reflected at its ends.
             waveform = nn.functional.pad(waveform, (0, half + 1 - waveform.shape[1]))
         return fit_frames(self.logmel(waveform), s.frames, fill=s.fill)
 
 
 def waveform_batch(waveform: Tensor | object) -> Tensor:
-    """Return a (T,) array or tensor as a (1, T) float32 tensor."""
-    return torch.as_tensor(waveform, dtype=torch.float32).reshape(1, -1)
+    """Return a (T,) array or tensor as a (1, T) float32 tensor; gradients pass.
+
+    Raises:
+        SettingError: They are no samples; whole numbers have the full scale of their type.
+    """
+    if not (isinstance(waveform, Tensor) and waveform.is_floating_point()):
+        waveform = torch.from_numpy(as_samples("waveform", waveform))
+    return waveform.float().reshape(1, -1)

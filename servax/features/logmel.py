@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from servax.errors import SettingError, ShapeError
 from servax.features.mel import MelScale, bands, mel_filterbank
+from servax.features.tensors import check_tensor
+from servax.kinds import check_kind, check_types
 
 CHOICES = {
     "window": ("hann", "hamming"),
@@ -55,6 +57,7 @@ class LogMelSettings:
     """Smallest value under the logarithm."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("sample_rate", "window_samples", "hop_samples", "mels"):
             if getattr(self, name) < 1:
                 raise SettingError(name, getattr(self, name), "a whole number of at least 1")
@@ -103,7 +106,8 @@ class LogMel(nn.Module):
 
     def __init__(self, settings: LogMelSettings | None = None) -> None:
         super().__init__()
-        s = self.settings = settings or LogMelSettings()
+        s = self.settings = LogMelSettings() if settings is None else settings
+        check_kind("settings", s, LogMelSettings)
         make_window = torch.hann_window if s.window == "hann" else torch.hamming_window
         filters = mel_filterbank(
             bins=s.window_samples // 2 + 1,
@@ -190,6 +194,7 @@ class LogMel(nn.Module):
         Raises:
             ShapeError: As `spectrum`.
         """
+        check_tensor("waveform", waveform)
         s, half = self.settings, self.settings.window_samples // 2
         if waveform.ndim != 2 or waveform.shape[1] <= half:
             raise ShapeError(

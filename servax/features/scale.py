@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from servax.errors import SettingError
+from servax.features.tensors import check_tensor
+from servax.kinds import check_kind, check_list, check_types
+from servax.runtime.samples import as_samples
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class ScaleSettings:
     """Width of the window in dB; ``top_db - window_db`` becomes 0."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not math.isfinite(self.top_db):
             raise SettingError("top_db", self.top_db, "a finite level in dB")
         if not (math.isfinite(self.window_db) and self.window_db > 0):
@@ -45,6 +49,7 @@ class Scale(nn.Module):
 
     def __init__(self, settings: ScaleSettings) -> None:
         super().__init__()
+        check_kind("settings", settings, ScaleSettings)
         self.settings = settings
 
     @classmethod
@@ -58,9 +63,11 @@ class Scale(nn.Module):
         Raises:
             SettingError: There are no spectrograms, or a level is not finite.
         """
+        check_list("logmels", logmels)
         top = -math.inf
         for number, logmel in enumerate(logmels):
-            highest = float(np.max(logmel, initial=-math.inf))  # NaN if any is
+            levels = as_samples(f"spectrogram {number}", logmel)
+            highest = float(np.max(levels, initial=-math.inf))  # NaN if any is
             if not math.isfinite(highest):
                 raise SettingError(
                     f"the highest level of spectrogram {number}", highest, "a finite level in dB"
@@ -76,11 +83,13 @@ class Scale(nn.Module):
 
     def forward(self, logmel_db: Tensor) -> Tensor:
         """Return `logmel_db` (any shape, dB) clamped to the window and mapped to [0, 1]."""
+        check_tensor("logmel_db", logmel_db)
         s = self.settings
         return (logmel_db - s.top_db).div_(s.window_db).add_(1.0).clamp(0.0, 1.0)
 
     def inverse(self, scaled: Tensor) -> Tensor:
         """Return dB for values on [0, 1], any shape."""
+        check_tensor("scaled", scaled)
         return (scaled - 1.0) * self.settings.window_db + self.settings.top_db
 
     def extra_repr(self) -> str:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from servax.errors import SettingError, ShapeError
+from servax.kinds import check_kind, check_list, check_types
 
 SMALLEST_SD_DB = 1e-6
 """A Mel bin that varies less than this never varied; what is left is rounding."""
@@ -35,6 +36,7 @@ class ZScoreSettings:
     """Width of [0, 1] in standard deviations; the mean becomes .5."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("mean", "sd"):
             # Settings read back from JSON arrive as lists.
             object.__setattr__(self, name, _finite(name, getattr(self, name)))
@@ -63,6 +65,7 @@ class ZScore(nn.Module):
 
     def __init__(self, settings: ZScoreSettings) -> None:
         super().__init__()
+        check_kind("settings", settings, ZScoreSettings)
         self.settings = settings
         column = (len(settings.mean), 1)  # stands before the frames: (M, 1)
         spread = [sd if sd > 0 else 1.0 for sd in settings.sd]
@@ -82,6 +85,7 @@ class ZScore(nn.Module):
             SettingError: There are no spectrograms, or a level is not finite.
             ShapeError: They do not all have the same number of Mel bins.
         """
+        check_list("logmels", logmels)
         count, mean, squares = 0, np.zeros(1), np.zeros(1)
         for number, logmel in enumerate(logmels):
             frames = _frames(logmel, number, bins=len(mean) if count else None)
@@ -135,7 +139,10 @@ class ZScore(nn.Module):
 
 def _frames(logmel: NDArray[np.floating], number: int, *, bins: int | None) -> NDArray[np.float64]:
     """Return the frames (N, M) of one spectrogram (..., M, F)."""
-    values = np.asarray(logmel, dtype=np.float64)
+    try:
+        values = np.asarray(logmel, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise SettingError(f"spectrogram {number}", logmel, "numbers (..., M, F) in dB") from None
     if values.ndim < 2 or values.size == 0 or bins not in (None, values.shape[-2]):
         expected = "(..., M, F)" if bins is None else f"(..., {bins}, F) as the first one"
         raise ShapeError(f"spectrogram {number}", values.shape, expected)

@@ -1,5 +1,6 @@
 """Networks and nothing else: recognisers with taps, purifier and discriminator nets."""
 
+from servax.models.answers import classes_of
 from servax.models.crnn import CRNN, CRNNSettings
 from servax.models.discriminator import Discriminator, DiscriminatorSettings
 from servax.models.folding import frozen
@@ -28,6 +29,7 @@ __all__ = [
     "UNetSettings",
     "VGG16Settings",
     "WaveformClassifier",
+    "classes_of",
     "feature_extractor",
     "frozen",
     "load_network",

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from servax.errors import ShapeError
+from servax.kinds import typed
 from servax.models.sizes import check_size
 
 # (channels as a multiple of the width, pooling over (Mel bins, frames)) of each convolution.
@@ -69,6 +70,7 @@ class CRNN(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
+    @typed
     def embed(self, x: Tensor) -> Tensor:
         """Return the pooled embedding (B, 8 * width) of spectrograms (B, 1, M, F)."""
         if x.ndim != 4 or x.shape[1] != 1 or min(x.shape[2:]) < SMALLEST:

@@ -13,6 +13,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from servax.errors import SettingError, ShapeError
+from servax.kinds import check_list, typed
 from servax.models.sizes import check_size
 
 
@@ -27,6 +28,8 @@ class DiscriminatorSettings:
 
     def __post_init__(self) -> None:
         # Settings read back from JSON arrive with lists.
+        check_list("channels", self.channels)
+        check_list("hidden", self.hidden)
         object.__setattr__(self, "channels", tuple(self.channels))
         object.__setattr__(self, "hidden", tuple(self.hidden))
         for name in ("channels", "hidden"):
@@ -65,6 +68,7 @@ class Discriminator(nn.Module):
             hidden += [nn.Linear(a, b), nn.LeakyReLU(0.2)]
         self.head = nn.Sequential(*hidden, nn.Linear(widths[-1], 1))
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B,) of spectrograms (B, 1, M, F)."""
         if x.ndim != 4 or x.shape[1] != 1:

@@ -16,6 +16,7 @@ from typing import TypeVar
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from servax.kinds import check
 from servax.models.layers import Layers
 from servax.models.memory_order import channels_last
 
@@ -24,6 +25,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 def frozen(network: Network) -> Network:
     """Return a copy of `network` in evaluation mode, folded, without parameter gradients."""
+    check("network", network, "nn.Module")
     twin = copy.deepcopy(network).eval()
     for module in list(twin.modules()):
         if isinstance(module, nn.Sequential):

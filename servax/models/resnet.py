@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from servax.errors import ShapeError
+from servax.kinds import typed
 from servax.models.sizes import check_size
 
 # Channels of each stage as a multiple of the width; all but the first halve their input.
@@ -88,6 +89,7 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
+    @typed
     def embed(self, x: Tensor) -> Tensor:
         """Return the pooled embedding (B, 8 * width) of spectrograms (B, 1, M, F)."""
         if x.ndim != 4 or x.shape[1] != 1 or min(x.shape[2:]) < SMALLEST:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from servax.errors import CheckpointError, ServaxError, nearest, unwritable
 from servax.files import json_text, whole_file
+from servax.kinds import typed
 from servax.models.crnn import CRNN
 from servax.models.resnet import ResNet
 from servax.models.transformer import FrameTransformer
@@ -83,6 +84,7 @@ def save_network(
         raise CheckpointError(folder, unwritable(error)) from None
 
 
+@typed
 def load_network(folder: str | Path) -> Stored:
     """Return the network saved in `folder`.
 

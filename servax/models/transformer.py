@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pad, scaled_dot_product_attention
 
 from servax.errors import SettingError, ShapeError
+from servax.kinds import typed
 from servax.models.sizes import check_size
 
 NARROWEST = 16
@@ -77,6 +78,7 @@ class FrameTransformer(nn.Module):
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
         """Return the purified spectrograms (B, 1, M, F), not clamped."""
         if x.ndim != 4 or x.shape[1] != 1 or x.shape[2] != self.settings.mels:

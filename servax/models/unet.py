@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 
 from servax.errors import SettingError, ShapeError
+from servax.kinds import check_number, typed
 from servax.models.filling import cropped, filled
 from servax.models.sizes import check_size
 from servax.models.texture import BLOCK, TextureShuffle
@@ -51,6 +52,7 @@ class UNetSettings:
         if self.width % GROUPS:
             raise SettingError("width", self.width, f"a multiple of {GROUPS}")
         check_size("texture", self.texture, smallest=0, largest=2 * BLOCK - 2)
+        check_number("bound", self.bound)
         if not 0 <= self.bound <= 1:
             raise SettingError("bound", self.bound, "a number in [0, 1]; 0 lifts the bound")
         if not isinstance(self.residual, bool):
@@ -84,6 +86,7 @@ class UNet(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
+    @typed
     def forward(self, x: Tensor, only: int | None = None) -> Tensor:
         """Return the purified spectrograms (B, 1, M, F), not clamped.
 

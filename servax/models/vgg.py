@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from servax.errors import SettingError, ShapeError
+from servax.kinds import typed
 from servax.models.layers import Layers
 from servax.models.sizes import check_size
 
@@ -65,6 +66,7 @@ class VGG16(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
+    @typed
     def embed(self, x: Tensor) -> Tensor:
         """Return the pooled embedding (B, 8 * width) of spectrograms (B, 1, M, F)."""
         if x.ndim != 4 or x.shape[1] != 1 or min(x.shape[2:]) < 32:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from servax.features import check_waveforms
+from servax.kinds import typed
+
 
 class WaveformClassifier(nn.Module):
     """Maps waveforms (B, T) to logits (B, C), differentiably.
@@ -13,6 +16,7 @@ class WaveformClassifier(nn.Module):
         classifier: From (B, 1, M, F) to logits (B, C).
     """
 
+    @typed
     def __init__(self, logmel: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
         self.logmel = logmel
@@ -20,5 +24,6 @@ class WaveformClassifier(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Return logits (B, C) of waveforms (B, T)."""
+        check_waveforms(waveform)
         logits: Tensor = self.classifier(self.logmel(waveform))
         return logits

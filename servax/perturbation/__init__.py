@@ -1,8 +1,9 @@
 """How far and in which direction: balls, and the one projected-ascent loop."""
 
-from servax.perturbation.ascent import Bounds, Objective, ascend, input_gradient, into_reach
+from servax.perturbation.ascent import Objective, ascend, input_gradient, into_reach
 from servax.perturbation.balls import L2, Ball, Linf, Masked, check_radius
 from servax.perturbation.masking import PsychoacousticMask
+from servax.perturbation.rounding import Bounds, exact_change, in_reach, into_ball, into_bounds
 from servax.perturbation.signal_to_noise import SignalToNoise
 
 __all__ = [
@@ -16,6 +17,10 @@ __all__ = [
     "SignalToNoise",
     "ascend",
     "check_radius",
+    "exact_change",
+    "in_reach",
     "input_gradient",
+    "into_ball",
+    "into_bounds",
     "into_reach",
 ]

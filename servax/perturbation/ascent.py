@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from servax.errors import ServaxError
+from servax.kinds import typed
 from servax.perturbation.balls import Ball
+from servax.perturbation.rounding import Bounds, into_ball, into_bounds
 
 Objective = Callable[[Tensor], Tensor]
 """From inputs (B, ...) to the value to be raised, (B,) or a scalar sum over utterances."""
-Bounds = tuple[float, float]
-"""Lowest and highest value of a valid input."""
 
 
+@typed
 def ascend(
     objective: Objective,
     x: Tensor,
@@ -52,6 +53,7 @@ def ascend(
         yield current
 
 
+@typed
 def input_gradient(objective: Objective, x: Tensor) -> Tensor:
     """Return the gradient of the summed objective with respect to the inputs, detached.
 
@@ -79,6 +81,11 @@ def input_gradient(objective: Objective, x: Tensor) -> Tensor:
     return gradient.detach()
 
 
+@typed
 def into_reach(x: Tensor, moved: Tensor, ball: Ball, bounds: Bounds) -> Tensor:
-    """Return `moved` projected into the ball around `x`, then clamped to `bounds`."""
-    return (x + ball.project(moved - x)).clamp(*bounds).detach()
+    """Return `moved` projected into the ball around `x`, then clamped to `bounds`.
+
+    No rounding leaves either: an attack of one's own ends with this.
+    """
+    moved = into_bounds(x, x + ball.project(moved - x), bounds)
+    return into_ball(x, moved, ball).detach()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from servax.errors import SettingError
+from servax.kinds import check_kind, check_number
 from servax.training.seeding import drawn
 
 
@@ -39,6 +40,7 @@ class Ball(Protocol):
 
 def check_radius(radius: float) -> None:
     """Refuse a radius that is negative or not finite."""
+    check_number("radius", radius)
     if not (math.isfinite(radius) and radius >= 0):
         raise SettingError("radius", radius, "a finite number of at least 0")
 
@@ -119,6 +121,10 @@ class Masked:
     def radius(self) -> float:
         """Largest norm of an allowed change."""
         return self.ball.radius
+
+    def __post_init__(self) -> None:
+        check_kind("mask", self.mask, Tensor)
+        check_number("the radius of the ball", getattr(self.ball, "radius", None))
 
     def norm(self, change: Tensor) -> Tensor:
         """Return the norm (B,); infinite where a forbidden element changes."""

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from servax.errors import SettingError, ShapeError
+from servax.kinds import check_types, typed
 from servax.perturbation.balls import Ball
 
 LOUDEST_DB = 96.0
@@ -39,16 +40,17 @@ Spectrum = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class PsychoacousticMask:
-    """How the threshold is computed; the defaults are those of Qin et al. 2019 at 16 kHz."""
+    """How the threshold is computed; the defaults are those of Qin et al. 2019."""
 
-    sample_rate: int = 16_000
-    """Samples per second of the waveform, in Hz."""
+    sample_rate: int
+    """Samples per second of the waveform, in Hz; no default, since another one is another mask."""
     window_samples: int = 2_048
     """Length of a frame and of its Fourier transform, in samples; even."""
     hop_samples: int = 512
     """Distance between frames, in samples; at most half a window."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.sample_rate < 1_000:
             raise SettingError("sample_rate", self.sample_rate, "a rate of at least 1000 Hz")
         if self.window_samples < 16 or self.window_samples % 2:
@@ -58,6 +60,7 @@ class PsychoacousticMask:
                 "hop_samples", self.hop_samples, f"in [1, {self.window_samples // 2}]"
             )
 
+    @typed
     def around(self, x: Tensor) -> Threshold:
         """Return the threshold of clean waveforms (B, T), T >= 1.
 
@@ -68,7 +71,7 @@ class PsychoacousticMask:
             raise ShapeError("x", x.shape, "waveforms (B, T)")
         magnitude = self.spectrum(x.double()).abs().cpu().numpy()  # (B, bins, F)
         limits = np.stack([self._limits(one) for one in magnitude])
-        return Threshold(torch.from_numpy(limits).to(x.dtype).to(x.device), self)
+        return Threshold(torch.from_numpy(limits).to(_transformed(x).dtype).to(x.device), self)
 
     def share_above(self, x: Tensor, moved: Tensor) -> Tensor:
         """Return the share of time-frequency cells in which the change can be heard, (B,)."""
@@ -128,14 +131,16 @@ class Threshold:
         frames overlap, so the spectrum of the sound they add up to is not quite the scaled one.
         `PASSES` repetitions bring the two nearer.
         """
+        quieter = _transformed(change)
         for _ in range(PASSES):
-            spectrum = self.mask.spectrum(change)
+            spectrum = self.mask.spectrum(quieter)
             gain = (self.limits / spectrum.abs().clamp(min=1e-30)).clamp(max=1.0)
-            change = self.mask.sound(spectrum * gain, change.shape[1])
-        return change
+            quieter = self.mask.sound(spectrum * gain, change.shape[1])
+        return quieter.to(change.dtype)
 
     def share_above(self, change: Tensor) -> Tensor:
         """Return the share of cells in which changes (B, T) exceed the threshold, (B,)."""
+        change = _transformed(change)
         above = self.mask.spectrum(change).abs() > self.limits
         return above.flatten(1).to(change.dtype).mean(dim=1)
 
@@ -172,6 +177,11 @@ class Inaudible:
     def sample(self, like: Tensor, generator: torch.Generator) -> Tensor:
         """Return a draw from the ball, brought under the threshold."""
         return self.project(self.ball.sample(like, generator))
+
+
+def _transformed(x: Tensor) -> Tensor:
+    """Return `x` in a type that has Fourier transforms: float32 for bfloat16 and float16."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def bark(hertz: Spectrum) -> Spectrum:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from servax.errors import SettingError
+from servax.kinds import check_types, typed
 from servax.perturbation.balls import L2, Ball
 
 UNIT = L2(1.0)
@@ -27,12 +28,14 @@ class SignalToNoise:
     """Lowest ratio of the utterance's energy to that of its change, in dB."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not math.isfinite(self.decibels):
             raise SettingError("the signal-to-noise ratio", self.decibels, "a finite number of dB")
 
+    @typed
     def around(self, x: Tensor) -> Ball:
         """Return the ball of utterances `x` (B, ...); a silent one must stay as it is."""
-        return PerUtterance(UNIT.norm(x) * 10.0 ** (-self.decibels / 20.0))
+        return PerUtterance(UNIT.norm(x.double()) * 10.0 ** (-self.decibels / 20.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +43,7 @@ class PerUtterance:
     """L2 balls of a batch, one radius for each utterance; norms are shares of that radius."""
 
     radii: Tensor
-    """Largest Euclidean norm of the change of each utterance, (B,), at least 0."""
+    """Largest Euclidean norm of the change of each utterance, (B,) in float64, at least 0."""
 
     @property
     def radius(self) -> float:
@@ -69,4 +72,4 @@ class PerUtterance:
 
 def _column(values: Tensor, like: Tensor) -> Tensor:
     """Return values (B,) shaped to multiply a tensor (B, ...)."""
-    return values.view(-1, *([1] * (like.ndim - 1)))
+    return values.to(like.dtype).view(-1, *([1] * (like.ndim - 1)))

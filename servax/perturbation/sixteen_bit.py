@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from servax.errors import SettingError
-from servax.perturbation.ascent import Bounds
 from servax.perturbation.balls import Ball
+from servax.perturbation.rounding import Bounds, exact_change, moved_by
 
 STEP = 2.0**-15
 """Distance of two neighbouring samples, with full scale at 1."""
@@ -26,10 +26,14 @@ Round = Callable[[Tensor], Tensor]
 
 
 def nearest(waveform: Tensor, bounds: Bounds = (-1.0, 1.0)) -> Tensor:
-    """Return the nearest 16-bit samples inside `bounds`, shape and type of `waveform`."""
+    """Return the nearest 16-bit samples inside `bounds`, shape and type of `waveform`.
+
+    A type of fewer bits (bfloat16, float16) holds the nearest ones towards zero.
+    """
     low = max(-(2.0**15), math.ceil(bounds[0] / STEP))
     high = min(2.0**15 - 1, math.floor(bounds[1] / STEP))
-    return ((waveform / STEP).round().clamp(low, high) * STEP).to(waveform.dtype)
+    whole = (waveform.double() / STEP).round().clamp(low, high) * STEP
+    return moved_by(torch.zeros_like(waveform), whole)
 
 
 def nearest_within(
@@ -47,7 +51,7 @@ def nearest_within(
     reach = epsilon / STEP
     whole = (moved.double() / STEP).round()
     whole = torch.minimum(torch.maximum(whole, (clean - reach).ceil()), (clean + reach).floor())
-    return nearest(whole * STEP, bounds).to(x.dtype)
+    return moved_by(x, exact_change(x, nearest(whole * STEP, bounds)))
 
 
 def shrunk_into(x: Tensor, moved: Tensor, ball: Ball, rounded: Round) -> Tensor:
@@ -67,7 +71,7 @@ def shrunk_into(x: Tensor, moved: Tensor, ball: Ball, rounded: Round) -> Tensor:
     """
     change = moved - x
     best = rounded(x)
-    distance = ball.norm(best - x)
+    distance = ball.norm(exact_change(x, best))
     if not bool((distance <= ball.radius).all()):
         row = int(distance.argmax())
         raise SettingError(
@@ -79,7 +83,7 @@ def shrunk_into(x: Tensor, moved: Tensor, ball: Ball, rounded: Round) -> Tensor:
     share = high
     for _ in range(HALVINGS):
         candidate = rounded(x + share.unsqueeze(1) * change)
-        fits = ball.norm(candidate - x) <= ball.radius
+        fits = ball.norm(exact_change(x, candidate)) <= ball.radius
         best = torch.where(fits.unsqueeze(1), candidate, best)
         low, high = torch.where(fits, share, low), torch.where(fits, high, share)
         if bool((low == 1.0).all()):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from servax.errors import CheckpointError, SettingError, nearest
+from servax.kinds import typed
 
 __all__ = ["PURIFIER", "RECOGNISER", "Role", "folder", "names", "no_such_folder", "resolve"]
 
@@ -40,6 +41,7 @@ def names(role: Role | None = None) -> tuple[str, ...]:
     return tuple(sorted(name for name, place in found.items() if role in (None, _role(place))))
 
 
+@typed
 def folder(name: str) -> Path:
     """Return the folder of the packaged network `name`.
 
@@ -51,6 +53,7 @@ def folder(name: str) -> Path:
     return _home() / name
 
 
+@typed
 def resolve(where: str | Path) -> Path:
     """Return the folder that a user means by a path or a name.
 

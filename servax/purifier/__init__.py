@@ -2,9 +2,12 @@
 
 from servax.purifier.decision import DecisionSSA
 from servax.purifier.losses import LossWeights
+from servax.purifier.pipeline import protected_pipeline
 from servax.purifier.presets import PRESETS, Level, Preset, preset
 from servax.purifier.purifier import Purifier
+from servax.purifier.sound_purifier import SoundPurifier
 from servax.purifier.ssa import SSA
+from servax.purifier.stream import SoundStream
 from servax.purifier.surrogate_training import SurrogateTrainer, SurrogateTraining
 from servax.purifier.training import PurifierTrainer, PurifierTraining
 
@@ -18,7 +21,10 @@ __all__ = [
     "Purifier",
     "PurifierTrainer",
     "PurifierTraining",
+    "SoundPurifier",
+    "SoundStream",
     "SurrogateTrainer",
     "SurrogateTraining",
     "preset",
+    "protected_pipeline",
 ]

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 
 from servax.errors import SettingError
-from servax.perturbation import Linf, ascend
+from servax.kinds import check_types, typed
+from servax.perturbation import Linf, ascend, into_ball
 from servax.training.seeding import drawn
 
 
@@ -33,6 +34,7 @@ class DecisionSSA:
     """Share of the utterances that are left as they are."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 0 < self.budget <= 1:
             raise SettingError("budget", self.budget, "a number in (0, 1]")
         if self.steps < 1:
@@ -40,6 +42,7 @@ class DecisionSSA:
         if not 0 <= self.clean_share < 1:
             raise SettingError("clean_share", self.clean_share, "a share in [0, 1)")
 
+    @typed
     def __call__(
         self, surrogate: nn.Module, x: Tensor, logits: Tensor, generator: torch.Generator
     ) -> Tensor:
@@ -74,7 +77,7 @@ class DecisionSSA:
             bounds=(-1.0, 1.0),
         ):
             unit = iterate
-        return change(unit)
+        return into_ball(x, change(unit), Linf(self.budget))
 
 
 def divergence(reference: Tensor, logits: Tensor) -> Tensor:

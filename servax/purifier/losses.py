@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from servax.errors import SettingError
+from servax.kinds import check_types
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class LossWeights:
     """γ, of L_feat."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("adversarial", "pixel", "feature"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise SettingError(name, getattr(self, name), "a finite number of at least 0")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from servax.errors import SettingError
+from servax.kinds import typed
 from servax.models import FrameTransformerSettings, RestorerSettings, UNetSettings
 from servax.purifier.surrogate_training import SurrogateTraining
 from servax.purifier.training import PurifierTraining
@@ -44,6 +45,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+@typed
 def preset(name: str) -> Preset:
     """Return a preset by name.
 

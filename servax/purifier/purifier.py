@@ -9,17 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from huggingface_hub import ModelCard, ModelHubMixin
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from servax.errors import CheckpointError, ServaxError, unwritable
-from servax.features import FrontEndSettings, Scale, Scaling, make_scale
+from servax.features import FrontEndSettings, Scale, Scaling, check_log_mels, make_scale
+from servax.kinds import check_kind, check_list, typed
 from servax.models import frozen, load_network, save_network
 from servax.models.storage import SETTINGS, WEIGHTS
 from servax.pretrained import no_such_folder, resolve
-from servax.purifier.sound import purify_waveform
+from servax.purifier.sound import purify_sound
 from servax.purifier.stream import SoundStream
 from servax.runtime.rules import HOP_SECONDS, LOOK_AHEAD_SECONDS
 
@@ -75,6 +74,7 @@ class Purifier(
         >>> cleaned = purifier(x)  # doctest: +SKIP
     """
 
+    @typed
     def __init__(
         self,
         network: nn.Module,
@@ -83,15 +83,27 @@ class Purifier(
         speakers: Iterable[str] = (),
     ) -> None:
         super().__init__()
+        check_kind("scale", scale, nn.Module)
         # All that rebuilds a purifier is in settings.json; the mixin would add half of it again.
         self._hub_mixin_config = None
         self.network = network
         self.scale = scale
-        self.front_end = front_end or FrontEndSettings()
-        self.speakers = tuple(sorted(set(speakers)))
+        self.front_end = FrontEndSettings() if front_end is None else front_end
+        check_kind("front_end", self.front_end, FrontEndSettings)
+        check_list("speakers", speakers)
+        self.speakers = tuple(sorted({str(speaker) for speaker in speakers}))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return purified log-Mel (B, 1, M, F) on [0, 1]; exact gradients pass through."""
+        """Return purified log-Mel (B, 1, M, F) on [0, 1]; exact gradients pass through.
+
+        M is that of the front-end it was trained on. The scale is the caller's matter: dB, or any
+        value outside [0, 1], is not looked for, since an attacker may ask there.
+
+        Raises:
+            ShapeError: `x` is of another shape.
+            SettingError: `x` is no floating-point tensor.
+        """
+        check_log_mels(x, self.front_end.logmel.mels)
         purified: Tensor = self.network(x)
         return purified.clamp(0.0, 1.0)
 
@@ -102,34 +114,47 @@ class Purifier(
         level that becomes 1, may differ: corpora are then aligned at their loudest.
         """
         ours, other = self.front_end, front_end
+        if scale is not None:
+            check_kind("scale", scale, nn.Module)
+        if other is not None:
+            check_kind("front_end", other, FrontEndSettings)
         if other is None or (ours.logmel, ours.level_dbfs) != (other.logmel, other.level_dbfs):
             return False
         if isinstance(scale, Scale) and isinstance(self.scale, Scale):
             return scale.settings.window_db == self.scale.settings.window_db
         return scale is not None and scale.settings == self.scale.settings
 
-    def purify(
-        self, waveform: NDArray[np.floating], sample_rate: int = 16_000
-    ) -> NDArray[np.float32]:
-        """Return purified sound of the same length, rate and level, within full scale.
+    def purify(self, sound: Any, sample_rate: int | None = None) -> Any:
+        """Return purified sound of the same form, type, device, length, rate and level.
 
         Full scale is ±1, or the peak of a sound that goes beyond it; where the change would lift a
         sound above, a limiter lowers it (`servax.runtime.limiter`).
 
+        Time is the last axis. Each channel, and each sound of a batch or list, is purified alone;
+        longer ones than the purifier was trained on (about 6 s) in windows that fade into each
+        other. No gradient passes: that is `servax.SoundPurifier`.
+
         Args:
-            waveform: (T,) mono samples, at least .05 s; longer ones than the purifier was trained
-                on (about 6 s) are purified in windows that fade into each other.
-            sample_rate: In Hz; what lies above the front-end's band passes unchanged.
+            sound: Samples (T,), (channels, T) or (B, T), at least .05 s: an array or a tensor,
+                floating-point with full scale at 1, or uint8, int16 or int32 with that of its
+                type; a list of numbers or of sounds; a path or the bytes of a file, whose samples
+                come back; or a mapping as of `datasets.Audio` and the pipelines of transformers
+                (``array`` or ``raw`` with ``sampling_rate``; ``path``; ``bytes``), which comes back
+                with an array and no file.
+            sample_rate: In Hz, of samples that do not say it; what lies above the front-end's band
+                passes unchanged.
 
         Raises:
-            ShapeError: `waveform` is not (T,) or is too short.
-            SettingError: `sample_rate` is outside its rule, or a sample is not finite.
+            ShapeError: `sound` is not (..., T) or is too short.
+            SettingError: `sound` is none, a sample is not finite, or `sample_rate` is missing,
+                outside its rule, or not the one that the sound says.
+            AudioError: A file cannot be read.
         """
-        return purify_waveform(self, waveform, sample_rate)[0]
+        return purify_sound(self, sound, sample_rate)
 
     def stream(
         self,
-        sample_rate: int = 16_000,
+        sample_rate: int,
         *,
         hop_seconds: float = HOP_SECONDS,
         look_ahead_seconds: float = LOOK_AHEAD_SECONDS,
@@ -210,6 +235,7 @@ class Purifier(
         )
 
     @classmethod
+    @typed
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> Purifier:
         """Return the purifier saved in a folder, in the package or on the Hugging Face hub.
 

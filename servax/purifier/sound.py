@@ -8,43 +8,63 @@ scale.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soxr
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from servax import audio
 from servax.features import LogMel, LogMelSettings, fit_frames, set_level
 from servax.features.resynthesis import Resynthesis
+from servax.runtime.heard import in_kind
 from servax.runtime.limiter import Limited
-from servax.runtime.rules import CORRECTIONS, at_level_of, checked, whole_windows
-from servax.runtime.windows import Samples, Stream, Windows
+from servax.runtime.rules import CORRECTIONS, at_level_of, whole_windows
+from servax.runtime.samples import Samples
+from servax.runtime.windows import Stream, Windows
 
 if TYPE_CHECKING:
     from servax.purifier.purifier import Purifier
 
 
+def purify_sound(purifier: Purifier, sound: Any, sample_rate: int | None) -> Any:
+    """Return purified sound of the same form, length, rate and level (`Purifier.purify`)."""
+
+    def clean(original: Samples, rate: int) -> Samples:
+        return purify_waveform(purifier, original, rate)[0]
+
+    return in_kind(sound, sample_rate, clean, read_file)
+
+
 def purify_waveform(
-    purifier: Purifier, waveform: NDArray[np.floating], sample_rate: int
+    purifier: Purifier, original: Samples, sample_rate: int
 ) -> tuple[Samples, Limited]:
-    """Return purified sound of the same length, rate and level, and what was limited in it.
-
-    Args:
-        purifier: In evaluation mode, on the CPU.
-        waveform: (T,) mono samples, finite, at least .05 s.
-        sample_rate: In Hz.
-
-    Raises:
-        ShapeError: `waveform` is not (T,) or is too short.
-        SettingError: `sample_rate` is outside its rule, or a sample is not finite.
-    """
-    original = checked(waveform, sample_rate)
+    """Return one purified sound (T,) of the same length and level, and what was limited in it."""
     stream = whole_sound(purifier, sample_rate)
     return np.concatenate([stream.feed(original), stream.finish()]), stream.limited
+
+
+def read_file(file: str | Path | bytes) -> tuple[Samples, int]:
+    """Return the samples (channels, T) of a sound file, or of the bytes of one, and its rate.
+
+    Raises:
+        AudioError: It is missing, empty, cut off or not sound.
+    """
+    if isinstance(file, bytes):
+        name: str | Path = "bytes"
+        opened = audio.open_sound(io.BytesIO(file), name)
+    else:
+        name, opened = file, audio.opened(file)
+    with opened as sound:
+        every = audio.blocks(sound, name, first=0, last=sound.frames, size=audio.BLOCK_FRAMES)
+        samples = np.concatenate(list(every)).T  # (channels, T)
+        return np.ascontiguousarray(samples), int(sound.samplerate)
 
 
 def whole_sound(purifier: Purifier, sample_rate: int) -> Stream:
@@ -66,14 +86,20 @@ def longest_clip(purifier: Purifier, sample_rate: int) -> int:
 
 def clip_of(purifier: Purifier, sample_rate: int) -> Callable[[Samples], Samples]:
     """Return what purifies one window (T,) at a rate; all its windows share one front-end."""
-    way = _way(purifier.front_end.logmel)
+    way = _way(purifier.front_end.logmel, device_of(purifier))
     return lambda window: _purify_clip(purifier, way, window, sample_rate)
 
 
 @lru_cache(maxsize=8)
-def _way(settings: LogMelSettings) -> Resynthesis:
-    """Return the way to log-Mel and back; all files of a folder share it."""
-    return Resynthesis(LogMel(settings))
+def _way(settings: LogMelSettings, device: torch.device) -> Resynthesis:
+    """Return the way to log-Mel and back on a device; all files of a folder share it."""
+    return Resynthesis(LogMel(settings)).to(device)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return where a module computes; what has no weights does so on the CPU."""
+    held = next(chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if held is None else held.device
 
 
 @torch.inference_mode()
@@ -83,7 +109,8 @@ def _purify_clip(
     rate = way.logmel.settings.sample_rate
     heard = original if sample_rate == rate else soxr.resample(original, sample_rate, rate, "HQ")
     sound = torch.from_numpy(np.ascontiguousarray(heard)).unsqueeze(0)  # (1, T)
-    difference = (change_clip(purifier, way, sound) - sound)[0].numpy()
+    sound = sound.to(way.weights.device)
+    difference = (change_clip(purifier, way, sound) - sound)[0].cpu().numpy()
     if sample_rate != rate:
         difference = soxr.resample(difference, rate, sample_rate, "HQ")
     result = original.copy()

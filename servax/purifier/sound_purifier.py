@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, max_pool1d, pad
 
 from servax.errors import SettingError
-from servax.features import LogMel
+from servax.features import LogMel, check_waveforms
 from servax.features.resynthesis import Resynthesis
-from servax.purifier.sound import change_clip, windows_of
+from servax.kinds import check_kind, typed
+from servax.purifier.purifier import Purifier
+from servax.purifier.sound import change_clip, device_of, windows_of
 from servax.runtime.limiter import STEP, TARGET, triangle
-
-if TYPE_CHECKING:
-    from servax.purifier.purifier import Purifier
 
 
 class SoundPurifier(nn.Module):
@@ -34,17 +31,25 @@ class SoundPurifier(nn.Module):
 
     knowledge = "adaptive"
 
+    @typed
     def __init__(self, purifier: Purifier, sample_rate: int) -> None:
         super().__init__()
+        check_kind("purifier", purifier, Purifier)
         rate = purifier.front_end.logmel.sample_rate
         if sample_rate != rate:
             raise SettingError("sample_rate", sample_rate, f"{rate} Hz, which the purifier hears")
         self.purifier = purifier.frozen()
-        self.way = Resynthesis(LogMel(purifier.front_end.logmel))
+        self.way = Resynthesis(LogMel(purifier.front_end.logmel)).to(device_of(purifier))
         self.windows = windows_of(purifier, sample_rate)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Return purified waveforms (B, T)."""
+        """Return purified waveforms (B, T), on their device, which must be the module's.
+
+        Raises:
+            ShapeError: They are not (B, T).
+            SettingError: They are no floating-point tensor.
+        """
+        check_waveforms(waveform)
         # One by one: level and windows belong to a sound alone.
         return torch.cat([self._one(sound) for sound in torch.split(waveform, 1)])
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from servax.errors import SettingError
+from servax.kinds import check_types, typed
 from servax.perturbation import Linf, ascend
 
 
@@ -35,6 +36,7 @@ class SSA:
     is where NRP's Gaussian start lands after its first projection."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 0 < self.step <= 1:
             raise SettingError("step", self.step, "a number in (0, 1]")
         if not 0 < self.budget <= 1:
@@ -44,6 +46,7 @@ class SSA:
         if self.start not in ("step", "ball"):
             raise SettingError.choice("start", self.start, ("step", "ball"))
 
+    @typed
     def __call__(
         self, extractor: nn.Module, x: Tensor, features: Tensor, generator: torch.Generator
     ) -> Tensor:
@@ -57,6 +60,7 @@ class SSA:
         """
         return deque(self.iterates(extractor, x, features, generator), maxlen=1).pop()
 
+    @typed
     def iterates(
         self, extractor: nn.Module, x: Tensor, features: Tensor, generator: torch.Generator
     ) -> Iterator[Tensor]:

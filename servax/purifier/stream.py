@@ -17,7 +17,8 @@ from servax.runtime.rules import (
     fewest_samples,
     live_windows,
 )
-from servax.runtime.windows import Samples, Stream
+from servax.runtime.samples import Samples
+from servax.runtime.windows import Stream
 
 if TYPE_CHECKING:
     from servax.purifier.purifier import Purifier
@@ -50,7 +51,7 @@ class SoundStream:
     def __init__(
         self,
         purifier: Purifier,
-        sample_rate: int = 16_000,
+        sample_rate: int,
         *,
         hop_seconds: float = HOP_SECONDS,
         look_ahead_seconds: float = LOOK_AHEAD_SECONDS,

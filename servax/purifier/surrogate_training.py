@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from servax.errors import SettingError
 from servax.features import Dataset
+from servax.kinds import check_types
 from servax.models import UNet
 from servax.purifier.decision import DecisionSSA, divergence
 from servax.purifier.losses import pixel_loss
@@ -58,6 +59,7 @@ class SurrogateTraining:
     """Largest Euclidean norm of the gradient; 0 switches clipping off."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if isinstance(self.ssa, dict):  # settings read back from JSON arrive as plain dicts
             object.__setattr__(self, "ssa", DecisionSSA(**self.ssa))
         for name in ("decision", "feature", "pixel"):

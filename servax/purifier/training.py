@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from servax.errors import SettingError
 from servax.features import Batch, Dataset
+from servax.kinds import check_types
 from servax.models import TAPS, Discriminator
 from servax.purifier.losses import (
     LossWeights,
@@ -64,6 +65,7 @@ class PurifierTraining:
     """Longest gradient of L_adv at P's output, as a share of the other terms'; none lifts it."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name, kind in (("ssa", SSA), ("weights", LossWeights)):
             if isinstance(getattr(self, name), dict):
                 object.__setattr__(self, name, kind(**getattr(self, name)))

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Samples = NDArray[np.float32]
+from servax.runtime.samples import Samples
+
 Gains = NDArray[np.float64]
 
 LOOK_AHEAD_SECONDS = 0.02

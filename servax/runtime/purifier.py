@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from servax.errors import CheckpointError, SettingError, ShapeError
 from servax.runtime.extras import load_extra
+from servax.runtime.heard import in_kind
 from servax.runtime.rules import (
     CORRECTIONS,
     HOP_SECONDS,
     LOOK_AHEAD_SECONDS,
     at_level_of,
     check_rate,
-    checked,
     live_windows,
     whole_windows,
 )
@@ -97,27 +97,31 @@ class Purifier:
         purified: Array = self._session.run([self._output], {self._input: given})[0]
         return purified
 
-    def purify(self, waveform: NDArray[np.floating], sample_rate: int = 16_000) -> Array:
-        """Return purified sound of the same length, rate and level, within full scale.
+    def purify(self, sound: Any, sample_rate: int | None = None) -> Any:
+        """Return purified sound of the same form, length, rate and level, within full scale.
 
         Args:
-            waveform: (T,) mono samples, at least .05 s; longer ones than about 6 s are purified in
-                windows that fade into each other.
-            sample_rate: In Hz; one that is not the front-end's needs soxr.
+            sound: As `servax.Purifier.purify` takes it, but for files: this reads none.
+            sample_rate: In Hz, said by whoever hands in samples; one that is not the front-end's
+                needs soxr.
 
         Raises:
-            ShapeError: `waveform` is not (T,) or is too short.
-            SettingError: `sample_rate` is outside its rule, or a sample is not finite.
+            ShapeError: `sound` is not (..., T) or is too short.
+            SettingError: `sound` is none, a sample is not finite, or `sample_rate` is missing or
+                outside its rule.
             ServaxError: soxr is needed and not installed.
         """
-        original = checked(waveform, sample_rate)
+        return in_kind(sound, sample_rate, self._whole, _no_file)
+
+    def _whole(self, original: Array, sample_rate: int) -> Array:
+        """Return one sound (T,) purified."""
         windows = whole_windows(self._longest(sample_rate), sample_rate)
         stream = Stream(self._clip_at(sample_rate), windows, live=False)
         return np.concatenate([stream.feed(original), stream.finish()])
 
     def stream(
         self,
-        sample_rate: int = 16_000,
+        sample_rate: int,
         *,
         hop_seconds: float = HOP_SECONDS,
         look_ahead_seconds: float = LOOK_AHEAD_SECONDS,
@@ -192,3 +196,11 @@ class Purifier:
             start = (have - frames) // 2
             return x[:, start : start + frames]
         return np.tile(x, -(-frames // have))[:, :frames]
+
+
+def _no_file(given: str | Path | bytes) -> tuple[Array, int]:
+    """Refuse a file: what reads sound is not among the two packages that this needs."""
+    said = "bytes" if isinstance(given, bytes) else str(given)
+    raise SettingError(
+        "waveform", said, "samples with their sample_rate: servax.Purifier reads files, this not"
+    )

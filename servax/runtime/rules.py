@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-from servax.errors import SettingError, ShapeError
+from servax.errors import SettingError
+from servax.kinds import check_number
 from servax.runtime import limiter
-from servax.runtime.windows import Samples, Windows, check_samples
+from servax.runtime.samples import Samples
+from servax.runtime.windows import Windows
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 """Rates of sound in Hz, as `servax.audio` reads it."""
@@ -31,27 +32,11 @@ def check_rate(sample_rate: int) -> None:
     Raises:
         SettingError: `sample_rate` is outside its rule.
     """
-    if not LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
+    check_number("sample_rate", sample_rate)
+    if not LOWEST_RATE <= sample_rate <= HIGHEST_RATE or sample_rate % 1:
         raise SettingError(
             "sample_rate", sample_rate, f"a rate in [{LOWEST_RATE}, {HIGHEST_RATE}] Hz"
         )
-
-
-def checked(waveform: NDArray[np.floating], sample_rate: int) -> Samples:
-    """Return a whole sound (T,) as float32, once it is one that can be purified.
-
-    Raises:
-        ShapeError: `waveform` is not (T,) or is too short.
-        SettingError: `sample_rate` is outside its rule, or a sample is not finite or beyond
-            `servax.runtime.windows.LOUDEST`.
-    """
-    check_rate(sample_rate)
-    samples = np.asarray(waveform, dtype=np.float32)
-    shortest = fewest_samples(sample_rate)
-    if samples.ndim != 1 or len(samples) < shortest:
-        raise ShapeError("waveform", samples.shape, f"(T,) mono samples with T >= {shortest}")
-    check_samples("waveform", samples)
-    return samples
 
 
 def fewest_samples(sample_rate: int) -> int:
@@ -85,6 +70,8 @@ def live_windows(
         SettingError: A rate or a time is outside its rule.
     """
     check_rate(sample_rate)
+    check_number("hop_seconds", hop_seconds)
+    check_number("look_ahead_seconds", look_ahead_seconds)
     if not SHORTEST_SECONDS <= hop_seconds < math.inf:
         raise SettingError("hop_seconds", hop_seconds, f"at least {SHORTEST_SECONDS} s")
     most = longest / sample_rate

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servax.errors import ServaxError, SettingError, ShapeError
+from servax.kinds import check_types
 from servax.runtime.limiter import Limited, Limiter
-from servax.runtime.limiter import Samples as Samples
+from servax.runtime.samples import Samples, as_samples
 
 NOTHING: Samples = np.zeros(0, dtype=np.float32)
 LOUDEST = 65_536.0
@@ -42,6 +43,7 @@ class Windows:
     """How long the gain of the limiter stays behind a peak."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         least_of = {"length": 1, "hop": 1, "look_ahead": 0, "fade": 0, "guard": 0, "hold": 0}
         for name, least in least_of.items():
             if getattr(self, name) < least:
@@ -133,7 +135,7 @@ class Stream:
             SettingError: A sample is not finite, or beyond `LOUDEST`.
         """
         self._refuse_when_finished()
-        samples = np.asarray(chunk, dtype=np.float32)
+        samples = as_samples("chunk", chunk)
         if samples.ndim != 1:
             raise ShapeError("chunk", samples.shape, "(T,) mono samples")
         check_samples("chunk", samples)

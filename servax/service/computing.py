@@ -12,6 +12,7 @@ import torch
 
 from servax.bulk.files import as_written, subtype_of, without_time
 from servax.features import FrontEnd
+from servax.models import classes_of
 from servax.purifier.sound import purify_waveform
 from servax.runtime.limiter import Limited
 from servax.service.answers import Classification, Verdict
@@ -70,7 +71,9 @@ class Computer:
         x = recogniser.scale(torch.cat([self._front_end(self._heard(s)) for s in sounds]))
         # x: (B, 1, M, F)
         purified = purifier(x)
-        both = recogniser.network(torch.cat([x, purified])).softmax(1)  # (2 B, C)
+        logits = recogniser.network(torch.cat([x, purified]))  # (2 B, C)
+        classes_of(logits)  # NaN is no verdict
+        both = logits.softmax(1)
         # What `Detector` calls the residual; it would purify once more.
         residual = (x - purified).abs().flatten(1).mean(1)  # (B,)
         rows = zip(sounds, *both.chunk(2), residual, strict=True)

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from servax.errors import SettingError
+from servax.kinds import check_types
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -23,6 +24,7 @@ class Compute:
     """`bfloat16` runs matrix products in bfloat16 (autocast); predictions may then differ."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.precision not in ("float32", "bfloat16"):
             raise SettingError.choice("precision", self.precision, ("float32", "bfloat16"))
         self._named()

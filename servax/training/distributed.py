@@ -21,6 +21,7 @@ from datetime import timedelta
 import torch
 
 from servax.errors import ServaxError, SettingError
+from servax.kinds import check_types
 from servax.training.members import Member, end, first_cause, start, wait_for_all
 from servax.training.team import Team, become, current
 
@@ -43,6 +44,7 @@ class Processes:
     """Where machine 0 is reached, ``host:port``; none reads MASTER_ADDR and MASTER_PORT."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("devices", "nodes"):
             if getattr(self, name) < 1:
                 raise SettingError(name, getattr(self, name), "a whole number of at least 1")

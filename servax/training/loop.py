@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from servax.errors import ServaxError, SettingError
+from servax.kinds import check_types
 from servax.training.checkpoint import load_checkpoint, save_checkpoint
 from servax.training.log import TrainingLog
 from servax.training.seeding import global_seed
@@ -41,6 +42,7 @@ class Schedule:
     """Whether a lower or a higher value is better."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("epochs", "patience"):
             if getattr(self, name) < 1:
                 raise SettingError(name, getattr(self, name), "a whole number of at least 1")

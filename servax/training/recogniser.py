@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from servax.errors import CorpusError, SettingError
 from servax.features import Dataset, SpecAugment
+from servax.kinds import check_types
+from servax.models import classes_of
 from servax.models.memory_order import channels_last
 from servax.training.device import Compute
 from servax.training.loop import Schedule, Terms
@@ -48,6 +50,7 @@ class RecogniserTraining:
     """Roll each training utterance by a random number of frames."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         augment: Any = self.augment
         if isinstance(augment, dict):  # settings read back from JSON arrive as plain dicts
             object.__setattr__(self, "augment", SpecAugment(**augment))
@@ -167,7 +170,7 @@ def validation_terms(network: nn.Module, dataset: Dataset, *, compute: Compute) 
     """Return loss and UAR of a recogniser on the validation speakers."""
     logits, y = predict(network, dataset, 64, compute=compute)
     loss = nn.functional.cross_entropy(logits, y)
-    hits = logits.argmax(1) == y
+    hits = classes_of(logits) == y
     recalls = [float(hits[y == c].float().mean()) for c in y.unique()]  # type: ignore[no-untyped-call]
     return {
         "validation/loss": float(loss),

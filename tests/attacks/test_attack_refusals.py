@@ -45,7 +45,8 @@ def test_an_attack_that_leaves_its_ball_is_found_out(build, inputs, bounds):
     x, y = inputs()
     sentence = (
         "the attack left its reach: distance 0.2 from the clean input, expected at most 0.1, "
-        f"values expected in [{bounds[0]:g}, {bounds[1]:g}]."
+        f"values expected in [{bounds[0]:g}, {bounds[1]:g}]; end each step with "
+        "servax.perturbation.into_reach."
     )
     with pytest.raises(ServaxError, match=f"^{re.escape(sentence)}$"):
         Cheat(bounds=bounds)(build("conv"), 0.5 * x, y)
@@ -232,8 +233,20 @@ OUTPUTS = [
 ]
 
 
-@pytest.mark.parametrize(("change", "error", "sentence"), OUTPUTS)
-@pytest.mark.parametrize("labels", ["true", "predicted"])
-def test_models_that_do_not_return_logits_are_refused(inputs, change, error, sentence, labels):
+def test_nan_is_no_predicted_class(inputs):
+    sentence = "the model's output for input 0 is NaN or infinite (8 of 8 in its batch), expected"
+    with pytest.raises(ServaxError, match=f"^{re.escape(sentence)}"):
+        FGSM(labels="predicted")(Returns(lambda logits: logits * math.nan), *inputs())
+
+
+@pytest.mark.parametrize(
+    ("labels", "change", "error", "sentence"),
+    [
+        (labels, *output)
+        for labels in ("true", "predicted")
+        for output in OUTPUTS[: None if labels == "true" else -1]
+    ],
+)
+def test_models_that_do_not_return_logits_are_refused(inputs, labels, change, error, sentence):
     with pytest.raises(error, match=f"^{re.escape(sentence)}$"):
         FGSM(labels=labels)(Returns(change), *inputs())

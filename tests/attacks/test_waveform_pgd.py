@@ -135,8 +135,8 @@ def speech_sounds():
 CONFIGURATIONS = {
     "Linf": {"epsilon": 40 * STEP},
     "SNR": {"snr_db": 30.0},
-    "Linf masked": {"epsilon": 40 * STEP, "masking": PsychoacousticMask()},
-    "SNR masked": {"snr_db": 30.0, "masking": PsychoacousticMask()},
+    "Linf masked": {"epsilon": 40 * STEP, "masking": PsychoacousticMask(sample_rate=16_000)},
+    "SNR masked": {"snr_db": 30.0, "masking": PsychoacousticMask(sample_rate=16_000)},
     "random start": {"snr_db": 30.0, "random_start": True},
 }
 
@@ -201,7 +201,7 @@ def test_masked_samples_stay_as_they_are(recogniser, speech_sounds):
 
 def test_the_mask_lowers_the_share_of_cells_that_can_be_heard(recogniser, speech_sounds):
     x, y = speech_sounds
-    mask = PsychoacousticMask()
+    mask = PsychoacousticMask(sample_rate=16_000)
     plain, masked = (
         mask.share_above(x, WaveformPGD(snr_db=20.0, steps=5, masking=m)(recogniser, x, y))
         for m in (None, mask)

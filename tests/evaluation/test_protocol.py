@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from servax.attacks import FGSM, PGD
 from servax.corpora import COLUMNS, Corpus
 from servax.defences import GaussianNoise, MeanFilter, Quantise
-from servax.errors import SettingError
+from servax.errors import ServaxError, SettingError
 from servax.evaluation.grid import AttackGrid
 from servax.evaluation.protocol import Defence, Identity, evaluate, oblivious, ticks
 from servax.evaluation.records import KEY
@@ -275,6 +275,17 @@ def test_a_target_in_training_mode_is_evaluated() -> None:
     frame = evaluate(target, {}, test, GRID, IDENTITY, compute=CPU)
     expected = evaluate(Toy(), {}, test, GRID, IDENTITY, compute=CPU)
     assert frame["prediction"].tolist() == expected["prediction"].tolist()
+
+
+@pytest.mark.parametrize("attack", ["none", "fgsm", "pgd"])
+def test_nan_is_refused_with_the_utterances_name(attack) -> None:
+    class Nan(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return Toy()(x) * torch.where(torch.arange(len(x)) == 4, math.nan, 1.0).unsqueeze(1)
+
+    defences = {"broken": Defence(Nan(), instead=True)}
+    with pytest.raises(ServaxError, match=r"output for utterance u04 is NaN or infinite \(1 of 6"):
+        oblivious(attack, Toy(), defences, make_dataset(6), GRID, IDENTITY, compute=CPU)
 
 
 def test_a_defence_may_not_take_the_targets_name() -> None:

@@ -15,7 +15,7 @@ from servax.errors import SettingError, ShapeError
 from servax.perturbation import Linf, PsychoacousticMask
 from servax.perturbation.masking import Inaudible, find_maskers
 
-MASK = PsychoacousticMask(window_samples=512, hop_samples=128)
+MASK = PsychoacousticMask(sample_rate=16_000, window_samples=512, hop_samples=128)
 
 
 def tones(samples=4_000, seed=0):
@@ -135,9 +135,14 @@ def test_each_sound_of_a_batch_has_its_own_threshold_and_silence_has_one():
 )
 def test_bad_settings_are_refused(settings, sentence):
     with pytest.raises(SettingError, match=f"^{re.escape(sentence)}$"):
-        PsychoacousticMask(**settings)
+        PsychoacousticMask(**{"sample_rate": 16_000, **settings})
 
 
 def test_spectrograms_are_refused():
     with pytest.raises(ShapeError, match=r"^x has shape \(1, 1, 64, 9\), expected waveforms"):
         MASK.around(torch.zeros(1, 1, 64, 9))
+
+
+def test_the_rate_has_no_default():
+    with pytest.raises(TypeError, match="sample_rate"):
+        PsychoacousticMask()

@@ -49,7 +49,9 @@ def test_it_comes_back_as_saved(tmp_path: Path) -> None:
     back = Purifier.from_pretrained(tmp_path / "ssad")
     assert isinstance(back.scale, ZScore)
     assert back.scale.settings == purifier.scale.settings
-    np.testing.assert_array_equal(back.purify(voice(1.0)), purifier.purify(voice(1.0)))
+    np.testing.assert_array_equal(
+        back.purify(voice(1.0), 16_000), purifier.purify(voice(1.0), 16_000)
+    )
 
     path = tmp_path / "ssad" / "settings.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
@@ -63,9 +65,9 @@ def test_it_comes_back_as_saved(tmp_path: Path) -> None:
 
 def test_the_change_is_heard_in_the_bins_it_was_made_in() -> None:
     scale, sound = fitted(FrontEndSettings()), voice(3.0)
-    unchanged = Purifier(nn.Identity(), scale).eval().purify(sound)
+    unchanged = Purifier(nn.Identity(), scale).eval().purify(sound, 16_000)
     np.testing.assert_allclose(unchanged, sound, atol=1e-5)
-    cleaned = Purifier(Lower(), scale).eval().purify(sound)
+    cleaned = Purifier(Lower(), scale).eval().purify(sound, 16_000)
     front_end = FrontEnd(FrontEndSettings(level_dbfs=None))
     before, after = (front_end(waveform_batch(s))[0, 0] for s in (sound, cleaned))
     change = (after - before).mean(dim=1)

@@ -55,7 +55,7 @@ def test_chunks_do_not_matter_and_nothing_is_lost(
 
 @pytest.mark.parametrize(("hop", "ahead"), [(0.5, 0.25), (0.25, 0.0), (1.0, 1.0)])
 def test_the_latency_is_the_stated_one(cleaner: Purifier, hop: float, ahead: float) -> None:
-    stream = cleaner.stream(hop_seconds=hop, look_ahead_seconds=ahead)
+    stream = cleaner.stream(16_000, hop_seconds=hop, look_ahead_seconds=ahead)
     assert stream.latency_seconds == hop + ahead
     heard = given = worst = 0
     for chunk in chunks(voice(9.0), [100]):
@@ -86,7 +86,7 @@ def test_a_whole_sound_in_chunks_is_the_sound_at_once(cleaner: Purifier) -> None
     sound = voice(20.0)
     stream = whole_sound(cleaner, 16_000)
     found = [*(stream.feed(chunk) for chunk in chunks(sound, [1000])), stream.finish()]
-    np.testing.assert_array_equal(np.concatenate(found), cleaner.purify(sound))
+    np.testing.assert_array_equal(np.concatenate(found), cleaner.purify(sound, 16_000))
 
 
 def test_memory_is_one_window_however_long_the_sound() -> None:
@@ -115,7 +115,7 @@ def test_weights_add_up_to_one_and_identity_stays(total: int) -> None:
 def test_packaged_purifier_in_a_stream_is_near_its_result_at_once() -> None:
     cleaner = Purifier.from_pretrained(folder("ssad-plus-synthetic"))
     sound = voice(8.0)
-    stream = cleaner.stream()
+    stream = cleaner.stream(16_000)
     found = np.concatenate([stream.feed(sound), stream.finish()])
     assert len(found) == len(sound)
     assert np.isfinite(found).all()
@@ -124,12 +124,12 @@ def test_packaged_purifier_in_a_stream_is_near_its_result_at_once() -> None:
 
 def test_refusals(cleaner: Purifier) -> None:
     with pytest.raises(SettingError, match=r"hop_seconds is 0.01, expected at least 0.05 s"):
-        cleaner.stream(hop_seconds=0.01)
+        cleaner.stream(16_000, hop_seconds=0.01)
     with pytest.raises(SettingError, match=r"look_ahead_seconds is 9.0, expected 0 to 5.95 s"):
-        cleaner.stream(look_ahead_seconds=9.0)
+        cleaner.stream(16_000, look_ahead_seconds=9.0)
     with pytest.raises(SettingError, match=r"sample_rate is 10, expected a rate in \[1000, 76"):
         cleaner.stream(10)
-    stream = cleaner.stream()
+    stream = cleaner.stream(16_000)
     with pytest.raises(ShapeError, match=r"chunk has shape \(2, 3\), expected \(T,\) mono"):
         stream.feed(np.zeros((2, 3), dtype=np.float32))
     with pytest.raises(SettingError, match="chunk is 'not finite'"):
@@ -137,7 +137,7 @@ def test_refusals(cleaner: Purifier) -> None:
     stream.feed(np.zeros(10, dtype=np.float32))
     with pytest.raises(ShapeError, match=r"all chunks together has shape \(10,\), expected \(T,\)"):
         stream.finish()
-    done = cleaner.stream()
+    done = cleaner.stream(16_000)
     assert len(done.finish()) == 0
     with pytest.raises(ServaxError, match="this stream is finished"):
         done.feed(np.zeros(10, dtype=np.float32))

@@ -98,8 +98,8 @@ def test_only_numpy_and_onnxruntime_are_loaded(
     # onnxruntime brings the last ones, where they are installed.
     assert loaded <= {"numpy", "onnxruntime", "flatbuffers", "packaging", "google", "coloredlogs"}
     made = np.load(tmp_path / "out.npz")
-    np.testing.assert_allclose(made["cleaned"], purifier.purify(noisy_voice), atol=1e-4)
-    stream = purifier.stream()
+    np.testing.assert_allclose(made["cleaned"], purifier.purify(noisy_voice, 16_000), atol=1e-4)
+    stream = purifier.stream(16_000)
     live = np.concatenate([stream.feed(noisy_voice), stream.finish()])
     np.testing.assert_allclose(made["live"], live, atol=1e-4)
 

@@ -63,7 +63,7 @@ def test_a_full_sound_is_limited_as_by_torch(
 
 
 def test_a_stream_gives_what_that_of_torch_gives(pair: Pair, noisy_voice: np.ndarray) -> None:
-    streams = [each.stream(hop_seconds=1.0, look_ahead_seconds=0.5) for each in pair]
+    streams = [each.stream(16_000, hop_seconds=1.0, look_ahead_seconds=0.5) for each in pair]
     made = [
         np.concatenate([*(s.feed(part) for part in np.array_split(noisy_voice, 7)), s.finish()])
         for s in streams
@@ -80,13 +80,13 @@ def test_a_natural_logarithm_is_meant_as_by_torch(
     purifier = Purifier(pair[0].network, scale, front_end).eval()
     export_purifier(purifier, tmp_path / "natural.onnx")
     light = runtime.Purifier.load(tmp_path / "natural.onnx", threads=1)
-    expected = purifier.purify(noisy_voice[:32_000])
+    expected = purifier.purify(noisy_voice[:32_000], 16_000)
     assert np.abs(expected - noisy_voice[:32_000]).max() > 100 * TOLERANCE
-    np.testing.assert_allclose(light.purify(noisy_voice[:32_000]), expected, atol=TOLERANCE)
+    np.testing.assert_allclose(light.purify(noisy_voice[:32_000], 16_000), expected, atol=TOLERANCE)
 
 
 def test_silence_stays_silence(pair: Pair) -> None:
-    assert not pair[1].purify(np.zeros(16_000, dtype=np.float32)).any()
+    assert not pair[1].purify(np.zeros(16_000, dtype=np.float32), 16_000).any()
 
 
 @pytest.mark.real_corpus
@@ -103,7 +103,8 @@ def test_real_clips_are_purified_as_by_torch(
                 light.purify(clip, rate), torch_path.purify(clip, rate), atol=TOLERANCE
             )
     long = np.concatenate([audio.read(path) for path in files])[: 20 * 16_000]
-    np.testing.assert_allclose(light.purify(long), torch_path.purify(long), atol=TOLERANCE)
+    sounds = [each.purify(long, 16_000) for each in (light, torch_path)]
+    np.testing.assert_allclose(*sounds, atol=TOLERANCE)
 
 
 def test_logmel_goes_through_any_batch(pair: Pair) -> None:
@@ -120,13 +121,13 @@ def test_inputs_are_refused(pair: Pair) -> None:
     with pytest.raises(ShapeError, match=r"x has shape \(2, 1, 32, 40\), expected \(B, 1, 64, F\)"):
         light(np.zeros((2, 1, 32, 40)))
     with pytest.raises(ShapeError, match=r"waveform has shape \(799,\), expected \(T,\) mono"):
-        light.purify(second[:799])
+        light.purify(second[:799], 16_000)
     with pytest.raises(SettingError, match=r"sample_rate is 0, expected a rate in \[1000"):
         light.purify(second, 0)
     with pytest.raises(SettingError, match="waveform is 'not finite'"):
-        light.purify(np.full(16_000, np.nan))
+        light.purify(np.full(16_000, np.nan), 16_000)
     with pytest.raises(SettingError, match=r"hop_seconds is nan, expected at least 0.05 s"):
-        light.stream(hop_seconds=float("nan"))
+        light.stream(16_000, hop_seconds=float("nan"))
 
 
 def test_files_are_refused(exported: tuple[Purifier, Path], tmp_path: Path) -> None:

@@ -96,9 +96,8 @@ class Outside(Attack):
         if self.minimum_norm:
             distance = problem.within(self.ball).norm(found - problem.x)
             near = distance <= self.radius * (1 + ROUNDING)
-            yield torch.where(_per_input(near, found), found, problem.x)
-        else:
-            yield into_reach(problem.x, found, problem.within(self.ball), problem.bounds)
+            found = torch.where(_per_input(near, found), found, problem.x)
+        yield into_reach(problem.x, found, problem.within(self.ball), problem.bounds)
 
     def distances(
         self,

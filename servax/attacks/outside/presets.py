@@ -12,6 +12,7 @@ from servax.attacks.base import Norm
 from servax.attacks.gradient import check_norm
 from servax.attacks.outside.bridge import Outside
 from servax.errors import SettingError
+from servax.kinds import typed
 from servax.perturbation import L2, Bounds, Linf
 
 UNIT: Bounds = (0.0, 1.0)
@@ -22,6 +23,7 @@ SEARCH = 40
 """About what one step of HopSkipJump asks for beside that: step size and boundary."""
 
 
+@typed
 def deepfool(
     *, radius: float = 0.02, norm: Norm = Linf, steps: int = 50, bounds: Bounds = UNIT
 ) -> Outside:
@@ -40,6 +42,7 @@ def deepfool(
     )
 
 
+@typed
 def carlini_wagner(
     *,
     radius: float = 0.5,
@@ -63,6 +66,7 @@ def carlini_wagner(
     )
 
 
+@typed
 def fmn(
     *, radius: float = 0.02, steps: int = 100, bounds: Bounds = UNIT, targeted: bool = False
 ) -> Outside:
@@ -80,6 +84,7 @@ def fmn(
     )
 
 
+@typed
 def ddn(
     *, radius: float = 0.5, steps: int = 100, bounds: Bounds = UNIT, targeted: bool = False
 ) -> Outside:
@@ -97,6 +102,7 @@ def ddn(
     )
 
 
+@typed
 def nearest(
     *,
     radius: float,
@@ -111,6 +117,7 @@ def nearest(
     return preset(radius=radius, steps=steps, bounds=bounds, targeted=targeted)
 
 
+@typed
 def fab(
     *,
     radius: float = 0.02,
@@ -131,6 +138,7 @@ def fab(
     )
 
 
+@typed
 def hop_skip_jump(
     *,
     radius: float = 0.02,
@@ -157,6 +165,7 @@ def hop_skip_jump(
     )
 
 
+@typed
 def boundary(
     *, radius: float = 0.5, steps: int = 5000, bounds: Bounds = UNIT, targeted: bool = False
 ) -> Outside:
@@ -171,6 +180,7 @@ def boundary(
     )
 
 
+@typed
 def _hop_skip_jump_steps(queries: int) -> int:
     """Return how many steps a budget allows: step t estimates a gradient by 100 sqrt(t) points."""
     steps, cost = 0, 0.0

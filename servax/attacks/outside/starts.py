@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from servax.attacks.problem import Problem
+from servax.models import classes_of
 from servax.training.seeding import drawn
 
 NEIGHBOURS = 8
@@ -49,7 +50,7 @@ def _candidates(problem: Problem) -> Iterator[Tensor]:
 
 def _neighbours(problem: Problem) -> Tensor:
     """Return the places (NEIGHBOURS or fewer, n) of utterances that may do, the nearest first."""
-    predicted = problem.scores(problem.x).argmax(dim=1)
+    predicted = classes_of(problem.scores(problem.x))
     same = predicted.unsqueeze(0) == problem.y.unsqueeze(1)  # (n, n): that of j and that of i
     wanted = same if problem.targeted else ~same
     flat = problem.x.flatten(1)

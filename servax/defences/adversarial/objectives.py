@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from servax.attacks import FGSM, PGD
 from servax.attacks.base import Attack, Labels
 from servax.errors import SettingError
+from servax.kinds import check_types
 from servax.models import VGG16, frozen
 from servax.perturbation import Linf, ascend
 from servax.training.seeding import drawn
@@ -76,6 +77,7 @@ class SingleStep(Objective):
     """FGSM leads away from the class the network `predicted` ([18]), or from the `true` one."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         _check_unit("epsilon", self.epsilon)
         _check_labels(self.labels)
 
@@ -139,6 +141,7 @@ class MadryPGD(Objective):
     """Number of steps."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         _check_walk(self.step, self.radius, self.steps)
 
     @property
@@ -168,6 +171,7 @@ class Trades(Objective):
     """Number of steps."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 0 < self.beta < math.inf:
             raise SettingError("beta", self.beta, "a finite number above 0")
         _check_walk(self.step, self.radius, self.steps)

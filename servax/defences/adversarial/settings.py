@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from servax.errors import SettingError
 from servax.features import SpecAugment
+from servax.kinds import check_kind, check_types
 
 Decay = Literal["none", "cosine"]
 
@@ -42,9 +43,12 @@ class AdversarialTraining:
     """Masks on the training input, before the attack; none switches them off."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         augment: Any = self.augment
         if isinstance(augment, dict):  # settings read back from JSON arrive as plain dicts
             object.__setattr__(self, "augment", SpecAugment(**augment))
+        elif augment is not None:
+            check_kind("augment", augment, SpecAugment)
         if self.iterations < 1:
             raise SettingError("iterations", self.iterations, "a whole number of at least 1")
         if not 0 <= self.plain_iterations < self.iterations:

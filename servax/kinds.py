@@ -1,0 +1,145 @@
+"""Arguments and settings of the wrong kind, refused in a sentence before they are used.
+
+Rules only compare: text where a number belongs ends in a traceback from the depths. What a value
+must be is read from its annotation, so it is said once. Only plain annotations count: those that
+`check` knows, with or without ``| None``; others are left to who takes them. torch is never
+imported here: without it there is no tensor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from numbers import Real
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from servax.errors import SettingError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+OF_TORCH = {
+    "Tensor": ("Tensor", "a torch.Tensor; torch.as_tensor makes one of an array or a list"),
+    "nn.Module": ("nn.Module", "a torch.nn.Module"),
+    "torch.Generator": ("Generator", "a torch.Generator"),
+}
+"""Annotations that mean something of torch: where it is there, and what is expected."""
+
+
+def typed(function: Callable[P, R]) -> Callable[P, R]:
+    """Return a function that refuses arguments that are not what their annotation says.
+
+    Raises:
+        SettingError: By the function returned, with the argument's name.
+
+    Example:
+        >>> @typed
+        ... def half(x: float) -> float:
+        ...     return x / 2
+        >>> half("four")
+        Traceback (most recent call last):
+        servax.errors.SettingError: x is 'four', expected a number.
+    """
+    notes = {k: str(v) for k, v in inspect.get_annotations(function).items() if k != "return"}
+    names = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name, value in (*zip(names, args, strict=False), *kwargs.items()):
+            if name in notes:
+                check(name, value, notes[name])
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def check_types(settings: Any, *, whole: bool = True) -> None:
+    """Refuse a dataclass whose fields are not what their annotations say.
+
+    Args:
+        settings: An instance; its ``__post_init__`` says this before any rule.
+        whole: Refuse fractions for ``int``; False where a rule says it in more words.
+
+    Raises:
+        SettingError: A field has a value of another kind, or settings inside are none.
+    """
+    for field in dataclasses.fields(settings):
+        value, kind = getattr(settings, field.name, None), str(field.type)
+        nested: Any = field.default_factory
+        if isinstance(nested, type) and dataclasses.is_dataclass(nested):
+            # Settings read back from JSON arrive as plain dicts, and become instances later.
+            if not (isinstance(value, dict) or (value is None and kind.endswith(" | None"))):
+                check_kind(field.name, value, nested)
+        elif isinstance(field.default, str):
+            check(field.name, value, "str")
+        else:
+            check(field.name, value, kind, whole=whole)
+
+
+def check(name: str, value: Any, annotation: str, *, whole: bool = True) -> None:
+    """Refuse a value that is not what a plain annotation says; others say nothing.
+
+    Raises:
+        SettingError: The value is of another kind.
+    """
+    kind = annotation.removesuffix(" | None")
+    if value is None and kind != annotation:
+        return
+    if kind in ("int", "float"):
+        check_number(name, value)
+        if whole and kind == "int" and float(value) % 1 != 0:
+            raise SettingError(name, value, "a whole number")
+    elif kind == "bool" and not isinstance(value, bool):
+        raise SettingError(name, value, "True or False")
+    elif kind == "str" and not isinstance(value, str):
+        raise SettingError(name, value, "a name, which is text")
+    elif kind == "str | Path" and not isinstance(value, str | Path):
+        raise SettingError(name, value, "a path")
+    elif kind == "Bounds":
+        pair = isinstance(value, tuple | list) and len(value) == 2
+        if not (pair and all(isinstance(bound, Real) for bound in value)):
+            raise SettingError(name, value, "(low, high), two numbers")
+    elif kind == "Ball" and not callable(getattr(value, "project", None)):
+        raise SettingError(name, type(value).__name__, "a ball, as servax.perturbation.Linf(0.02)")
+    elif kind in OF_TORCH:
+        where, expected = OF_TORCH[kind]
+        found: Any = sys.modules.get("torch")
+        for part in where.split("."):
+            found = getattr(found, part, None)
+        if found is None or not isinstance(value, found):
+            raise SettingError(name, type(value).__name__, expected)
+
+
+def check_number(name: str, value: Any) -> None:
+    """Refuse what is no number: text, a list, a truth value, nothing.
+
+    Raises:
+        SettingError: `value` is no real number of Python or NumPy.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise SettingError(name, value, "a number")
+
+
+def check_kind(name: str, value: object, kind: type) -> None:
+    """Refuse what is not of a kind.
+
+    Raises:
+        SettingError: `value` is no instance of `kind`.
+    """
+    if not isinstance(value, kind):
+        expected = f"an instance of {kind.__module__.partition('.')[0]}'s {kind.__name__}"
+        raise SettingError(name, type(value).__name__, expected)
+
+
+def check_list(name: str, value: object) -> None:
+    """Refuse what is no list of values: text, a number, nothing.
+
+    Raises:
+        SettingError: `value` cannot be gone through, or is text.
+    """
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise SettingError(name, value, "a list of values")

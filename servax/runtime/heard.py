@@ -1,0 +1,133 @@
+"""What may be handed in as sound, and the form in which it comes back.
+
+One rule for all forms: time is the last axis, whole numbers have the full scale of their type, the
+rate is stated or said by the sound itself, and what comes back is what was handed in, purified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from servax.errors import SettingError, ShapeError
+from servax.runtime.rules import check_rate, fewest_samples
+from servax.runtime.samples import Samples, as_samples, full_scale
+from servax.runtime.windows import check_samples
+
+Clean = Callable[[Samples, int], Samples]
+"""From one sound (T,) and its rate in Hz to the purified one (T,)."""
+Read = Callable[[str | Path | bytes], tuple[Samples, int]]
+"""From a file, or the bytes of one, to samples (channels, T) and their rate in Hz."""
+
+
+def in_kind(given: Any, sample_rate: int | None, clean: Clean, read: Read) -> Any:
+    """Return purified sound in the form of `given`; sounds in a list, channels are cleaned alone.
+
+    Args:
+        given: Samples (T,) or (..., T); a file; what `datasets.Audio` or a pipeline of
+            transformers calls a sound; or a list of such.
+        sample_rate: In Hz; may be left out where the sound says it.
+        clean: Purifies one sound.
+        read: Reads a file.
+
+    Raises:
+        ShapeError: It is not (..., T), or too short.
+        SettingError: It is no sound, a sample is not finite, or no rate, two rates or one outside
+            its rule are stated.
+    """
+    if isinstance(given, list | tuple) and len(given) and not isinstance(given[0], Real):
+        return [in_kind(each, sample_rate, clean, read) for each in given]
+    samples, rate = heard(given, sample_rate, read)
+    rows = samples.reshape(-1, samples.shape[-1])
+    cleaned = np.stack([clean(row, rate) for row in rows]).reshape(samples.shape)
+    if isinstance(given, str | Path | bytes):
+        return cleaned[0] if len(cleaned) == 1 else cleaned
+    if isinstance(given, Mapping) or hasattr(given, "get_all_samples"):
+        return _in_mapping(_mapping(given), cleaned, rate)
+    return _like(given, cleaned)
+
+
+def heard(given: Any, sample_rate: int | None, read: Read) -> tuple[Samples, int]:
+    """Return the samples (..., T) of one sound, float32, and its rate in Hz; as `in_kind`."""
+    if isinstance(given, str | Path | bytes):
+        samples, rate = read(given)
+        return _checked(samples, _agreed(sample_rate, rate))
+    if isinstance(given, Mapping) or hasattr(given, "get_all_samples"):
+        sound = _mapping(given)
+        own = sound.get("sampling_rate")
+        stated = sample_rate if own is None else _agreed(sample_rate, own)
+        return heard(sound[_key(sound)], stated, read)
+    if sample_rate is None:
+        raise SettingError("sample_rate", None, "the rate of the samples in Hz: they do not say it")
+    return _checked(given, sample_rate)
+
+
+def _mapping(given: Any) -> Mapping[str, Any]:
+    """Return a mapping, made of what a decoder of torchcodec gives where it is one."""
+    if isinstance(given, Mapping):
+        return given
+    decoded = given.get_all_samples()
+    return {"array": decoded.data, "sampling_rate": int(decoded.sample_rate)}
+
+
+def _key(sound: Mapping[str, Any]) -> str:
+    """Return under which key a mapping holds its sound: samples go before files."""
+    for key in ("raw", "array", "bytes", "path"):
+        if sound.get(key) is not None:
+            return key
+    expected = "'array' or 'raw' with 'sampling_rate', or 'path' or 'bytes'"
+    raise SettingError("the keys of the sound", sorted(map(str, sound)), expected)
+
+
+def _agreed(stated: int | None, own: int) -> int:
+    """Return the rate that a sound says itself, once nobody says another one."""
+    if stated is not None and stated != own:
+        raise SettingError(
+            "sample_rate", stated, f"{own} Hz, as the sound itself says, or to be left out"
+        )
+    return own
+
+
+def _checked(given: Any, sample_rate: int) -> tuple[Samples, int]:
+    """Return samples (..., T) as float32 and their rate, once they can be purified."""
+    check_rate(sample_rate)
+    samples = as_samples("waveform", given)
+    shortest = fewest_samples(sample_rate)
+    sounds = int(np.prod(samples.shape[:-1])) if samples.ndim else 0
+    if not sounds or samples.shape[-1] < shortest or sounds > samples.shape[-1]:
+        raise ShapeError(
+            "waveform",
+            samples.shape,
+            f"(T,) mono samples with T >= {shortest}, or (channels, T) or (B, T): time is the "
+            "last axis, so transpose (T, channels)",
+        )
+    check_samples("waveform", samples)
+    return samples, int(sample_rate)
+
+
+def _in_mapping(sound: Mapping[str, Any], cleaned: Samples, rate: int) -> dict[str, Any]:
+    """Return a mapping with the purified sound; it names no file that still holds the other."""
+    key = _key(sound)
+    done = {"array": cleaned[0] if len(cleaned) == 1 else cleaned}
+    if key in ("raw", "array"):
+        done = {key: _like(sound[key], cleaned)}
+    no_file = {name: None for name in ("path", "bytes") if name in sound}
+    return {**sound, **no_file, **done, "sampling_rate": rate}
+
+
+def _like(given: Any, cleaned: Samples) -> Any:
+    """Return samples in the form and type of `given`; whole numbers are rounded to their scale."""
+    dtype = getattr(given, "dtype", None)
+    scale = full_scale(dtype)
+    result: NDArray[Any] = cleaned
+    if scale:
+        whole = np.rint(cleaned.astype(np.float64) * scale.step + scale.zero)
+        result = whole.clip(scale.lowest, scale.highest).astype(scale.name)
+    if hasattr(given, "new_tensor"):
+        return given.new_tensor(result)
+    return result.astype(dtype) if isinstance(given, np.ndarray) else result

@@ -1,0 +1,266 @@
+"""What is of the wrong type is refused in a sentence, wherever the public names are handed it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import servax as sx
+from servax import attacks, defences, features, models, purifier
+from servax.errors import ServaxError, SettingError
+from servax.kinds import typed
+from servax.perturbation import L2, Linf, PsychoacousticMask, SignalToNoise, into_reach
+
+PACKAGES = ("attacks", "defences", "features", "models", "purifier", "perturbation", "training")
+SETTINGS = ("audit.selection", "evaluation.grid")
+NUMBERS = {"int", "float", "bool", "int | None", "float | None"}
+WRONG: tuple[Any, ...] = ("text", None, [], object(), np.zeros((2, 3)), {"a": 1}, [[1, 2], [3]])
+OTHERS = {"Fitted", "Progress", "Problem", "Found", "Outcome", "Team", "Stored", "Batch"} | {
+    *("Attack", "QueryAttack", "Corpus", "Fold", "Schedule")
+}
+"""Made by servax, not by those who use it, or abstract."""
+
+
+def settings() -> list[type]:
+    """Return the public dataclasses whose values people choose."""
+    found: dict[type, None] = {}
+    for package in (*PACKAGES, *SETTINGS):
+        module = importlib.import_module(f"servax.{package}")
+        for name in getattr(module, "__all__", vars(module)):
+            value = getattr(module, name)
+            if isinstance(value, type) and dataclasses.is_dataclass(value) and name not in OTHERS:
+                found[value] = None
+    return [kind for kind in found if kind.__module__.startswith("servax")]
+
+
+REQUIRED: dict[str, dict[str, Any]] = {
+    "UniversalPerturbation": {"change": torch.zeros(1, 2, 3), "radius": 0.1},
+    "WaveformPGD": {"epsilon": 0.01},
+    "Restarts": {"attack": attacks.PGD()},
+    "Cascade": {"attacks": [attacks.PGD()]},
+    "Outside": {"path": "foolbox.attacks.LinfPGD"},
+    "ZScoreSettings": {"mean": (0.0,), "sd": (1.0,)},
+    "ScaleSettings": {"top_db": 0.0},
+    "Linf": {"radius": 0.1},
+    "L2": {"radius": 0.1},
+    "SignalToNoise": {"decibels": 20.0},
+    "Selection": {"corpus": "synthetic"},
+}
+
+
+@pytest.mark.parametrize("kind", settings(), ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
+def test_numbers_and_switches_of_settings(kind: type) -> None:
+    given = REQUIRED.get(kind.__name__, {})
+    for field in dataclasses.fields(kind):
+        if not field.init or str(field.type) not in NUMBERS:
+            continue
+        for wrong in WRONG:
+            if wrong is None and str(field.type).endswith("None"):
+                continue
+            with pytest.raises(ServaxError, match=r".+, expected .+\."):
+                kind(**{**given, field.name: wrong})
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+X = torch.rand(2, 1, 6, 8, generator=generator())
+Y = torch.tensor([0, 1])
+MEL = torch.rand(1, 1, 64, 40, generator=generator())
+WAVES = torch.rand(2, 1_600, generator=generator())
+MODEL = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+SAME = nn.Identity()
+SCALE = sx.Scale(features.ScaleSettings(top_db=0.0))
+PURIFIER = sx.Purifier(SAME, SCALE).eval()
+FACED = {"model": MODEL, "x": X, "y": Y, "generator": generator(), "mask": None}
+SIGMA = {"standard_deviation": 0.1, "generator": generator()}
+
+CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "an attack": (attacks.PGD(), FACED),
+    "a query attack": (attacks.Square(queries=3), FACED),
+    "counted": (attacks.Square(queries=3).counted, FACED),
+    "a schedule": (attacks.Cascade([attacks.PGD()]).run, FACED),
+    "trajectory": (lambda **given: list(attacks.PGD().trajectory(**given)), FACED),
+    "sweep": (
+        lambda **given: list(attacks.FGSM().sweep(**given)),
+        {"model": MODEL, "x": X, "y": Y, "epsilons": [0.1]},
+    ),
+    "fit": (
+        attacks.UniversalPerturbation.fit,
+        {"model": MODEL, "batches": [(X, Y)], "generator": generator(), "radius": 0.1}
+        | {"norm": Linf, "step": 0.1, "epochs": 1, "clip": 9.0},
+    ),
+    "load": (attacks.UniversalPerturbation.load, {"folder": "nowhere"}),
+    "class_loss": (lambda **given: attacks.class_loss(**given)(X), {"model": MODEL, "y": Y}),
+    "Counting": (attacks.Counting, {"model": MODEL}),
+    "FastGradients": (attacks.FastGradients, {"model": MODEL}),
+    "nearest": (attacks.presets.nearest, {"steps": 3, "radius": 0.1}),
+    "Defended": (sx.Defended, {"model": MODEL, "defence": SAME}),
+    "a defended model": (sx.Defended(MODEL, SAME), {"x": X}),
+    "Bpda": (defences.Bpda, {"model": MODEL, "defence": SAME}),
+    "a model behind BPDA": (defences.Bpda(MODEL, SAME), {"x": X}),
+    "ExpectationOverDraws": (defences.ExpectationOverDraws, {"model": MODEL, "draws": 2}),
+    "an expectation": (defences.ExpectationOverDraws(MODEL, 2), {"x": X}),
+    "Detector": (defences.Detector, {"purifier": SAME, "model": MODEL, "threshold": 0.1}),
+    "a detector": (defences.Detector(SAME, MODEL), {"x": X}),
+    "threshold_at": (
+        defences.threshold_at,
+        {"clean_scores": [0.1, 0.2], "false_positive_rate": 0.1},
+    ),
+    "Smoothed": (defences.Smoothed, {"model": MODEL, "draws": 2, **SIGMA}),
+    "certify": (
+        defences.certify,
+        {"model": MODEL, "x": X, "draws_to_select": 2, "draws_to_estimate": 4, **SIGMA},
+    ),
+    "draws_until_flat": (defences.draws_until_flat, {"model": MODEL, "x": X, "y": Y}),
+    "is_random": (defences.is_random, {"model": MODEL, "x": X}),
+    "GaussianNoise": (defences.GaussianNoise, SIGMA),
+    "MeanFilter": (defences.MeanFilter, {"size": 3}),
+    "MedianFilter": (defences.MedianFilter, {"size": 3}),
+    "Quantise": (defences.Quantise, {"bits": 3}),
+    "LowPass": (defences.LowPass, {"sample_rate": 16_000, "cutoff": 3_000.0}),
+    "Resample": (defences.Resample, {"sample_rate": 16_000, "down_to": 8_000}),
+    "FrontEnd": (sx.FrontEnd, {"settings": None}),
+    "a front-end": (sx.FrontEnd(), {"waveform": WAVES}),
+    "LogMel": (sx.LogMel, {"settings": None}),
+    "a log-Mel": (sx.LogMel(), {"waveform": WAVES}),
+    "Scale": (sx.Scale, {"settings": SCALE.settings}),
+    "a scale": (SCALE, {"logmel_db": X}),
+    "Scale.fit": (sx.Scale.fit, {"logmels": [np.zeros((3, 4))], "window_db": 80.0}),
+    "ZScore": (features.ZScore, {"settings": features.ZScoreSettings((0.0,), (1.0,))}),
+    "ZScore.fit": (features.ZScore.fit, {"logmels": [np.zeros((3, 4))], "width_sd": 6.0}),
+    "fit_frames": (features.fit_frames, {"logmel": X, "frames": 5}),
+    "set_level": (features.set_level, {"waveform": WAVES, "level_dbfs": -26.0}),
+    "Purifier": (sx.Purifier, {"network": SAME, "scale": SCALE, "front_end": None}),
+    "a purifier": (PURIFIER, {"x": MEL}),
+    "purify": (PURIFIER.purify, {"sound": np.zeros(16_000), "sample_rate": 16_000}),
+    "stream": (
+        PURIFIER.stream,
+        {"sample_rate": 16_000, "hop_seconds": 0.5, "look_ahead_seconds": 0.25},
+    ),
+    "from_pretrained": (sx.Purifier.from_pretrained, {"pretrained_model_name_or_path": "no where"}),
+    "SoundPurifier": (sx.SoundPurifier, {"purifier": PURIFIER, "sample_rate": 16_000}),
+    "a purifier of sound": (sx.SoundPurifier(PURIFIER, 16_000), {"waveform": WAVES}),
+    "WaveformClassifier": (sx.WaveformClassifier, {"logmel": SAME, "classifier": MODEL}),
+    "a classifier of sound": (
+        sx.WaveformClassifier(sx.FrontEnd(), nn.Flatten()),
+        {"waveform": WAVES},
+    ),
+    "VGG16": (models.VGG16, {"classes": 4, "width": 4}),
+    "ResNet": (models.ResNet, {"classes": 4, "width": 4}),
+    "CRNN": (models.CRNN, {"classes": 4, "width": 4}),
+    "UNet": (models.UNet, {"width": 8, "bound": 0.1}),
+    "a VGG16": (models.VGG16(4, 4).eval(), {"x": MEL}),
+    "a ResNet": (models.ResNet(4, 4).eval(), {"x": MEL}),
+    "a CRNN": (models.CRNN(4, width=4).eval(), {"x": MEL}),
+    "a UNet": (models.UNet(8).eval(), {"x": MEL}),
+    "a frame transformer": (models.FrameTransformer().eval(), {"x": MEL}),
+    "a discriminator": (models.Discriminator().eval(), {"x": MEL}),
+    "load_network": (models.load_network, {"folder": "nowhere"}),
+    "frozen": (models.frozen, {"network": MODEL}),
+    "SSA": (
+        purifier.SSA(steps=1),
+        {"extractor": MODEL, "x": X, "features": torch.zeros(2, 3), "generator": generator()},
+    ),
+    "DecisionSSA": (
+        purifier.DecisionSSA(steps=1),
+        {"surrogate": MODEL, "x": X, "logits": torch.zeros(2, 3), "generator": generator()},
+    ),
+    "preset": (purifier.preset, {"name": "ssad"}),
+    "Linf": (Linf, {"radius": 0.1}),
+    "L2": (L2, {"radius": 0.1}),
+    "SignalToNoise.around": (SignalToNoise(20.0).around, {"x": X}),
+    "a masking threshold": (PsychoacousticMask(sample_rate=16_000).around, {"x": WAVES}),
+    "into_reach": (into_reach, {"x": X, "moved": X, "ball": Linf(0.1), "bounds": (0.0, 1.0)}),
+    "load a corpus": (
+        sx.corpora.load,
+        {"name": "none", "root": None, "scheme": "native", "limit": None},
+    ),
+    "folder": (sx.pretrained.folder, {"name": "crnn-synthetic"}),
+    "uar": (sx.metrics.uar, {"labels": ["a"], "predictions": ["a"]}),
+    "protection_efficacy": (
+        sx.metrics.protection_efficacy,
+        {"labels": ["a"], "clean": ["a"], "attacked": ["a"], "protected": ["a"]},
+    ),
+    "confusion": (sx.metrics.confusion, {"labels": ["a"], "predictions": ["a"], "classes": ["a"]}),
+}
+
+
+@pytest.mark.parametrize(("call", "given"), CALLS.values(), ids=CALLS.keys())
+def test_every_argument_of_every_call(call: Callable[..., Any], given: dict[str, Any]) -> None:
+    for name, right in given.items():
+        refused, told = 0, []
+        for wrong in WRONG:
+            if wrong is None and right is None:
+                continue
+            try:
+                call(**{**given, name: wrong})
+            except ServaxError as error:
+                refused += 1
+                told.append(str(error))
+        assert refused >= 4, f"{name} takes anything"
+        assert all(sentence.endswith((".", "?")) and "\n" not in sentence for sentence in told)
+
+
+def test_the_table_calls_each_with_something_right() -> None:
+    no_such = {"load", "from_pretrained", "load_network", "load a corpus", "fit"}
+    for name, (call, given) in CALLS.items():
+        if name not in no_such:
+            call(**given)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "sentence"),
+    [
+        (X.numpy(), Y, r"x is 'ndarray', expected a torch\.Tensor; torch\.as_tensor makes one"),
+        (X.tolist(), Y, r"x is 'list', expected a torch\.Tensor"),
+        (X, [0, 1], r"y is 'list', expected a torch\.Tensor"),
+        (X, Y.numpy(), r"y is 'ndarray', expected a torch\.Tensor"),
+        (X, nn.functional.one_hot(Y, 3), r"y has shape \(2, 3\), expected \(2,\) class indices"),
+        (X, Y.float(), r"the type of y is torch\.float32, expected torch\.int64"),
+        (X, Y + 5, r"y is 'in \[5, 6\]', expected classes in \[0, 2\]"),
+        (X.long(), Y, r"the type of x is torch\.int64, expected a floating-point type"),
+    ],
+)
+def test_what_people_hand_to_an_attack(x: Any, y: Any, sentence: str) -> None:
+    for attack in (attacks.PGD(), attacks.FGSM(), attacks.Square(queries=3), attacks.APGD(steps=2)):
+        with pytest.raises(ServaxError, match=sentence):
+            attack(MODEL, x, y, generator=generator())
+
+
+def test_a_model_that_is_none() -> None:
+    for model in (lambda x: x, nn.Linear, MODEL.state_dict(), "model.pt"):
+        with pytest.raises(SettingError, match=r"model is '\w+', expected a torch\.nn\.Module"):
+            attacks.PGD()(model, X, Y)
+        with pytest.raises(SettingError, match=r"model is '\w+', expected a torch\.nn\.Module"):
+            sx.Defended(model, SAME)
+
+
+def test_masks_of_other_types() -> None:
+    for mask in (np.ones((2, 1, 6, 8), dtype=bool), [[True]], 1):
+        with pytest.raises(SettingError, match=r"mask is '\w+', expected a torch\.Tensor"):
+            attacks.PGD()(MODEL, X, Y, mask=mask)
+    with pytest.raises(SettingError, match=r"the type of the mask is torch\.float32"):
+        attacks.PGD()(MODEL, X, Y, mask=torch.ones(2, 1, 6, 8))
+
+
+def test_a_typed_function_is_the_function() -> None:
+    @typed
+    def scaled(x: float, *, by: int = 2, name: str | None = None) -> float:
+        """Return x times `by`."""
+        return x * by
+
+    assert scaled(1.5) == 3.0
+    assert scaled(np.float32(2.0), by=np.int64(3), name=None) == 6.0  # type: ignore[arg-type]
+    assert scaled.__doc__ == "Return x times `by`."
+    for given in ({"x": "1"}, {"x": 1, "by": 2.5}, {"x": True}, {"x": 1, "name": 3}):
+        with pytest.raises(SettingError, match="expected a"):
+            scaled(**given)
