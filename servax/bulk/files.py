@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from servax import audio
 from servax.bulk.folders import same_file
 from servax.bulk.orders import ITSELF, LOGMEL, Order, Outcome
 from servax.errors import AudioError, PathError, SettingError, ShapeError, unwritable
-from servax.files import whole_file
+from servax.files import write_whole
 from servax.purifier import Purifier
 from servax.purifier.sound import whole_sound
 from servax.runtime.rules import SHORTEST_SECONDS
@@ -73,11 +74,9 @@ def write_array(target: Path, array: NDArray[np.float32]) -> None:
     Raises:
         PathError: It cannot be written.
     """
-    try:
-        with whole_file(target) as part, part.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-    except OSError as error:
-        raise PathError(target, unwritable(error)) from None
+    content = io.BytesIO()  # into a file, NumPy would hide what the system says of a full disk
+    np.save(content, array, allow_pickle=False)
+    write_whole(target, content.getvalue())
 
 
 def _is_free(target: Path, *, overwrite: bool) -> bool:
