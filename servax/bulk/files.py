@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +26,13 @@ LOUDEST = 1.0 - 2.0**-15
 
 
 def carry_out(
-    order: Order, work: Callable[[Path, Path], float], *, overwrite: bool = False
+    order: Order, work: Callable[[Order], Outcome], *, overwrite: bool = False
 ) -> Outcome:
     """Do what an order says; whatever is wrong with its files is told, never raised.
 
     Args:
         order: What becomes what.
-        work: Makes the target of the source, whole or not at all, and returns how many seconds it
-            plays.
+        work: Makes the target of the source, whole or not at all.
         overwrite: Replace a target that is there.
     """
     source, target = Path(order.source), Path(order.target)
@@ -41,7 +41,7 @@ def carry_out(
             raise PathError(target, ITSELF)
         if not _is_free(target, overwrite=overwrite):
             return Outcome(order.source, order.target, "skipped")
-        return Outcome(order.source, order.target, "done", work(source, target))
+        return work(order)
     except PathError as error:
         said = str(error)
     except Exception as error:  # nothing about one file may end the others
@@ -59,12 +59,8 @@ def purify_file(purifier: Purifier, order: Order, *, overwrite: bool = False) ->
         order: What becomes what.
         overwrite: Replace a target that is there.
     """
-
-    def work(source: Path, target: Path) -> float:
-        if source.suffix.lower() == LOGMEL:
-            return _purify_logmel(purifier, source, target)
-        return _purify_sound(purifier, order, source, target)
-
+    logmel = Path(order.source).suffix.lower() == LOGMEL
+    work = partial(_purify_logmel if logmel else _purify_sound, purifier)
     return carry_out(order, work, overwrite=overwrite)
 
 
@@ -90,7 +86,8 @@ def _is_free(target: Path, *, overwrite: bool) -> bool:
         raise PathError(target, unwritable(error)) from None
 
 
-def _purify_sound(purifier: Purifier, order: Order, source: Path, target: Path) -> float:
+def _purify_sound(purifier: Purifier, order: Order) -> Outcome:
+    source, target = Path(order.source), Path(order.target)
     with audio.opened(source) as sound:
         rate, channels = int(sound.samplerate), int(sound.channels)
         first, last = audio.stretch(sound, source, order.start, order.end)
@@ -108,11 +105,12 @@ def _purify_sound(purifier: Purifier, order: Order, source: Path, target: Path) 
                 )
             rest = [stream.finish() for stream in streams]
             file.write(np.clip(np.stack(rest, axis=1), -1.0, LOUDEST))
-    return heard / rate
+    return Outcome(order.source, order.target, "done", heard / rate)
 
 
 @torch.inference_mode()
-def _purify_logmel(purifier: Purifier, source: Path, target: Path) -> float:
+def _purify_logmel(purifier: Purifier, order: Order) -> Outcome:
+    source = Path(order.source)
     try:
         with audio.regular(source) as file:
             x = np.load(file, allow_pickle=False)
@@ -124,5 +122,5 @@ def _purify_logmel(purifier: Purifier, source: Path, target: Path) -> float:
     if x.dtype.kind != "f" or not (np.isfinite(x).all() and x.min() >= 0 and x.max() <= 1):
         raise SettingError("log-Mel", "outside", "finite numbers in [0, 1], the purifier's scale")
     given = torch.from_numpy(x.astype(np.float32))[None, None]
-    write_array(target, purifier(given)[0, 0].numpy())
-    return 0.0
+    write_array(Path(order.target), purifier(given)[0, 0].numpy())
+    return Outcome(order.source, order.target, "done")

@@ -253,7 +253,7 @@ def test_whatever_one_file_raises_is_told(
         (PathError("elsewhere", "is odd"), "elsewhere: is odd."),
     ):
 
-        def fail(*_: object, error: Exception = error) -> float:
+        def fail(*_: object, error: Exception = error) -> None:
             raise error
 
         monkeypatch.setattr("servax.bulk.files._purify_sound", fail)
