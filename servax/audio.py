@@ -315,7 +315,7 @@ class _Steady:
         return self._kept(self._file.readinto, buffer)
 
     def write(self, data: bytes) -> int:
-        return self._kept(self._file.write, data)  # type: ignore[union-attr]  # none is written to a view
+        return self._kept(self._file.write, data)  # type: ignore[union-attr]  # no view is written
 
     def _kept(self, call: Callable[[Any], int], data: Any) -> int:
         try:

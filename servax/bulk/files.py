@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from servax import audio
 from servax.bulk.folders import same_file
 from servax.bulk.orders import ITSELF, LOGMEL, Order, Outcome
 from servax.errors import AudioError, PathError, SettingError, ShapeError, unwritable
-from servax.files import whole_file
+from servax.files import write_whole
 from servax.purifier import Purifier
 from servax.purifier.sound import whole_sound
 from servax.runtime.limiter import Limited
@@ -37,13 +39,13 @@ SET_ADD_PEAK_CHUNK = 0x1050
 
 
 def carry_out(
-    order: Order, work: Callable[[Path, Path], Outcome], *, overwrite: bool = False
+    order: Order, work: Callable[[Order], Outcome], *, overwrite: bool = False
 ) -> Outcome:
     """Do what an order says; whatever is wrong with its files is told, never raised.
 
     Args:
         order: What becomes what.
-        work: Makes the target of the source, whole or not at all, and tells it.
+        work: Makes the target of the source, whole or not at all.
         overwrite: Replace a target that is there.
     """
     source, target = Path(order.source), Path(order.target)
@@ -52,7 +54,7 @@ def carry_out(
             raise PathError(target, ITSELF)
         if not _is_free(target, overwrite=overwrite):
             return Outcome(order.source, order.target, "skipped")
-        return work(source, target)
+        return work(order)
     except PathError as error:
         said = str(error)
     except Exception as error:  # nothing about one file may end the others
@@ -70,13 +72,8 @@ def purify_file(purifier: Purifier, order: Order, *, overwrite: bool = False) ->
         order: What becomes what.
         overwrite: Replace a target that is there.
     """
-
-    def work(source: Path, target: Path) -> Outcome:
-        if source.suffix.lower() == LOGMEL:
-            _purify_logmel(purifier, source, target)
-            return Outcome(str(source), str(target), "done")
-        return _purify_sound(purifier, order, source, target)
-
+    logmel = Path(order.source).suffix.lower() == LOGMEL
+    work = partial(_purify_logmel if logmel else _purify_sound, purifier)
     return carry_out(order, work, overwrite=overwrite)
 
 
@@ -86,11 +83,9 @@ def write_array(target: Path, array: NDArray[np.float32]) -> None:
     Raises:
         PathError: It cannot be written.
     """
-    try:
-        with whole_file(target) as part, part.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-    except OSError as error:
-        raise PathError(target, unwritable(error)) from None
+    content = io.BytesIO()  # into a file, NumPy would hide what the system says of a full disk
+    np.save(content, array, allow_pickle=False)
+    write_whole(target, content.getvalue())
 
 
 def _is_free(target: Path, *, overwrite: bool) -> bool:
@@ -104,7 +99,8 @@ def _is_free(target: Path, *, overwrite: bool) -> bool:
         raise PathError(target, unwritable(error)) from None
 
 
-def _purify_sound(purifier: Purifier, order: Order, source: Path, target: Path) -> Outcome:
+def _purify_sound(purifier: Purifier, order: Order) -> Outcome:
+    source, target = Path(order.source), Path(order.target)
     container = audio.WRITABLE[target.suffix.lower()]
     subtype = _subtype(order, source)
     if subtype in audio.FLOATS and not soundfile.check_format(container, subtype):
@@ -167,7 +163,8 @@ def without_time(file: soundfile.SoundFile) -> None:
 
 
 @torch.inference_mode()
-def _purify_logmel(purifier: Purifier, source: Path, target: Path) -> None:
+def _purify_logmel(purifier: Purifier, order: Order) -> Outcome:
+    source = Path(order.source)
     try:
         with audio.regular(source) as file:
             x = np.load(file, allow_pickle=False)
@@ -179,4 +176,5 @@ def _purify_logmel(purifier: Purifier, source: Path, target: Path) -> None:
     if x.dtype.kind != "f" or not (np.isfinite(x).all() and x.min() >= 0 and x.max() <= 1):
         raise SettingError("log-Mel", "outside", "finite numbers in [0, 1], the purifier's scale")
     given = torch.from_numpy(x.astype(np.float32))[None, None]
-    write_array(target, purifier(given)[0, 0].numpy())
+    write_array(Path(order.target), purifier(given)[0, 0].numpy())
+    return Outcome(order.source, order.target, "done")

@@ -13,7 +13,7 @@ from servax import audio
 from servax.attacks import FGSM, PGD, Attack, WaveformPGD
 from servax.attacks.base import evaluating
 from servax.bulk.files import carry_out, write_array
-from servax.bulk.orders import LOGMEL, Outcome, plan_attack
+from servax.bulk.orders import LOGMEL, Order, Outcome, plan_attack
 from servax.cli.output import print_json, print_table
 from servax.cli.summary import as_data, counts, end, refuse_existing, watched
 from servax.defences import Defended
@@ -62,12 +62,13 @@ def attack_sounds(
     rows = []
     read = read_in_range if on_waveform else audio.read
 
-    def work(path: Path, place: Path) -> Outcome:
+    def work(order: Order) -> Outcome:
+        path = Path(order.source)
         samples = waveform_batch(read(path, sample_rate=rate))
-        row = attacked(recogniser, target, chosen, samples, y, place)
+        row = attacked(recogniser, target, chosen, samples, y, Path(order.target))
         name = path.name if path == source else path.relative_to(source)
         rows.append({"sound": str(name), **row})
-        return Outcome(str(path), str(place), "done", samples.shape[-1] / rate)
+        return Outcome(order.source, order.target, "done", samples.shape[-1] / rate)
 
     outcomes = (carry_out(order, work, overwrite=overwrite) for order in plan.orders)
     told = watched("attacking", plan, outcomes)

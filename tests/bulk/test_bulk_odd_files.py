@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import resource
 import socket
 import sys
 from collections.abc import Iterator
@@ -196,6 +197,27 @@ def test_a_target_that_is_no_file_fails_at_once(cleaner: Purifier, tmp_path: Pat
             assert (outcome.status, outcome.sentence) == ("failed", expected)
 
 
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.npy"])
+def test_a_full_disk_is_told_in_the_words_of_the_system(
+    cleaner: Purifier, tmp_path: Path, name: str
+) -> None:
+    source = speak(tmp_path / "in.wav", 2.0)
+    if name.endswith(".npy"):
+        source = tmp_path / "in.npy"
+        np.save(source, np.full((64, 200), 0.5, dtype=np.float32))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        outcome = purify_file(cleaner, Order(str(source), str(tmp_path / "out" / name)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert outcome.sentence == (
+        f"{tmp_path / 'out' / name}: cannot be written (File too large); free some space and run "
+        "it again: what is done is kept."
+    )
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_no_order_writes_over_its_own_sound(cleaner: Purifier, tmp_path: Path) -> None:
     source = speak(tmp_path / "a.wav")
     before = source.read_bytes()
@@ -231,7 +253,7 @@ def test_whatever_one_file_raises_is_told(
         (PathError("elsewhere", "is odd"), "elsewhere: is odd."),
     ):
 
-        def fail(*_: object, error: Exception = error) -> float:
+        def fail(*_: object, error: Exception = error) -> None:
             raise error
 
         monkeypatch.setattr("servax.bulk.files._purify_sound", fail)
