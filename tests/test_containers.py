@@ -130,6 +130,15 @@ def test_an_rf64_file_that_was_never_closed(size: int, short: int) -> None:
         heard(more)
 
 
+def test_an_au_stream_ends_before_its_tag() -> None:
+    whole = made("AU")
+    unclosed = replaced(whole, 8, b"\xff" * 4)
+    for behind in (b"", ID3V1):
+        np.testing.assert_array_equal(heard(unclosed + behind), directly(whole))
+        with pytest.raises(AudioError, match="holds no samples"):
+            heard(unclosed[:24] + behind)
+
+
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000])
 def test_a_stream_of_more_than_four_gigabytes_is_refused(tmp_path: Path, size: int) -> None:
     path = tmp_path / "long.wav"

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from servax.containers.chunks import HEADS, TAIL_BYTES, grammar_of, streamed, view_of_chunks
 from servax.containers.mp3 import frame_of, samples_of
-from servax.containers.view import View, bytes_at, id3_bytes, joined, search
+from servax.containers.view import View, before_tag, bytes_at, id3_bytes, joined, search
 from servax.errors import AudioError
 
 __all__ = ["View", "behind_tags", "streamed", "view_of"]
@@ -54,7 +54,10 @@ def view_of(file: io.BufferedIOBase, name: str | Path) -> View:
     elif head.startswith(b"fLaC") and search(file, FLAC_BEGINS, start + 4, end) is not None:
         raise joined(name)
     elif head.startswith(b".snd") and len(head) >= 12:
-        behind = start + sum(struct.unpack(">II", head[4:12]))
+        first, size = struct.unpack(">II", head[4:12])
+        behind = start + first + size
+        if behind > end and size >= streamed(">I"):
+            return View(file, start, before_tag(file, end))
         if search(file, HEADS, behind, min(end, behind + TAIL_BYTES)) is not None:
             raise joined(name)
     elif frame_of(head) is not None:

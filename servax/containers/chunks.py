@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from servax.containers.view import View, bytes_at, id3_bytes, joined, search
+from servax.containers.view import View, before_tag, bytes_at, id3_bytes, joined, search
 from servax.errors import AudioError
 
 TAIL_BYTES = 1 << 24
@@ -136,9 +136,8 @@ def view_of_chunks(
             raise joined(name)
         # Of a W64 file libsndfile takes for sound whatever stands behind it.
         return View(file, start, behind if grammar.whole else end)
-    first = chunk.at + grammar.before
-    stop = _end_of_samples(file, grammar, first, end)
-    if stop <= first:
+    stop = _end_of_samples(file, grammar, chunk.at + grammar.before, end)
+    if stop <= chunk.at + grammar.before:
         raise AudioError(name, "holds no samples", cause="no_samples")
     counted = stop - chunk.at + (grammar.header if grammar.whole else 0)
     if counted >> 8 * struct.calcsize(number):
@@ -163,8 +162,7 @@ def streamed(number: str) -> int:
 
 def _end_of_samples(file: io.BufferedIOBase, grammar: Grammar, first: int, end: int) -> int:
     """Return where the samples end that begin at `first`, in a file that does not say it."""
-    if bytes_at(file, end - 128, 3) == b"TAG":  # ID3v1
-        end -= 128
+    end = before_tag(file, end)
     name = bytes_at(file, first, 4)
     if first >= end or name in KNOWN or _are_chunks(file, grammar, first, end):
         return first

@@ -89,6 +89,11 @@ def id3_bytes(head: bytes) -> int:
     return 10 + size + (10 if head[5] & 0x10 else 0)
 
 
+def before_tag(file: io.BufferedIOBase, end: int) -> int:
+    """Return where a file ends before the ID3v1 tag that some programs put behind any sound."""
+    return end - 128 if bytes_at(file, end - 128, 3) == b"TAG" else end
+
+
 def joined(name: str | Path) -> AudioError:
     """Return the refusal of a file of which libsndfile would read the first sound alone."""
     reason = (
