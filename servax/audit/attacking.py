@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from servax.attacks import FGSM, Counting
 from servax.attacks.fast import with_gradients
+from servax.attacks.problem import logits_of
 from servax.audit.material import Material
 from servax.audit.systems import System
 from servax.audit.threats import Threat
@@ -184,7 +185,7 @@ def predict(model: nn.Module, x: Tensor, *, batch_size: int, tick: Tick | None =
     """Return the predicted classes (N,) of inputs (N, ...)."""
     found = []
     for part in torch.split(x, batch_size):
-        found.append(model(part).argmax(dim=1))
+        found.append(logits_of(model, part).argmax(dim=1))
         if tick:
             tick()
     return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from servax.attacks import PGD, Restarts
+from servax.attacks.problem import logits_of
 from servax.audit.selection import chosen
 from servax.benchmark.figures import adaptive_name, percent
 from servax.benchmark.record import Protocol, Record, Sample
@@ -194,7 +195,7 @@ def _attacked(
         draws = generator(identity.seed, "benchmark", identity.fold, number)
         x = attack(model, batch.x, batch.y, generator=draws)
         with torch.inference_mode():
-            found.append(model(x).argmax(dim=1).numpy())
+            found.append(logits_of(model, x).argmax(dim=1).numpy())
         if tick:
             tick()
     names: NDArray[np.object_] = np.array(test.corpus.labels, dtype=object)

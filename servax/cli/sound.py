@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from servax import audio
 from servax.attacks import FGSM, PGD, Attack, WaveformPGD
 from servax.attacks.base import evaluating
+from servax.attacks.problem import logits_of
 from servax.bulk.files import whole_file
 from servax.bulk.orders import sounds_below
 from servax.cli.output import bar, print_json, print_table, say
@@ -148,7 +149,7 @@ def _outcome(
     recogniser: Recogniser, model: nn.Module, x: Tensor, adversarial: Tensor
 ) -> dict[str, object]:
     with evaluating(model), torch.no_grad():
-        before, after = (int(model(v).argmax()) for v in (x, adversarial))
+        before, after = (int(logits_of(model, v).argmax()) for v in (x, adversarial))
     return {"before": recogniser.labels[before], "after": recogniser.labels[after]}
 
 

@@ -20,5 +20,6 @@ class WaveformClassifier(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Return logits (B, C) of waveforms (B, T)."""
-        logits: Tensor = self.classifier(self.logmel(waveform))
+        # A copy, since the classifier may write into what it is given.
+        logits: Tensor = self.classifier(self.logmel(waveform).clone())
         return logits
