@@ -99,8 +99,12 @@ class Problem:
 
 
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:
-    """Return the model's logits (B, C), or refuse what it returned instead."""
-    logits = model(x)
+    """Return the model's logits (B, C), or refuse what it returned instead.
+
+    The model gets a copy: many write into their input (``x.clamp_``, ``nn.ReLU(inplace=True)``),
+    which would change the caller's and stop the gradient at a leaf.
+    """
+    logits = model(x.clone())
     if not isinstance(logits, Tensor):
         raise SettingError(
             "the model's output", type(logits).__name__, f"a tensor of logits ({len(x)}, C)"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from servax.attacks import FGSM, Counting
 from servax.attacks.fast import with_gradients
+from servax.attacks.problem import logits_of
 from servax.audit.material import Material
 from servax.audit.systems import System
 from servax.audit.threats import Threat
@@ -202,7 +203,7 @@ def predict(
     """
     found = []
     for first, part in zip(range(0, len(x), batch_size), torch.split(x, batch_size), strict=True):
-        found.append(classes_of(model(part), names[first : first + batch_size]))
+        found.append(classes_of(logits_of(model, part), names[first : first + batch_size]))
         if tick:
             tick()
     return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)

@@ -58,6 +58,7 @@ def evaluation_card(scene: Scene, planned: list[Planned], measures: pd.DataFrame
             "fingerprint": subject.fingerprint,
             "inputs": subject.inputs,
             "classes": list(subject.labels),
+            "outputs": _outputs(scene),
         },
         "systems": {
             system.name: {"source": system.source, "fingerprint": system.fingerprint}
@@ -80,6 +81,16 @@ def evaluation_card(scene: Scene, planned: list[Planned], measures: pd.DataFrame
         "batch size": s.batch_size,
         "attack libraries": _libraries(planned),
         **dict(scene.origin),
+    }
+
+
+def _outputs(scene: Scene) -> dict[str, str]:
+    """Return which class of model and corpus each output was taken for, by its number."""
+    spoken = set(scene.material.corpus.labels)
+    pairs = zip(scene.subject.labels, scene.material.names, strict=True)
+    return {
+        str(index): f"{own} = {name}" if name in spoken else f"{own}, not in the corpus"
+        for index, (own, name) in enumerate(pairs)
     }
 
 

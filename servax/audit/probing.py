@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from servax.attacks import APGD, PGD, Attack
-from servax.audit.attacking import reseed
+from servax.audit.attacking import predict, reseed
 from servax.audit.material import Material
 from servax.audit.speed import Speed, over_draws
 from servax.audit.subjects import Subject
@@ -18,14 +19,15 @@ from servax.audit.systems import System
 from servax.audit.tiers import Catalogue
 from servax.evaluation import checks
 from servax.evaluation.checks import Finding, Planting
-from servax.models import classes_of
 from servax.training import generator
 
-COUNT = 11
+COUNT = 12
 """How many checks there are at most."""
 WIDE_STEPS = 20
 """Steps of an attack whose ball is far larger than it needs."""
 RESTARTS = 5
+VOTES = 5
+"""Passes that vote on each answer of a random system."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,14 +38,16 @@ class _Probe:
     y: Tensor
     catalogue: Catalogue
     draws: torch.Generator
+    longer: Tensor | None
     faced: nn.Module
     eot_draws: int
+    seen: checks.Repeats
 
     @property
     def bounds(self) -> tuple[float, float]:
         return self.subject.bounds
 
-    def pgd(self) -> PGD:
+    def pgd(self, *, leave: bool = True) -> PGD:
         budget = self.catalogue.budget
         return PGD(
             radius=budget.radius,
@@ -51,8 +55,23 @@ class _Probe:
             step=0.15 * budget.radius,
             steps=min(30, self.catalogue.effort.pgd),
             bounds=self.bounds,
-            leave=True,
+            leave=leave,
         )
+
+    @property
+    def votes(self) -> int:
+        """Passes that vote on each answer."""
+        return VOTES if self.eot_draws > 1 else 1
+
+    @cached_property
+    def attacked(self) -> Tensor:
+        """What PGD makes of the utterances at the radius of the audit."""
+        return self.pgd()(self.faced, self.x, self.y, generator=self.draws)
+
+    @property
+    def fallen(self) -> Tensor:
+        """Whom that fools, bool (n,)."""
+        return predict(self.faced, self.attacked, batch_size=len(self.x)) != self.y
 
 
 def probe(
@@ -75,90 +94,132 @@ def probe(
         tick: Called once per check.
     """
     reseed(system, seed, "checks")
-    x, y = _right(system, material, catalogue.effort.probes)
+    x, y, longer = _right(system, material, catalogue.effort.probes)
+    seen = checks.repeats(system.model, x)
     faced, eot_draws = system.model, 1
-    if system.gradients and not checks.is_deterministic(system.model, x):
+    if system.gradients and seen.random:
         faced, eot_draws = over_draws(system.model, x, y)
     case = _Probe(
         subject=subject,
         system=system,
         x=x,
         y=y,
+        longer=longer,
         catalogue=catalogue,
         draws=generator(seed, "checks", system.name),
         faced=faced,
         eot_draws=eot_draws,
+        seen=seen,
     )
-    found = []
-    for finding in (*_of_outputs(case), *(_of_attacks(case) if system.gradients else ())):
-        found.append(finding)
+    found: list[Finding] = []
+    for check, run in (_of_outputs(case) | (_of_attacks(case) if system.gradients else {})).items():
+        found += checks.carried_out(check, system.name, run)
         tick()
     return found
 
 
-def _right(system: System, material: Material, count: int) -> tuple[Tensor, Tensor]:
-    """Return the first utterances that a system gets right; any where there are none."""
-    with torch.inference_mode():
-        some = slice(0, 4 * count)
-        right = classes_of(system.model(material.x[some])) == material.y[some]
-    positions = torch.nonzero(right).squeeze(1)[:count].clone()
-    if not len(positions):
-        positions = torch.arange(min(count, len(material)))
-    return material.x[positions], material.y[positions]
+def _right(system: System, material: Material, count: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the first utterances that a system gets right, any where there are none.
+
+    Behind the third stands something else: silence behind a waveform, the same sound backwards in
+    the frames that a front-end filled up; none where a log-Mel is full.
+    """
+    some = slice(0, 4 * count)
+    right = predict(system.model, material.x[some], batch_size=count) == material.y[some]
+    rows = torch.nonzero(right).squeeze(1)[:count].clone()
+    if not len(rows):
+        rows = torch.arange(min(count, len(material)))
+    x, longer = material.x[rows], None
+    if x.ndim == 2:
+        longer = nn.functional.pad(x, (0, x.shape[1] // 4))
+    elif material.mask is not None:
+        longer = torch.where(material.mask[rows], x, x.flip(-1))
+    return x, material.y[rows], longer
 
 
-def _of_outputs(case: _Probe) -> Iterator[Finding]:
-    model, name = case.system.model, case.system.name
-    yield checks.evaluation_mode(model, subject=name)
-    yield checks.outputs_are_logits(model, case.x, subject=name)
-    yield checks.deterministic(model, case.x, subject=name, eot_draws=case.eot_draws)
-    yield checks.batch_independence(model, case.x, subject=name)
-    yield checks.clip_keeps_clean(case.x, bounds=case.bounds, subject=name)
+Checks = dict[str, Callable[[], Finding]]
+"""Checks by name, in their order."""
 
 
-def _of_attacks(case: _Probe) -> Iterator[Finding]:
-    model, x, y, name = case.faced, case.x, case.y, case.system.name
-    yield checks.zero_gradients(model, x, y, subject=name)
+def _of_outputs(case: _Probe) -> Checks:
+    model, x, name, seen = case.system.model, case.x, case.system.name, case.seen
+    several = case.subject.multi_label
+    return {
+        "evaluation-mode": lambda: checks.evaluation_mode(model, subject=name),
+        "outputs-are-logits": lambda: checks.outputs_are_logits(
+            model, x, subject=name, multi_label=several
+        ),
+        "deterministic": lambda: checks.deterministic(
+            model, x, subject=name, eot_draws=case.eot_draws, seen=seen
+        ),
+        "batch-independence": lambda: checks.batch_independence(model, x, subject=name, seen=seen),
+        "padding": lambda: checks.padding(model, x, subject=name, longer=case.longer, seen=seen),
+        "clip-keeps-clean": lambda: checks.clip_keeps_clean(x, bounds=case.bounds, subject=name),
+    }
+
+
+def _of_attacks(case: _Probe) -> Checks:
+    model, x, y, name, draws = case.faced, case.x, case.y, case.system.name, case.draws
     knowledge: Literal["adaptive", "bpda"] = "adaptive" if case.system.exact else "bpda"
-    yield checks.gradient_is_true(
-        model,
-        x[:4],
-        y[:4],
-        subject=name,
-        generator=case.draws,
-        knowledge=knowledge,
-        bounds=case.bounds,
-    )
-    yield checks.large_epsilon(model, x, y, attack=_wide(case), subject=name, generator=case.draws)
-    attack = case.pgd()
-    attacked = attack(model, x, y, generator=case.draws)
-    yield checks.inside_ball(
-        x,
-        attacked,
-        ball=attack.ball,
-        bounds=case.bounds,
-        subject=name,
-        sample_rate=case.subject.sample_rate if case.subject.inputs == "waveform" else None,
-    )
-    yield checks.restarts_and_steps(
-        model, x, y, attack=attack, subject=name, generator=case.draws, restarts=RESTARTS
-    )
+    rate = case.subject.sample_rate if case.subject.inputs == "waveform" else None
     few = max(2, len(x) // 2)
-    yield checks.planted(
-        model,
-        x[:few],
-        attack=case.pgd(),
-        subject=name,
-        generator=case.draws,
-        planting=Planting(inner=_inner(case.catalogue)),
-    )
+    return {
+        "zero-gradients": lambda: checks.zero_gradients(model, x, y, subject=name),
+        "gradient-is-true": lambda: checks.gradient_is_true(
+            model,
+            x[:4],
+            y[:4],
+            subject=name,
+            generator=draws,
+            knowledge=knowledge,
+            bounds=case.bounds,
+        ),
+        "large-epsilon": lambda: checks.large_epsilon(
+            model,
+            x,
+            y,
+            attack=_wide(case),
+            subject=name,
+            generator=draws,
+            fallen=case.fallen,
+            draws=case.votes,
+        ),
+        "inside-ball": lambda: checks.inside_ball(
+            x,
+            case.attacked,
+            ball=case.pgd().ball,
+            bounds=case.bounds,
+            subject=name,
+            sample_rate=rate,
+        ),
+        "restarts-and-steps": lambda: checks.restarts_and_steps(
+            model,
+            x,
+            y,
+            attack=case.pgd(),
+            subject=name,
+            generator=draws,
+            restarts=RESTARTS,
+            draws=case.votes,
+        ),
+        "planted": lambda: checks.planted(
+            model,
+            x[:few],
+            attack=case.pgd(leave=case.votes == 1),
+            subject=name,
+            generator=draws,
+            planting=Planting(inner=_inner(case.catalogue)),
+            draws=case.votes,
+        ),
+    }
 
 
 def _wide(case: _Probe) -> Callable[[float], Attack]:
-    # Auto-PGD, since in a ball that wide a fixed step leads to where ReLUs have no gradient.
+    # Auto-PGD, since in a ball that wide a fixed step leads to where ReLUs have no gradient. Who
+    # leaves at the first draw that errs was lucky: a random system is attacked to the end.
     budget = case.catalogue.budget
     return lambda radius: APGD(
-        radius=radius, norm=budget.ball, bounds=case.bounds, steps=WIDE_STEPS, leave=True
+        radius=radius, norm=budget.ball, bounds=case.bounds, steps=WIDE_STEPS, leave=case.votes == 1
     )
 
 
@@ -173,5 +234,5 @@ def seconds(speed: Speed, count: int, catalogue: Catalogue) -> float:
     planted = max(2, count // 2)
     gradients = count * (4 + 2 * WIDE_STEPS + steps * (RESTARTS + 6)) + 3 * planted * steps
     # Planted inputs are looked for one utterance at a time, which fills no batch.
-    forwards = count * 20 + planted * (_inner(catalogue) + 10)
+    forwards = 64 + count * 30 + planted * (_inner(catalogue) + 10)
     return gradients * speed.gradient + forwards * speed.forward

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from servax.attacks.fast import labelled
 from servax.audit.material import Material, Progress, gather
@@ -13,6 +15,7 @@ from servax.audit.own_parts import own_attacks
 from servax.audit.settings import AuditSettings
 from servax.audit.speed import Speed, measured
 from servax.audit.subjects import Subject
+from servax.audit.subjects.probing import shut
 from servax.audit.systems import System, bare, defended, surrogate
 from servax.audit.threats import OwnAttack
 from servax.audit.tiers import Catalogue
@@ -76,15 +79,18 @@ class Scene:
         catalogue = _refuse_what_cannot_be(settings, subject)
         own = _own(attacks, settings, subject, catalogue)
         subject, material = gather(subject, settings.selection, progress=progress)
+        batch = slice(0, settings.batch_size)
+        x, y = material.x[batch], material.y[batch]
+        # What was said of zeros when it was loaded is decided on what will be attacked.
+        subject = replace(subject, shut=_reason(subject, x))
+        _refuse_what_cannot_be(settings, subject)
         systems = (
             bare(subject),
-            *(defended(subject, wanted, seed=settings.seed) for wanted in defences),
+            *(_tried(defended(subject, each, seed=settings.seed), x) for each in defences),
         )
         transferred = [surrogate(subject, wanted) for wanted in surrogates]
         others = dict(transferred)
         _refuse_twice([system.name for system in systems] + [name for name, _ in transferred])
-        batch = slice(0, settings.batch_size)
-        x, y = material.x[batch], material.y[batch]
         timed = [*systems, *(_as_system(name, other) for name, other in others.items())]
         return cls(
             settings=settings,
@@ -97,6 +103,16 @@ class Scene:
             speeds={system.name: measured(system, x, y) for system in timed},
             attacks=own,
         )
+
+
+def _reason(subject: Subject, x: Tensor) -> str:
+    """Return why no gradients reach real inputs; whoever loaded the model may know it better."""
+    reason = shut(subject.model, x)
+    return reason and (subject.shut or reason)
+
+
+def _tried(system: System, x: Tensor) -> System:
+    return system if system.shut else replace(system, shut=shut(system.model, x))
 
 
 def _refuse_twice(names: Sequence[str]) -> None:
@@ -127,7 +143,8 @@ def _refuse_what_cannot_be(settings: AuditSettings, subject: Subject) -> Catalog
         raise SettingError(
             "knowledge",
             ",".join(settings.knowledge),
-            f"black_box among them: {subject.name} has no gradients, so no other attack is left",
+            f"black_box among them: {subject.name} has no gradients, so no other attack is left "
+            f"({subject.shut})",
         )
     # Making an attack looks for its library, so that a missing one is noticed before any work.
     catalogue = Catalogue(settings.tier, settings.budget)
@@ -139,4 +156,4 @@ def _refuse_what_cannot_be(settings: AuditSettings, subject: Subject) -> Catalog
 
 
 def _as_system(name: str, subject: Subject) -> System:
-    return System(name=name, model=subject.model, gradients=subject.gradients)
+    return System(name=name, model=subject.model, shut=subject.shut)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from servax.attacks.problem import logits_of
 from servax.audit.systems import System
 from servax.audit.threats import Threat
 from servax.defences import ExpectationOverDraws, draws_until_flat, is_random
@@ -63,9 +64,9 @@ def _timed(work: Callable[[], None]) -> float:
 
 @torch.inference_mode()
 def _forward(model: nn.Module, x: Tensor) -> None:
-    model(x)
+    logits_of(model, x)
 
 
 def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> None:
     leaf = x.clone().requires_grad_(True)
-    torch.autograd.grad(nn.functional.cross_entropy(model(leaf), y), leaf)
+    torch.autograd.grad(nn.functional.cross_entropy(logits_of(model, leaf), y), leaf)

@@ -30,8 +30,9 @@ from servax.audit.tasks import (
 )
 from servax.audit.threats import Knowledge, Threat
 from servax.audit.tiers import Catalogue
-from servax.defences import Bpda, is_random
+from servax.defences import Bpda
 from servax.evaluation import records
+from servax.evaluation.checks import repeats
 from servax.evaluation.protocol import UNDEFENDED
 from servax.experiments.stages import Stage, Watcher
 
@@ -100,7 +101,8 @@ class Stages:
         alike = [each for each in self.catalogue.adaptive() if _same(each, threat)]
         wanted = "adaptive" in self.scene.settings.knowledge and alike
         # Behind a random model the attacker who knows it averages over draws, the other does not.
-        return bool(wanted) and self._faced(alike[0], self.scene.systems[0])[1] == 1
+        bare = self.scene.systems[0]
+        return bool(wanted) and bare.exact and self._faced(alike[0], bare)[1] == 1
 
     def _source(
         self, threat: Threat, source: nn.Module, name: str, systems: tuple[System, ...]
@@ -209,7 +211,7 @@ class Stages:
             x, y = (part[:8] for part in (self.scene.material.x, self.scene.material.y))
             # Not where an earlier stage left off: each decides its numbers alone.
             reseed(system, self.scene.settings.seed, "draws")
-            self._facing[key] = over_draws(model, x, y) if is_random(model, x) else (model, 1)
+            self._facing[key] = over_draws(model, x, y) if repeats(model, x).random else (model, 1)
         return self._facing[key]
 
 

@@ -55,12 +55,17 @@ class System:
     """What stands before the bare model; none for a classifier in its place."""
     exact: bool = True
     """Whether gradients through it are exact; else they stand for a step without any."""
-    gradients: bool = True
-    """Whether it has gradients at all."""
+    shut: str = ""
+    """Why it has no gradients, where it has none."""
     fingerprint: str = ""
     """Hash of what decides its answers."""
     source: str = ""
     """Where it comes from."""
+
+    @property
+    def gradients(self) -> bool:
+        """Whether it has gradients at all."""
+        return not self.shut
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,8 @@ def bare(subject: Subject) -> System:
     return System(
         name=UNDEFENDED,
         model=subject.model,
-        gradients=subject.gradients,
+        exact=subject.exact,
+        shut=subject.shut,
         fingerprint=subject.fingerprint,
         source=subject.source,
     )
@@ -181,8 +187,8 @@ def _transformed(subject: Subject, name: str, kind: str, value: str, seed: int) 
         name=name,
         model=Defended(subject.model, module).eval(),
         front=module,
-        exact=getattr(module, "knowledge", "adaptive") == "adaptive",
-        gradients=subject.gradients,
+        exact=subject.exact and _exact(module),
+        shut=subject.shut,
         fingerprint=_together(subject.fingerprint, f"{kind}:{number:g}:{seed}"),
         source=f"{kind}:{value}",
     )
@@ -233,7 +239,8 @@ def _purified(subject: Subject, name: str, where: str) -> System:
         name=name,
         model=Defended(subject.model, front).eval(),
         front=front,
-        gradients=subject.gradients,
+        exact=subject.exact,
+        shut=subject.shut,
         fingerprint=_together(subject.fingerprint, told),
         source=where,
     )
@@ -241,15 +248,15 @@ def _purified(subject: Subject, name: str, where: str) -> System:
 
 def _own(subject: Subject, name: str, path: str) -> System:
     module = own_defence(path, subject)
-    exact = getattr(module, "knowledge", "adaptive") == "adaptive"
+    exact = _exact(module)
     # Without a true gradient the identity stands for it, so that no attacker stops at a zero.
     model = Defended(subject.model, module) if exact else Bpda(subject.model, module)
     return System(
         name=_checked(name or path.partition(":")[2]),
         model=model.eval(),
         front=module,
-        exact=exact,
-        gradients=subject.gradients,
+        exact=exact and subject.exact,
+        shut=subject.shut,
         fingerprint=_together(subject.fingerprint, code_of(path, module)),
         source=path,
     )
@@ -266,7 +273,14 @@ def _instead(subject: Subject, name: str, where: str) -> System:
         raise SettingError(
             "defence", where, "a recogniser with the labels, front-end and scale of the model"
         )
-    return System(name=name, model=other.model, fingerprint=other.fingerprint, source=where)
+    return System(
+        name=name,
+        model=other.model,
+        exact=other.exact,
+        shut=other.shut,
+        fingerprint=other.fingerprint,
+        source=where,
+    )
 
 
 def surrogate(subject: Subject, wanted: str) -> tuple[str, Subject]:
@@ -291,6 +305,11 @@ def surrogate(subject: Subject, wanted: str) -> tuple[str, Subject]:
             "surrogate", where, f"a model of the classes {', '.join(subject.labels)}"
         )
     return _checked(name or _called(folder_of(where))), other
+
+
+def _exact(module: nn.Module) -> bool:
+    """Return whether a defence's gradients are its own, as it says itself."""
+    return bool(getattr(module, "knowledge", "adaptive") == "adaptive")
 
 
 def _scaled_alike(one: Subject, other: Subject) -> bool:

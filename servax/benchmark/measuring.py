@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from servax.attacks import PGD, Restarts
+from servax.attacks.problem import logits_of
 from servax.audit.selection import chosen
 from servax.benchmark.figures import adaptive_name, percent
 from servax.benchmark.record import Protocol, Record, Sample
@@ -196,7 +197,7 @@ def _attacked(
         x = attack(model, batch.x, batch.y, generator=draws)
         with torch.inference_mode():
             heard = test.corpus.utterances["utterance"].iloc[batch.positions].tolist()
-            found.append(classes_of(model(x), heard).numpy())
+            found.append(classes_of(logits_of(model, x), heard).numpy())
         if tick:
             tick()
     names: NDArray[np.object_] = np.array(test.corpus.labels, dtype=object)

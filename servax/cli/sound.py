@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from servax import audio
 from servax.attacks import FGSM, PGD, Attack, WaveformPGD
 from servax.attacks.base import evaluating
+from servax.attacks.problem import logits_of
 from servax.bulk.files import carry_out, write_array
 from servax.bulk.orders import LOGMEL, Order, Outcome, plan_attack
 from servax.cli.output import print_json, print_table
@@ -152,7 +153,7 @@ def _outcome(
     recogniser: Recogniser, model: nn.Module, x: Tensor, adversarial: Tensor
 ) -> dict[str, object]:
     with evaluating(model), torch.no_grad():
-        before, after = (int(classes_of(model(v))) for v in (x, adversarial))
+        before, after = (int(classes_of(logits_of(model, v))) for v in (x, adversarial))
     return {"before": recogniser.labels[before], "after": recogniser.labels[after]}
 
 

@@ -13,7 +13,13 @@ from servax.defences.codec import Codec
 from servax.defences.defended import Defended
 from servax.defences.denoiser import DenoiserTrainer, DenoiserTraining, train_denoiser
 from servax.defences.detector import Detector, threshold_at
-from servax.defences.knowledge import Bpda, ExpectationOverDraws, draws_until_flat, is_random
+from servax.defences.knowledge import (
+    Bpda,
+    ExpectationOverDraws,
+    StraightThrough,
+    draws_until_flat,
+    is_random,
+)
 from servax.defences.smoothing import Certificate, Smoothed, certify
 from servax.defences.transforms import (
     GaussianNoise,
@@ -46,6 +52,7 @@ __all__ = [
     "Similarity",
     "Smoothed",
     "SpectrogramMasking",
+    "StraightThrough",
     "Trades",
     "Vanilla",
     "certify",

@@ -23,5 +23,6 @@ class Defended(nn.Module):
     @typed
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, C); exact gradients pass through the defence."""
-        logits: Tensor = self.model(self.defence(x))
+        # Copies, since both may write into what they are given.
+        logits: Tensor = self.model(self.defence(x.clone()).clone())
         return logits

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
+from servax.attacks.problem import logits_of
 from servax.errors import SettingError, ShapeError
 from servax.kinds import typed
 
@@ -64,11 +65,11 @@ class Detector(nn.Module):
     @typed
     def forward(self, x: Tensor) -> Tensor:
         """Return the scores (B,) of inputs (B, ...)."""
-        purified = self.purifier(x)
+        purified = self.purifier(x.clone())
         if self.model is None or self.score == "residual":
             residual: Tensor = (x - purified).abs().flatten(1).mean(1)
             return residual
-        before, after = self.model(x).log_softmax(1), self.model(purified).log_softmax(1)
+        before, after = (logits_of(self.model, z).log_softmax(1) for z in (x, purified))
         if self.score == "l1":
             distance: Tensor = (before.exp() - after.exp()).abs().sum(1)
             return distance

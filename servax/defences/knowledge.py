@@ -9,6 +9,7 @@ classifiers, so every attack works on them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +17,55 @@ from torch import Tensor, nn
 from servax.attacks.base import check_inputs, evaluating
 from servax.attacks.losses import cross_entropy
 from servax.attacks.problem import Problem, logits_of
+from servax.defences.defended import Defended
 from servax.errors import SettingError, ShapeError
 from servax.features import check_tensor
 from servax.kinds import typed
 from servax.perturbation import input_gradient
 
 
-class Bpda(nn.Module):
+class StraightThrough(nn.Module):
+    """Maps inputs (B, ...) to what `step` makes of them; backward it is the identity.
+
+    Args:
+        step: What has no gradient, from a shape to the same shape; it may leave torch.
+        what: How refusals call it.
+    """
+
+    knowledge = "bpda"
+    """What an attack through it knows."""
+
+    def __init__(self, step: Callable[[Tensor], Tensor], *, what: str = "the step") -> None:
+        super().__init__()
+        self.step = step
+        self.what = what
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the step makes of inputs (B, ...).
+
+        Raises:
+            ShapeError: The step changes the shape: the identity cannot stand for it.
+        """
+        with torch.no_grad():
+            stepped = self.step(x.detach().clone())
+        if stepped.shape != x.shape:
+            raise ShapeError(
+                f"{self.what}'s output",
+                stepped.shape,
+                f"that of its input, {tuple(x.shape)}: BPDA takes {self.what} for the identity",
+            )
+        # x - x is 0 and its gradient the identity's, so that forward nothing is rounded.
+        passed: Tensor = stepped + (x - x.detach())
+        return passed
+
+
+class Bpda(Defended):
     """Maps inputs (B, ...) to the logits (B, C) of `model` behind a `defence` without gradients.
 
     Forward it is exactly ``model(defence(x))``; backward the defence is taken for the identity.
+
+    Raises:
+        ShapeError: In `forward`: the defence changes the shape.
     """
 
     knowledge = "bpda"
@@ -33,28 +73,7 @@ class Bpda(nn.Module):
 
     @typed
     def __init__(self, model: nn.Module, defence: nn.Module) -> None:
-        super().__init__()
-        self.defence = defence
-        self.model = model
-
-    @typed
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits (B, C).
-
-        Raises:
-            ShapeError: The defence changes the shape: the identity cannot stand for it.
-        """
-        with torch.no_grad():
-            defended = self.defence(x)
-        if defended.shape != x.shape:
-            raise ShapeError(
-                "the defence's output",
-                defended.shape,
-                f"that of its input, {tuple(x.shape)}: BPDA takes the defence for the identity",
-            )
-        # x - x is 0 and its gradient the identity's, so that forward nothing is rounded.
-        logits: Tensor = self.model(defended.detach() + (x - x.detach()))
-        return logits
+        super().__init__(model, StraightThrough(defence, what="the defence"))
 
 
 class ExpectationOverDraws(nn.Module):

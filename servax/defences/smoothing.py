@@ -18,6 +18,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from servax.attacks.base import evaluating
+from servax.attacks.problem import logits_of
 from servax.errors import SettingError
 from servax.features import check_tensor
 from servax.kinds import typed
@@ -59,7 +60,7 @@ class Smoothed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the logarithm of the mean probabilities (B, C)."""
         logs = [
-            self.model(_noisy(x, self.standard_deviation, self.generator)).log_softmax(1)
+            logits_of(self.model, _noisy(x, self.standard_deviation, self.generator)).log_softmax(1)
             for _ in range(self.draws)
         ]
         return torch.stack(logs).logsumexp(0) - math.log(self.draws)
@@ -169,7 +170,7 @@ def _count_votes(
     counts = torch.zeros(0, dtype=torch.int64)
     for start in range(0, draws, batch_size):
         copies = clip.expand(min(batch_size, draws - start), *clip.shape)
-        logits = model(_noisy(copies, standard_deviation, generator))
+        logits = logits_of(model, _noisy(copies, standard_deviation, generator))
         found = torch.bincount(classes_of(logits), minlength=logits.shape[1]).cpu()
         counts = counts + found if len(counts) else found
     return counts.numpy()

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from servax.attacks.fast import labelled, with_gradients
+from servax.attacks.problem import logits_of
 from servax.defences import Defended
 from servax.errors import SettingError
 from servax.evaluation.grid import AttackGrid
@@ -257,8 +258,7 @@ def _inputs(
 
 @torch.inference_mode()
 def _logits(model: nn.Module, x: Tensor) -> Tensor:
-    logits: Tensor = model(x)
-    return logits
+    return logits_of(model, x)
 
 
 def _rows(test: Dataset, batch: Batch, condition: Condition, logits: Tensor) -> pd.DataFrame:

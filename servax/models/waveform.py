@@ -25,5 +25,6 @@ class WaveformClassifier(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """Return logits (B, C) of waveforms (B, T)."""
         check_waveforms(waveform)
-        logits: Tensor = self.classifier(self.logmel(waveform))
+        # A copy, since the classifier may write into what it is given.
+        logits: Tensor = self.classifier(self.logmel(waveform).clone())
         return logits

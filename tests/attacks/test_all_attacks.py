@@ -10,8 +10,11 @@ import torch
 from attack_table import ATTACKS
 from torch import Tensor, nn
 
-from servax.defences import Defended
+from servax.attacks import FGSM, UniversalPerturbation
+from servax.attacks.problem import logits_of
+from servax.defences import Bpda, Defended, ExpectationOverDraws
 from servax.errors import SettingError
+from servax.models import WaveformClassifier
 
 HEIGHT, WIDTH = 5, 7
 
@@ -246,3 +249,74 @@ def test_float32_is_kept(entry, norm):
     found = attack(model, x, said(model, x), generator=seeded())
     assert found.dtype == torch.float32
     assert not found.requires_grad
+
+
+class Writing(nn.Module):
+    """Writes into what it is given before it classifies."""
+
+    def __init__(self, write, model):
+        super().__init__()
+        self.write, self.model = write, model
+
+    def forward(self, x):
+        self.write(x)
+        return self.model(x)
+
+
+def half_shifted(x):
+    x[:] = (x - 0.5) * 2
+
+
+WRITES = {
+    "clamp_": (lambda x: x.clamp_(0.2, 0.8), lambda x: x.clamp(0.2, 0.8)),
+    "ReLU(inplace=True)": (nn.ReLU(inplace=True), torch.relu),
+    "-=": (lambda x: x.sub_(x.mean((1, 2, 3), True)), lambda x: x - x.mean((1, 2, 3), True)),
+    "[:] =": (half_shifted, lambda x: (x - 0.5) * 2),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+@cases()
+def test_a_model_that_writes_into_its_input_is_attacked_like_one_that_does_not(entry, norm, write):
+    writes, pure = WRITES[write]
+    model, x = classifier(4), clean()
+    given = x.clone()
+    y = model(pure(x)).argmax(1)
+
+    class Pure(nn.Module):
+        def forward(self, x):
+            return model(pure(x))
+
+    attack = entry.make(norm=norm, radius=radius_of(norm))
+    found, expected = (
+        attack(each, x, y, generator=seeded(4)) for each in (Writing(writes, model), Pure())
+    )
+    assert torch.equal(x, given)
+    assert torch.equal(found, expected)
+    assert (model(pure(found)).argmax(1) != y).any() or write == "clamp_"
+
+
+def test_asking_for_the_predicted_label_leaves_the_input_alone():
+    x = clean()
+    given, model = x.clone(), Writing(half_shifted, classifier(4))
+    attack = FGSM(epsilon=0.1, labels="predicted")
+    attack.target(model, x, torch.zeros(len(x), dtype=torch.int64))
+    UniversalPerturbation.fit(model, [(x, torch.arange(6) % 4)], generator=seeded(), radius=0.1)
+    assert torch.equal(x, given)
+
+
+@pytest.mark.parametrize("kind", [Defended, Bpda, WaveformClassifier, ExpectationOverDraws])
+def test_each_part_of_a_chain_may_write_into_what_it_is_given(kind):
+    """A sigmoid keeps its output for its gradient, which the next part must not write into."""
+    model, x = Writing(nn.ReLU(inplace=True), classifier(3)), clean()
+    parts = {
+        Defended: (model, nn.Sigmoid()),
+        Bpda: (model, Writing(lambda x: x.mul_(2), nn.Sigmoid())),
+        WaveformClassifier: (nn.Sigmoid(), model),
+        ExpectationOverDraws: (model, 2),
+    }
+    whole = kind(*parts[kind])
+    leaf = x.clone().requires_grad_()
+    logits_of(whole, leaf).sum().backward()
+    assert (leaf.grad != 0).any()
+    assert torch.equal(leaf.detach(), x)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from servax.attacks import FGSM, PGD
+from servax.audit.card import evaluation_card
 from servax.audit.run import run_audit
 from servax.audit.stages import Stages
 from servax.audit.subjects import load_subject
@@ -194,6 +195,28 @@ def test_the_card_says_all_that_repeats_the_audit(done: Any) -> None:
     assert {"tier", "versions", "command", "batch size", "model"} <= set(card)
 
 
+def test_the_card_says_which_class_each_output_was_taken_for(
+    own: str, set_up: Any, tmp_path: Path
+) -> None:
+    names = ["sadness", "anger", "neu", "Happy"]
+    scene = set_up(tmp_path, subject=load_subject(f"{own}:Bands", labels=names))
+    assert evaluation_card(scene, [], pd.DataFrame())["model"]["outputs"] == {
+        "0": "sadness = sad",
+        "1": "anger = angry",
+        "2": "neu = neutral",
+        "3": "Happy = happy",
+    }
+
+
+def test_labels_in_another_order_are_a_warning(own: str, set_up: Any, tmp_path: Path) -> None:
+    names = ["happy", "angry", "neutral", "sad"]
+    swapped = load_subject(f"{own}:Bands", labels=names)
+    result = run_audit(set_up(tmp_path, subject=swapped, knowledge=("black_box",))).result
+    (finding,) = (each for each in result.findings if each.check == "clean-score")
+    assert (finding.severity, finding.evidence["uar"]) == ("warning", 0.5)
+    assert "in another order it would be 100.0 %" in finding.statement
+
+
 def test_a_second_run_computes_nothing(done: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("servax.audit.run.write_audit", lambda *_: done.audited.paths)
     watching = type(done.watching)()
@@ -314,7 +337,7 @@ def test_a_model_without_gradients_is_asked_only(set_up: Any, own: str, tmp_path
     audited = run_audit(scene, fail_under=0.0)
     assert set(audited.result.records.frame["knowledge"]) == {"none", "black_box"}
     assert set(audited.result.card["threat model"]["knowledge"]) == {"black_box"}
-    assert audited.passed
+    assert not audited.passed
     with pytest.raises(SettingError, match="black_box among them: Shut has no gradients"):
         set_up(tmp_path, subject=shut, knowledge=known("oblivious,adaptive"))
 

@@ -127,7 +127,7 @@ def test_a_recogniser_stands_in_the_place_of_the_model(
 
 def test_the_model_itself_is_called_undefended(subject: Subject) -> None:
     assert bare(subject).name == "undefended"
-    assert bare(replace(subject, gradients=False)).gradients is False
+    assert bare(replace(subject, shut="it rounds")).gradients is False
 
 
 @pytest.mark.parametrize(

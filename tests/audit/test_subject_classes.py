@@ -68,6 +68,20 @@ class Wrong(nn.Module):
     def forward(self, x):
         return {"logits": x}
 
+class Wrapped(nn.Module):  # around a model of another library, which says what its head is
+    inputs, labels, sample_rate = "waveform", ["a", "b"], 100
+    def __init__(self, problem_type):
+        super().__init__()
+        self.inner = nn.Linear(100, 2)
+        self.inner.config = type("Config", (), {"problem_type": problem_type})
+    def forward(self, x):
+        return self.inner(x)
+
+class Placed(Wrapped):
+    labels = ["arousal", "valence"]
+    def __init__(self):
+        super().__init__(None)
+
 class Flat(nn.Module):
     def forward(self, x):
         return x.mean((1, 2, 3))
@@ -262,6 +276,12 @@ LOGMEL: dict[str, Any] = {"inputs": "logmel", "labels": ["a", "b"]}
             r"returns shape \(1,\) for one input of zeros \(1, 1, 64, 373\)",
         ),
         (
+            "own_models:Wrapped",
+            {"init": {"problem_type": "regression"}},
+            "has a regression head",
+        ),
+        ("own_models:Placed", {}, "the outputs of own_models:Placed are dimensions"),
+        (
             "own_models:Silent",
             {"inputs": "waveform", "sample_rate": 100},
             r"fails on one input of zeros \(1, 100\), expected a model from \(B, T\) to logits",
@@ -295,6 +315,11 @@ def test_what_contradicts_a_checkpoint(
 def test_statements_outside_their_rule(said: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match=next(iter(said))):
         load_subject("anything", **said)
+
+
+def test_a_part_says_that_several_classes_may_be_right(module: str) -> None:
+    init = {"problem_type": "multi_label_classification"}
+    assert load_subject("own_models:Wrapped", init=init).multi_label
 
 
 def test_what_is_no_model_is_answered_with_the_forms(tmp_path: Path) -> None:

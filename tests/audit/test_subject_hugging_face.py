@@ -143,6 +143,7 @@ def test_a_model_of_spectrograms_is_a_black_box(
     subject = load_subject(str(folders["ast"]))
     _, logits = oracle(library, folders["ast"], speech)
     as_library(subject, logits, speech)
+    assert subject.shut == "ASTFeatureExtractor computes its features in NumPy"
     assert not subject.gradients
     assert not subject.model(speech.requires_grad_()).requires_grad
 
@@ -192,6 +193,42 @@ def own_code(folder: Path) -> None:
 
 def without_extractor(folder: Path) -> None:
     (folder / "preprocessor_config.json").unlink()
+
+
+def told(folder: Path, **settings: Any) -> str:
+    """Write settings into the configuration of a model, and return where it lies."""
+    found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(found | settings), encoding="utf-8")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"problem_type": "regression"}, "has a regression head .*expected a model with a head"),
+        (
+            {"id2label": {"0": "Arousal", "1": "dominance", "2": "valence", "3": "pleasure"}},
+            "expected names of classes: the outputs of .* are dimensions .a regression head.",
+        ),
+    ],
+)
+def test_a_head_that_places_voices_in_a_space_is_refused(
+    folders: dict[str, Path], tmp_path: Path, settings: dict[str, Any], sentence: str
+) -> None:
+    place = told(copied(folders["wav2vec2"], tmp_path / "space"), **settings)
+    for labels in (None, ["neutral", "happy", "angry", "sad"]):
+        with pytest.raises(ServaxError, match=sentence):
+            load_subject(place, labels=labels)
+
+
+def test_a_multi_label_head_is_known(folders: dict[str, Path], tmp_path: Path) -> None:
+    assert not load_subject(str(folders["wav2vec2"])).multi_label
+    for kind, several in (
+        ("multi_label_classification", True),
+        ("single_label_classification", False),
+    ):
+        place = told(copied(folders["wav2vec2"], tmp_path / kind), problem_type=kind)
+        assert load_subject(place).multi_label is several
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,67 @@ def batch_statistics() -> nn.Module:
     return model.eval()
 
 
+class InParts(nn.Module):
+    """Asks a model about one utterance after the other."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.model(one) for one in torch.split(x, 1)])
+
+
+class FromSize(nn.Module):
+    """Gives other logits in batches of at least `size`."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.model, self.size = network(), size
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x)
+        return logits.flip(1) if len(x) >= self.size else logits
+
+
+class Decoy(nn.Module):
+    """Gets its logits by a way without gradients, and gradients by one that says nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x.detach())
+        return logits + 0 * x.sum()
+
+
+class Loudest(nn.Module):
+    """Divides by the largest value in the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x / x.abs().amax())
+        return logits
+
+
+class Pooled(nn.Module):
+    """Takes any length: three filters, their mean over time, or their largest value."""
+
+    def __init__(self, pool: Callable[..., Tensor] = torch.mean, shift: float = 0.0) -> None:
+        super().__init__()
+        with global_seed(8, "filters"):
+            self.filters = nn.Conv1d(1, CLASSES, 1, bias=False)
+        self.pool, self.shift = pool, shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        shift = self.shift * torch.tensor([1.0, 0.0, 0.0])
+        return self.pool(self.filters(x.flatten(1)[:, None]).square(), dim=2) - shift
+
+
 def folded_gradient(model: nn.Module) -> nn.Module:
     """Return a model whose backward pass is wrong although its output is right."""
     return Then(model, lambda logits: logits.detach() + (0.2 * logits - 0.2 * logits.detach()))
@@ -201,6 +262,31 @@ def apart(m: nn.Module, x: Tensor, y: Tensor) -> Finding:
     return checks.batch_independence(m, x, **SETTING)
 
 
+def fallen(*standing: int) -> Check:
+    """Have an attack that fails in large balls, where all but those standing fell in a smaller."""
+
+    def check(m: nn.Module, x: Tensor, y: Tensor) -> Finding:
+        rest = torch.ones(len(x), dtype=torch.bool)
+        rest[list(standing)] = False
+        return checks.large_epsilon(
+            m, x, y, attack=lambda radius: pgd(radius, Downhill), fallen=rest, **SETTING
+        )
+
+    return check
+
+
+def filled(m: nn.Module, x: Tensor, y: Tensor) -> Finding:
+    """Compare with the same sound and as much silence behind it."""
+    sound = 0.5 * x.flatten(1)
+    longer = torch.cat([sound, torch.zeros_like(sound)], dim=1)
+    given = sound if isinstance(m, Pooled) else 0.5 * x
+    return checks.padding(m, given, longer=longer, **SETTING)
+
+
+def yes_or_no(m: nn.Module, x: Tensor, y: Tensor) -> Finding:
+    return checks.outputs_are_logits(m, x, multi_label=True, **SETTING)
+
+
 def zeros(m: nn.Module, x: Tensor, y: Tensor) -> Finding:
     return checks.zero_gradients(m, x, y, **SETTING)
 
@@ -212,6 +298,24 @@ TABLE: dict[str, tuple[Check, Callable[[], nn.Module], str]] = {
     "logits": (logits, network, "passed"),
     "logits, softmax": (logits, lambda: Then(network(), lambda z: z.softmax(1)), "error"),
     "logits, log-softmax": (logits, lambda: Then(network(), lambda z: z.log_softmax(1)), "note"),
+    "logits, sigmoid": (logits, lambda: Then(network(), torch.sigmoid), "error"),
+    "logits, sigmoid, then moved": (
+        logits,
+        lambda: Then(network(), lambda z: torch.stack([*z.sigmoid().unbind(1)], 1).view(-1, 3)),
+        "error",
+    ),
+    "logits, sigmoid by hand": (
+        logits,
+        lambda: Then(network(), lambda z: (1 / (1 + torch.exp(-40 * z))).detach()),
+        "error",
+    ),
+    "logits, between 0 and 1 by chance": (
+        logits,
+        lambda: Then(network(), lambda z: 0.5 + 0.01 * z),
+        "passed",
+    ),
+    "logits, multi-label": (yes_or_no, network, "warning"),
+    "logits, multi-label, sigmoid": (yes_or_no, lambda: Then(network(), torch.sigmoid), "error"),
     "logits, positive": (logits, lambda: Then(network(), torch.exp), "passed"),
     "deterministic": (agree, network, "passed"),
     "deterministic, noise": (agree, lambda: Noisy(network()), "error"),
@@ -219,6 +323,16 @@ TABLE: dict[str, tuple[Check, Callable[[], nn.Module], str]] = {
     "deterministic, EOT": (averaged, lambda: Noisy(network()), "note"),
     "batch": (apart, network, "passed"),
     "batch, statistics": (apart, batch_statistics, "error"),
+    "batch, in parts": (apart, lambda: InParts(network()), "passed"),
+    "batch, from 16": (apart, lambda: FromSize(16), "error"),
+    "batch, from 32": (apart, lambda: FromSize(32), "error"),
+    "batch, loudest": (apart, Loudest, "error"),
+    "padding, one length": (filled, network, "passed"),
+    "padding, loudest": (filled, Loudest, "error"),
+    "padding, mean": (filled, Pooled, "note"),
+    "padding, mean and threshold": (filled, lambda: Pooled(shift=0.005), "warning"),
+    "padding, largest": (filled, lambda: Pooled(torch.amax), "passed"),
+    "padding, noise": (filled, lambda: Noisy(network()), "not-measured"),
     "batch, noise": (apart, lambda: Noisy(network()), "not-measured"),
     "zeros": (zeros, network, "passed"),
     "zeros, rounded": (zeros, lambda: Rounded(network()), "error"),
@@ -242,6 +356,14 @@ TABLE: dict[str, tuple[Check, Callable[[], nn.Module], str]] = {
     "large, downhill": (on_large(Downhill), network, "error"),
     "large, short": (on_large(PGD, step=1e-4), network, "error"),
     "large, rounded": (on_large(PGD, step=1e-3), lambda: Rounded(network()), "error"),
+    "large, all fell": (fallen(), network, "passed"),
+    "large, one did not": (fallen(3), network, "passed"),
+    "large, several did not": (fallen(1, 2, 3, 4, 5), network, "error"),
+    "large, one utterance": (
+        lambda m, x, y: on_large(Downhill)(m, x[:1], y[:1]),
+        network,
+        "not-measured",
+    ),
     "sweep": (on_sweep(0.25), network, "passed"),
     "sweep, short": (on_sweep(1e-3), network, "warning"),
     "planted": (on_planted(pgd(0.3)), network, "passed"),
@@ -251,6 +373,8 @@ TABLE: dict[str, tuple[Check, Callable[[], nn.Module], str]] = {
         lambda: nn.Sequential(nn.AvgPool2d(3, 1, 1), network()),
         "passed",
     ),
+    "planted, in parts": (on_planted(pgd(0.3)), lambda: InParts(network()), "passed"),
+    "planted, decoy": (on_planted(pgd(0.3)), Decoy, "error"),
     "planted, downhill": (on_planted(pgd(0.3, Downhill)), network, "error"),
     "planted, noise": (on_planted(Noise()), network, "error"),
     "planted, short": (on_planted(pgd(0.3, step=1e-3)), network, "error"),
@@ -337,14 +461,15 @@ def sound(step: float) -> tuple[Tensor, Tensor]:
     return clean, moved(clean, (3 + step) / 2**15)
 
 
-@pytest.mark.parametrize(("step", "expected"), [(0.0, "passed"), (0.6, "warning")])
-def test_wav_round_trip(step, expected) -> None:
+@pytest.mark.parametrize(("step", "rounded"), [(0.0, False), (0.6, True)])
+def test_wav_round_trip(step, rounded) -> None:
     clean, adversarial = sound(step)
     ball = Linf((3 + step) / 2**15)
     finding = checks.inside_ball(
         clean, adversarial, ball=ball, bounds=(-1, 1), subject="net", sample_rate=16_000
     )
-    assert finding.severity == expected
+    assert finding.severity == "passed"
+    assert ("by the rounding of the file alone" in finding.statement) is rounded
     written = np.rint(adversarial.numpy() * 2**15) / 2**15
     expected = np.abs(written - clean.numpy()).max()
     assert finding.evidence["distance_as_wav"] == pytest.approx(expected, abs=1e-9)
@@ -366,6 +491,47 @@ def test_clip_keeps_clean(x) -> None:
     assert finding.severity == "error"
     expected = ((2 * x < 0.5) | (2 * x > 1.5)).double().mean()
     assert finding.evidence["changed"] == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_models_give_no_false_errors(x, y, seed) -> None:
+    model, random = Noisy(network()), torch.Generator().manual_seed(seed)
+    with global_seed(seed, "noise"):
+        large = checks.large_epsilon(model, x, y, attack=pgd, generator=random, draws=5, **SETTING)
+        found = checks.planted(
+            model,
+            x[:4],
+            attack=pgd(0.3),
+            generator=random,
+            planting=Planting(inner=20),
+            draws=5,
+            **SETTING,
+        )
+    assert large.severity == "passed", large.statement
+    assert found.severity in ("passed", "not-measured"), found.statement
+
+
+class Moody(nn.Module):
+    """Draws noise from the fifth pass on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model, self.passes = network(), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        logits: Tensor = self.model(x)
+        return logits + (self.passes > 4) * torch.randn(3)
+
+
+def test_determinism_and_independence_judge_by_one_look(x) -> None:
+    """What is random in batches of one, or seldom, is random for both."""
+    model = Moody()
+    seen = checks.repeats(model, x)
+    assert seen.random
+    assert checks.deterministic(model, x, seen=seen, **SETTING).severity == "error"
+    assert checks.batch_independence(model, x, seen=seen, **SETTING).severity == "not-measured"
+    assert checks.padding(model, x, seen=seen, **SETTING).severity == "not-measured"
 
 
 def test_features_are_what_the_last_layer_reads(x) -> None:

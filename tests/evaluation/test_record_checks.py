@@ -220,9 +220,62 @@ def test_one_utterance_in_many_is_a_warning() -> None:
     assert "1 of 80 utterances (1.2 %)" in finding.statement
 
 
-def test_bare_target_needs_no_other_attacker() -> None:
-    findings = checks.knowledge_complete(table({white("pgd"): 1}, {blind("pgd"): 5}))
-    assert [finding.severity for finding in findings] == ["passed", "passed"]
+@pytest.mark.parametrize(
+    ("bare", "expected"),
+    [(blind("pgd"), "passed"), (SQUARE, "error"), (blind("pgd", knowledge="transfer"), "error")],
+)
+def test_who_knows_all_of_the_bare_target_is_oblivious_of_defences(bare, expected) -> None:
+    findings = checks.knowledge_complete(table({white("pgd"): 1}, {bare: 5}))
+    assert [finding.severity for finding in findings] == ["passed", expected]
+
+
+def scored(predictions: str, labels: str, *, speakers: int = 10) -> Finding:
+    """Return what is said of a clean score; letters are classes, utterances take turns."""
+    frame = pd.concat([rows(CLEAN, 0)] * 5, ignore_index=True).iloc[: len(labels)]
+    frame = frame.assign(
+        label=list(labels),
+        prediction=list(predictions),
+        utterance=[f"u{i}" for i in range(len(labels))],
+        speaker=[f"s{i % speakers}" for i in range(len(labels))],
+    )
+    (finding,) = checks.clean_score(frame)
+    return finding
+
+
+FOUR = "abcd" * 25
+
+
+@pytest.mark.parametrize("speakers", [10, 2])
+def test_a_clean_score_at_chance_is_a_warning(speakers) -> None:
+    drawn = "".join(np.random.default_rng(0).choice(list("abcd"), 100))
+    for predictions, said in (
+        (drawn, "not shown to be above chance"),
+        ("a" * 100, "not shown to be above chance"),
+        ("bcda" * 25, "in another order it would be 100.0 %"),
+        ("bacd" * 25, "in another order it would be 100.0 %"),  # two names swapped: 50 %
+    ):
+        finding = scored(predictions, FOUR, speakers=speakers)
+        assert finding.severity == "warning"
+        assert said in finding.statement
+        assert finding.evidence["chance"] == 0.25
+        assert finding.evidence["resampled"] == ("speaker" if speakers == 10 else "utterance")
+        assert finding.evidence["uar"] == balanced_accuracy_score(list(FOUR), list(predictions))
+
+
+@pytest.mark.parametrize("right", [50, 70, 100])
+def test_a_clean_score_above_chance_passes(right) -> None:
+    draws = np.random.default_rng(1)
+    wrong = draws.choice(list("abcde"), 100)  # the model has a class that the corpus lacks
+    predictions = np.where(draws.permutation(100) < right, list(FOUR), wrong)
+    finding = scored("".join(predictions), FOUR)
+    assert finding.severity == "passed", finding.statement
+    assert finding.evidence["low"] <= finding.evidence["uar"] <= finding.evidence["high"]
+
+
+def test_a_clean_score_needs_clean_rows_and_takes_a_single_one() -> None:
+    (finding,) = checks.clean_score(table({white("pgd"): 1}))
+    assert finding.severity == "not-measured"
+    assert scored("a", "a").severity == "warning"  # one class: chance is all that there is
 
 
 def test_systems_with_several_targets_are_told_apart() -> None:

@@ -48,7 +48,6 @@ def load_checkpoint_subject(folder: Path, said: Statements) -> Subject:
         inputs=inputs,
         labels=labels,
         sample_rate=agree("sample_rate", said.sample_rate, rate, whose, "16000"),
-        gradients=True,
         bounds=BOUNDS[inputs],
         front_end=None if on_sound else recogniser.front_end,
         scale=None if on_sound else recogniser.scale,

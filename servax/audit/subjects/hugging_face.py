@@ -2,7 +2,8 @@
 
 Models of raw sound (wav2vec 2.0, HuBERT, WavLM, data2vec, UniSpeech, SEW) get their feature
 extractor as torch code, so exact gradients reach the waveform. The extractors of others (AST,
-Whisper) compute spectrograms in NumPy: those models are black boxes here.
+Whisper) compute spectrograms in NumPy: those models are black boxes here, which an audit reports as
+an error.
 
 No code from a model's folder runs, and weights are read from safetensors only.
 """
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from servax.audit.subjects.fingerprint import of_model
-from servax.audit.subjects.probing import count_classes, settled, zeros
+from servax.audit.subjects.probing import answers_yes_or_no, count_classes, settled, zeros
 from servax.audit.subjects.statements import Statements, agree, class_names
 from servax.audit.subjects.subject import BOUNDS, Inputs, Subject
 from servax.errors import CheckpointError
@@ -98,6 +99,7 @@ def load_hugging_face_subject(place: str, said: Statements, *, local: bool = Tru
         if raw
         else ExtractedModel(network, extractor)
     )
+    several = answers_yes_or_no(model, source=place)
     classes = count_classes(model, zeros(INPUTS, rate, None), inputs=INPUTS, source=place)
     names = network.config.id2label
     return Subject(
@@ -108,8 +110,9 @@ def load_hugging_face_subject(place: str, said: Statements, *, local: bool = Tru
             said.labels, [str(names[i]) for i in sorted(names)], classes=classes, whose=place
         ),
         sample_rate=rate,
-        gradients=raw,
+        shut="" if raw else f"{type(extractor).__name__} computes its features in NumPy",
         bounds=BOUNDS[INPUTS],
+        multi_label=several,
         source=f"Hugging Face {place} ({type(network).__name__})",
         fingerprint=of_model(network, _settings(network.config), _settings(extractor)),
     )

@@ -109,7 +109,7 @@ def load_onnx_subject(path: Path, said: Statements) -> Subject:
         inputs=inputs,
         labels=class_names(said.labels, own_labels, classes=classes, whose=str(path)),
         sample_rate=rate,
-        gradients=False,
+        shut="an ONNX file runs outside torch, which gives no gradients",
         bounds=BOUNDS[inputs],
         front_end=front_end,
         source=f"ONNX file {path}",

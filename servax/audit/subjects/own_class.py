@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from servax.audit.subjects.fingerprint import of_model
-from servax.audit.subjects.probing import count_classes, gradients_reach, settled, zeros
+from servax.audit.subjects.probing import answers_yes_or_no, count_classes, settled, shut, zeros
 from servax.audit.subjects.statements import (
     Statements,
     agree,
@@ -25,6 +25,7 @@ from servax.audit.subjects.statements import (
     default_front_end,
 )
 from servax.audit.subjects.subject import BOUNDS, INPUTS, Inputs, Subject
+from servax.defences import StraightThrough
 from servax.errors import PathError, SettingError, nearest
 from servax.features import FrontEnd, FrontEndSettings, Scale, Scaling, ZScore
 
@@ -49,6 +50,9 @@ class Own:
     """A `FrontEnd` or its settings."""
     scale: Scaling | None
     """A `Scale` or `ZScore`."""
+    bpda: str | None
+    """Name of the submodule that cuts gradients and keeps the shape: the identity stands for it in
+    the backward pass (Athalye et al. 2018), and attacks are labelled ``bpda``."""
 
     @classmethod
     def of(cls, model: nn.Module) -> Own:
@@ -59,6 +63,7 @@ class Own:
         scale = getattr(model, "scale", None)
         rate = getattr(model, "sample_rate", None)
         front_end = getattr(model, "front_end", None)
+        bpda = getattr(model, "bpda", None)
         if isinstance(front_end, FrontEnd):
             front_end = front_end.settings
         return cls(
@@ -69,6 +74,7 @@ class Own:
             ),
             front_end=front_end if isinstance(front_end, FrontEndSettings) else None,
             scale=scale if isinstance(scale, (Scale, ZScore)) else None,
+            bpda=bpda if isinstance(bpda, str) else None,
         )
 
 
@@ -94,9 +100,12 @@ def load_class_subject(
     if not isinstance(model, nn.Module):
         raise PathError(path, f"makes a {type(model).__name__}, expected a torch.nn.Module")
     own = Own.of(settled(model))
+    if own.bpda is not None:
+        _pass_straight(model, own.bpda, path)
     inputs: Inputs = agree("inputs", said.inputs, own.inputs, path, "'logmel' or 'waveform'")
     rate, front_end = _sound(inputs, own, said, path)
     probe = zeros(inputs, rate, front_end)
+    several = answers_yes_or_no(model, source=path)
     classes = count_classes(model, probe, inputs=inputs, source=path)
     return Subject(
         name=path.partition(":")[2],
@@ -104,13 +113,31 @@ def load_class_subject(
         inputs=inputs,
         labels=class_names(said.labels, own.labels, classes=classes, whose=path),
         sample_rate=rate,
-        gradients=gradients_reach(model, probe),
+        shut=shut(model, probe),
+        exact=own.bpda is None,
         bounds=BOUNDS[inputs],
         front_end=front_end,
         scale=own.scale if inputs == "logmel" else None,
+        multi_label=several,
         source=f"class {path}({', '.join(f'{k}={v!r}' for k, v in (init or {}).items())})",
         fingerprint=of_model(model, path.encode(), _arguments(init), *code(module, model)),
     )
+
+
+def _pass_straight(model: nn.Module, name: str, path: str) -> None:
+    """Let the identity stand for the gradient of one submodule."""
+    parent, _, last = name.rpartition(".")
+    try:
+        step = model.get_submodule(name)
+    except AttributeError:
+        known = [each for each, _ in model.named_modules() if each]
+        raise PathError(
+            path,
+            f"says bpda = {name!r}, expected the name of one of its submodules, whose output has "
+            f"the shape of its input.{nearest(name, known)}",
+        ) from None
+    if step is not model and not isinstance(step, StraightThrough):
+        setattr(model.get_submodule(parent), last, StraightThrough(step, what=name))
 
 
 def _sound(

@@ -1,12 +1,14 @@
-"""Try a model once on zeros before anything is attacked."""
+"""Try a model before anything is attacked: what does it give, and do gradients pass?"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from servax.attacks.problem import logits_of
 from servax.audit.subjects.subject import Inputs
 from servax.errors import PathError
+from servax.evaluation.checks.finding import out_of_memory
 from servax.features import FrontEndSettings
 
 SHAPES = {"logmel": "(B, 1, M, F)", "waveform": "(B, T)"}
@@ -24,14 +26,66 @@ def zeros(inputs: Inputs, sample_rate: int, front_end: FrontEndSettings | None) 
     return torch.zeros(1, 1, front_end.logmel.mels, front_end.frames)
 
 
-def gradients_reach(model: nn.Module, x: Tensor) -> bool:
-    """Return whether what `model` gives for inputs (B, ...) depends on them differentiably."""
-    try:
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            logits = model(x.clone().requires_grad_(True))
-    except RuntimeError:  # It turns inputs into NumPy arrays, or writes into them.
-        return False
-    return isinstance(logits, Tensor) and logits.requires_grad
+def shut(model: nn.Module, x: Tensor) -> str:
+    """Return why no gradient of the logits reaches inputs (B, ...); empty where one does.
+
+    Tried at `x`, then at noise added to it: where nothing sounds a model may be flat that is not
+    flat elsewhere. That a gradient is true is another question (`checks.gradient_is_true`).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        reason = _cut(model, x)
+        return reason and (_cut(model, x + 0.2 * torch.rand_like(x)) and reason)
+
+
+def _cut(model: nn.Module, x: Tensor) -> str:
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        leaf = x.clone().requires_grad_(True)
+        try:
+            logits = logits_of(model, leaf)
+            if not logits.requires_grad:
+                return (
+                    "its output does not depend differentiably on its input: detach(), .data, "
+                    "torch.no_grad(), NumPy or whole numbers stand on the way"
+                )
+            # Of a random mixture, since what sums to one has no gradient in the sum.
+            mixed = (logits * torch.rand_like(logits)).sum()
+            found: list[Tensor | None] = list(torch.autograd.grad(mixed, leaf, allow_unused=True))
+        except Exception as error:  # The user's code may raise anything.
+            if out_of_memory(error):
+                raise
+            told = " ".join(str(error).split())
+            return (
+                f"it fails as soon as its input wants a gradient ({type(error).__name__}: {told}), "
+                "most often since NumPy stands on the way"
+            )
+    gradient = found[0]
+    if gradient is None:
+        return "its output does not depend on its input, only on other things with gradients"
+    if not bool(gradient.isfinite().all()):
+        return "its gradient is NaN or infinite: most often the root or logarithm of silence"
+    if not bool((gradient != 0).any()):
+        return "its gradient is zero everywhere: it rounds, compares or casts to whole numbers"
+    return ""
+
+
+def answers_yes_or_no(model: nn.Module, *, source: str) -> bool:
+    """Return whether a model says that several of its classes may be right (multi-label).
+
+    Models of Hugging Face transformers say it in ``config.problem_type``, also as parts of others.
+
+    Raises:
+        PathError: It says that it gives numbers instead of classes (regression).
+    """
+    configs = (getattr(module, "config", None) for module in model.modules())
+    kinds = {getattr(config, "problem_type", None) for config in configs}
+    if "regression" in kinds:
+        raise PathError(
+            source,
+            'has a regression head (problem_type "regression"), whose numbers such as arousal or '
+            "valence are no classes; expected a model with a head that classifies",
+        )
+    return "multi_label_classification" in kinds
 
 
 def count_classes(model: nn.Module, x: Tensor, *, inputs: Inputs, source: str) -> int:
@@ -43,7 +97,7 @@ def count_classes(model: nn.Module, x: Tensor, *, inputs: Inputs, source: str) -
     expected = f"a model from {SHAPES[inputs]} to logits (B, C)"
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            logits = model(x)
+            logits = model(x.clone())
     except Exception as error:  # Code of the user or of another library may raise anything.
         raise PathError(
             source,

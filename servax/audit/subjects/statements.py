@@ -13,6 +13,10 @@ from servax.features import FrontEndSettings
 T = TypeVar("T")
 
 
+DIMENSIONS = frozenset({"arousal", "activation", "valence", "dominance", "control", "pleasure"})
+"""What the outputs of models are called that place a voice in a space instead of a class."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Statements:
     """What the caller says; None where nothing is said."""
@@ -53,8 +57,15 @@ def class_names(
     """Return one name for each of the `classes` logits; the caller's replace the model's own.
 
     Raises:
-        SettingError: There are none, too few, too many, or two alike.
+        SettingError: There are none, too few, too many, two alike, or they are dimensions.
     """
+    if own is not None and {name.strip().casefold() for name in own} <= DIMENSIONS:
+        raise SettingError(
+            "labels",
+            list(own),
+            f"names of classes: the outputs of {whose} are dimensions (a regression head); audit a "
+            "model with a head that classifies",
+        )
     found = said if said is not None else own
     if found is None:
         raise SettingError(

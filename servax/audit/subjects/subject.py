@@ -31,8 +31,6 @@ class Subject:
     """Names of the classes in the order of the logits."""
     sample_rate: int
     """Of the sound that its inputs are made from, in Hz."""
-    gradients: bool
-    """Whether gradients reach the inputs; without, only black-box attacks are possible."""
     bounds: tuple[float, float]
     """Lowest and highest value of an input."""
     front_end: FrontEndSettings | None = None
@@ -40,10 +38,21 @@ class Subject:
     scale: Scaling | None = None
     """From dB to [0, 1]; none for a model of waveforms, or still to be fitted on the training part
     of a corpus."""
+    shut: str = ""
+    """Why no gradients reach the inputs, so that only black-box attacks are possible."""
+    exact: bool = True
+    """Whether its gradients are its own; else the identity stands for a step without any (BPDA)."""
+    multi_label: bool = False
+    """Whether it says itself that its classes do not exclude each other."""
     source: str
     """Kind and place, for the evaluation card."""
     fingerprint: str
     """SHA-256 of the weights, and of the file with the code where there is one."""
+
+    @property
+    def gradients(self) -> bool:
+        """Whether gradients reach the inputs."""
+        return not self.shut
 
     @property
     def identity(self) -> dict[str, Any]:

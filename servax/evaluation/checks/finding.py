@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
+
+import torch
 
 from servax.errors import SettingError
 
@@ -40,6 +42,36 @@ class Finding:
     def to_json(self) -> dict[str, Any]:
         """Return the finding as a JSON object."""
         return asdict(self)
+
+
+def carried_out(
+    check: str, subject: str, run: Callable[[], Finding | Iterable[Finding]]
+) -> tuple[Finding, ...]:
+    """Return what a check finds; where it cannot be carried out, that is what is found.
+
+    Args:
+        check: Name of the check.
+        subject: Name of the system, or of all of them.
+        run: The check; the model it asks may raise anything.
+
+    Raises:
+        MemoryError: The machine is too small, which says nothing of the model.
+    """
+    try:
+        found = run()
+        return (found,) if isinstance(found, Finding) else tuple(found)
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        told = f"The check could not be carried out ({reason})."
+        return (Finding(check, subject, "not-measured", told, {"raised": reason}),)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory is short; torch has no class for that on a CPU."""
+    wanted = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return wanted or "can't allocate memory" in str(error)
 
 
 def worst(severities: Iterable[Severity]) -> Severity:

@@ -23,8 +23,8 @@ def inside_ball(
 ) -> Finding:
     """Say whether adversarial inputs are inside ball and bounds, and still are as 16-bit WAV files.
 
-    `error`: some are outside, by more than rounding. `warning`: they leave the ball only as WAV
-    files, by at most one 16-bit step per sample: the attack should round inside its loop.
+    `error`: some are outside, by more than rounding, or as WAV files by more than one 16-bit step
+    per sample. By less is what writing a file does to any sound: the sentence tells it.
 
     Args:
         x: Clean inputs (B, ...).
@@ -53,7 +53,8 @@ def inside_ball(
         evidence["distance_as_wav"] = written
         told += f"; {written:.6g} once written as 16-bit WAV"
         if inside and not written <= _limit(x, ball, 0.0):
-            severity = "warning" if written <= _limit(x, ball, STEP) else "error"
+            told += ", by the rounding of the file alone" * (written <= _limit(x, ball, STEP))
+            severity = "passed" if written <= _limit(x, ball, STEP) else "error"
     return Finding("inside-ball", subject, severity, f"{told}.", evidence)
 
 

@@ -6,11 +6,13 @@ An utterance is broken when its prediction is not its label.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from servax.evaluation.checks.conditions import (
     POINT,
@@ -22,11 +24,89 @@ from servax.evaluation.checks.conditions import (
     white_box,
 )
 from servax.evaluation.checks.finding import Finding, Severity, percent
-from servax.evaluation.protocol import UNDEFENDED
+from servax.evaluation.intervals import Interval, speaker_interval
+from servax.evaluation.metrics import uar
 from servax.evaluation.worst_case import worst_case
 
+FEWEST_SPEAKERS = 5
+"""Fewer of them make no interval of their own."""
+FEWEST_GAINED = 0.1
+"""Gain in UAR below which another order of the classes is no sign of wrong labels."""
 MASKED_SHARE = 0.02
 """Share of utterances that only a weaker attacker breaks, above which it is no accident."""
+
+
+def clean_score(frame: pd.DataFrame) -> tuple[Finding, ...]:
+    """Say whether a system recognises anything at all without an attack.
+
+    `warning`: the 95 % interval of the clean UAR (bootstrap over speakers, over utterances where
+    there are fewer than 5) reaches down to chance, one over the number of classes in the records:
+    a head without training, labels in another order, or sound that the model does not understand;
+    or another order of its classes scores higher, on all of the interval. `not-measured`: no clean
+    rows.
+    """
+    return tuple(_clean(subject, rows) for subject, rows in systems(frame))
+
+
+def _clean(subject: str, rows: pd.DataFrame) -> Finding:
+    check = "clean-score"
+    clean = rows[rows["attack"] == "none"]
+    if clean.empty:
+        return Finding(check, subject, "not-measured", "The records hold no clean input.", {})
+    labels, predictions = (clean[name].to_numpy(object) for name in ("label", "prediction"))
+    names = np.unique(labels.astype(str))
+    chance, found = 1.0 / len(names), uar(labels, predictions)
+    order = _best_order(labels, predictions, names)
+    reordered = np.array([order.get(name, name) for name in predictions], dtype=object)
+    by = "speaker" if clean["speaker"].nunique() >= FEWEST_SPEAKERS else "utterance"
+    who = clean[by].to_numpy(object).astype(str)
+
+    def interval(statistic: Callable[[NDArray[np.intp]], float]) -> Interval:
+        # One utterance alone has no interval: it is all that is known.
+        if len(np.unique(who)) < 2:
+            return Interval(statistic(np.arange(len(who))), statistic(np.arange(len(who))))
+        return speaker_interval(statistic, who, generator=np.random.default_rng(0))
+
+    shown = interval(lambda drawn: uar(labels[drawn], predictions[drawn]))
+    gain = interval(
+        lambda drawn: uar(labels[drawn], reordered[drawn]) - uar(labels[drawn], predictions[drawn])
+    )
+    best = uar(labels, reordered)
+    told = (
+        f"The clean UAR is {percent(found)} ({percent(shown.low)} to {percent(shown.high)} over "
+        f"{by}s), chance {percent(chance)}"
+    )
+    severity: Severity = "passed"
+    if shown.low <= chance:
+        severity = "warning"
+        told += ": not shown to be above chance, so that the figures under attack say little"
+    if best - found >= FEWEST_GAINED and gain.low > 0:
+        severity = "warning"
+        told += (
+            f"; with its classes in another order it would be {percent(best)}: compare the labels "
+            "with the order of the model's outputs"
+        )
+    evidence = {
+        "uar": found,
+        "low": shown.low,
+        "high": shown.high,
+        "resampled": by,
+        "chance": chance,
+        "uar_reordered": best,
+        "order": order,
+    }
+    return Finding(check, subject, severity, f"{told}.", evidence)
+
+
+def _best_order(
+    labels: NDArray[np.object_], predictions: NDArray[np.object_], names: NDArray[np.str_]
+) -> dict[str, str]:
+    """Return for each predicted class the one that it would have to be called to score best."""
+    recall = np.array(
+        [[np.mean(predictions[labels == label] == name) for name in names] for label in names]
+    )
+    true, called = linear_sum_assignment(recall, maximize=True)
+    return {str(names[k]): str(names[i]) for i, k in zip(true, called, strict=True)}
 
 
 def white_box_at_least_black_box(frame: pd.DataFrame) -> tuple[Finding, ...]:
@@ -127,7 +207,8 @@ def knowledge_complete(
 
     `error`: oblivious, transfer or black-box results without an adaptive or BPDA one; or a random
     defence whose gradients were not averaged over draws (expectation over transformation, Athalye
-    et al. 2018). `not-measured`: no attack at all. The bare target needs no other attacker.
+    et al. 2018). `not-measured`: no attack at all. An oblivious attacker of the bare target knows
+    it; one who only asks it, or attacks another model, does not.
 
     Args:
         frame: Records.
@@ -141,12 +222,12 @@ def knowledge_complete(
         counts = {str(k): int(v) for k, v in attacked.groupby("knowledge").size().items()}
         draws = (eot_draws or {}).get(name, 1)
         evidence = {"rows": counts, "random": name in random_defences, "eot_draws": draws}
-        known = name == UNDEFENDED or not white_box(attacked).empty
+        known = not white_box(attacked).empty
         severity: Severity = "error"
         if not counts:
             severity, told = "not-measured", "The records hold no attack."
         elif not known:
-            told = f"Only {', '.join(sorted(counts))} attacks: no attacker who knows the defence."
+            told = f"Only {', '.join(sorted(counts))} attacks: no attacker who knows the system."
         elif name in random_defences and draws < 2:
             told = "The defence is random, but gradients were taken from single draws, without EOT."
         else:

@@ -8,7 +8,9 @@ too weak for this model, whatever its figures say.
 
 Differs in: the readout is the separator of widest margin (see `servax.evaluation.checks.readout`);
 boundary points of an L-inf ball are corners, the paper's harder variant for a random search; where
-the features have too few dimensions for a boundary point to be separable, others are drawn.
+the features have too few dimensions for a boundary point to be separable, others are drawn. Behind
+a random model the readout separates all draws of the planted points, its plane stands in the
+middle, and several passes vote on each answer.
 """
 
 from __future__ import annotations
@@ -65,13 +67,16 @@ def planted(
     generator: torch.Generator,
     mask: Tensor | None = None,
     planting: Planting | None = None,
+    draws: int = 1,
 ) -> Finding:
     """Say whether the attack finds planted adversarial inputs.
 
     Each utterance is attacked alone, on its own readout. A random search draws as many points of
     the edge of the ball as the attack tried inputs; utterances where it succeeds are too easy and
     are left out. `passed`: the attack finds at least 95 % of the others. `error`: it finds fewer.
-    `not-measured`: no utterance is left: none could be separated, or all are too easy.
+    `warning` instead where the model is random, whose draws can hide what was found, and there only
+    from the second miss. `not-measured`: no utterance is left: none could be separated, or all are
+    too easy.
 
     Args:
         model: From inputs (B, ...) to logits (B, K); a defended model is one too.
@@ -81,6 +86,7 @@ def planted(
         generator: Draws the points and whatever is random in the attack.
         mask: Where an input may change, as for an attack.
         planting: How the readouts are made.
+        draws: Passes that vote on each answer, more than one for a random model.
 
     Raises:
         SettingError: The attack is targeted.
@@ -97,10 +103,10 @@ def planted(
         generator=generator,
     )
     with evaluating(model):
-        features = Features(model, x[:1])
+        features = Features(model, x[:2])
         parts = [problem.at(torch.tensor([i], device=x.device)) for i in range(len(x))]
-        outcomes = [_outcome(features, part, attack, settings) for part in parts]
-    return _told([outcome for outcome in outcomes if outcome], len(x), subject)
+        outcomes = [_outcome(features, part, attack, settings, draws) for part in parts]
+    return _told([outcome for outcome in outcomes if outcome], len(x), subject, draws)
 
 
 @dataclass(frozen=True)
@@ -111,11 +117,11 @@ class _Outcome:
 
 
 def _outcome(
-    features: Features, problem: Problem, attack: Attack, settings: Planting
+    features: Features, problem: Problem, attack: Attack, settings: Planting, draws: int
 ) -> _Outcome | None:
     """Return what attack and random search find for one utterance, or None without a readout."""
     ball = problem.within(attack.ball)
-    readout = _readout(features, problem, ball, settings)
+    readout = _readout(features, problem, ball, settings, draws)
     if readout is None:
         return None
     readout.eval()
@@ -123,16 +129,24 @@ def _outcome(
     tries = max(1, readout.tries)
     guesses = _edge(problem, ball, tries)
     with torch.no_grad():
-        found = bool(readout(result).argmax(dim=1) == 1)
+        found = bool(_called(readout, result, draws))
         by_chance = any(
-            bool((readout(part).argmax(dim=1) == 1).any())
+            bool(_called(readout, part[readout(part).argmax(dim=1) == 1], draws).any())
             for part in torch.split(guesses, settings.batch_size)
         )
     return _Outcome(found, by_chance, tries)
 
 
+def _called(readout: Readout, x: Tensor, draws: int) -> Tensor:
+    """Return which inputs (n, ...) most of `draws` passes call planted, bool (n,)."""
+    if not len(x):
+        return torch.zeros(0, dtype=torch.bool, device=x.device)
+    votes = torch.stack([readout(x).argmax(dim=1) for _ in range(draws)])
+    return votes.double().mean(dim=0) > 0.5
+
+
 def _readout(
-    features: Features, problem: Problem, ball: Ball, settings: Planting
+    features: Features, problem: Problem, ball: Ball, settings: Planting, draws: int
 ) -> Readout | None:
     """Return a readout that calls its planted points adversarial and all inner ones not."""
     x, size = problem.x, settings.batch_size
@@ -140,19 +154,28 @@ def _readout(
     inner = settings.inner_share * ball.sample(repeated, problem.random())
     near = torch.cat([x, into_reach(x, x + inner, ball, problem.bounds)])
     far = _edge(problem, ball, settings.boundary * settings.candidates)
+    closeness = settings.closeness if draws == 1 else 0.5
     with torch.no_grad():
         here, there = (
             torch.cat([features(part) for part in torch.split(points, size)]).double().cpu().numpy()
-            for points in (near, far)
+            for points in (near, far.repeat_interleave(draws, dim=0))
         )
         logits = torch.cat([logits_of(features.model, part) for part in torch.split(near, size)])
     # The paper's "adaptive" scale: as large as the model's own logits, so that a model which is too
     # sure stays so.
     spread = float(logits.max() - logits.min())
-    for points in there.reshape(settings.candidates, settings.boundary, -1):
-        plane = separate(here, points, closeness=settings.closeness, spread=spread or 1.0)
-        if plane is not None:
-            return Readout(features, plane, logits)
+    groups = there.reshape(settings.candidates, draws * settings.boundary, -1)
+    for points, corners in zip(groups, torch.split(far, settings.boundary), strict=True):
+        plane = separate(here, points, closeness=closeness, spread=spread or 1.0)
+        if plane is None:
+            continue
+        readout = Readout(features, plane, logits)
+        # A plane through a few draws may tell their noise apart: others must say the same.
+        if draws == 1 or (
+            bool(_called(readout, corners, 4 * draws).all())
+            and not bool(_called(readout, near, draws).any())
+        ):
+            return readout
     return None
 
 
@@ -164,7 +187,7 @@ def _edge(problem: Problem, ball: Ball, count: int) -> Tensor:
     return into_reach(x, x + ball.radius * ball.steepest(normal), ball, problem.bounds)
 
 
-def _told(outcomes: list[_Outcome], utterances: int, subject: str) -> Finding:
+def _told(outcomes: list[_Outcome], utterances: int, subject: str, draws: int) -> Finding:
     hard = [outcome for outcome in outcomes if not outcome.by_chance]
     evidence = {
         "utterances": utterances,
@@ -187,7 +210,9 @@ def _told(outcomes: list[_Outcome], utterances: int, subject: str) -> Finding:
         f"that a random search with as many tries misses; {utterances - len(hard)} of {utterances} "
         "utterances were left out."
     )
-    severity: Severity = "passed" if found / len(hard) >= ENOUGH else "error"
+    severity: Severity = "passed"
+    if found / len(hard) < ENOUGH:
+        severity = "error" if draws == 1 else "warning" if len(hard) - found > 1 else "passed"
     return Finding("planted", subject, severity, told, evidence)
 
 

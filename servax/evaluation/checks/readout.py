@@ -12,6 +12,7 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from servax.attacks.problem import logits_of
+from servax.errors import ShapeError
 
 Matrix = NDArray[np.float64]
 
@@ -19,12 +20,13 @@ Matrix = NDArray[np.float64]
 class Features(nn.Module):
     """Maps inputs (B, ...) to the features (B, D) that the model's last layer reads.
 
-    The last layer is the linear one whose output is the model's; the features of a model without
-    such a layer are its logits.
+    The last layer is the linear one whose output is the model's, or whose outputs are, one after
+    the other, where the model asks it for a part of the batch at a time. The features of a model
+    without such a layer are its logits, also where gradients reach these by another way alone.
 
     Args:
         model: The classifier.
-        x: Inputs to find the layer with, (B, ...).
+        x: Inputs to find the layer with, (B, ...); a model may treat one otherwise than two.
     """
 
     def __init__(self, model: nn.Module, x: Tensor) -> None:
@@ -33,36 +35,58 @@ class Features(nn.Module):
         self.layer = _last_layer(model, x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return features (B, D)."""
+        """Return features (B, D).
+
+        Raises:
+            ShapeError: The layer was not asked once for each input.
+        """
         if self.layer is None:
             return logits_of(self.model, x)
         caught: list[Tensor] = []
         hook = self.layer.register_forward_pre_hook(lambda _, given: caught.append(given[0]))
         try:
-            self.model(x)
+            logits_of(self.model, x)
         finally:
             hook.remove()
-        return caught[-1]
+        features = torch.cat(caught)
+        if len(features) != len(x):
+            raise ShapeError("the last layer's inputs", features.shape, f"({len(x)}, D)")
+        return features
 
 
 def _last_layer(model: nn.Module, x: Tensor) -> nn.Linear | None:
-    """Return the linear layer whose output is the model's, or None."""
-    outputs: dict[nn.Linear, Tensor] = {}
+    """Return the linear layer whose outputs are the model's, or None."""
+    calls: dict[nn.Linear, list[tuple[Tensor, Tensor]]] = {}
 
     def keep(layer: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
-        if isinstance(layer, nn.Linear) and given[0].ndim == 2:
-            outputs[layer] = output
+        if isinstance(layer, nn.Linear) and given:
+            calls.setdefault(layer, []).append((given[0], output.detach().clone()))
 
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     hooks = [layer.register_forward_hook(keep) for layer in layers]
     try:
-        with torch.no_grad():
-            logits = logits_of(model, x)
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            leaf = x.detach().clone().requires_grad_(True)
+            logits = logits_of(model, leaf)
     finally:
         for hook in hooks:
             hook.remove()
-    same = [layer for layer, output in outputs.items() if torch.equal(output, logits)]
+    same = [
+        layer
+        for layer, made in calls.items()
+        if all(given.ndim == 2 for given, _ in made)
+        and torch.equal(torch.cat([output for _, output in made]), logits.detach())
+        and all(_reached(given, leaf) for given, _ in made) >= _reached(logits, leaf)
+    ]
     return same[-1] if same else None
+
+
+def _reached(value: Tensor, leaf: Tensor) -> bool:
+    """Return whether gradients of a value reach the leaf."""
+    if not value.requires_grad:
+        return False
+    found = torch.autograd.grad(value.sum(), leaf, retain_graph=True, allow_unused=True)
+    return any(gradient is not None for gradient in found)
 
 
 class Readout(nn.Module):
