@@ -42,7 +42,7 @@ class _Parser(ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 1 (failed work) or 2 (bad use)."""
+    """Run one command and return its exit code: `docs/cli.md` says what each means."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     if arguments is None and given[:1] and given[0] in HEAVY:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from servax.corpora.leaks import Apart, refuse_leaks
-from servax.errors import CorpusError, unwritable
+from servax.errors import CorpusError, FetchError, unwritable
 
 if TYPE_CHECKING:
     from servax.corpora.corpus import Corpus
@@ -55,7 +55,7 @@ class Fold:
         """Write the split as JSON; the file appears whole or not at all.
 
         Raises:
-            CorpusError: The file cannot be written.
+            FetchError: The file cannot be written.
         """
         path = Path(path)
         record: dict[str, Any] = {
@@ -76,7 +76,7 @@ class Fold:
                 whole.write_text(text + "\n", encoding="utf-8")
                 whole.replace(path)
         except OSError as error:
-            raise CorpusError(f"{path}: {unwritable(error)}.") from None
+            raise FetchError(f"{path}: {unwritable(error)}.") from None
 
     @classmethod
     def load(cls, path: str | Path, corpus: Corpus) -> Fold:
