@@ -107,7 +107,7 @@ def test_one_run_still_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ),
         (
             ["a", "nowhere"],
-            1,
+            2,
             "servax: nowhere: holds no records/*.parquet; expected the folder of a finished run, "
             "or one Parquet file of records.",
         ),
