@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentError, ArgumentParser, auto_cli
 
 from servax.cli.commands import COMMANDS
-from servax.cli.positional import second_run
+from servax.cli.positional import joined_lists, second_run
 from servax.errors import ServaxError, closed
 
 BAD_USE = 2
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = auto_cli(
             COMMANDS,
-            args=second_run(given) or ["--help"],
+            args=joined_lists(second_run(given)) or ["--help"],
             prog="servax",
             parser_class=_Parser,
             description="Vaccinate speech emotion recognition against adversarial attacks. "

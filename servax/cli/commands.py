@@ -173,14 +173,16 @@ def audit(
     batch_size: int = 16,
     gradients: Literal["float32", "bfloat16"] = "float32",
     out: str | None = None,
-    fail_under: float | None = None,
+    init: str | None = None,
+    fail_under: str | None = None,
     sounds: int = 2,
     dry_run: bool = False,
     json: bool = False,
 ) -> int:
     """Audit any model: attacks by attackers of all kinds, sanity checks, one report.
 
-    Stages already done are not repeated. A class path runs the code it names.
+    Stages already done are not repeated. A class path runs the code it names. Lists are written
+    with commas (a,b) or with spaces (a b).
 
     Args:
         model: Folder of a recogniser of servax, or a packaged one (crnn-ravdess, CC BY-NC-SA 4.0);
@@ -218,9 +220,12 @@ def audit(
         gradients: bfloat16 is the fast mode: the attacks' gradients are rough, what is predicted
             stays in float32, and records and report name it.
         out: Folder of the audit; default runs/audit-<model>.
-        fail_under: Leave with exit code 1 when a defence (the model, where there is none) keeps
-            less UAR than this, in percent, in the worst case over all attacks, or when a sanity
-            check found an error.
+        init: Arguments of the class of a class path, NAME=VALUE (width=16,deep=true) or a JSON
+            object.
+        fail_under: Leave with exit code 3 when a defence (the model, where there is none) keeps
+            less UAR than this, in percent, in the worst case over all attacks; lower:40 asks it of
+            the lower end of the interval, lost:10 that no more points than these are lost. With
+            it or without, the exit code is 4 when a sanity check found an error.
         sounds: Utterances that the report plays, clean, attacked and purified; 0 for a report that
             holds no recordings, whose licence may not allow to pass them on.
         dry_run: Show the stages and how long they may take; attack nothing.
@@ -255,6 +260,7 @@ def audit(
         batch_size=batch_size,
         gradients=gradients,
         out=out,
+        init=init,
         fail_under=fail_under,
         sounds=sounds,
         dry_run=dry_run,

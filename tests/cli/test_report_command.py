@@ -24,12 +24,12 @@ CONDITIONS = [
 
 
 def write_run(folder: Path, *, wrong: int, corpus: str = "made-up") -> Path:
-    """Write a run of two speakers in which SSAD gets `wrong` utterances wrong."""
+    """Write a run of five speakers in which SSAD gets `wrong` utterances wrong."""
     parts = [
         pd.DataFrame(
             {
                 "utterance": [f"u{i}" for i in range(6)],
-                "speaker": ["s"] * 3 + ["t"] * 3,
+                "speaker": list("stuvww"),
                 "fold": 1,
                 "seed": 0,
                 "label": LABELS,

@@ -1,4 +1,4 @@
-"""Write the report of an audit: `audit.json` for programs, pages for people."""
+"""Write the report of an audit: JSON and JUnit XML for programs, pages for people."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 
 from servax.evaluation.records import write_atomically
 from servax.report.audit.document import document
+from servax.report.audit.junit import junit
 from servax.report.audit.page import build
 from servax.report.audit.result import AuditResult
 from servax.report.audit.scores import scores
-from servax.report.audit.sentences import passes
+from servax.report.audit.threshold import passes
 from servax.report.write import write_content
 
 __all__ = ["AuditPaths", "verdict_ok", "write_audit"]
@@ -23,6 +24,8 @@ class AuditPaths:
 
     json: Path
     """``audit.json``."""
+    junit: Path
+    """``audit.junit.xml``."""
     markdown: Path
     """``report.md``."""
     html: Path
@@ -51,10 +54,13 @@ def write_audit(result: AuditResult, folder: str | Path) -> AuditPaths:
     found, folder = scores(result), Path(folder)
     content = build(result, found)
     text = json.dumps(document(result, found), allow_nan=False, ensure_ascii=False, indent=1)
+    cases = junit(result, found)
     written = write_content(content, folder)
     write_atomically(folder / "audit.json", f"{text}\n".encode())
+    write_atomically(folder / "audit.junit.xml", cases)
     return AuditPaths(
         folder / "audit.json",
+        folder / "audit.junit.xml",
         written.markdown,
         written.html,
         written.figures,
@@ -66,8 +72,9 @@ def write_audit(result: AuditResult, folder: str | Path) -> AuditPaths:
 def verdict_ok(result: AuditResult) -> bool:
     """Return whether an audit passes, for ``--fail-under``.
 
-    It passes when no check found an error and every defence (the bare model, where there is none)
-    keeps at least `fail_under` percent UAR in the worst case over all attacks within the radius.
+    It passes when no check found an error, white-box attacks were possible, and every defence (the
+    bare model, where there is none) keeps what `fail_under` asks in the worst case over all attacks
+    within the radius.
 
     Raises:
         ServaxError: See `servax.report.audit.scores.scores`.
