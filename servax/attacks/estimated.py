@@ -22,7 +22,6 @@ from servax.attacks.problem import Problem
 from servax.attacks.queries import Found, QueryAttack, Search, check_positive
 from servax.perturbation import Ball, Linf, check_radius, into_reach
 
-
 STRIDE = 0.15
 """Length of a step against the radius: .003 in .02, as PGD's in the paper."""
 

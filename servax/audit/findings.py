@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from servax.audit.scene import Scene
+from servax.audit.tiers import TOWARDS
 from servax.evaluation import checks
 from servax.evaluation.checks import Finding
 from servax.evaluation.protocol import UNDEFENDED
@@ -28,7 +29,8 @@ def findings(
     """
     radius = scene.settings.budget.radius
     # The attack on the sound has a ball of another kind: its strength compares with no radius.
-    same = frame[~frame["attack"].str.startswith("pgd-waveform")]
+    # One that leads to a chosen class leaves that class alone, and need not do as much as noise.
+    same = frame[~frame["attack"].str.startswith(("pgd-waveform", TOWARDS))]
     if "adaptive" in scene.settings.knowledge and scene.subject.gradients:
         yield from checks.pgd_at_least_fgsm(same, pairs=[(radius, radius)])
         yield from checks.twice_the_steps(same)

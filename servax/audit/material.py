@@ -47,6 +47,10 @@ class Material:
     mask: Tensor | None = None
     """Where an input carries sound, bool (N, 1, 1, F); none where it does everywhere."""
 
+    def number(self, name: str) -> int:
+        """Return which of the model's classes a name of the records is."""
+        return self.names.index(name)
+
     def __len__(self) -> int:
         return len(self.y)
 

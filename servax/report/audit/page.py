@@ -13,6 +13,7 @@ from servax.report.audit.scores import Scores
 from servax.report.audit.sentences import verdict
 from servax.report.audit.summary import summary
 from servax.report.audit.tables import attack_table, main_table, realisability_table
+from servax.report.audit.targeted import targeted_table
 from servax.report.content import Content
 
 __all__ = ["build"]
@@ -23,6 +24,7 @@ def build(result: AuditResult, found: Scores) -> Content:
     tables = (
         main_table(result, found),
         attack_table(result, found),
+        targeted_table(result),
         checks_table(result.findings),
         realisability_table(result),
         detection_table(result),

@@ -74,7 +74,8 @@ class AuditResult:
     measures: pd.DataFrame
     """A row per defence, attack, knowledge and strength; of these columns those that are known:
     `gradients_per_utterance`, `queries_per_utterance`, `attacked`, `moved`, `median_distance`,
-    `median_snr_db`, `lowest_snr_db`, `seconds`."""
+    `median_snr_db`, `lowest_snr_db`, `seconds`; of attacks that lead to a chosen class `towards`
+    and `success_rate`, the share of the attacked that reach it."""
     realisability: pd.DataFrame | None
     """A row per defence, attack and knowledge: `uar_logmel`, `uar_sound`, `uar_clean_round_trip`
     (shares), `median_snr_db`, `median_log_mel_error_db`; None where nothing became sound."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import pandas as pd
+
 from servax.evaluation.checks import SEVERITIES
 from servax.report.audit.result import AuditResult
 from servax.report.audit.scores import KNOWING, UNKNOWING, Scores, Standing
@@ -12,7 +14,7 @@ from servax.report.audit.threshold import below, black_box_only, judged, passes,
 from servax.report.outcomes import UNDEFENDED
 from servax.report.wording import number, percent_sign, percentage
 
-__all__ = ["best_looking", "size", "verdict"]
+__all__ = ["best_looking", "led", "size", "verdict"]
 
 _NARROW = "\N{NO-BREAK SPACE}"
 
@@ -52,6 +54,7 @@ def verdict(result: AuditResult, found: Scores) -> list[str]:
         *([shut] if shut else []),
         *(together or _first(result, found, best)),
         *([] if together else _others(found, best)),
+        *_led(result, best or UNDEFENDED),
         *_on_sound(result, best or UNDEFENDED),
         *_checks(result),
         *_demanded(result, found),
@@ -148,6 +151,25 @@ def _others(found: Scores, best: str | None) -> list[str]:
     if best is None or not told:
         return []
     return [f"The worst case over all attacks leaves {_listed(told)}."]
+
+
+def led(result: AuditResult) -> pd.DataFrame:
+    """Return the measures of attacks that lead to a chosen class; empty where none was tried."""
+    table = result.measures
+    return table[table["success_rate"].notna()] if "success_rate" in table else table.iloc[:0]
+
+
+def _led(result: AuditResult, system: str) -> list[str]:
+    rows = led(result)
+    rows = rows[rows["defence"] == system] if len(rows) else rows
+    if rows.empty:
+        return []
+    rates = rows.set_index("towards")["success_rate"].astype(float)
+    return [
+        f"Led to a class of the attacker's choice, {system} gives it in "
+        f"{percent_sign(100 * rates.min())} ({rates.idxmin()}) to "
+        f"{percent_sign(100 * rates.max())} ({rates.idxmax()}) of the attempts."
+    ]
 
 
 def _on_sound(result: AuditResult, system: str) -> list[str]:

@@ -44,6 +44,7 @@ MEASURES = (
     "median_snr_db",
     "lowest_snr_db",
     "seconds",
+    "success_rate",
 )
 
 ROWS_IN_SIGHT = 24

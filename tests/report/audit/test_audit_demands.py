@@ -24,6 +24,7 @@ from servax.report.audit.scores import scores
 from servax.report.audit.sentences import verdict
 from servax.report.audit.summary import summary
 from servax.report.audit.tables import main_table
+from servax.report.audit.targeted import targeted_table
 from servax.report.audit.threshold import below, parsed, untrusted
 
 PASSED = Finding("evaluation-mode", "ssad", "passed", "It is in evaluation mode.", {})
@@ -274,3 +275,27 @@ def test_five_speakers_have_an_interval(tmp_path: Path) -> None:
     told = json.loads(write_audit(make_result(), tmp_path).json.read_text("utf-8"))
     assert told["no_interval"] is None
     assert told["systems"][1]["clean"]["low"] <= told["systems"][1]["clean"]["uar"]
+
+
+def test_success_rates_of_a_chosen_class_are_in_table_sentence_and_json(tmp_path: Path) -> None:
+    rows = [
+        {"attack": f"towards-{name}", "towards": name, "success_rate": rate, "attacked": 6}
+        for name, rate in (("a", 0.5), ("b", 1.0))
+    ]
+    common = {"defence": "ssad", "knowledge": "adaptive", "strength": 0.02}
+    measures = pd.concat([MEASURES, pd.DataFrame([row | common for row in rows])])
+    right = RIGHT | {("ssad", "towards-a", 0.02, "adaptive"): "11110000"}
+    result = make_result(right, findings=(PASSED,), measures=measures)
+    table = targeted_table(result)
+    assert table is not None
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["ssad", "a", "adaptive", "50.0", "6", "–"],
+        ["ssad", "b", "adaptive", "100.0", "6", "–"],
+    ]
+    told = json.loads(write_audit(result, tmp_path).json.read_text("utf-8"))
+    sentence = "ssad gives it in 50.0 % (a) to 100.0 % (b) of the attempts."
+    assert any(said.endswith(sentence) for said in told["verdict"])
+    ssad = next(system for system in told["systems"] if system["name"] == "ssad")
+    rates = {row["attack"]: row["success_rate"] for row in ssad["attacks"]}
+    assert (rates["towards-a"], rates["pgd"]) == (0.5, None)
+    assert targeted_table(make_result()) is None
