@@ -44,6 +44,7 @@ def audit_model(
     labels: str | None,
     sample_rate: int | None,
     inputs: str | None,
+    seconds: float | None,
     seed: int,
     batch_size: int,
     gradients: Precision,
@@ -71,6 +72,7 @@ def audit_model(
         labels=names(labels),
         sample_rate=sample_rate,
         inputs=inputs,  # type: ignore[arg-type]
+        seconds=seconds,
         init=arguments(init),
     )
     reach = radius if radius is not None else DEFAULT_RADIUS[given.inputs, norm]

@@ -169,6 +169,7 @@ def audit(
     labels: str | None = None,
     sample_rate: int | None = None,
     inputs: Literal["logmel", "waveform"] | None = None,
+    seconds: float | None = None,
     seed: int = 0,
     batch_size: int = 16,
     gradients: Literal["float32", "bfloat16"] = "float32",
@@ -187,7 +188,8 @@ def audit(
     Args:
         model: Folder of a recogniser of servax, or a packaged one (crnn-ravdess, CC BY-NC-SA 4.0);
             package.module:Class of your own (B, 1, M, F) or (B, T) to logits (B, C); folder of a
-            Hugging Face audio classifier, or hf://owner/name; an .onnx file (black box only).
+            Hugging Face audio classifier, or hf://owner/name; a TorchScript file (.pt of
+            torch.jit.save), whose code is run; an .onnx file (black box only).
         corpus: Name of a corpus, or the path of a CSV or Parquet manifest.
         tier: smoke (a minute), standard, or full (AutoAttack's steps and queries); an estimate
             comes first.
@@ -215,6 +217,7 @@ def audit(
             not say them itself or calls them otherwise than the corpus.
         sample_rate: In Hz, where the model does not say it.
         inputs: logmel or waveform, where the model does not say it.
+        seconds: Length of the sounds that a model of waveforms hears; default what it says, else 3.
         seed: Draws utterances, starts and queries.
         batch_size: Utterances attacked together.
         gradients: bfloat16 is the fast mode: the attacks' gradients are rough, what is predicted
@@ -256,6 +259,7 @@ def audit(
         labels=labels,
         sample_rate=sample_rate,
         inputs=inputs,
+        seconds=seconds,
         seed=seed,
         batch_size=batch_size,
         gradients=gradients,

@@ -98,7 +98,9 @@ def load_hugging_face_subject(place: str, said: Statements, *, local: bool = Tru
         if raw
         else ExtractedModel(network, extractor)
     )
-    classes = count_classes(model, zeros(INPUTS, rate, None), inputs=INPUTS, source=place)
+    seconds = said.length(INPUTS, None, place)
+    probe = zeros(INPUTS, rate, None, seconds)
+    classes = count_classes(model, probe, inputs=INPUTS, source=place, sample_rate=rate)
     names = network.config.id2label
     return Subject(
         name=Path(place).resolve().name,
@@ -110,6 +112,7 @@ def load_hugging_face_subject(place: str, said: Statements, *, local: bool = Tru
         sample_rate=rate,
         gradients=raw,
         bounds=BOUNDS[INPUTS],
+        seconds=seconds,
         source=f"Hugging Face {place} ({type(network).__name__})",
         fingerprint=of_model(network, _settings(network.config), _settings(extractor)),
     )
