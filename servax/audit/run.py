@@ -11,6 +11,7 @@ import pandas as pd
 from servax.audit import sounding
 from servax.audit.card import evaluation_card
 from servax.audit.findings import findings
+from servax.audit.overhead import Overhead
 from servax.audit.scene import Scene
 from servax.audit.stages import Stages
 from servax.audit.tasks import TABLE, Planned, inputs_of, provenance
@@ -48,12 +49,25 @@ class Audited:
     can be trusted."""
 
 
-def estimates(planned: list[Planned]) -> list[Estimate]:
-    """Return what each stage takes at most; utterances that fall early leave sooner."""
-    return [
-        Estimate(each.task.stage.name, each.task.cost, each.task.stage.result() is not None)
+def estimates(planned: list[Planned], overhead: Overhead, *, sounds: int) -> list[Estimate]:
+    """Return what each stage and the report take at most; utterances that fall leave sooner.
+
+    Args:
+        planned: The stages.
+        overhead: What they take beside the attacks.
+        sounds: Utterances that the report plays.
+    """
+    stages = [
+        Estimate(
+            each.task.stage.name,
+            each.task.cost + overhead.stage,
+            each.task.stage.result() is not None,
+        )
         for each in planned
     ]
+    # The records of every stage are read for the report, of those too that are done already.
+    report = overhead.report + sounds * overhead.sound + len(planned) * overhead.stage
+    return [*stages, Estimate("checks of the records, sounds and report", report, done=False)]
 
 
 def run_audit(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
+from servax.audit.overhead import measured
 from servax.audit.run import Audited, Estimate, estimates, run_audit
 from servax.audit.scene import Scene
 from servax.audit.selection import Selection
@@ -54,8 +56,9 @@ def audit_model(
     sounds: int,
     dry_run: bool,
     as_json: bool,
+    began: float,
 ) -> int:
-    """Audit a model; the options are those of the command.
+    """Audit a model; the options are those of the command, `began` when it was given.
 
     Returns:
         0; `BELOW` where less is left than `fail_under` asks; `UNTRUSTED` where a sanity check found
@@ -102,8 +105,10 @@ def audit_model(
     if judged_by == "lower" and few:
         raise SettingError("fail_under", fail_under, "40 or lost:10", hint=f" {few}")
     planned = Stages(scene).plan()
-    found = estimates(planned)
+    found = estimates(planned, measured(scene, planned), sounds=sounds)
     if dry_run:
+        loading = Estimate("models and recordings", time.perf_counter() - began, done=False)
+        found = [loading, *found]
         return _show_estimates(scene, found, as_json=as_json)
     _say_estimate(scene, found)
     with RunBars() as bars:
@@ -181,7 +186,7 @@ def _say_estimate(scene: Scene, found: list[Estimate]) -> None:
     rest = sum(each.seconds for each in found if not each.done)
     done = sum(each.done for each in found)
     say(
-        f"{len(scene.material)} utterances, {len(scene.systems)} systems, {len(found)} stages "
+        f"{len(scene.material)} utterances, {len(scene.systems)} systems, {len(found)} parts "
         f"({done} done): at most {duration(rest)} on this machine; less where utterances fall early"
     )
 

@@ -6,6 +6,7 @@ named like something in ``servax`` itself: the parser would look there and load 
 
 from __future__ import annotations
 
+import time
 from typing import Any, Literal
 
 from servax.cli.corpus_commands import (
@@ -234,6 +235,7 @@ def audit(
         dry_run: Show the stages and how long they may take; attack nothing.
         json: Print JSON.
     """
+    began = time.perf_counter()
     from servax.audit.selection import Selection
     from servax.cli.auditing import audit_model
 
@@ -269,6 +271,7 @@ def audit(
         sounds=sounds,
         dry_run=dry_run,
         as_json=json,
+        began=began,
     )
 
 

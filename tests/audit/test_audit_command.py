@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -10,7 +11,9 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from servax.audit.material import gather
+from servax.audit.sounding import of_utterance
 from servax.cli import main
+from servax.report.audit import write_audit
 
 
 @pytest.fixture
@@ -34,6 +37,36 @@ def test_a_dry_run_attacks_nothing_and_writes_nothing(
     assert not any(stage["done"] for stage in told["stages"])
     assert main([*command, *given]) == 0
     assert "adaptive pgd on mean-filter-3" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_estimate_holds_what_is_not_attacking(
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def slowly(*parts: Any) -> None:
+        time.sleep(0.4)
+        write_audit(*parts)
+
+    def heard(*parts: Any) -> Any:
+        time.sleep(0.3)
+        return of_utterance(*parts)
+
+    monkeypatch.setattr("servax.audit.overhead.write_audit", slowly)
+    monkeypatch.setattr("servax.audit.overhead.sounding.of_utterance", heard)
+    found = {}
+    for sounds in (0, 10):
+        assert main([*command, "--dry-run", "--sounds", str(sounds), "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        found[sounds] = {part["stage"]: part["seconds_at_most"] for part in told["stages"]}
+        assert told["seconds_at_most"] == pytest.approx(sum(found[sounds].values()), abs=2)
+    first, *_, last = found[0]
+    assert first == "models and recordings"
+    assert found[0][first] > 0
+    assert found[0][last] >= 0.4
+    assert found[10][last] >= 0.4 + 10 * 0.3
     assert not (tmp_path / "out").exists()
 
 

@@ -14,6 +14,8 @@ __all__ = ["below", "black_box_only", "judged", "parsed", "passes", "untrusted",
 
 WHITE_BOX = "white-box"
 """Name of the check that tells whether an attack through the gradients was possible."""
+BLACK_BOX_ONLY = "Black box only"
+"""How its statement begins where none was."""
 
 
 def parsed(text: str) -> tuple[float, Measure]:
@@ -81,7 +83,7 @@ def _short(result: AuditResult, found: Scores, name: str) -> str:
 def black_box_only(result: AuditResult) -> str | None:
     """Return the sentence that no white-box attack was possible; None where one was."""
     for finding in result.findings:
-        if finding.check == WHITE_BOX and finding.severity in ("error", "warning"):
+        if finding.check == WHITE_BOX and finding.statement.startswith(BLACK_BOX_ONLY):
             return finding.statement
     return None
 
