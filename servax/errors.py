@@ -1,7 +1,8 @@
 """One root error for everything servax refuses; each child writes its own sentence.
 
 A refusal says what was given, what was expected and what to do. The command line prints
-``str(error)`` and leaves with ``error.exit_code``: 2 for bad use, 1 for work that failed.
+``str(error)`` and leaves with ``error.exit_code``: 2 for bad use (what was given is missing,
+unknown or not what was expected), 1 for work that failed (a full disk, a network without answer).
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ __all__ = [
     "CacheError",
     "CheckpointError",
     "CorpusError",
+    "FetchError",
     "LeakError",
     "PathError",
     "RecipeError",
     "ServaxError",
     "SettingError",
     "ShapeError",
+    "Unwritable",
     "nearest",
     "unwritable",
 ]
@@ -64,7 +67,13 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} …"
 
 
-def unwritable(error: Exception) -> str:
+class Unwritable(str):
+    """A reason that no one's bad use is: the place could not be written, so the work failed."""
+
+    __slots__ = ()
+
+
+def unwritable(error: Exception) -> Unwritable:
     """Return why a file cannot be written, and what to do where the disk is full.
 
     Args:
@@ -72,11 +81,11 @@ def unwritable(error: Exception) -> str:
     """
     said = error if isinstance(error, OSError) else error.__context__
     if not isinstance(said, OSError):
-        return f"cannot be written ({error})"
+        return Unwritable(f"cannot be written ({error})")
     reason = f"cannot be written ({said.strerror or said or type(said).__name__})"
     if said.errno in FULL:
         reason += "; free some space and run it again: what is done is kept"
-    return reason
+    return Unwritable(reason)
 
 
 class ServaxError(Exception):
@@ -114,10 +123,18 @@ class ShapeError(ServaxError, ValueError):
 
 
 class PathError(ServaxError):
-    """Something at a path cannot be used; the sentence starts with the path."""
+    """Something at a path cannot be used; the sentence starts with the path.
+
+    What was given there is missing or not what was expected: bad use. Where the reason is
+    `Unwritable` the work failed.
+    """
+
+    exit_code = 2
 
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(closed(f"{path}: {reason}"))
+        if isinstance(reason, Unwritable):
+            self.exit_code = ServaxError.exit_code
 
 
 class AudioError(PathError):
@@ -135,7 +152,15 @@ class AudioError(PathError):
 
 
 class CorpusError(ServaxError):
-    """A corpus, its labels or its files are not what the corpus file says."""
+    """A corpus, its labels or its files are missing or not what the corpus file says."""
+
+    exit_code = 2
+
+
+class FetchError(CorpusError):
+    """A corpus or its split could not be fetched, made or written."""
+
+    exit_code = 1
 
 
 class LeakError(CorpusError):
@@ -149,8 +174,8 @@ class CheckpointError(PathError):
 class CacheError(PathError):
     """A cache folder cannot be written or read; the sentence starts with its path."""
 
+    exit_code = 1
+
 
 class RecipeError(PathError):
     """A recipe cannot be run as it is written; the sentence starts with its path."""
-
-    exit_code = 2

@@ -11,6 +11,7 @@ import soundfile
 
 from servax.cli import main, spelled
 from servax.cli.running import fitting
+from servax.errors import PathError, unwritable
 from servax.pretrained import names
 
 REFUSALS = [
@@ -32,12 +33,12 @@ REFUSALS = [
     ),
     (
         ["purify", "in.wav", "-o", "out.wav"],
-        1,
+        2,
         "servax: in.wav: no such file or folder.",
     ),
     (
         ["purify", "in.wav", "-o", "out.wav", "--purifier", "nowhere"],
-        1,
+        2,
         "servax: in.wav: no such file or folder.",
     ),
     (
@@ -49,12 +50,12 @@ REFUSALS = [
     (["run"], 2, "servax: the following arguments are required: run.recipe."),
     (
         ["report", "nowhere"],
-        1,
+        2,
         "servax: nowhere: holds no records/fold-*.parquet; expected the folder of a finished run.",
     ),
     (
         ["attack", "in.wav", "nowhere", "angry"],
-        1,
+        2,
         "servax: nowhere: no such folder; expected one of servax train, or a packaged recogniser "
         f"({', '.join(names('recogniser'))}).",
     ),
@@ -81,6 +82,48 @@ def test_refusals(
     assert shown.err.strip() == sentence
     assert shown.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+MISSING = [
+    ["audit", "nowhere.onnx", "--corpus", "synthetic"],
+    ["audit", "nowhere", "--corpus", "synthetic"],
+    ["audit", "not_there_at_all:Model"],
+    ["audit", "math:NoSuchName"],
+    ["audit", "crnn-ravdess", "--corpus", "nowhere.csv"],
+    ["audit", "crnn-ravdess", "--corpus", "ravdess", "--root", "nowhere"],
+    ["calibrate", "nowhere.csv", "crnn-ravdess"],
+    ["corpus", "info", "nowhere.csv"],
+    ["export", "nowhere", "-o", "out.onnx"],
+    ["purify", "nowhere.csv", "-o", "out"],
+    ["report", "nowhere.parquet"],
+    ["serve", "--token-file", "nowhere"],
+    ["train", "recogniser", "nowhere.csv", "-o", "out"],
+    ["train", "purifier", "crnn-ravdess", "nowhere", "-o", "out"],
+]
+
+
+@pytest.mark.parametrize("arguments", MISSING, ids=" ".join)
+def test_what_is_not_there_is_bad_use(
+    arguments: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    shown = capsys.readouterr().err
+    assert shown.splitlines()[-1].startswith("servax: ")  # a bar may stand before it
+    assert "Traceback" not in shown
+
+
+def test_what_cannot_be_written_is_failed_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(NotADirectoryError) as told:
+        (tmp_path / "file" / "folder").mkdir()
+    assert PathError(tmp_path, unwritable(told.value)).exit_code == 1
+    assert PathError(tmp_path, "holds something else").exit_code == 2
+    out = str(tmp_path / "file" / "folds")
+    assert main(["corpus", "folds", "synthetic", "-o", out]) == 1
 
 
 def test_debug_shows_where_it_happened(capsys: pytest.CaptureFixture[str]) -> None:

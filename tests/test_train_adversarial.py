@@ -61,7 +61,7 @@ def test_models_are_trained_resumed_and_share_their_start(
     assert (out / "start" / "log.jsonl").read_bytes() == start
     assert load_recogniser(out / "trades" / "model").network.settings.width == 1
 
-    assert main(command(manifest, "--iterations", "5", "--objective", "trades")) == 1
+    assert main(command(manifest, "--iterations", "5", "--objective", "trades")) == 2
     assert "belongs to a run with other settings" in capsys.readouterr().err
 
 

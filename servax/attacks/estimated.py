@@ -22,13 +22,16 @@ from servax.attacks.problem import Problem
 from servax.attacks.queries import Found, QueryAttack, Search, check_positive
 from servax.perturbation import Ball, Linf, check_radius, into_reach
 
+STRIDE = 0.15
+"""Length of a step against the radius: .003 in .02, as PGD's in the paper."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EstimatedAscent(QueryAttack):
     """What NES and SPSA share: all but the directions of the questions."""
 
-    step: float = 0.003
-    """Length of one step, in units of the input (.003 is .24 dB on the default scale)."""
+    step: float | None = None
+    """Length of one step, in units of the input; default `STRIDE` of the radius."""
     radius: float = 0.02
     """Size of the ball around the clean input, in units of the input."""
     norm: Norm = Linf
@@ -40,7 +43,8 @@ class EstimatedAscent(QueryAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive("step", self.step)
+        if self.step is not None:
+            check_positive("step", self.step)
         check_positive("sigma", self.sigma)
         check_whole("samples", self.samples)
         check_norm(self.norm)
@@ -58,12 +62,13 @@ class EstimatedAscent(QueryAttack):
     def search(self, problem: Problem) -> Iterator[Found]:
         """Yield the search after each step; the input with the highest loss is its result."""
         generator = problem.random()
+        step = STRIDE * self.radius if self.step is None else self.step
         search = Search(problem, self.loss)
         current = problem.x[search.offer(problem.x)]
         while not search.done and (pairs := self._pairs(search.asked)) > 0:
             gradient = self.gradient(search, current, pairs, generator)
             ball = search.open.within(self.ball)
-            moved = current + self.step * ball.steepest(gradient)
+            moved = current + step * ball.steepest(gradient)
             current = into_reach(search.open.x, moved, ball, self.bounds)
             current = current[search.offer(current)]
             yield search.found()

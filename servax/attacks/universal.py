@@ -108,7 +108,7 @@ class UniversalPerturbation(Attack):
         generator: torch.Generator,
         radius: float = 0.02,
         norm: Norm = Linf,
-        step: float = 0.003,
+        step: float | None = None,
         epochs: int = 5,
         clip: float = 9.0,
         bounds: Bounds = (0.0, 1.0),
@@ -123,7 +123,8 @@ class UniversalPerturbation(Attack):
             generator: Draws the order of the batches, anew in each epoch.
             radius: Size of the ball, in units of the input.
             norm: `Linf` or `L2`.
-            step: Length of a step, one for each batch, in units of the input.
+            step: Length of a step, one for each batch, in units of the input; default .15 of the
+                radius.
             epochs: How often each batch is seen.
             clip: The paper's beta: an utterance of a higher cross-entropy counts no more.
             bounds: Lowest and highest value of a valid input.
@@ -134,7 +135,8 @@ class UniversalPerturbation(Attack):
             SettingError: A setting or an input has no valid value, or there is no batch.
             ShapeError: The batches do not fit together, or the model's logits are not (B, C).
         """
-        check_positive("step", step)
+        if step is not None:
+            check_positive("step", step)
         check_positive("clip", clip)
         check_whole("epochs", epochs)
         check_kind("batches", batches, Sequence)
@@ -146,7 +148,7 @@ class UniversalPerturbation(Attack):
         blank = torch.zeros_like(batches[0][0][:1].detach())
         settings: dict[str, Any] = {"bounds": bounds, "labels": labels, "targeted": targeted}
         start = cls(change=blank, radius=radius, norm=norm, **settings)
-        change = blank
+        step, change = 0.15 * radius if step is None else step, blank
         with evaluating(model):
             for _ in range(int(epochs)):
                 for position in torch.randperm(len(batches), generator=generator).tolist():

@@ -144,6 +144,9 @@ def attack_system(
         for strength in strengths
     ]
     measures = _measures(threat, material, moved[threat.strength], counting, len(right))
+    if threat.towards and len(right):
+        led = wrong[threat.strength][right] == material.number(threat.towards)
+        measures |= {"towards": threat.towards, "success_rate": float(led.float().mean())}
     frame = pd.concat(frames, ignore_index=True)
     return Attacked(frame, measures, moved[threat.strength])
 
@@ -153,6 +156,8 @@ def _run(
 ) -> Iterator[tuple[float, Tensor]]:
     """Yield (strength, inputs) of one batch."""
     x, y = material.x[positions], material.y[positions]
+    if threat.towards:
+        y = torch.full_like(y, material.number(threat.towards))
     mask = None if material.mask is None else material.mask[positions]
     if threat.sweep and isinstance(threat.attack, FGSM):
         yield from zip(

@@ -13,6 +13,7 @@ from servax.attacks.outside.bridge import Outside
 from servax.audit.scene import Scene
 from servax.audit.tasks import Planned
 from servax.audit.threats import KNOWLEDGE, MEANING
+from servax.audit.tiers import TOWARDS
 from servax.perturbation import L2
 
 DISTRIBUTIONS = {
@@ -22,6 +23,7 @@ DISTRIBUTIONS = {
 }
 """Name under which each outside library is installed."""
 GOAL = "untargeted: any class but the true one"
+CHOSEN = f"; {TOWARDS}*: the class in its name"
 
 
 def evaluation_card(scene: Scene, planned: list[Planned], measures: pd.DataFrame) -> dict[str, Any]:
@@ -36,7 +38,7 @@ def evaluation_card(scene: Scene, planned: list[Planned], measures: pd.DataFrame
     ratio = measures["median_snr_db"].dropna() if "median_snr_db" in measures else pd.Series()
     return {
         "threat model": {
-            "goal": GOAL,
+            "goal": GOAL + CHOSEN * any(e.threat and e.threat.towards for e in planned),
             "where": "log-Mel on [0, 1]" if subject.inputs == "logmel" else "waveform on [-1, 1]",
             "norm": "L2 per utterance" if s.budget.ball is L2 else "L-inf per element",
             "knowledge": {name: MEANING[name] for name in KNOWLEDGE if name in _tried(planned)},

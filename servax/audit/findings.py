@@ -11,6 +11,7 @@ import pandas as pd
 
 from servax.audit.scene import Scene
 from servax.audit.systems import System
+from servax.audit.tiers import TOWARDS
 from servax.evaluation import checks
 from servax.evaluation.checks import Finding, Severity
 from servax.evaluation.protocol import UNDEFENDED
@@ -103,7 +104,8 @@ def _on_records(
     """Return the checks of the records that this audit allows, by name."""
     radius, known = scene.settings.budget.radius, scene.settings.knowledge
     # The attack on the sound has a ball of another kind: its strength compares with no radius.
-    same = frame[~frame["attack"].str.startswith("pgd-waveform")]
+    # One that leads to a chosen class leaves that class alone, and need not do as much as noise.
+    same = frame[~frame["attack"].str.startswith(("pgd-waveform", TOWARDS))]
     # Below the radius the only attacker with gradients may be FGSM, which proves nothing.
     full = same[np.isclose(same["strength"], radius) | (same["attack"] == "none")]
     found: dict[str, Callable[[], tuple[Finding, ...]]] = {

@@ -47,6 +47,10 @@ class Material:
     mask: Tensor | None = None
     """Where an input carries sound, bool (N, 1, 1, F); none where it does everywhere."""
 
+    def number(self, name: str) -> int:
+        """Return which of the model's classes a name of the records is."""
+        return self.names.index(name)
+
     def __len__(self) -> int:
         return len(self.y)
 
@@ -60,7 +64,7 @@ def gather(
     subject: Subject,
     selection: Selection,
     *,
-    seconds: float = 3.0,
+    seconds: float | None = None,
     progress: Progress | None = None,
 ) -> tuple[Subject, Material]:
     """Return the subject with its scale settled, and what it hears.
@@ -68,8 +72,8 @@ def gather(
     Args:
         subject: The model.
         selection: Which utterances.
-        seconds: Length of a waveform that a model of waveforms is given: the middle of a longer
-            sound, a shorter one repeated.
+        seconds: Length of a waveform that a model of waveforms is given, by default what the
+            subject says: the middle of a longer sound, a shorter one repeated.
         progress: Is told (done, total) utterances while features are computed.
 
     Raises:
@@ -82,7 +86,8 @@ def gather(
     if subject.inputs == "logmel":
         subject, x = _logmel(subject, fold, corpus, progress)
     else:
-        x = _waveforms(subject, corpus, seconds, progress)
+        length = subject.seconds if seconds is None else seconds
+        x = _waveforms(subject, corpus, length, progress)
     y = order[torch.from_numpy(corpus.label_index.copy())]
     names = list(subject.labels)
     for label, index in zip(corpus.labels, order.tolist(), strict=True):

@@ -35,7 +35,7 @@ def own_defence(path: str, subject: Subject) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise PathError(path, f"makes a {type(made).__name__}, expected a torch.nn.Module")
     defence = settled(made)
-    x = zeros(subject.inputs, subject.sample_rate, subject.front_end)
+    x = zeros(subject.inputs, subject.sample_rate, subject.front_end, subject.seconds)
     expected = f"a defence that gives {subject.inputs} of the same shape"
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():

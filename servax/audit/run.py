@@ -11,13 +11,14 @@ import pandas as pd
 from servax.audit import sounding
 from servax.audit.card import evaluation_card
 from servax.audit.findings import findings
+from servax.audit.overhead import Overhead
 from servax.audit.scene import Scene
 from servax.audit.stages import Stages
 from servax.audit.tasks import TABLE, Planned, inputs_of, provenance
 from servax.evaluation import records
 from servax.experiments.lock import held
 from servax.experiments.stages import Silence, Watcher
-from servax.report.audit import AuditPaths, AuditResult, verdict_ok, write_audit
+from servax.report.audit import AuditPaths, AuditResult, Measure, verdict_ok, write_audit
 
 RECORDS = "records"
 REPORT = "report"
@@ -44,22 +45,36 @@ class Audited:
     paths: AuditPaths
     """The pages."""
     passed: bool
-    """Whether every defence (the model, where there is none) kept the wanted UAR, and no check
-    found an error."""
+    """Whether every defence (the model, where there is none) kept what was asked, and the figures
+    can be trusted."""
 
 
-def estimates(planned: list[Planned]) -> list[Estimate]:
-    """Return what each stage takes at most; utterances that fall early leave sooner."""
-    return [
-        Estimate(each.task.stage.name, each.task.cost, each.task.stage.result() is not None)
+def estimates(planned: list[Planned], overhead: Overhead, *, sounds: int) -> list[Estimate]:
+    """Return what each stage and the report take at most; utterances that fall leave sooner.
+
+    Args:
+        planned: The stages.
+        overhead: What they take beside the attacks.
+        sounds: Utterances that the report plays.
+    """
+    stages = [
+        Estimate(
+            each.task.stage.name,
+            each.task.cost + overhead.stage,
+            each.task.stage.result() is not None,
+        )
         for each in planned
     ]
+    # The records of every stage are read for the report, of those too that are done already.
+    report = overhead.report + sounds * overhead.sound + len(planned) * overhead.stage
+    return [*stages, Estimate("checks of the records, sounds and report", report, done=False)]
 
 
 def run_audit(
     scene: Scene,
     *,
     fail_under: float | None = None,
+    judged_by: Measure = "uar",
     sounds: int = 2,
     planned: list[Planned] | None = None,
     watcher: Watcher | None = None,
@@ -71,6 +86,7 @@ def run_audit(
     Args:
         scene: Systems, utterances, settings, folder.
         fail_under: The least UAR, in percent, that a defence may keep in the worst case.
+        judged_by: What `fail_under` is of instead: the lower end of the interval, or points lost.
         sounds: Utterances that the report plays.
         planned: The stages of the scene, where they are known already.
         watcher: Is told how far the audit is.
@@ -85,7 +101,7 @@ def run_audit(
         watcher.plan([(each.task.stage.name, each.task.cost) for each in planned])
         for each in planned:
             each.task.perform(watcher)
-        result = gathered(scene, planned, fail_under, sounds)
+        result = gathered(scene, planned, fail_under, judged_by, sounds)
         table = scene.folder / RECORDS / "audit.parquet"
         records.write(result.records.frame, table, provenance=result.records.provenance)
         paths = write_audit(result, scene.folder / REPORT)
@@ -93,7 +109,11 @@ def run_audit(
 
 
 def gathered(
-    scene: Scene, planned: list[Planned], fail_under: float | None, sounds: int
+    scene: Scene,
+    planned: list[Planned],
+    fail_under: float | None,
+    judged_by: Measure,
+    sounds: int,
 ) -> AuditResult:
     """Return everything that the stages of an audit found."""
     tables = [each for each in planned if each.kind in ("clean", "attack")]
@@ -116,6 +136,7 @@ def gathered(
         card=evaluation_card(scene, planned, measures),
         radius=scene.settings.budget.radius,
         fail_under=fail_under,
+        judged_by=judged_by,
         detection=pd.DataFrame(noticed) if noticed else None,
     )
 

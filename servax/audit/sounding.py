@@ -177,7 +177,7 @@ def clips(
     names = list(scene.material.corpus.utterances["utterance"])
     for utterance in _telling(frame, made)[:count]:
         position = names.index(utterance)
-        yield from _of_utterance(scene, position, str(utterance), made)
+        yield from of_utterance(scene, position, str(utterance), made)
 
 
 def _telling(frame: pd.DataFrame, made: Mapping[str, Tensor]) -> list[str]:
@@ -195,9 +195,10 @@ def _telling(frame: pd.DataFrame, made: Mapping[str, Tensor]) -> list[str]:
     return [str(name) for name in counts.index]
 
 
-def _of_utterance(
+def of_utterance(
     scene: Scene, position: int, utterance: str, made: Mapping[str, Tensor]
 ) -> Iterator[Clip]:
+    """Yield the sounds of one utterance; arguments as for `clips`."""
     material = scene.material
     here = slice(position, position + 1)
     by_name = {system.name: system for system in scene.systems}

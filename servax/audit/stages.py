@@ -30,7 +30,7 @@ from servax.audit.tasks import (
 )
 from servax.audit.threats import Knowledge, Threat
 from servax.audit.tiers import Catalogue
-from servax.defences import Bpda
+from servax.defences import Bpda, ExpectationOverDraws
 from servax.evaluation import records
 from servax.evaluation.checks import repeats
 from servax.evaluation.protocol import UNDEFENDED
@@ -152,7 +152,9 @@ class Stages:
             # Where a transform has no gradient the identity stands in for it: no exact attack.
             through: Knowledge = "adaptive" if system.exact else "bpda"
             if through in known or "adaptive" in known:
-                threats += self.catalogue.adaptive(through)
+                random = repeats(system.model, self.scene.material.x[:8]).random
+                threats += self.catalogue.adaptive(through, random=random)
+                threats += self.catalogue.towards(self.scene.material.corpus.labels, through)
                 threats += sounding.threats(self.scene, through)
                 threats += [self.catalogue.own(each, through) for each in self.scene.attacks]
         else:
@@ -167,6 +169,8 @@ class Stages:
         def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
             predictions = predictions_of(first, scene, system)
             right = torch.nonzero(predictions == scene.material.y).squeeze(1)
+            if threat.towards:  # what is of the wanted class already leads nowhere
+                right = right[scene.material.y[right] != scene.material.number(threat.towards)]
             faced, draws = self._faced(threat, system)
             if threat.waveform:
                 found = sounding.attack(
@@ -206,6 +210,8 @@ class Stages:
             model = Bpda(self.scene.subject.model, system.front).eval()
         if threat.knowledge == "black_box":
             return model, 1
+        if threat.draws:
+            return ExpectationOverDraws(model, threat.draws).eval(), threat.draws
         key = (system.name, threat.knowledge)
         if key not in self._facing:
             x, y = (part[:8] for part in (self.scene.material.x, self.scene.material.y))

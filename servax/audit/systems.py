@@ -72,22 +72,30 @@ class System:
 class _Transform:
     build: Callable[[float, torch.Generator, int], nn.Module]
     inputs: str
+    example: str
     expected: str
     whole: bool = False
 
 
+_QUALITY = ("waveform", "0.5", "a quality in [0, 1]")
 TRANSFORMS: Mapping[str, _Transform] = {
-    "gaussian-noise": _Transform(lambda v, g, r: GaussianNoise(v, g), "logmel", "sd in (0, 1]"),
-    "mean-filter": _Transform(lambda v, g, r: MeanFilter(int(v)), "logmel", "an odd size", True),
-    "median-filter": _Transform(
-        lambda v, g, r: MedianFilter(int(v)), "logmel", "an odd size", True
+    "gaussian-noise": _Transform(
+        lambda v, g, r: GaussianNoise(v, g), "logmel", "0.02", "sd in (0, 1]"
     ),
-    "quantise": _Transform(lambda v, g, r: Quantise(int(v)), "logmel", "whole bits", True),
-    "low-pass": _Transform(lambda v, g, r: LowPass(r, v), "waveform", "a cut-off in Hz"),
-    "resample": _Transform(lambda v, g, r: Resample(r, int(v)), "waveform", "a rate in Hz", True),
-    "mp3": _Transform(lambda v, g, r: Codec(r, "mp3", v), "waveform", "a quality in [0, 1]"),
-    "ogg": _Transform(lambda v, g, r: Codec(r, "ogg-vorbis", v), "waveform", "a quality in [0, 1]"),
-    "opus": _Transform(lambda v, g, r: Codec(r, "ogg-opus", v), "waveform", "a quality in [0, 1]"),
+    "mean-filter": _Transform(
+        lambda v, g, r: MeanFilter(int(v)), "logmel", "3", "an odd size", True
+    ),
+    "median-filter": _Transform(
+        lambda v, g, r: MedianFilter(int(v)), "logmel", "3", "an odd size", True
+    ),
+    "quantise": _Transform(lambda v, g, r: Quantise(int(v)), "logmel", "4", "whole bits", True),
+    "low-pass": _Transform(lambda v, g, r: LowPass(r, v), "waveform", "4000", "a cut-off in Hz"),
+    "resample": _Transform(
+        lambda v, g, r: Resample(r, int(v)), "waveform", "8000", "a rate in Hz", True
+    ),
+    "mp3": _Transform(lambda v, g, r: Codec(r, "mp3", v), *_QUALITY),
+    "ogg": _Transform(lambda v, g, r: Codec(r, "ogg-vorbis", v), *_QUALITY),
+    "opus": _Transform(lambda v, g, r: Codec(r, "ogg-opus", v), *_QUALITY),
 }
 """Input transforms by name; an option gives one number: ``gaussian-noise:0.02``."""
 
@@ -209,6 +217,10 @@ def make_transform(
         SettingError: The number is none, or not one that this transform takes.
     """
     transform = TRANSFORMS[kind]
+    if not value.strip():
+        raise SettingError(
+            "defence", kind, f"a number too: {kind}:{transform.example}, {transform.expected}"
+        )
     number = _number(value)
     if not math.isfinite(number) or (transform.whole and number != int(number)):
         raise SettingError("defence", f"{kind}:{value}", f"{kind}:VALUE, {transform.expected}")

@@ -46,6 +46,10 @@ class Threat:
     """Whether the sound is changed, though the model takes log-Mel."""
     surrogate: str = ""
     """Name of the surrogate (`transfer`)."""
+    towards: str = field(default="", repr=False)
+    """The class that it leads to, which the name tells; empty where any wrong one will do."""
+    draws: int = field(default=0, repr=False)
+    """Draws whose mean is one gradient, where the attack says so; 0 leaves it to the audit."""
     code: str = field(default="", repr=False)
     """Hash of the code of an attack that is not of servax."""
 

@@ -7,6 +7,9 @@ it is fooled.
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,12 +19,14 @@ from servax.attacks import (
     NES,
     PGD,
     Attack,
+    AutoAttack,
     DiversePGD,
     RandomNoise,
     Restarts,
     Square,
     TargetedAPGD,
 )
+from servax.attacks.auto_attack import RAND_DRAWS
 from servax.attacks.base import Norm
 from servax.attacks.outside import presets
 from servax.audit.threats import Knowledge, OwnAttack, Threat
@@ -35,6 +40,8 @@ SHARES = (0.15, 0.3, 0.45, 0.6, 0.75, 1.0)
 """Sizes of FGSM against the radius: the paper's .003 ... .015 when it is .02, and the radius."""
 PAPERS_STEPS = 15
 """Most steps of PGD in the paper's table."""
+TOWARDS = "towards-"
+"""How the name of an attack begins that leads to a chosen class."""
 RADII = (0.25, 0.5, 1.0)
 """Sizes of APGD against the radius."""
 
@@ -65,12 +72,16 @@ class Effort:
     """Steps of PGD on the sound; 0 leaves it out."""
     probes: int
     """Utterances of the probing checks."""
+    towards: int
+    """Steps of APGD towards each class as the one that is wanted; 0 leaves it out."""
+    auto: int
+    """Steps of each attack of AutoAttack; 0 leaves it out."""
 
 
 EFFORTS: dict[Tier, Effort] = {
-    "smoke": Effort(15, 10, 0, 0, 0, 15, 50, 0, 0, 0, 8),
-    "standard": Effort(50, 50, 20, 5, 50, 20, 200, 200, 0, 20, 16),
-    "full": Effort(100, 100, 50, 10, 200, 50, 5000, 2000, 1000, 100, 32),
+    "smoke": Effort(15, 10, 0, 0, 0, 15, 50, 0, 0, 0, 8, 0, 0),
+    "standard": Effort(50, 50, 20, 5, 50, 20, 200, 200, 0, 20, 16, 20, 0),
+    "full": Effort(100, 100, 50, 10, 200, 50, 5000, 2000, 1000, 100, 32, 100, 100),
 }
 """What each tier spends."""
 
@@ -175,8 +186,8 @@ class Catalogue:
             threats.append(self._threat("apgd-ce", know, attack, gradients=e.apgd + 1))
         return threats
 
-    def adaptive(self, knowledge: Knowledge = "adaptive") -> list[Threat]:
-        """Return the attacks through the whole system."""
+    def adaptive(self, knowledge: Knowledge = "adaptive", *, random: bool = False) -> list[Threat]:
+        """Return the attacks through the whole system, which may draw random numbers."""
         e = self.effort
         threats = [
             self._fgsm(knowledge),
@@ -201,7 +212,34 @@ class Catalogue:
                 )
             )
         threats += self._minimum_norm(knowledge)
+        if e.auto:
+            threats.append(self._auto(knowledge, random=random))
         return threats
+
+    def towards(self, classes: Sequence[str], knowledge: Knowledge) -> list[Threat]:
+        """Return the attacks that lead every utterance of another class to a chosen one."""
+        steps = self.effort.towards
+        if not steps:
+            return []
+        attack = APGD(**self._ball(), steps=steps, targeted=True)
+        return [
+            replace(
+                self._threat(f"{TOWARDS}{_fit(name)}", knowledge, attack, gradients=steps + 1),
+                towards=name,
+            )
+            for name in classes
+        ]
+
+    def _auto(self, knowledge: Knowledge, *, random: bool) -> Threat:
+        e = self.effort
+        attack = AutoAttack(
+            **self._ball(), steps=e.auto, queries=e.square, version="rand" if random else "standard"
+        )
+        if random:
+            threat = self._threat("autoattack", knowledge, attack, gradients=2 * (e.auto + 1))
+            return replace(threat, draws=RAND_DRAWS)
+        gradients = 4 * (e.auto + 1) + e.auto
+        return self._threat("autoattack", knowledge, attack, gradients=gradients, queries=e.square)
 
     def _minimum_norm(self, knowledge: Knowledge) -> list[Threat]:
         e, norm = self.effort, self.budget.ball
@@ -283,3 +321,9 @@ class Catalogue:
             sweep=sweep,
             surrogate=surrogate,
         )
+
+
+def _fit(name: str) -> str:
+    """Return the name of a class as part of the name of a folder; two names stay two."""
+    plain = re.sub(r"[^\w.-]+", "-", name)
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"

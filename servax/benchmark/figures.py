@@ -67,14 +67,13 @@ def figures_of(records: pd.DataFrame, defence: str, measurement: Measurement) ->
     if defence not in outcomes.defences:
         known = ", ".join(sorted(set(records["defence"])))
         raise ServaxError(f"the records hold no {defence!r}, only {known}; measure it first.")
-    several = np.unique(outcomes.speakers).size > 1
-    draws = SpeakerDraws(outcomes.speakers) if several else None
+    draws = SpeakerDraws.of(outcomes.speakers)
     grid, intervals = tables.grid(outcomes), tables.intervals(outcomes)
 
     def uar(name: str, heading: str) -> Figure | None:
         if heading not in grid.columns:
             return None
-        ends = intervals[name].get(heading) if several else None
+        ends = intervals[name].get(heading) if draws is not None else None
         band = (ends.low, ends.high) if ends else None
         return _figure(tables.value(grid, name, heading), band)
 

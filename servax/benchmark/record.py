@@ -111,9 +111,9 @@ class Figure:
     value: float
     """UAR in percent, or a share."""
     low: float | None = None
-    """Lower end; null for a single speaker."""
+    """Lower end; null below five speakers."""
     high: float | None = None
-    """Upper end; null for a single speaker."""
+    """Upper end; null below five speakers."""
 
     def __post_init__(self) -> None:
         ends = [end for end in (self.low, self.high) if end is not None]

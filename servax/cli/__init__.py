@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentError, ArgumentParser, auto_cli
 
 from servax.cli.commands import COMMANDS
-from servax.cli.positional import second_run
+from servax.cli.positional import joined_lists, second_run
 from servax.errors import ServaxError, closed
 
 BAD_USE = 2
@@ -43,7 +43,7 @@ class _Parser(ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 1 (failed work) or 2 (bad use)."""
+    """Run one command and return its exit code: `docs/cli.md` says what each means."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whatever it cannot encode, as a name may be
             stream.reconfigure(errors="backslashreplace")
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = auto_cli(
             COMMANDS,
-            args=second_run(given) or ["--help"],
+            args=joined_lists(second_run(given)) or ["--help"],
             prog="servax",
             parser_class=_Parser,
             description="Vaccinate speech emotion recognition against adversarial attacks. "

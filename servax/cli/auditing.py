@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 
+from servax.audit.overhead import measured
 from servax.audit.run import Audited, Estimate, estimates, run_audit
 from servax.audit.scene import Scene
 from servax.audit.selection import Selection
 from servax.audit.settings import AuditSettings
 from servax.audit.stages import Stages
 from servax.audit.subjects import load_subject
+from servax.audit.subjects.own_class import Value
 from servax.audit.threats import known
 from servax.audit.tiers import Budget, Tier
 from servax.cli.output import RunBars, bar, print_json, print_table, say
 from servax.cli.running import command_line
 from servax.errors import SettingError
+from servax.evaluation.intervals import no_interval
 from servax.experiments.provenance import provenance
 from servax.report.audit.document import document
+from servax.report.audit.result import MEASURES
 from servax.report.audit.scores import scores
 from servax.report.audit.sentences import verdict
+from servax.report.audit.summary import summary
 from servax.report.audit.tables import main_table
+from servax.report.audit.threshold import below, parsed, untrusted
 from servax.training.device import Precision
 
 
@@ -38,28 +46,38 @@ def audit_model(
     labels: str | None,
     sample_rate: int | None,
     inputs: str | None,
+    seconds: float | None,
     seed: int,
     batch_size: int,
     gradients: Precision,
     out: str | None,
-    fail_under: float | None,
+    fail_under: str | None,
+    init: str | None,
     sounds: int,
     dry_run: bool,
     as_json: bool,
+    began: float,
 ) -> int:
-    """Audit a model; the options are those of the command.
+    """Audit a model; the options are those of the command, `began` when it was given.
 
     Returns:
-        0, or 1 when `fail_under` was not kept or a sanity check found an error with it.
+        0; `BELOW` where less is left than `fail_under` asks; `UNTRUSTED` where a sanity check found
+        an error, or with `fail_under` no white-box attack was possible.
     """
-    if fail_under is not None and not 0 <= fail_under <= 100:
-        raise SettingError("fail_under", fail_under, "a UAR in percent, from 0 to 100")
+    asked, judged_by = (None, MEASURES[0]) if fail_under is None else parsed(fail_under)
     if sounds < 0:
         raise SettingError("sounds", sounds, "a whole number of at least 0")
     who = known(knowledge)
     if knowledge != "all" and "transfer" in who and not surrogates:
         raise SettingError("surrogates", surrogates, "NAME=FOLDER for the transfer attacks")
-    given = load_subject(model, labels=names(labels), sample_rate=sample_rate, inputs=inputs)  # type: ignore[arg-type]
+    given = load_subject(
+        model,
+        labels=names(labels),
+        sample_rate=sample_rate,
+        inputs=inputs,  # type: ignore[arg-type]
+        seconds=seconds,
+        init=arguments(init),
+    )
     reach = radius if radius is not None else DEFAULT_RADIUS[given.inputs, norm]
     settings = AuditSettings(
         selection=selection,
@@ -83,18 +101,32 @@ def audit_model(
             origin=provenance(command_line()),
             progress=update,
         )
+    few = no_interval(len(scene.material.corpus.speakers))
+    if judged_by == "lower" and few:
+        raise SettingError("fail_under", fail_under, "40 or lost:10", hint=f" {few}")
     planned = Stages(scene).plan()
-    found = estimates(planned)
+    found = estimates(planned, measured(scene, planned), sounds=sounds)
     if dry_run:
+        loading = Estimate("models and recordings", time.perf_counter() - began, done=False)
+        found = [loading, *found]
         return _show_estimates(scene, found, as_json=as_json)
     _say_estimate(scene, found)
     with RunBars() as bars:
         audited = run_audit(
-            scene, fail_under=fail_under, sounds=sounds, planned=planned, watcher=bars
+            scene,
+            fail_under=asked,
+            judged_by=judged_by,
+            sounds=sounds,
+            planned=planned,
+            watcher=bars,
         )
-    return _show(audited, fail_under, as_json=as_json)
+    return _show(audited, as_json=as_json)
 
 
+BELOW = 3
+"""Exit code where less is left than was asked for."""
+UNTRUSTED = 4
+"""Exit code where a sanity check found an error; it wins over `BELOW`."""
 DEFAULT_RADIUS = {
     ("logmel", "linf"): 0.02,
     ("logmel", "l2"): 1.0,
@@ -111,11 +143,50 @@ def names(option: str | None) -> tuple[str, ...] | None:
     return tuple(part.strip() for part in option.split(",") if part.strip())
 
 
+def arguments(option: str | None) -> dict[str, Value] | None:
+    """Return the arguments of a class path: ``width=16,name=a``, or a JSON object.
+
+    Raises:
+        SettingError: It is neither, or a value is no number, text or truth value.
+    """
+    if option is None:
+        return None
+    try:
+        told = json.loads(option) if option.lstrip().startswith("{") else _pairs(option)
+    except ValueError:
+        told = None
+    if not isinstance(told, dict) or not all(
+        isinstance(v, (str, int, float)) for v in told.values()
+    ):
+        raise SettingError(
+            "init",
+            option,
+            "NAME=VALUE with commas between, or a JSON object of numbers, texts and true or false",
+        )
+    return told
+
+
+def _pairs(option: str) -> dict[str, Value]:
+    pairs = [part.partition("=")[::2] for part in names(option) or ()]
+    if not all(name.isidentifier() and value for name, value in pairs):
+        raise ValueError(option)
+    return {name: _value(value) for name, value in pairs}
+
+
+def _value(text: str) -> Value:
+    """Return a number or truth value where a text is one as JSON writes it, else the text."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, (int, float)) else text
+
+
 def _say_estimate(scene: Scene, found: list[Estimate]) -> None:
     rest = sum(each.seconds for each in found if not each.done)
     done = sum(each.done for each in found)
     say(
-        f"{len(scene.material)} utterances, {len(scene.systems)} systems, {len(found)} stages "
+        f"{len(scene.material)} utterances, {len(scene.systems)} systems, {len(found)} parts "
         f"({done} done): at most {duration(rest)} on this machine; less where utterances fall early"
     )
 
@@ -146,7 +217,7 @@ def duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
 
 
-def _show(audited: Audited, fail_under: float | None, *, as_json: bool) -> int:
+def _show(audited: Audited, *, as_json: bool) -> int:
     result = audited.result
     found = scores(result)
     if as_json:
@@ -155,7 +226,9 @@ def _show(audited: Audited, fail_under: float | None, *, as_json: bool) -> int:
         table = main_table(result, found)
         rows = [[cell.text for cell in row] for row in table.rows]
         print_table(table.title, [head.text for head in table.head], rows)
-        for sentence in verdict(result, found):
+        for sentence in (*summary(result, found), *verdict(result, found)):
             say(sentence)
     say(f"report: {audited.paths.html}")
-    return 0 if fail_under is None or audited.passed else 1
+    if untrusted(result):
+        return UNTRUSTED
+    return BELOW if below(result, found) else 0

@@ -6,6 +6,7 @@ named like something in ``servax`` itself: the parser would look there and load 
 
 from __future__ import annotations
 
+import time
 from typing import Any, Literal
 
 from servax.cli.corpus_commands import (
@@ -169,23 +170,27 @@ def audit(
     labels: str | None = None,
     sample_rate: int | None = None,
     inputs: Literal["logmel", "waveform"] | None = None,
+    seconds: float | None = None,
     seed: int = 0,
     batch_size: int = 16,
     gradients: Literal["float32", "bfloat16"] = "float32",
     out: str | None = None,
-    fail_under: float | None = None,
+    init: str | None = None,
+    fail_under: str | None = None,
     sounds: int = 2,
     dry_run: bool = False,
     json: bool = False,
 ) -> int:
     """Audit any model: attacks by attackers of all kinds, sanity checks, one report.
 
-    Stages already done are not repeated. A class path runs the code it names.
+    Stages already done are not repeated. A class path runs the code it names. Lists are written
+    with commas (a,b) or with spaces (a b).
 
     Args:
         model: Folder of a recogniser of servax, or a packaged one (crnn-ravdess, CC BY-NC-SA 4.0);
             package.module:Class of your own (B, 1, M, F) or (B, T) to logits (B, C); folder of a
-            Hugging Face audio classifier, or hf://owner/name; an .onnx file (black box only).
+            Hugging Face audio classifier, or hf://owner/name; a TorchScript file (.pt of
+            torch.jit.save), whose code is run; an .onnx file (black box only).
         corpus: Name of a corpus, or the path of a CSV or Parquet manifest.
         tier: smoke (a minute), standard, or full (AutoAttack's steps and queries); an estimate
             comes first.
@@ -213,19 +218,24 @@ def audit(
             not say them itself or calls them otherwise than the corpus.
         sample_rate: In Hz, where the model does not say it.
         inputs: logmel or waveform, where the model does not say it.
+        seconds: Length of the sounds that a model of waveforms hears; default what it says, else 3.
         seed: Draws utterances, starts and queries.
         batch_size: Utterances attacked together.
         gradients: bfloat16 is the fast mode: the attacks' gradients are rough, what is predicted
             stays in float32, and records and report name it.
         out: Folder of the audit; default runs/audit-<model>.
-        fail_under: Leave with exit code 1 when a defence (the model, where there is none) keeps
-            less UAR than this, in percent, in the worst case over all attacks, or when a sanity
-            check found an error.
+        init: Arguments of the class of a class path, NAME=VALUE (width=16,deep=true) or a JSON
+            object.
+        fail_under: Leave with exit code 3 when a defence (the model, where there is none) keeps
+            less UAR than this, in percent, in the worst case over all attacks; lower:40 asks it of
+            the lower end of the interval, lost:10 that no more points than these are lost. With
+            it or without, the exit code is 4 when a sanity check found an error.
         sounds: Utterances that the report plays, clean, attacked and purified; 0 for a report that
             holds no recordings, whose licence may not allow to pass them on.
         dry_run: Show the stages and how long they may take; attack nothing.
         json: Print JSON.
     """
+    began = time.perf_counter()
     from servax.audit.selection import Selection
     from servax.cli.auditing import audit_model
 
@@ -251,14 +261,17 @@ def audit(
         labels=labels,
         sample_rate=sample_rate,
         inputs=inputs,
+        seconds=seconds,
         seed=seed,
         batch_size=batch_size,
         gradients=gradients,
         out=out,
+        init=init,
         fail_under=fail_under,
         sounds=sounds,
         dry_run=dry_run,
         as_json=json,
+        began=began,
     )
 
 

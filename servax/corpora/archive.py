@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from servax.errors import CorpusError
+from servax.errors import FetchError
 
 __all__ = ["unpack"]
 
@@ -58,7 +58,7 @@ def unpack(archive: Path, folder: Path, *, largest_bytes: int = LARGEST_BYTES) -
         largest_bytes: Most bytes that may come out.
 
     Raises:
-        CorpusError: The archive is of no known kind, is damaged, is too large, or has a member
+        FetchError: The archive is of no known kind, is damaged, is too large, or has a member
             that is not a plain file or folder below `folder`. Something may have been unpacked
             before: the caller discards `folder`.
     """
@@ -70,9 +70,9 @@ def unpack(archive: Path, folder: Path, *, largest_bytes: int = LARGEST_BYTES) -
             with tarfile.open(archive) as tarred:
                 _unpack_tar(archive, tarred, folder, largest_bytes)
         else:
-            raise CorpusError(f"{archive.name}: is neither a zip nor a tar archive.")
+            raise FetchError(f"{archive.name}: is neither a zip nor a tar archive.")
     except DAMAGE as error:
-        raise CorpusError(f"{archive.name}: is damaged ({error}).") from None
+        raise FetchError(f"{archive.name}: is damaged ({error}).") from None
 
 
 def _unpack_zip(archive: Path, zipped: zipfile.ZipFile, folder: Path, largest: int) -> None:
@@ -132,14 +132,14 @@ def _tar_kind(info: tarfile.TarInfo) -> str:
 def _target(archive: Path, folder: Path, member: Member) -> Path:
     """Return where a member goes, after refusing every way out of the folder."""
     if member.kind not in ("file", "folder"):
-        raise CorpusError(
+        raise FetchError(
             f"{archive.name}: {member.name!r} is {member.kind}, expected plain files and folders."
         )
     name = member.name.replace("\\", "/")
     parts = [part for part in name.split("/") if part not in ("", ".")]
     outside = name.startswith("/") or ".." in parts or any(":" in part for part in parts)
     if outside or "\0" in name:
-        raise CorpusError(f"{archive.name}: {member.name!r} would be written outside its folder.")
+        raise FetchError(f"{archive.name}: {member.name!r} would be written outside its folder.")
     return folder.joinpath(*parts)
 
 
@@ -154,7 +154,7 @@ class _Budget:
     def copy(self, source: IO[bytes], target: Path) -> None:
         """Write `source` as a new file, unless the archive grows too large."""
         if target.exists():
-            raise CorpusError(f"{self._archive.name}: {target.name!r} stands in it twice.")
+            raise FetchError(f"{self._archive.name}: {target.name!r} stands in it twice.")
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("xb") as file:
             while block := source.read(BLOCK):
@@ -163,8 +163,8 @@ class _Budget:
                     raise self._too_large()
                 file.write(block)
 
-    def _too_large(self) -> CorpusError:
-        return CorpusError(
+    def _too_large(self) -> FetchError:
+        return FetchError(
             f"{self._archive.name}: would unpack to more than {self._largest} bytes or "
             f"{MOST_MEMBERS} files."
         )

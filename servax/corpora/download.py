@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from servax.corpora.description import Download
-from servax.errors import CorpusError, SettingError
+from servax.errors import FetchError, SettingError
 
 __all__ = ["download"]
 
@@ -37,7 +37,7 @@ def download(what: Download, part: Path, *, progress: Progress | None = None) ->
         progress: Told the bytes that are there, and how many there will be (0: unknown).
 
     Raises:
-        CorpusError: The server refuses, the connection breaks, or the checksum is wrong (then
+        FetchError: The server refuses, the connection breaks, or the checksum is wrong (then
             `part` is removed).
         SettingError: The address is not https (http is allowed on this machine only), or the
             checksum is not one.
@@ -46,7 +46,7 @@ def download(what: Download, part: Path, *, progress: Progress | None = None) ->
     try:
         _load(what, part, progress)
     except urllib.error.HTTPError as error:
-        raise CorpusError(f"{what.url}: the server answers {error.code} {error.reason}.") from None
+        raise FetchError(f"{what.url}: the server answers {error.code} {error.reason}.") from None
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         reason = getattr(error, "reason", None) or error
         raise _interrupted(what, part, str(reason)) from None
@@ -56,7 +56,7 @@ def download(what: Download, part: Path, *, progress: Progress | None = None) ->
             digest.update(block)
     if digest.hexdigest() != what.checksum.lower():
         part.unlink()
-        raise CorpusError(
+        raise FetchError(
             f"{what.url}: has {what.algorithm} {digest.hexdigest()}, expected {what.checksum}. "
             f"The file was removed; try again, or fetch the corpus by hand."
         )
@@ -157,7 +157,7 @@ def _append(
     return written
 
 
-def _interrupted(what: Download, part: Path, reason: str) -> CorpusError:
+def _interrupted(what: Download, part: Path, reason: str) -> FetchError:
     have = part.stat().st_size if part.exists() else 0
     kept = f"{have} bytes are kept, run the command again to go on" if have else "try again later"
-    return CorpusError(f"{what.url}: cannot be loaded ({reason}): {kept}.")
+    return FetchError(f"{what.url}: cannot be loaded ({reason}): {kept}.")

@@ -12,7 +12,7 @@ from servax.corpora.description import Download
 from servax.corpora.download import Progress, download
 from servax.corpora.folders import data_folder
 from servax.corpora.loading import describe
-from servax.errors import CorpusError, SettingError
+from servax.errors import CorpusError, FetchError, SettingError, unwritable
 
 __all__ = ["fetch"]
 
@@ -51,7 +51,7 @@ def fetch(
         download(what, part, progress=progress)
         _unpack_into(part, target)
     except OSError as error:
-        raise CorpusError(f"{target}: cannot be written ({error.strerror or error}).") from None
+        raise FetchError(f"{target}: {unwritable(error)}.") from None
     return target
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from servax.corpora.leaks import Apart, refuse_leaks
-from servax.errors import CorpusError, unwritable
+from servax.errors import CorpusError, FetchError, unwritable
 from servax.files import json_text, whole_file
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Fold:
         """Write the split as JSON; the file appears whole or not at all.
 
         Raises:
-            CorpusError: The file cannot be written.
+            FetchError: The file cannot be written.
         """
         path = Path(path)
         record: dict[str, Any] = {
@@ -73,7 +73,7 @@ class Fold:
             with whole_file(path) as part:
                 part.write_text(json_text(record, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
-            raise CorpusError(f"{path}: {unwritable(error)}.") from None
+            raise FetchError(f"{path}: {unwritable(error)}.") from None
 
     @classmethod
     def load(cls, path: str | Path, corpus: Corpus) -> Fold:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from servax.errors import CorpusError
+from servax.errors import FetchError
 
 __all__ = ["speak"]
 
@@ -30,7 +30,7 @@ def speak(
         lines: ``text``, ``rate`` (words per minute), ``pitch`` and ``pitch_range`` (0 to 100).
 
     Raises:
-        CorpusError: espeak-ng fails.
+        FetchError: espeak-ng fails.
     """
     result = subprocess.run(
         # -P: the folder of the program must not shadow other modules.
@@ -41,7 +41,7 @@ def speak(
     )
     if result.returncode != 0:
         reason = result.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise CorpusError(
+        raise FetchError(
             f"espeak-ng could not speak as {voice} ({''.join(reason)}): "
             f"reinstall espeakng-loader and try again."
         )

@@ -38,7 +38,7 @@ from servax.corpora.description import Description, Scan, Utterance
 from servax.corpora.folders import cache_folder
 from servax.corpora.speaking import speak
 from servax.corpora.verification import Progress
-from servax.errors import CorpusError, SettingError
+from servax.errors import CorpusError, FetchError, SettingError
 
 __all__ = ["DESCRIPTION", "PROSODY", "SENTENCES", "VOICES", "Prosody", "generate", "scan"]
 
@@ -100,7 +100,7 @@ def generate(
 
     Raises:
         SettingError: `seed` is not a whole number >= 0.
-        CorpusError: espeak-ng fails, or the folder cannot be written.
+        FetchError: espeak-ng fails, or the folder cannot be written.
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise SettingError("seed", seed, "a whole number >= 0")
@@ -112,7 +112,7 @@ def generate(
         parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=parent, prefix=".speaking-"))
     except OSError as error:
-        raise CorpusError(
+        raise FetchError(
             f"{parent}: cannot hold the synthetic corpus ({error.strerror}): "
             f"pass a folder that can be written."
         ) from None

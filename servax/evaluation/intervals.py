@@ -1,7 +1,9 @@
 """How sure a number is: percentile bootstrap over speakers, and mean ± sd over folds.
 
 Utterances of one speaker are alike, so resampling utterances gives intervals that are far too
-narrow. Here whole speakers are drawn with replacement, each with all of its rows.
+narrow. Here whole speakers are drawn with replacement, each with all of its rows. Of fewer than
+`FEWEST_SPEAKERS` no report shows an interval: so few can be drawn in too few ways, and the ends
+would say nothing of others.
 """
 
 from __future__ import annotations
@@ -14,7 +16,25 @@ from numpy.typing import ArrayLike, NDArray
 
 from servax.errors import SettingError, ShapeError
 
-__all__ = ["Interval", "MeanSd", "over_folds", "speaker_interval"]
+__all__ = [
+    "FEWEST_SPEAKERS",
+    "Interval",
+    "MeanSd",
+    "no_interval",
+    "over_folds",
+    "speaker_interval",
+]
+
+FEWEST_SPEAKERS = 5
+"""Of how many speakers a report shows an interval at least."""
+
+
+def no_interval(speakers: int) -> str:
+    """Return why so many speakers have no interval, one sentence; empty where they have one."""
+    if speakers >= FEWEST_SPEAKERS:
+        return ""
+    those = "1 speaker says" if speakers == 1 else f"{speakers} speakers say"
+    return f"There is no interval: {those} too little of others; it takes {FEWEST_SPEAKERS}."
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from servax.errors import ServaxError, SettingError
+from servax.errors import PathError, ServaxError, SettingError
 from servax.files import write_whole
 
 __all__ = [
@@ -216,27 +216,23 @@ def read(path: str | Path) -> Records:
     """Return the table at `path` with its provenance.
 
     Raises:
-        ServaxError: there is no such file, it is not Parquet, it carries no provenance of servax,
+        PathError: there is no such file, it is not Parquet, it carries no provenance of servax,
             or its rows are not valid; the sentence starts with the path.
     """
     source = Path(path)
     if not source.is_file():
-        raise ServaxError(f"{source}: no such file, expected a records table (.parquet).")
+        raise PathError(source, "no such file, expected a records table (.parquet)")
     try:
         table = pq.read_table(source, partitioning=None)
     except (pa.ArrowException, OSError) as error:
-        raise ServaxError(
-            f"{source}: not a readable Parquet file, expected a records table."
-        ) from error
+        raise PathError(source, "not a readable Parquet file, expected a records table") from error
     stored = (table.schema.metadata or {}).get(_METADATA_KEY)
     if stored is None:
-        raise ServaxError(
-            f"{source}: no provenance inside, expected a table that servax has written."
-        )
+        raise PathError(source, "no provenance inside, expected a table that servax has written")
     try:
         frame = validate(table.to_pandas(ignore_metadata=True))
     except ServaxError as error:
-        raise ServaxError(f"{source}: {error}") from error
+        raise PathError(source, str(error)) from error
     return Records(frame, json.loads(stored))
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 from fsspec import available_protocols
 from fsspec.core import url_to_fs
 
-from servax.errors import ServaxError, nearest
+from servax.errors import PathError, ServaxError, nearest
 
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "hf")
 """Where an object appears whole or not at all, and a folder is only the beginning of a name."""
@@ -50,12 +50,13 @@ class Remote:
         self.shown = without_password(url)
         self.protocol = url.partition("://")[0]
         if "::" in url:
-            raise ServaxError(f"{self.shown}: is a chain of URLs, expected one, such as s3://….")
+            raise PathError(self.shown, "is a chain of URLs, expected one, such as s3://…")
         if self.protocol not in available_protocols():
             hint = nearest(self.protocol, available_protocols())
-            raise ServaxError(
-                f"{self.shown}: unknown protocol {self.protocol!r}, expected a folder or a "
-                f"URL that fsspec knows, such as s3://, gs://, sftp:// or file://.{hint}"
+            raise PathError(
+                self.shown,
+                f"unknown protocol {self.protocol!r}, expected a folder or a URL that fsspec "
+                f"knows, such as s3://, gs://, sftp:// or file://.{hint}",
             )
         try:
             self._fs, root = url_to_fs(url)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from servax.errors import ServaxError
+from servax.errors import PathError
 from servax.evaluation import records
 from servax.experiments.engines import Engine, LocalEngine
 from servax.experiments.lock import held
@@ -94,8 +94,8 @@ def report_run(
     else:
         paths = sorted((home / RECORDS).glob("fold-*.parquet"))
     if not paths:
-        raise ServaxError(
-            f"{folder}: holds no {RECORDS}/fold-*.parquet; expected the folder of a finished run."
+        raise PathError(
+            folder, f"holds no {RECORDS}/fold-*.parquet; expected the folder of a finished run"
         )
     everything = records.concat([records.read(path) for path in paths])
     example = home / EXAMPLE

@@ -160,8 +160,7 @@ def wide(frame: pd.DataFrame, measured: str) -> pd.DataFrame:
 
 
 def _draws(outcomes: Outcomes) -> SpeakerDraws | None:
-    several = np.unique(outcomes.speakers).size > 1
-    return SpeakerDraws(outcomes.speakers) if several else None
+    return SpeakerDraws.of(outcomes.speakers)
 
 
 def _entry(

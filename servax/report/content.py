@@ -49,6 +49,10 @@ class Content:
     """Name and value of an evaluation card; on the HTML page it stands for the header's list."""
     players: tuple[PlayerGroup, ...] = ()
     """Sounds to listen to, by recording."""
+    opening: tuple[str, ...] = ()
+    """The verdict for people who know no term; it stands first."""
+    terms: tuple[str, ...] = ()
+    """What the words of the verdict mean, before these are used."""
 
 
 def build(records: Records, *, examples: Examples | None, logs: Mapping[str, Path]) -> Content:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from servax.evaluation.intervals import no_interval
 from servax.report import paper, tables
 from servax.report.order import family
 from servax.report.outcomes import Outcomes
@@ -24,6 +25,11 @@ def definitions(outcomes: Outcomes, provenance: Mapping[str, Any]) -> list[str]:
         "without useful gradients, where the attacker lets them pass unchanged (BPDA). Nothing "
         "hides the undefended target, so there it is plain PGD of as many steps."
     )
+    few = no_interval(len(set(outcomes.speakers.tolist())))
+    intervals = (
+        "Intervals are 95 % percentile bootstraps that resample speakers "
+        f"({tables.INTERVAL_RESAMPLES} draws, seed {tables.INTERVAL_SEED})."
+    )
     return [
         "UAR is the mean of the per-class recalls, in percent, with the predictions of all folds "
         "pooled. A mean column is the mean of the columns before it.",
@@ -38,9 +44,8 @@ def definitions(outcomes: Outcomes, provenance: Mapping[str, Any]) -> list[str]:
         "after attack and defence.",
         "The harm rate is the share of clean-correct utterances that the defence itself turns "
         "wrong on clean input.",
-        f"Intervals are 95 % percentile bootstraps that resample speakers "
-        f"({tables.INTERVAL_RESAMPLES} draws, seed {tables.INTERVAL_SEED}). A dash means not "
-        "measured or not defined; bold is the best defence of a column.",
+        f"{few or intervals} A dash means not measured or not defined; bold is the best defence "
+        "of a column.",
         *_published(outcomes),
     ]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from servax.errors import ServaxError, SettingError, ShapeError
+from servax.errors import PathError, ServaxError, SettingError, ShapeError
 from servax.files import write_whole
 
 __all__ = ["Examples"]
@@ -76,7 +76,7 @@ class Examples:
         """
         source = Path(path)
         if not source.is_file():
-            raise ServaxError(f"{source}: no such file, expected an example (.npz).")
+            raise PathError(source, "no such file, expected an example (.npz)")
         try:
             # numpy itself leaves the file open when it is no archive.
             with source.open("rb") as file, np.load(file, allow_pickle=False) as parts:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from servax.errors import ServaxError
+from servax.errors import PathError, ServaxError
 
 __all__ = ["Curves", "curves"]
 
@@ -29,7 +29,7 @@ def curves(path: str | Path) -> Curves:
     """
     source = Path(path)
     if not source.is_file():
-        raise ServaxError(f"{source}: no such file, expected a training log (.jsonl).")
+        raise PathError(source, "no such file, expected a training log (.jsonl)")
     found: dict[str, dict[str, dict[float, float]]] = {}
     lines = source.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, start=1):

@@ -52,6 +52,8 @@ def render(content: Content) -> str:
     words = "\n".join(f"- {_safe(text)}" for text in content.definitions)
     parts = [
         f"# {_safe(content.title)}",
+        *([" ".join(map(_safe, content.opening))] if content.opening else []),
+        *(["\n".join(f"- {_safe(text)}" for text in content.terms)] if content.terms else []),
         verdict,
         header,
         *map(render_table, content.tables),

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from servax.errors import ServaxError
@@ -168,8 +167,8 @@ def differences(a: Run, b: Run) -> tuple[Difference, ...]:
     hold where neither is on it.
     """
     both = in_order(set(a.outcomes.defences) & set(b.outcomes.defences))
-    same = a.spoken == b.spoken and np.unique(a.outcomes.speakers).size > 1
-    draws = tuple(SpeakerDraws(run.outcomes.speakers) for run in (a, b)) if same else ()
+    drawn = [SpeakerDraws.of(run.outcomes.speakers) for run in (a, b)]
+    draws = tuple(each for each in drawn if each is not None) if a.spoken == b.spoken else ()
     columns = _columns(a, b)
     found = []
     for defence in both:

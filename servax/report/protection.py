@@ -98,8 +98,7 @@ def figure_2(outcomes: Outcomes, *, defences: Sequence[str] | None = None) -> pd
         ``mean_over_folds`` and ``sd_over_folds`` (population, over the folds in which it is
         defined), ``low`` and ``high`` (95 % bootstrap over speakers).
     """
-    several = np.unique(outcomes.speakers).size > 1
-    draws = SpeakerDraws(outcomes.speakers) if several else None
+    draws = SpeakerDraws.of(outcomes.speakers)
     runs = [outcomes.folds == run for run in range(len(outcomes.runs))]
     rows: list[dict[str, Any]] = []
     for defence in outcomes.defences if defences is None else defences:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from servax.evaluation.intervals import Interval
+from servax.evaluation.intervals import Interval, no_interval
 
 __all__ = ["LEVEL", "RESAMPLES", "SEED", "SpeakerDraws", "interval_of"]
 
@@ -24,7 +24,7 @@ class SpeakerDraws:
     """Sets of speakers drawn with replacement, as many as there are, each with all of its rows.
 
     Args:
-        speakers: (N,) speaker of each row, at least two different ones.
+        speakers: (N,) speaker of each row.
         resamples: R, how many sets to draw.
         seed: The same seed gives the same draws for the same number of speakers.
     """
@@ -37,6 +37,11 @@ class SpeakerDraws:
         drawn = np.random.default_rng(seed).integers(0, names.size, (resamples, names.size))
         # (R, S): how often each speaker was drawn.
         self._times = np.stack([np.bincount(d, minlength=names.size) for d in drawn])
+
+    @classmethod
+    def of(cls, speakers: NDArray[np.str_]) -> SpeakerDraws | None:
+        """Return the draws of a report, or None where there are too few speakers for intervals."""
+        return None if no_interval(np.unique(speakers).size) else cls(speakers)
 
     def uars(self, labels: NDArray[np.intp], cells: NDArray[np.intp]) -> NDArray[np.float64]:
         """Return the (R,) mean UAR in percent of (K, N) predictions for (N,) labels, per draw."""

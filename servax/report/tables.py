@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from servax.evaluation import metrics
-from servax.evaluation.intervals import Interval, over_folds
+from servax.evaluation.intervals import Interval, no_interval, over_folds
 from servax.report import paper
 from servax.report.outcomes import CLEAN, Condition, Outcomes
 from servax.report.resampling import RESAMPLES, SEED, SpeakerDraws, interval_of
@@ -178,9 +178,9 @@ def intervals(
     """Return 95 % bootstrap intervals over speakers: defence → heading → interval in % UAR.
 
     Only for the clean, mean and adaptive columns. Every cell draws the same speakers, so that
-    rows can be compared. Empty when the records hold a single speaker.
+    rows can be compared. Empty when the records hold too few speakers.
     """
-    if np.unique(outcomes.speakers).size < 2:
+    if no_interval(np.unique(outcomes.speakers).size):
         return {}
     draws = SpeakerDraws(outcomes.speakers, resamples=resamples, seed=seed)
     return {

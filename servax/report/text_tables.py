@@ -42,7 +42,7 @@ def _defends(row: str) -> bool:
 
 
 def interval_table(outcomes: Outcomes) -> TextTable | None:
-    """Return clean, mean and adaptive UAR with intervals; None for a single speaker."""
+    """Return clean, mean and adaptive UAR with intervals; None for too few speakers."""
     found = tables.intervals(outcomes)
     if not found:
         return None

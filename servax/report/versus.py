@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from servax.evaluation.intervals import FEWEST_SPEAKERS, no_interval
 from servax.evaluation.records import Records
 from servax.report import wording
 from servax.report.cells import Cell, Head, TextTable
@@ -79,7 +80,8 @@ def compare(a: Run, b: Run) -> Content:
             "FGSM mean and PGD mean are oblivious attacks over the intensities that both runs "
             "hold; adaptive PGD takes gradients through the defence.",
             f"Intervals are 95 % percentile bootstraps of the difference ({RESAMPLES} draws, seed "
-            f"{SEED}): whole speakers are drawn, the same in both runs. Bold: the interval does "
+            f"{SEED}): whole speakers are drawn, the same in both runs; of fewer than "
+            f"{FEWEST_SPEAKERS} there are none. Bold: the interval does "
             "not hold 0. Intervals are not adjusted for their number, and take the trained models "
             "as given: a run with another seed moves too.",
         ),
@@ -143,6 +145,8 @@ def _verdict(a: Run, b: Run, found: Sequence[Difference]) -> list[str]:
     )
     told = [f"{e.defence} {wording.signed(e.difference)} ({e.measure})" for e in sure[:5]]
     sentences = [f"{first}; the largest: {', '.join(told)}." if told else f"{first}."]
+    if few := no_interval(len(set(a.outcomes.speakers.tolist()))):
+        sentences.append(few)
     if a.spoken != b.spoken:
         sentences.append(
             f"The runs hold different utterances ({len(a.spoken)} and {len(b.spoken)}), so there "

@@ -89,3 +89,15 @@ def test_the_parts_are_those_of_the_paper_and_share_all_settings():
 def test_settings_of_autoattack_outside_their_rule_are_refused(settings, sentence):
     with pytest.raises(SettingError, match=sentence):
         AutoAttack(**settings)
+
+
+def test_the_rand_version_is_two_attacks_and_needs_no_foolbox(monkeypatch):
+    monkeypatch.setattr("servax.attacks.auto_attack.nearest", None)
+    attack = AutoAttack(version="rand", steps=7, radius=0.1, norm=L2)
+    assert [(type(part), part.loss, part.steps) for part in attack.attempts] == [
+        (APGD, "cross-entropy", 7),
+        (APGD, "dlr", 7),
+    ]
+    assert attack.ball == L2(0.1)
+    with pytest.raises(SettingError, match="version is 'plus', expected one of rand, standard"):
+        AutoAttack(version="plus")

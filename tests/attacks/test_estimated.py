@@ -7,7 +7,7 @@ import torch
 
 from servax.attacks import NES, SPSA, Problem
 from servax.attacks.queries import Search
-from servax.perturbation import L2
+from servax.perturbation import L2, Linf
 
 KINDS = pytest.mark.parametrize("kind", [NES, SPSA])
 
@@ -128,3 +128,24 @@ def test_directions_are_normal_or_signs():
         assert abs(float(draws.mean())) < 0.03
         assert float(draws.pow(2).mean()) == pytest.approx(1.0, abs=0.04)
         assert float(draws.pow(4).mean()) == pytest.approx(fourth, abs=0.35)
+
+
+@KINDS
+@pytest.mark.parametrize("radius", [0.001, 0.02, 1.0])
+@pytest.mark.parametrize("norm", [Linf, L2])
+def test_the_step_grows_with_the_radius(build, inputs, kind, norm, radius):
+    model = build("linear")
+    x, _ = inputs()
+    y = model(x).argmax(dim=1)
+
+    class Stubborn(torch.nn.Module):
+        """Is never fooled, and its margin still falls."""
+
+        def forward(self, x):
+            logits = model(x)
+            kept = torch.nn.functional.one_hot(y, logits.shape[1]).repeat(len(x) // len(y), 1)
+            return logits + 1e3 * kept
+
+    attack = kind(radius=radius, norm=norm, queries=600, bounds=(-9.0, 9.0))
+    moved = attack.ball.norm(attack(Stubborn(), x, y, generator=seeded()) - x)
+    assert bool((moved >= 0.9 * radius).all())

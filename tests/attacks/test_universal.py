@@ -45,6 +45,21 @@ def test_a_linear_models_change_has_a_closed_form(build, inputs, norm, targeted)
     torch.testing.assert_close(found.apply(x), x + 0.3 * unit)
 
 
+@pytest.mark.parametrize("radius", [0.02, 1.0])
+def test_the_step_grows_with_the_radius(build, inputs, radius):
+    x, y = inputs()
+    found = UniversalPerturbation.fit(
+        build("linear"),
+        [(x, torch.zeros_like(y))],
+        generator=seeded(),
+        radius=radius,
+        epochs=2,
+        bounds=(-9.0, 9.0),
+    )
+    # Two steps straight up a linear model's slope.
+    torch.testing.assert_close(found.change.abs(), torch.full_like(found.change, 0.3 * radius))
+
+
 def test_it_fools_utterances_it_was_not_fitted_on(build):
     model = build("conv")
     draws = torch.rand(120, 1, 6, 8, generator=seeded(1), dtype=torch.float64)

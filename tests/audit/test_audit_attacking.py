@@ -142,3 +142,34 @@ def test_padded_frames_are_left_alone(system: System, material: Material) -> Non
     change = found.inputs - material.x
     assert bool((change[..., 26:] == 0).all())
     assert bool((change[..., :26] != 0).any())
+
+
+@pytest.mark.parametrize("radius", [1e-6, 0.05, 0.9])
+def test_led_to_a_class_is_what_comes_out_as_it(
+    system: System, material: Material, radius: float
+) -> None:
+    for goal in ("angry", "sad"):
+        attack = APGD(radius=radius, steps=20, targeted=True)
+        # The stage leaves out what is of the class already.
+        right = (system.model(material.x).argmax(1) == material.y) & (
+            material.y != material.names.index(goal)
+        )
+        found = attack_system(
+            threat(attack, name=f"towards-{goal}", towards=goal),
+            system,
+            system.model,
+            torch.nonzero(right).squeeze(1),
+            system.model(material.x).argmax(1),
+            material,
+            WHO,
+            batch_size=3,
+            tick=lambda: None,
+        )
+        assert found.measures["towards"] == goal
+        counted = found.frame["prediction"][right.tolist()] == goal
+        assert found.measures["success_rate"] == pytest.approx(counted.mean())
+        if radius != 0.05:
+            assert found.measures["success_rate"] == (radius > 0.1)
+        untouched = found.frame["prediction"][(~right).tolist()]
+        names = [material.names[k] for k in system.model(material.x).argmax(1)[~right]]
+        assert untouched.tolist() == names

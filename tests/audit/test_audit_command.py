@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 
 from servax.audit.material import gather
+from servax.audit.sounding import of_utterance
 from servax.cli import main
+from servax.report.audit import write_audit
 
 
 @pytest.fixture
@@ -36,6 +40,36 @@ def test_a_dry_run_attacks_nothing_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_an_estimate_holds_what_is_not_attacking(
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def slowly(*parts: Any) -> None:
+        time.sleep(0.4)
+        write_audit(*parts)
+
+    def heard(*parts: Any) -> Any:
+        time.sleep(0.3)
+        return of_utterance(*parts)
+
+    monkeypatch.setattr("servax.audit.overhead.write_audit", slowly)
+    monkeypatch.setattr("servax.audit.overhead.sounding.of_utterance", heard)
+    found = {}
+    for sounds in (0, 10):
+        assert main([*command, "--dry-run", "--sounds", str(sounds), "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        found[sounds] = {part["stage"]: part["seconds_at_most"] for part in told["stages"]}
+        assert told["seconds_at_most"] == pytest.approx(sum(found[sounds].values()), abs=2)
+    first, *_, last = found[0]
+    assert first == "models and recordings"
+    assert found[0][first] > 0
+    assert found[0][last] >= 0.4
+    assert found[10][last] >= 0.4 + 10 * 0.3
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_exit_code_says_whether_enough_is_left(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
@@ -44,11 +78,57 @@ def test_the_exit_code_says_whether_enough_is_left(
     told = json.loads(capsys.readouterr().out)
     written = json.loads((tmp_path / "out/report/audit.json").read_text(encoding="utf-8"))
     assert told == written
+    assert told["passed"] is None
     assert told["card"]["command"].startswith("servax audit ")
     worst = 100 * told["systems"][0]["worst_case"]["uar"]
+    lost = 100 * told["systems"][0]["clean"]["uar"] - worst
     assert worst < 100
-    assert main([*command, "--fail-under", "100", "--json"]) == 1
-    assert json.loads(capsys.readouterr().out)["passed"] is False
+    for asked, code in (
+        ("100", 3),
+        (f"{worst:.6f}", 0),
+        (f"lost:{lost + 0.01:.6f}", 0),
+        (f"lost:{lost - 0.01:.6f}", 3),
+    ):
+        assert main([*command, "--fail-under", asked, "--json"]) == code
+        assert json.loads(capsys.readouterr().out)["passed"] is (code == 0)
+    cases = ET.parse(tmp_path / "out/report/audit.junit.xml").getroot()
+    assert [case.find("failure") is not None for case in cases][-1]
+
+
+@pytest.mark.parametrize("asked", [[], ["--fail-under", "0"], ["--fail-under", "100"]])
+def test_an_error_of_a_check_is_an_exit_code_of_its_own(
+    command: list[str],
+    own: str,
+    asked: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "flattened.py").write_text(
+        f"import {own}\n\n\nclass Flat({own}.Bands):\n"
+        "    def forward(self, x):\n        return super().forward(x).softmax(1)\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    command[1] = "flattened:Flat"
+    command[command.index("--utterances") + 1] = "2"
+    assert main([*command, *asked, "--json"]) == 4
+    told = json.loads(capsys.readouterr().out)
+    assert "error" in {finding["severity"] for finding in told["findings"]}
+    assert told["passed"] is (False if asked else None)
+
+
+def test_lists_are_taken_with_spaces_and_too_few_speakers_are_told(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--defences", "mean-filter:3", "quantise:4", "--dry-run"]
+    assert main([*command, *given]) == 0
+    out = capsys.readouterr().out
+    assert "on mean-filter-3" in out
+    assert "on quantise-4" in out
+    assert main([*command, "--fail-under", "lower:10"]) == 2
+    told = capsys.readouterr().err
+    assert "expected 40 or lost:10. There is no interval: 1 speaker says too little" in told
 
 
 @pytest.mark.parametrize(
@@ -56,6 +136,10 @@ def test_the_exit_code_says_whether_enough_is_left(
     [
         (["--knowledge", "oblivious,transfer"], "expected adaptive beside them"),
         (["--fail-under", "101"], "fail_under is 101.0, expected a UAR in percent"),
+        (["--fail-under", "higher:3"], "fail_under is 'higher:3', expected a UAR in percent"),
+        (["--init", "width"], "init is 'width', expected NAME=VALUE with commas between"),
+        (["--init", "width=3"], "cannot be made from the arguments {'width': 3}"),
+        (["--defences", "mean-filter"], "expected a number too: mean-filter:3, an odd size"),
         (["--held-out", "4"], "held_out is 4, expected a group from 1 to 3"),
         (["--utterances", "0"], "utterances is 0"),
         (["--seed", "-1"], "seed is -1"),

@@ -24,6 +24,7 @@ from servax.defences import Defended, MeanFilter
 from servax.errors import ServaxError, SettingError
 from servax.evaluation import records
 from servax.experiments.lock import held
+from servax.experiments.stages import Silence
 
 RADIUS = 0.053
 ORDER = ["defence", "knowledge", "attack", "strength", "utterance"]
@@ -354,3 +355,29 @@ def test_a_fast_audit_says_so_in_rows_title_and_card(set_up: Any, tmp_path: Path
     assert set(result.records.frame["target"]) == {"Bands (bfloat16 gradients)"}
     assert result.card["gradients"] == "bfloat16 (fast mode)"
     assert result.records.provenance["audit"]["gradients"] == "bfloat16"
+
+
+def test_autoattack_and_chosen_classes_are_stages_of_the_full_tier(
+    set_up: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("foolbox")
+    scene = set_up(tmp_path / "out", defences=("noisy=gaussian-noise:0.02",), tier="full")
+    planned = {each.task.stage.name: each for each in Stages(scene).plan()}
+    wanted = [
+        "clean input",
+        "adaptive autoattack on noisy",
+        "adaptive towards-angry on undefended",
+        "adaptive towards-sad on noisy",
+    ]
+    for name in wanted:
+        planned[name].task.perform(Silence())
+    results = {name: planned[name].task.stage.result() or {} for name in wanted}
+    # The authors' 20 draws, whatever else a gradient of this defence takes.
+    assert results["adaptive autoattack on noisy"]["draws"] == 20
+    assert planned["adaptive autoattack on noisy"].threat.attack.version == "rand"
+    assert planned["adaptive autoattack on undefended"].threat.attack.version == "standard"
+    for name, goal in (("towards-angry on undefended", "angry"), ("towards-sad on noisy", "sad")):
+        measures = results[f"adaptive {name}"]["measures"]
+        assert measures["towards"] == goal
+        assert 0 <= measures["success_rate"] <= 1
+        assert 0 < measures["attacked"] < len(scene.material)

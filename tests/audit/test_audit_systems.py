@@ -133,7 +133,10 @@ def test_the_model_itself_is_called_undefended(subject: Subject) -> None:
 @pytest.mark.parametrize(
     ("wanted", "sentence"),
     [
-        ("mean-filter", "'mean-filter:', expected mean-filter:VALUE, an odd size"),
+        ("mean-filter", "is 'mean-filter', expected a number too: mean-filter:3, an odd size"),
+        ("x=gaussian-noise:", "expected a number too: gaussian-noise:0.02, sd in"),
+        ("median-filter", "expected a number too: median-filter:3, an odd size"),
+        ("quantise", "expected a number too: quantise:4, whole bits"),
         ("mean-filter:wide", "expected mean-filter:VALUE, an odd size"),
         ("mean-filter:3.5", "'mean-filter:3.5', expected mean-filter:VALUE, an odd size"),
         ("mean-filter:nan", "expected mean-filter:VALUE"),

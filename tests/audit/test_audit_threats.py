@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from servax.attacks import FGSM
+from servax.attacks import FGSM, AutoAttack
 from servax.audit.settings import AuditSettings
 from servax.audit.threats import KNOWLEDGE, Threat, known
 from servax.audit.tiers import TIERS, Budget, Catalogue, Tier
@@ -126,7 +127,7 @@ STANDARD = {
 }
 FULL = STANDARD | {
     "black_box": STANDARD["black_box"] | {"hop-skip-jump"},
-    "adaptive": STANDARD["adaptive"] | {"deepfool"},
+    "adaptive": STANDARD["adaptive"] | {"deepfool", "autoattack"},
 }
 
 
@@ -146,6 +147,32 @@ def test_each_tier_has_each_attacker(tier: Tier, names: dict[str, set[str]], nor
         assert len(told[knowledge]) == len(each)
         assert {threat.knowledge for threat in each} == {knowledge}
         assert all(type(threat.attack.ball) is (Linf if norm == "linf" else L2) for threat in each)
+
+
+def test_full_has_autoattack_and_behind_a_random_defence_its_rand_version() -> None:
+    pytest.importorskip("foolbox")
+    catalogue = Catalogue("full", Budget(radius=0.5, norm="l2", bounds=(-1.0, 1.0)))
+    found = {}
+    for random in (False, True):
+        threats = {threat.name: threat for threat in catalogue.adaptive(random=random)}
+        found[random] = threats["autoattack"]
+        attack = found[random].attack
+        assert isinstance(attack, AutoAttack)
+        assert (attack.steps, attack.queries) == (100, 5000)
+        assert (attack.ball, attack.bounds) == (L2(0.5), (-1.0, 1.0))
+        assert attack.version == ("rand" if random else "standard")
+    assert (found[False].draws, found[True].draws) == (0, 20)
+    assert repr(found[False]) != repr(found[True])  # each is a stage of its own
+
+
+@pytest.mark.parametrize(("tier", "count"), [("smoke", 0), ("standard", 4), ("full", 4)])
+def test_each_class_is_led_to(tier: Tier, count: int) -> None:
+    classes = ("angry", "very happy", "very/happy", "Trauer")
+    threats = Catalogue(tier, Budget()).towards(classes, "adaptive")
+    assert [threat.towards for threat in threats] == list(classes[:count])
+    assert len({threat.name for threat in threats}) == count
+    assert all(re.fullmatch(r"towards-[\w.-]+", threat.name) for threat in threats)
+    assert all(threat.attack.targeted for threat in threats)
 
 
 @pytest.mark.parametrize("radius", [0.02, 1 / 3, 0.1 * 3, 7.7e-12])

@@ -284,7 +284,7 @@ LOGMEL: dict[str, Any] = {"inputs": "logmel", "labels": ["a", "b"]}
         (
             "own_models:Silent",
             {"inputs": "waveform", "sample_rate": 100},
-            r"fails on one input of zeros \(1, 100\), expected a model from \(B, T\) to logits",
+            r"fails on one input of zeros \(1, 300\), expected a model from \(B, T\) to logits",
         ),
     ],
 )

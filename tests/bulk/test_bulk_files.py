@@ -338,7 +338,7 @@ def test_no_recording_of_a_manifest_is_ever_replaced(
         ("named.csv", tmp_path / "sounds", "a.wav: is the sound itself; give another place"),
     ):
         command = ["purify", str(tmp_path / manifest), "-o", str(out), "--purifier", PACKAGED]
-        assert main([*command, "--overwrite"]) == 1
+        assert main([*command, "--overwrite"]) == 2
         assert sentence in capsys.readouterr().err
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
@@ -347,7 +347,7 @@ def test_an_existing_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     speak(tmp_path / "a.wav")
     (tmp_path / "b.wav").write_text("mine")
     command = ["purify", str(tmp_path / "a.wav"), "-o", str(tmp_path / "b.wav")]
-    assert main([*command, "--purifier", PACKAGED]) == 1
+    assert main([*command, "--purifier", PACKAGED]) == 2
     assert "b.wav: is there already; add --overwrite to replace it." in capsys.readouterr().err
     assert (tmp_path / "b.wav").read_text() == "mine"
     assert main([*command, "--purifier", PACKAGED, "--workers", "2"]) == 2

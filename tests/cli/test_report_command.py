@@ -24,12 +24,12 @@ CONDITIONS = [
 
 
 def write_run(folder: Path, *, wrong: int, corpus: str = "made-up") -> Path:
-    """Write a run of two speakers in which SSAD gets `wrong` utterances wrong."""
+    """Write a run of five speakers in which SSAD gets `wrong` utterances wrong."""
     parts = [
         pd.DataFrame(
             {
                 "utterance": [f"u{i}" for i in range(6)],
-                "speaker": ["s"] * 3 + ["t"] * 3,
+                "speaker": list("stuvww"),
                 "fold": 1,
                 "seed": 0,
                 "label": LABELS,
@@ -107,7 +107,7 @@ def test_one_run_still_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ),
         (
             ["a", "nowhere"],
-            1,
+            2,
             "servax: nowhere: holds no records/*.parquet; expected the folder of a finished run, "
             "or one Parquet file of records.",
         ),

@@ -73,7 +73,7 @@ def test_a_recording_of_two_speakers_is_named(
     recipe.write_text(
         text.replace(str(manifest), str(tmp_path / "corpus" / manifest.name)), encoding="utf-8"
     )
-    sentence = refused(capsys, 1, recipe, "-o", tmp_path / "run")
+    sentence = refused(capsys, 2, recipe, "-o", tmp_path / "run")
     assert sentence == (
         "s3-sad-1.wav (train) and s0-sad-0.wav (test) are the same recording: remove one of them "
         "or give both to one part."
@@ -105,7 +105,7 @@ def test_a_missing_corpus_says_where_it_was_looked_for_and_how_to_fetch_it(
     monkeypatch.setenv("SERVAX_DATA", str(tmp_path))
     recipe = Path(__file__).parents[2] / "recipes" / "ravdess_quick.yaml"
     for flags in ([], ["--dry-run"], ["--status"]):
-        assert refused(capsys, 1, recipe, "-o", tmp_path / "run", *flags) == (
+        assert refused(capsys, 2, recipe, "-o", tmp_path / "run", *flags) == (
             f"ravdess was looked for in {tmp_path}/ravdess, which is not a folder. Run 'servax "
             "corpus fetch ravdess', or pass the folder that holds it as root."
         )

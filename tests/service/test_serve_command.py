@@ -98,7 +98,7 @@ def test_no_worker_outlives_a_server_that_was_killed() -> None:
     ("options", "code", "sentence"),
     [
         (("--host", "0.0.0.0"), 2, "--token-file FILE, or --allow-open"),
-        (("--token-file", "/nowhere/tokens"), 1, "/nowhere/tokens: cannot be read"),
+        (("--token-file", "/nowhere/tokens"), 2, "/nowhere/tokens: cannot be read"),
         (("--workers", "0"), 2, "workers is 0, expected a whole number of at least 1"),
         (("--deadline", "-1"), 2, "deadline_seconds is -1.0, expected a number of seconds > 0"),
         (("--batch-wait", "-1"), 2, "batch_wait_ms is -1.0, expected a number >= 0"),
@@ -120,7 +120,7 @@ def test_networks_that_are_missing_end_it_with_one_sentence() -> None:
     ended = subprocess.run(
         [*COMMAND, "--model", "no-such-model"], capture_output=True, text=True, timeout=120
     )
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert "servax: no-such-model: no such folder" in ended.stderr
     assert "Traceback" not in ended.stderr
 

@@ -50,6 +50,7 @@ def load_checkpoint_subject(folder: Path, said: Statements) -> Subject:
         sample_rate=agree("sample_rate", said.sample_rate, rate, whose, "16000"),
         bounds=BOUNDS[inputs],
         front_end=None if on_sound else recogniser.front_end,
+        seconds=said.length(inputs, None, whose),
         scale=None if on_sound else recogniser.scale,
         source=f"servax checkpoint {folder}",
         fingerprint=of_files([folder / WEIGHTS, folder / SETTINGS]),

@@ -100,7 +100,9 @@ def load_hugging_face_subject(place: str, said: Statements, *, local: bool = Tru
         else ExtractedModel(network, extractor)
     )
     several = answers_yes_or_no(model, source=place)
-    classes = count_classes(model, zeros(INPUTS, rate, None), inputs=INPUTS, source=place)
+    seconds = said.length(INPUTS, None, place)
+    probe = zeros(INPUTS, rate, None, seconds)
+    classes = count_classes(model, probe, inputs=INPUTS, source=place, sample_rate=rate)
     names = network.config.id2label
     return Subject(
         name=Path(place).resolve().name,
@@ -113,6 +115,7 @@ def load_hugging_face_subject(place: str, said: Statements, *, local: bool = Tru
         shut="" if raw else f"{type(extractor).__name__} computes its features in NumPy",
         bounds=BOUNDS[INPUTS],
         multi_label=several,
+        seconds=seconds,
         source=f"Hugging Face {place} ({type(network).__name__})",
         fingerprint=of_model(network, _settings(network.config), _settings(extractor)),
     )

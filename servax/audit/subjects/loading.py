@@ -11,17 +11,19 @@ from servax.audit.subjects.onnx import load_onnx_subject
 from servax.audit.subjects.own_class import Value, load_class_subject
 from servax.audit.subjects.statements import Statements
 from servax.audit.subjects.subject import Inputs, Subject
+from servax.audit.subjects.torchscript import is_torchscript, load_torchscript_subject
 from servax.errors import PathError, SettingError, nearest
 from servax.experiments.training import MODEL
 from servax.models.storage import SETTINGS
 from servax.pretrained import names, resolve
 
 HUB = "hf://"
+TORCHSCRIPT = (".ts", ".torchscript", ".pt", ".pth")
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 FORMS = (
     "a folder of servax train (runs/vgg/model), a folder or hub id of Hugging Face transformers "
-    "(models/wav2vec2-emotion, hf://owner/name), an ONNX file (recogniser.onnx), or a class path "
-    "(my_package.models:Recogniser)"
+    "(models/wav2vec2-emotion, hf://owner/name), an ONNX file (recogniser.onnx), a TorchScript "
+    "file (recogniser.pt of torch.jit.save), or a class path (my_package.models:Recogniser)"
 )
 
 
@@ -31,12 +33,14 @@ def load_subject(
     labels: Sequence[str] | None = None,
     sample_rate: int | None = None,
     inputs: Inputs | None = None,
+    seconds: float | None = None,
     init: Mapping[str, Value] | None = None,
 ) -> Subject:
     """Return the model that a string names, ready to be audited.
 
     A folder with ``settings.json`` is a servax checkpoint, one with ``config.json`` a Hugging Face
-    model; a name of `servax.pretrained.names` is a packaged recogniser; ``*.onnx`` is an ONNX file;
+    model; a name of `servax.pretrained.names` is a packaged recogniser; ``*.onnx`` is an ONNX file,
+    ``*.pt`` of ``torch.jit.save`` a TorchScript file, **whose code is run** by torch;
     ``package.module:Name`` a class or function of your own, **whose code is run**;
     ``hf://owner/name`` a model on the hub.
 
@@ -46,6 +50,7 @@ def load_subject(
             or calls them otherwise than the corpus.
         sample_rate: In Hz, where the model does not say it.
         inputs: ``logmel`` or ``waveform``, where the model does not say it.
+        seconds: Length of the waveforms that it hears; default what it says, else 3.
         init: Keyword arguments of a class path.
 
     Raises:
@@ -53,9 +58,10 @@ def load_subject(
         PathError: What it names cannot be used.
         ServaxError: An optional library is missing.
     """
-    said = Statements(labels=labels, sample_rate=sample_rate, inputs=inputs)
+    said = Statements(labels=labels, sample_rate=sample_rate, inputs=inputs, seconds=seconds)
     path = resolve(model)
-    own = not model.startswith(HUB) and not path.is_dir() and path.suffix not in (".onnx", *PICKLES)
+    files = (".onnx", *TORCHSCRIPT, *PICKLES)
+    own = not model.startswith(HUB) and not path.is_dir() and path.suffix not in files
     if own and ":" in model:
         return load_class_subject(model, said, init)
     if init:
@@ -66,6 +72,8 @@ def load_subject(
         return _folder_subject(path, said)
     if path.suffix == ".onnx":
         return load_onnx_subject(path, said)
+    if is_torchscript(path):
+        return load_torchscript_subject(path, said)
     if path.suffix in PICKLES:
         raise PathError(
             model, f"is a pickle, which servax never opens since it can run code; expected {FORMS}"

@@ -101,7 +101,9 @@ def load_onnx_subject(path: Path, said: Statements) -> Subject:
         own_rate = own_rate or said.sample_rate or 16_000
         front_end = default_front_end(own_rate, mels=model.sizes[2], frames=model.sizes[3])
     rate = agree("sample_rate", said.sample_rate, own_rate, str(path), "16000")
-    x = zeros(inputs, rate, front_end)
+    length = model.sizes[1] if inputs == "waveform" else None
+    seconds = said.length(inputs, length and length / rate, str(path))
+    x = zeros(inputs, rate, front_end, seconds)
     classes = count_classes(model, x, inputs=inputs, source=str(path))
     return Subject(
         name=path.stem,
@@ -112,6 +114,7 @@ def load_onnx_subject(path: Path, said: Statements) -> Subject:
         shut="an ONNX file runs outside torch, which gives no gradients",
         bounds=BOUNDS[inputs],
         front_end=front_end,
+        seconds=seconds,
         source=f"ONNX file {path}",
         fingerprint=of_files([path]),
     )

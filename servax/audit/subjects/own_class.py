@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,6 +44,8 @@ class Own:
     """A list or tuple of names in the order of the logits."""
     sample_rate: int | None
     """In Hz."""
+    seconds: float | None
+    """Length of the waveforms that it hears."""
     inputs: Inputs | None
     """``logmel`` or ``waveform``."""
     front_end: FrontEndSettings | None
@@ -62,6 +64,9 @@ class Own:
         inputs = getattr(model, "inputs", None)
         scale = getattr(model, "scale", None)
         rate = getattr(model, "sample_rate", None)
+        seconds = getattr(model, "seconds", None)
+        if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
+            seconds = None
         front_end = getattr(model, "front_end", None)
         bpda = getattr(model, "bpda", None)
         if isinstance(front_end, FrontEnd):
@@ -69,6 +74,7 @@ class Own:
         return cls(
             labels=tuple(labels) if named and labels is not None else None,
             sample_rate=rate if isinstance(rate, int) and not isinstance(rate, bool) else None,
+            seconds=seconds if seconds and 0 < seconds < float("inf") else None,
             inputs=next(
                 (known for known in INPUTS if isinstance(inputs, str) and inputs == known), None
             ),
@@ -99,16 +105,41 @@ def load_class_subject(
     module, model = make(path, dict(init or {}))
     if not isinstance(model, nn.Module):
         raise PathError(path, f"makes a {type(model).__name__}, expected a torch.nn.Module")
+    subject = module_subject(
+        path,
+        model,
+        said,
+        source=f"class {path}({', '.join(f'{k}={v!r}' for k, v in (init or {}).items())})",
+    )
+    told = of_model(model, path.encode(), _arguments(init), *code(module, model))
+    return replace(subject, name=path.partition(":")[2], fingerprint=told)
+
+
+def module_subject(path: str, model: nn.Module, said: Statements, *, source: str) -> Subject:
+    """Return a torch module as a subject, its own attributes heard (see `Own`).
+
+    Args:
+        path: Where it comes from; begins refusals.
+        model: From (B, 1, M, F) or (B, T) to logits (B, C).
+        said: What the caller says.
+        source: For the evaluation card.
+
+    Raises:
+        PathError: It is no classifier.
+        SettingError: As for `load_class_subject`.
+    """
     own = Own.of(settled(model))
     if own.bpda is not None:
         _pass_straight(model, own.bpda, path)
     inputs: Inputs = agree("inputs", said.inputs, own.inputs, path, "'logmel' or 'waveform'")
     rate, front_end = _sound(inputs, own, said, path)
-    probe = zeros(inputs, rate, front_end)
     several = answers_yes_or_no(model, source=path)
-    classes = count_classes(model, probe, inputs=inputs, source=path)
+    seconds = said.length(inputs, own.seconds, path)
+    probe = zeros(inputs, rate, front_end, seconds)
+    timed = rate if inputs == "waveform" else 0
+    classes = count_classes(model, probe, inputs=inputs, source=path, sample_rate=timed)
     return Subject(
-        name=path.partition(":")[2],
+        name=Path(path).stem,
         model=model,
         inputs=inputs,
         labels=class_names(said.labels, own.labels, classes=classes, whose=path),
@@ -117,10 +148,11 @@ def load_class_subject(
         exact=own.bpda is None,
         bounds=BOUNDS[inputs],
         front_end=front_end,
+        seconds=seconds,
         scale=own.scale if inputs == "logmel" else None,
         multi_label=several,
-        source=f"class {path}({', '.join(f'{k}={v!r}' for k, v in (init or {}).items())})",
-        fingerprint=of_model(model, path.encode(), _arguments(init), *code(module, model)),
+        source=source,
+        fingerprint=of_model(model),
     )
 
 

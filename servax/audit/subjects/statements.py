@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from servax.audit.subjects.subject import INPUTS, Inputs
+from servax.audit.subjects.subject import INPUTS, SECONDS, Inputs
 from servax.errors import SettingError
 from servax.features import FrontEndSettings
 
@@ -27,14 +27,30 @@ class Statements:
     """In Hz."""
     inputs: Inputs | None = None
     """What the model takes."""
+    seconds: float | None = None
+    """Length of the waveforms that it hears."""
 
     def __post_init__(self) -> None:
         if self.inputs is not None and self.inputs not in INPUTS:
             raise SettingError.choice("inputs", self.inputs, INPUTS)
         if self.sample_rate is not None and self.sample_rate < 1:
             raise SettingError("sample_rate", self.sample_rate, "a rate of at least 1 Hz")
+        if self.seconds is not None and not 0 < self.seconds < float("inf"):
+            raise SettingError("seconds", self.seconds, "a length above 0")
         if self.labels is not None:
             check_names(self.labels)
+
+    def length(self, inputs: Inputs, own: float | None, whose: str) -> float:
+        """Return how many seconds a model hears at once.
+
+        Raises:
+            SettingError: The caller and the model contradict each other, or it takes log-Mels.
+        """
+        if inputs == "logmel" and self.seconds is not None:
+            raise SettingError(
+                "seconds", self.seconds, f"nothing: {whose} hears the frames of its log-Mel"
+            )
+        return agree("seconds", self.seconds, own or self.seconds or SECONDS, whose, "3")
 
 
 def agree(name: str, said: T | None, own: T | None, whose: str, example: str) -> T:

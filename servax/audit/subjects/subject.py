@@ -15,6 +15,8 @@ INPUTS: tuple[Inputs, ...] = ("logmel", "waveform")
 """What a model takes: log-Mels (B, 1, M, F) on [0, 1], or waveforms (B, T) on [-1, 1]."""
 BOUNDS: Mapping[Inputs, tuple[float, float]] = {"logmel": (0.0, 1.0), "waveform": (-1.0, 1.0)}
 """Lowest and highest value of an input."""
+SECONDS = 3.0
+"""Length of a waveform, where neither the model nor the caller says another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,8 @@ class Subject:
     """Lowest and highest value of an input."""
     front_end: FrontEndSettings | None = None
     """From sound to log-Mel; none for a model of waveforms."""
+    seconds: float = SECONDS
+    """Length of the waveforms that a model of waveforms hears."""
     scale: Scaling | None = None
     """From dB to [0, 1]; none for a model of waveforms, or still to be fitted on the training part
     of a corpus."""

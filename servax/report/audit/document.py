@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from servax.evaluation.intervals import no_interval
 from servax.report.audit.page import title
 from servax.report.audit.plain import plain
 from servax.report.audit.result import AuditResult
 from servax.report.audit.scores import ATTACKERS, Scores, Standing
-from servax.report.audit.sentences import passes, verdict
+from servax.report.audit.sentences import verdict
+from servax.report.audit.summary import summary
 from servax.report.audit.tables import attack_rows
+from servax.report.audit.threshold import passes
 
 __all__ = ["SCHEMA_VERSION", "document"]
 
@@ -25,10 +28,11 @@ SCHEMA_VERSION = 1
 def document(result: AuditResult, found: Scores) -> dict[str, Any]:
     """Return everything that a program needs.
 
-    Keys: `schema_version`, `title`, `verdict` (sentences), `passed`, `fail_under_percent`,
-    `radius`, `radius_db`, `chance`, `classes`, `corpus`, `target`, `utterances`, `speakers`,
-    `systems`, `findings`, `measures`, `realisability`, `detection`, `clips` (without their sound),
-    `card`.
+    Keys: `schema_version`, `title`, `summary` (sentences for everyone), `verdict` (with exact
+    figures), `passed` (null where nothing was asked), `fail_under_percent`, `judged_by`, `radius`,
+    `radius_db`, `chance`, `classes`, `corpus`, `target`, `utterances`, `speakers`, `no_interval`
+    (why `low` and `high` are null, where they are), `systems`, `findings`, `measures`,
+    `realisability`, `detection`, `clips` (without their sound), `card`.
     A system has `name`, `clean`, `worst_case` (over all attacks), `by_knowledge` (knowledge →
     worst case) and `attacks` (a row per attack, knowledge and strength). UARs are shares.
     """
@@ -37,11 +41,11 @@ def document(result: AuditResult, found: Scores) -> dict[str, Any]:
     told = {
         "schema_version": SCHEMA_VERSION,
         "title": title(found),
-        "verdict": [
-            sentence.replace("\N{NO-BREAK SPACE}", " ") for sentence in verdict(result, found)
-        ],
-        "passed": passes(result, found),
+        "summary": _sentences(summary(result, found)),
+        "verdict": _sentences(verdict(result, found)),
+        "passed": None if result.fail_under is None else passes(result, found),
         "fail_under_percent": result.fail_under,
+        "judged_by": None if result.fail_under is None else result.judged_by,
         "radius": result.radius,
         "radius_db": result.decibels(result.radius),
         "chance": found.chance,
@@ -49,7 +53,8 @@ def document(result: AuditResult, found: Scores) -> dict[str, Any]:
         "corpus": outcomes.corpus,
         "target": outcomes.target,
         "utterances": int(outcomes.labels.size),
-        "speakers": int(np.unique(outcomes.speakers).size),
+        "speakers": found.speakers,
+        "no_interval": no_interval(found.speakers) or None,
         "systems": [_system(found, name, rows) for name in found.systems],
         "findings": [finding.to_json() for finding in result.findings],
         "measures": result.measures.to_dict("records"),
@@ -60,6 +65,10 @@ def document(result: AuditResult, found: Scores) -> dict[str, Any]:
     }
     cleaned: dict[str, Any] = _json(told)
     return cleaned
+
+
+def _sentences(told: Sequence[str]) -> list[str]:
+    return [sentence.replace("\N{NO-BREAK SPACE}", " ") for sentence in told]
 
 
 def _system(found: Scores, name: str, rows: pd.DataFrame) -> dict[str, Any]:

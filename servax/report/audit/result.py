@@ -15,11 +15,14 @@ from servax.errors import SettingError, ShapeError
 from servax.evaluation.checks import Finding
 from servax.evaluation.records import Records
 
-__all__ = ["ANOTHER_BALL", "KINDS", "AuditResult", "Clip", "Kind"]
+__all__ = ["ANOTHER_BALL", "KINDS", "MEASURES", "AuditResult", "Clip", "Kind", "Measure"]
 
 Kind = Literal["clean", "attacked", "purified"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """In the order in which they are played."""
+Measure = Literal["uar", "lower", "lost"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+"""What a demand is of: UAR in the worst case, the lower end of its interval, the points lost."""
 
 ANOTHER_BALL = "pgd-waveform"
 """How the name of an attack begins that has a ball of its own, on the sound before the front-end.
@@ -71,7 +74,8 @@ class AuditResult:
     measures: pd.DataFrame
     """A row per defence, attack, knowledge and strength; of these columns those that are known:
     `gradients_per_utterance`, `queries_per_utterance`, `attacked`, `moved`, `median_distance`,
-    `median_snr_db`, `lowest_snr_db`, `seconds`."""
+    `median_snr_db`, `lowest_snr_db`, `seconds`; of attacks that lead to a chosen class `towards`
+    and `success_rate`, the share of the attacked that reach it."""
     realisability: pd.DataFrame | None
     """A row per defence, attack and knowledge: `uar_logmel`, `uar_sound`, `uar_clean_round_trip`
     (shares), `median_snr_db`, `median_log_mel_error_db`; None where nothing became sound."""
@@ -82,7 +86,9 @@ class AuditResult:
     radius: float
     """The audited ε, in units of the input."""
     fail_under: float | None
-    """Least UAR in percent that every defence has to keep in the worst case; None asks nothing."""
+    """Percent of `judged_by` that every defence has to keep, or may lose; None asks nothing."""
+    judged_by: Measure = "uar"
+    """What `fail_under` is of."""
     detection: pd.DataFrame | None = None
     """A row per defence, attack, knowledge and score of suspicion (`residual`, `l1`): `area` under
     the ROC curve, `detected_at_5_percent` (shares; none where no utterance moved), `utterances`
@@ -93,6 +99,8 @@ class AuditResult:
             raise SettingError("radius", self.radius, "a finite number above 0")
         if self.fail_under is not None and not 0 <= self.fail_under <= 100:
             raise SettingError("fail_under", self.fail_under, "a UAR in percent, from 0 to 100")
+        if self.judged_by not in MEASURES:
+            raise SettingError.choice("judged_by", self.judged_by, MEASURES)
 
     def decibels(self, strength: float, attack: str = "") -> float:
         """Return a strength in dB of the log-Mel, ``nan`` where that has no meaning."""

@@ -40,7 +40,7 @@ class Standing:
     uar: float
     """UAR, a share."""
     low: float
-    """Lower end of the 95 % interval over speakers; ``nan`` for a single speaker."""
+    """Lower end of the 95 % interval over speakers; ``nan`` below five speakers."""
     high: float
     """Upper end."""
     attacks: tuple[str, ...] = ()
@@ -56,12 +56,17 @@ class Scores:
     """`undefended`, then the defences."""
     radius: float
     draws: SpeakerDraws | None
-    """The bootstrap over speakers; None for a single speaker."""
+    """The bootstrap over speakers; None for too few of them."""
 
     @property
     def defences(self) -> tuple[str, ...]:
         """All systems but the undefended model."""
         return self.systems[1:]
+
+    @property
+    def speakers(self) -> int:
+        """How many speakers are heard."""
+        return int(np.unique(self.outcomes.speakers).size)
 
     @property
     def chance(self) -> float:
@@ -145,12 +150,11 @@ def scores(result: AuditResult) -> Scores:
     classes = [str(name) for name in told] if isinstance(told, list | tuple) else []
     outcomes = align(frame, classes=classes)
     defences = [str(name) for name in frame["defence"].unique() if name != UNDEFENDED]
-    several = np.unique(outcomes.speakers).size > 1
     found = Scores(
         outcomes,
         (UNDEFENDED, *defences),
         result.radius,
-        SpeakerDraws(outcomes.speakers) if several else None,
+        SpeakerDraws.of(outcomes.speakers),
     )
     for system in found.systems:
         found.clean(system)

@@ -5,34 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import pandas as pd
+
 from servax.evaluation.checks import SEVERITIES
 from servax.report.audit.result import AuditResult
 from servax.report.audit.scores import KNOWING, UNKNOWING, Scores, Standing
+from servax.report.audit.threshold import below, black_box_only, judged, passes, untrusted, wanted
 from servax.report.outcomes import UNDEFENDED
 from servax.report.wording import number, percent_sign, percentage
 
-__all__ = ["best_looking", "judged", "passes", "size", "verdict"]
+__all__ = ["best_looking", "led", "size", "verdict"]
 
 _NARROW = "\N{NO-BREAK SPACE}"
-
-
-def passes(result: AuditResult, found: Scores) -> bool:
-    """Return whether no check found an error and every judged system keeps `fail_under` percent."""
-    return not below(result, found) and not any(f.severity == "error" for f in result.findings)
-
-
-def judged(found: Scores) -> tuple[str, ...]:
-    """Return the systems that `fail_under` speaks of: the defences, or else the bare model."""
-    return found.defences or (UNDEFENDED,)
-
-
-def below(result: AuditResult, found: Scores) -> dict[str, float]:
-    """Return the judged systems that keep less than `fail_under`, with their share."""
-    if result.fail_under is None:
-        return {}
-    # What nobody attacked keeps what it has on clean input: nothing shows less.
-    left = {name: (found.worst(name) or found.clean(name)).uar for name in judged(found)}
-    return {name: kept for name, kept in left.items() if 100 * kept < result.fail_under - 1e-9}
 
 
 def size(result: AuditResult, strength: float | None = None) -> str:
@@ -59,12 +43,18 @@ def best_looking(found: Scores) -> str | None:
 
 
 def verdict(result: AuditResult, found: Scores) -> list[str]:
-    """Return the findings in sentences, the one that matters most first."""
+    """Return the findings in sentences, the one that matters most first.
+
+    That no white-box attack was possible stands before everything that the others left.
+    """
     best = best_looking(found)
     together = _together(result, found)
+    shut = black_box_only(result)
     return [
+        *([shut] if shut else []),
         *(together or _first(result, found, best)),
         *([] if together else _others(found, best)),
+        *_led(result, best or UNDEFENDED),
         *_on_sound(result, best or UNDEFENDED),
         *_checks(result),
         *_demanded(result, found),
@@ -163,6 +153,25 @@ def _others(found: Scores, best: str | None) -> list[str]:
     return [f"The worst case over all attacks leaves {_listed(told)}."]
 
 
+def led(result: AuditResult) -> pd.DataFrame:
+    """Return the measures of attacks that lead to a chosen class; empty where none was tried."""
+    table = result.measures
+    return table[table["success_rate"].notna()] if "success_rate" in table else table.iloc[:0]
+
+
+def _led(result: AuditResult, system: str) -> list[str]:
+    rows = led(result)
+    rows = rows[rows["defence"] == system] if len(rows) else rows
+    if rows.empty:
+        return []
+    rates = rows.set_index("towards")["success_rate"].astype(float)
+    return [
+        f"Led to a class of the attacker's choice, {system} gives it in "
+        f"{percent_sign(100 * rates.min())} ({rates.idxmin()}) to "
+        f"{percent_sign(100 * rates.max())} ({rates.idxmax()}) of the attempts."
+    ]
+
+
 def _on_sound(result: AuditResult, system: str) -> list[str]:
     """Return what the strongest log-Mel attack on a system is worth once it is sound."""
     table = result.realisability
@@ -200,13 +209,11 @@ def _plural(severity: str, count: int) -> str:
 def _demanded(result: AuditResult, found: Scores) -> list[str]:
     if result.fail_under is None:
         return []
-    wanted = f"at least {percent_sign(result.fail_under)} UAR in the worst case"
-    errors = sum(finding.severity == "error" for finding in result.findings)
-    low = [f"{name} keeps {percent_sign(100 * v)}" for name, v in below(result, found).items()]
+    asked = f"{_listed(judged(found))} had {wanted(result)}"
     if passes(result, found):
-        return [f"Passed: {_listed(judged(found))} had to keep {wanted}."]
-    reasons = low + ([f"checks found {errors} {_plural('error', errors)}"] if errors else [])
-    return [f"Failed: {_listed(judged(found))} had to keep {wanted}, but {_listed(reasons)}."]
+        return [f"Passed: {asked}."]
+    low = [f"{name} {kept}" for name, kept in below(result, found).items()]
+    return [f"Failed: {asked}, but {_listed(low + untrusted(result))}."]
 
 
 def _count(attacks: Sequence[str]) -> str:

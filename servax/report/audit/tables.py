@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from servax.evaluation.intervals import no_interval
 from servax.report.audit.result import AuditResult
 from servax.report.audit.scores import ATTACKERS, Scores, Standing
 from servax.report.audit.sentences import size
@@ -43,6 +44,7 @@ MEASURES = (
     "median_snr_db",
     "lowest_snr_db",
     "seconds",
+    "success_rate",
 )
 
 ROWS_IN_SIGHT = 24
@@ -59,13 +61,15 @@ def main_table(result: AuditResult, found: Scores) -> TextTable:
         **{HEADINGS[k]: [found.worst(name, [k]) for name in found.systems] for k in ATTACKERS},
         "worst of all": [found.worst(name) for name in found.systems],
     }
-    speakers = np.unique(found.outcomes.speakers).size
-    spread = f", with 95 % intervals over the {speakers} speakers" if speakers > 1 else ""
+    few = no_interval(found.speakers)
+    spread = "" if few else f", with 95 % intervals over the {found.speakers} speakers"
     bold = {name: _bold(column) for name, column in columns.items()}
     return TextTable(
         title="UAR (%) by what the attacker knows",
         note=f"Each utterance meets the worst of all attacks of a column at {size(result)}{spread}"
-        f"; {found.outcomes.labels.size} utterances. A dash: nobody tried. Bold: the best defence.",
+        f"; {found.outcomes.labels.size} utterances. A dash: nobody tried. Bold: the best defence."
+        + f" {few}"
+        * bool(few),
         head=(
             Head("system"),
             *(Head(name, _tried(name, column)) for name, column in columns.items()),

@@ -1,4 +1,4 @@
-"""Write the report of an audit: `audit.json` for programs, pages for people."""
+"""Write the report of an audit: JSON and JUnit XML for programs, pages for people."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 
 from servax.files import json_text, write_whole
 from servax.report.audit.document import document
+from servax.report.audit.junit import junit
 from servax.report.audit.page import build
 from servax.report.audit.result import AuditResult
 from servax.report.audit.scores import scores
-from servax.report.audit.sentences import passes
+from servax.report.audit.threshold import passes
 from servax.report.write import write_content
 
 __all__ = ["AuditPaths", "verdict_ok", "write_audit"]
@@ -22,6 +23,8 @@ class AuditPaths:
 
     json: Path
     """``audit.json``."""
+    junit: Path
+    """``audit.junit.xml``."""
     markdown: Path
     """``report.md``."""
     html: Path
@@ -50,10 +53,13 @@ def write_audit(result: AuditResult, folder: str | Path) -> AuditPaths:
     found, folder = scores(result), Path(folder)
     content = build(result, found)
     text = json_text(document(result, found), indent=1)
+    cases = junit(result, found)
     written = write_content(content, folder)
     write_whole(folder / "audit.json", f"{text}\n".encode())
+    write_whole(folder / "audit.junit.xml", cases)
     return AuditPaths(
         folder / "audit.json",
+        folder / "audit.junit.xml",
         written.markdown,
         written.html,
         written.figures,
@@ -65,8 +71,9 @@ def write_audit(result: AuditResult, folder: str | Path) -> AuditPaths:
 def verdict_ok(result: AuditResult) -> bool:
     """Return whether an audit passes, for ``--fail-under``.
 
-    It passes when no check found an error and every defence (the bare model, where there is none)
-    keeps at least `fail_under` percent UAR in the worst case over all attacks within the radius.
+    It passes when no check found an error, white-box attacks were possible, and every defence (the
+    bare model, where there is none) keeps what `fail_under` asks in the worst case over all attacks
+    within the radius.
 
     Raises:
         ServaxError: See `servax.report.audit.scores.scores`.

@@ -1,4 +1,4 @@
-"""An audit small enough to be scored by hand: eight utterances, two classes, two speakers."""
+"""An audit small enough to be scored by hand: eight utterances, two classes, five speakers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from servax.evaluation.records import Records
 from servax.report.audit import AuditResult, Clip
 
 LABELS = "aaaabbbb"
-SPEAKERS = "stststst"
+SPEAKERS = "stuvwstu"
 ADAPTIVE, BPDA, OBLIVIOUS = "adaptive", "bpda", "oblivious"
 
 # Which utterances stay right, by system, attack, strength and knowledge.

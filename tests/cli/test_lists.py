@@ -1,0 +1,42 @@
+"""Lists on the command line as people write them: with commas, with spaces, before the model."""
+
+from __future__ import annotations
+
+import pytest
+
+from servax.cli import spelled
+from servax.cli.positional import joined_lists
+
+WRITTEN = [
+    ("audit m --defences a b", ["m", "--defences=a,b"]),
+    ("audit m --defences a,b", ["m", "--defences=a,b"]),
+    ("audit m --defences a, b", ["m", "--defences=a,b"]),
+    ("audit m --defences=a b", ["m", "--defences=a,b"]),
+    ("audit --defences a b m", ["m", "--defences=a,b"]),
+    ("audit --labels a,b m", ["m", "--labels=a,b"]),
+    ("audit --labels a b --tier smoke m", ["m", "--labels=a,b", "--tier", "smoke"]),
+    (
+        "audit m --json --surrogates x=a y=b --seed 1",
+        ["m", "--json=true", "--surrogates=x=a,y=b", "--seed", "1"],
+    ),
+    (
+        "audit m --attacks a b --knowledge adaptive bpda",
+        ["m", "--attacks=a,b", "--knowledge=adaptive,bpda"],
+    ),
+    ("audit m --init width=3 deep=true", ["m", "--init=width=3,deep=true"]),
+    ("audit --help", ["--help"]),
+    ("calibrate c m --radii .01 .02", ["c", "m", "--radii=[.01,.02]"]),
+    ("calibrate c m --step-sizes [.01,.02]", ["c", "m", "--step_sizes=[.01,.02]"]),
+    ("calibrate --radii .01 .02 c m", ["c", "m", "--radii=[.01,.02]"]),
+]
+
+
+@pytest.mark.parametrize(("written", "parsed"), WRITTEN)
+def test_lists_are_taken_with_commas_and_with_spaces(written: str, parsed: list[str]) -> None:
+    command, *rest = written.split()
+    assert joined_lists([command, *map(spelled, rest)]) == [command, *parsed]
+
+
+@pytest.mark.parametrize("words", ["purify a b --out c", "run --dry_run=true x", "corpus list"])
+def test_other_commands_are_left_alone(words: str) -> None:
+    assert joined_lists(words.split()) == words.split()
