@@ -166,7 +166,7 @@ def _of_attacks(case: _Probe) -> Checks:
     return {
         "zero-gradients": lambda: checks.zero_gradients(model, x, y, subject=name),
         "gradient-is-true": lambda: checks.gradient_is_true(
-            model,
+            case.system.model,
             x[:4],
             y[:4],
             subject=name,

@@ -14,6 +14,7 @@ from sklearn.svm import SVC
 from torch import Tensor, nn
 
 from servax.attacks import FGSM, PGD, Attack, Problem
+from servax.defences import GaussianNoise
 from servax.errors import SettingError, ShapeError
 from servax.evaluation import checks
 from servax.evaluation.checks import Finding, Planting
@@ -160,6 +161,20 @@ class Pooled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shift = self.shift * torch.tensor([1.0, 0.0, 0.0])
         return self.pool(self.filters(x.flatten(1)[:, None]).square(), dim=2) - shift
+
+
+class Moody(nn.Module):
+    """Draws noise from NumPy from the fifth pass on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model, self.passes = network(), 0
+        self.draws = np.random.default_rng(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        logits: Tensor = self.model(x)
+        return logits + (self.passes > 4) * torch.from_numpy(self.draws.normal(size=3)).float()
 
 
 def folded_gradient(model: nn.Module) -> nn.Module:
@@ -346,7 +361,18 @@ TABLE: dict[str, tuple[Check, Callable[[], nn.Module], str]] = {
     ),
     "truth, BPDA": (on_truth("bpda"), lambda: Rounded(network(), straight_through=True), "note"),
     "truth, wrong": (on_truth("adaptive"), lambda: folded_gradient(network()), "error"),
-    "truth, noise": (on_truth("adaptive"), lambda: Noisy(network()), "not-measured"),
+    "truth, noise": (on_truth("adaptive"), lambda: Noisy(network()), "passed"),
+    "truth, own noise": (
+        on_truth("adaptive"),
+        lambda: nn.Sequential(GaussianNoise(0.1, draws()), network()),
+        "passed",
+    ),
+    "truth, noise and wrong": (
+        on_truth("adaptive"),
+        lambda: Noisy(folded_gradient(network())),
+        "error",
+    ),
+    "truth, noise from elsewhere": (on_truth("adaptive"), Moody, "not-measured"),
     "truth, detached": (
         on_truth("adaptive"),
         lambda: Then(network(), torch.Tensor.detach),
@@ -509,19 +535,6 @@ def test_random_models_give_no_false_errors(x, y, seed) -> None:
         )
     assert large.severity == "passed", large.statement
     assert found.severity in ("passed", "not-measured"), found.statement
-
-
-class Moody(nn.Module):
-    """Draws noise from the fifth pass on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.model, self.passes = network(), 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.passes += 1
-        logits: Tensor = self.model(x)
-        return logits + (self.passes > 4) * torch.randn(3)
 
 
 def test_determinism_and_independence_judge_by_one_look(x) -> None:

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from servax.attacks.base import evaluating
 from servax.attacks.losses import cross_entropy, margin
-from servax.attacks.problem import Loss, Problem
+from servax.attacks.problem import Loss, Problem, logits_of
 from servax.errors import ServaxError
 from servax.evaluation.checks.finding import Finding, Severity, percent
 from servax.evaluation.checks.on_outputs import is_deterministic
 from servax.perturbation import Bounds, input_gradient
-from servax.training.seeding import drawn
+from servax.training.seeding import drawn, global_seed
 
 MANY_ELEMENTS = 0.5
 """Share of elements without a gradient above which a warning is due."""
@@ -99,7 +99,9 @@ def gradient_is_true(
     since long steps pass kinks and short ones drown in rounding. Straight-through estimators (BPDA)
     and broken backward passes differ. `error`: the median relative error is above `tolerance`, but
     results are labelled adaptive, that is exact. `note`: it is, and they are labelled ``bpda``.
-    `not-measured`: the model is random, has no gradient, or the loss changes nowhere.
+    `not-measured`: the model has no gradient, the loss changes nowhere, or the model is random and
+    draws from elsewhere than torch's global generator or a ``generator`` of its parts: from these a
+    random model is made to draw the same each time.
 
     Args:
         model: From inputs (B, ...) to logits (B, K).
@@ -114,6 +116,7 @@ def gradient_is_true(
         tolerance: Relative error that counts as agreement.
     """
     check = "gradient-is-true"
+    model = model if is_deterministic(model, x) else Held(model)
     if not is_deterministic(model, x):
         told = "The model is random: differences between two inputs are those of its draws."
         return Finding(check, subject, "not-measured", told, {})
@@ -142,6 +145,27 @@ def gradient_is_true(
     if median > tolerance:
         severity = "note" if knowledge == "bpda" else "error"
     return Finding(check, subject, severity, told, evidence)
+
+
+class Held(nn.Module):
+    """The same model, drawing the same numbers in each pass; what it draws from stays as it was."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, K) of inputs (B, ...)."""
+        found = (getattr(module, "generator", None) for module in self.model.modules())
+        states = {each: each.get_state() for each in found if isinstance(each, torch.Generator)}
+        try:
+            for each in states:
+                each.manual_seed(0)
+            with global_seed(0, "held"):
+                return logits_of(self.model, x)
+        finally:
+            for each, state in states.items():
+                each.set_state(state)
 
 
 def _errors(slopes: Tensor, differences: Tensor) -> Tensor:

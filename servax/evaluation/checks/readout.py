@@ -85,7 +85,8 @@ def _reached(value: Tensor, leaf: Tensor) -> bool:
     """Return whether gradients of a value reach the leaf."""
     if not value.requires_grad:
         return False
-    found = torch.autograd.grad(value.sum(), leaf, retain_graph=True, allow_unused=True)
+    with torch.enable_grad():
+        found = torch.autograd.grad(value.sum(), leaf, retain_graph=True, allow_unused=True)
     return any(gradient is not None for gradient in found)
 
 
