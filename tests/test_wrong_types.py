@@ -51,6 +51,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "Linf": {"radius": 0.1},
     "L2": {"radius": 0.1},
     "SignalToNoise": {"decibels": 20.0},
+    "PsychoacousticMask": {"sample_rate": 16_000},
     "Selection": {"corpus": "synthetic"},
 }
 

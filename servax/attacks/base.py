@@ -20,7 +20,17 @@ from servax.attacks.problem import Problem, logits_of
 from servax.errors import ServaxError, SettingError, ShapeError
 from servax.kinds import check, check_types
 from servax.models import classes_of
-from servax.perturbation import L2, Ball, Bounds, Linf, exact_change, in_reach
+from servax.perturbation import (
+    L2,
+    Ball,
+    Bounds,
+    Linf,
+    Masked,
+    exact_change,
+    in_reach,
+    into_ball,
+    into_bounds,
+)
 
 Norm = type[Linf] | type[L2]
 Labels = Literal["true", "predicted"]
@@ -107,8 +117,7 @@ class Attack(ABC):
         with self.facing(model, x, y, generator=generator, mask=mask) as problem:
             ball = problem.within(self.ball_around(problem.x))
             for adversarial in self.iterates(problem):
-                check_reach(problem.x, adversarial, ball, self.bounds)
-                yield adversarial
+                yield held(problem.x, adversarial, ball, self.bounds)
 
     @contextmanager
     def facing(
@@ -189,18 +198,33 @@ def check_mask(mask: Tensor | None, x: Tensor) -> None:
         raise ShapeError("mask", mask.shape, f"one that broadcasts to {tuple(x.shape)}") from None
 
 
-def check_reach(x: Tensor, adversarial: Tensor, ball: Ball, bounds: Bounds) -> None:
-    """Raise when an attack left its ball or the bounds: its figures would mean nothing.
+def held(x: Tensor, adversarial: Tensor, ball: Ball, bounds: Bounds) -> Tensor:
+    """Return what an attack made, inside its ball and bounds without slack.
 
-    Distances are taken in float64, without slack: `into_reach` rounds so that they hold.
+    What the last sum of an attack rounded out of them is taken back, as `into_reach` does; an
+    attack that left them by more is refused, since its figures would mean nothing.
+
+    Raises:
+        ServaxError: It left its ball or the bounds by more than rounding.
     """
-    if not in_reach(x, adversarial, ball, bounds):
-        distance = float(ball.norm(exact_change(x, adversarial)).max())
-        raise ServaxError(
-            f"the attack left its reach: distance {distance:.9g} from the clean input, expected at "
-            f"most {ball.radius:g}, values expected in [{bounds[0]:g}, {bounds[1]:g}]; end each "
-            "step with servax.perturbation.into_reach."
-        )
+    if in_reach(x, adversarial, ball, bounds):
+        return adversarial
+    # Rounding grows with the size of the numbers, and its norm with their count.
+    size = torch.maximum(x.abs(), adversarial.abs()).flatten(1).amax(dim=1)
+    rounding = 4.0 * torch.finfo(x.dtype).eps * size
+    # A mask makes the norm of any change outside it infinite, that of rounding too.
+    unmasked = ball.ball if isinstance(ball, Masked) else ball
+    slack = unmasked.norm(rounding.view(-1, *[1] * (x.ndim - 1)).expand_as(x))
+    distances = ball.norm(exact_change(x, adversarial))
+    near = (distances <= ball.radius * (1 + 1e-5) + slack) & distances.isfinite()
+    if bool(near.all()) and bool(((adversarial >= bounds[0]) & (adversarial <= bounds[1])).all()):
+        back = into_ball(x, into_bounds(x, adversarial, bounds), ball)
+        if in_reach(x, back, ball, bounds):
+            return back
+    raise ServaxError(
+        f"the attack left its reach: distance {float(distances.max()):.6g} from the clean input, "
+        f"expected at most {ball.radius:g}, values expected in [{bounds[0]:g}, {bounds[1]:g}]."
+    )
 
 
 @contextmanager

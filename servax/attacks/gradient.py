@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from servax.attacks.base import Attack, Norm, check_reach
+from servax.attacks.base import Attack, Norm, held
 from servax.attacks.losses import LOSSES, LossName, cross_entropy
 from servax.attacks.problem import Problem
 from servax.attacks.standing import walk
@@ -162,9 +162,7 @@ class FGSM(Attack):
             gradient = input_gradient(problem.objective(cross_entropy), x)
         for ball in map(problem.within, balls):
             step = ball.radius * ball.steepest(gradient)
-            adversarial = into_reach(x, x + step, ball, self.bounds)
-            check_reach(x, adversarial, ball, self.bounds)
-            yield adversarial
+            yield held(x, into_reach(x, x + step, ball, self.bounds), ball, self.bounds)
 
 
 def check_whole(name: str, value: float) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from servax.attacks.base import Attack, check_reach
+from servax.attacks.base import Attack, held
 from servax.attacks.gradient import check_whole
 from servax.attacks.losses import LOSSES, LossName
 from servax.attacks.problem import Problem
@@ -164,8 +164,8 @@ class QueryAttack(Attack):
         with self.facing(model, x, y, generator=generator, mask=mask) as problem:
             for found in self.search(problem):
                 result = found
-        check_reach(problem.x, result.inputs, problem.within(self.ball), self.bounds)
-        return result
+        ball = problem.within(self.ball)
+        return replace(result, inputs=held(problem.x, result.inputs, ball, self.bounds))
 
 
 def check_positive(name: str, value: float) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from servax.attacks.base import (
     Attack,
     Labels,
-    check_reach,
+    held,
 )
 from servax.attacks.gradient import check_whole
 from servax.attacks.losses import margin
@@ -84,7 +84,8 @@ class Schedule(Attack):
                 return
             part = problem.at(rows)
             found = last_of(attack.iterates(part), part.x)
-            check_reach(part.x, found, part.within(attack.ball_around(part.x)), self.bounds)
+            ball = part.within(attack.ball_around(part.x))
+            found = held(part.x, found, ball, self.bounds)
             fooled = _offer(strongest, part, rows, found)
             attempt = attempt.index_fill(0, rows[fooled], number)
             yield _outcome(strongest, attempt)

@@ -15,7 +15,7 @@ from servax.corpora.folders import data_folder
 from servax.corpora.manifest import is_manifest, read_manifest
 from servax.corpora.partition import natural_order
 from servax.errors import CorpusError, SettingError, nearest
-from servax.kinds import typed
+from servax.kinds import check
 
 __all__ = ["NAMES", "SCHEMES", "describe", "load"]
 
@@ -41,7 +41,6 @@ def describe(name: str) -> Description:
     return NAMES[name]
 
 
-@typed
 def load(
     name: str | Path,
     root: str | Path | None = None,
@@ -67,11 +66,14 @@ def load(
         CorpusError: The corpus is not there, is empty, or cannot serve `scheme`; a manifest breaks
             a rule.
     """
+    for said, value in (("name", name), ("root", root)):
+        check(said, value, "str | Path | None")
+    check("scheme", scheme, "str")
     name = str(name)
     root = None if root is None else Path(root).expanduser()
     if scheme not in SCHEMES:
         raise SettingError.choice("scheme", scheme, SCHEMES)
-    if limit is not None and (isinstance(limit, bool) or limit < 1):
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise SettingError("limit", limit, "None or a whole number >= 1")
     if is_manifest(name):
         table = Path(name).expanduser()

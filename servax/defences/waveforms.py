@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv1d, pad
 
 from servax.errors import SettingError, ShapeError
-from servax.kinds import typed
+from servax.kinds import check, check_number, typed
 
 LOWEST_RATE = 1_000
 LARGEST_RATIO = 2_000
@@ -22,6 +22,7 @@ LARGEST_RATIO = 2_000
 
 def check_rate(name: str, sample_rate: int) -> None:
     """Refuse a sample rate that is not a whole number of at least 1000 Hz."""
+    check_number(name, sample_rate)
     # NaN fails the first comparison, infinity the second.
     if not (LOWEST_RATE <= sample_rate < math.inf and sample_rate == int(sample_rate)):
         raise SettingError(name, sample_rate, f"a whole number of at least {LOWEST_RATE} Hz")
@@ -47,10 +48,11 @@ class LowPass(nn.Module):
     knowledge = "adaptive"
     """Exact gradients."""
 
-    @typed
     def __init__(self, sample_rate: int, cutoff: float, taps: int = 255) -> None:
         super().__init__()
         check_rate("sample_rate", sample_rate)
+        check("cutoff", cutoff, "float")
+        check("taps", taps, "int")
         if not 0 < cutoff < sample_rate / 2:
             raise SettingError("cutoff", cutoff, f"a frequency in (0, {sample_rate / 2:g}) Hz")
         if taps < 3 or taps % 2 == 0:
@@ -85,13 +87,14 @@ class Resample(nn.Module):
     knowledge = "adaptive"
     """Exact gradients."""
 
-    @typed
     def __init__(
         self, sample_rate: int, down_to: int, *, crossings: int = 16, rolloff: float = 0.99
     ) -> None:
         super().__init__()
         check_rate("sample_rate", sample_rate)
         check_rate("down_to", down_to)
+        check("crossings", crossings, "int")
+        check("rolloff", rolloff, "float")
         if down_to >= sample_rate:
             raise SettingError("down_to", down_to, f"a rate below sample_rate ({sample_rate} Hz)")
         common = math.gcd(int(sample_rate), int(down_to))

@@ -45,8 +45,7 @@ def test_an_attack_that_leaves_its_ball_is_found_out(build, inputs, bounds):
     x, y = inputs()
     sentence = (
         "the attack left its reach: distance 0.2 from the clean input, expected at most 0.1, "
-        f"values expected in [{bounds[0]:g}, {bounds[1]:g}]; end each step with "
-        "servax.perturbation.into_reach."
+        f"values expected in [{bounds[0]:g}, {bounds[1]:g}]."
     )
     with pytest.raises(ServaxError, match=f"^{re.escape(sentence)}$"):
         Cheat(bounds=bounds)(build("conv"), 0.5 * x, y)

@@ -10,7 +10,7 @@ import torch
 from attack_table import ATTACKS
 from torch import nn
 
-from servax.attacks import FGSM, PGD, RandomNoise, UniversalPerturbation, WaveformPGD
+from servax.attacks import FGSM, PGD, Cascade, RandomNoise, UniversalPerturbation, WaveformPGD
 from servax.errors import ServaxError
 from servax.perturbation import (
     L2,
@@ -203,18 +203,31 @@ def test_a_ratio_has_the_radius_that_float64_gives(dtype):
 
 
 class OneUlpTooFar(FGSM):
-    """Adds without looking at what rounding does."""
+    """Adds without looking at what rounding does, as attacks of one's own may."""
+
+    share = 1.0
 
     def iterates(self, problem):
-        yield problem.x + self.epsilon
+        yield (problem.x + self.share * self.epsilon).clamp(*self.bounds)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "epsilon"),
-    [(torch.float32, 0.003), (torch.bfloat16, 0.003), (torch.float16, 0.0028)],
-)
-def test_one_that_rounds_out_of_its_ball_is_found_out(dtype, epsilon):
-    x = torch.full((1, 35), 0.5, dtype=dtype)
-    y = torch.zeros(1, dtype=torch.int64)
-    with pytest.raises(ServaxError, match=r"left its reach: distance 0\.00"):
-        OneUlpTooFar(epsilon=epsilon)(classifier(dtype), x, y)
+class Farther(OneUlpTooFar):
+    share = 20.0
+
+
+@dtypes
+def test_rounding_is_taken_back_from_an_attack_that_does_not_look(dtype):
+    x, y = clean(dtype, (4, 35)), torch.zeros(4, dtype=torch.int64)
+    for epsilon in (0.003, 0.0028, 0.02):
+        found = OneUlpTooFar(epsilon=epsilon)(classifier(dtype), x, y)
+        assert (size(found, x, Linf) <= epsilon).all()
+        assert not torch.equal(found, x)
+        cascade = Cascade([OneUlpTooFar(epsilon=epsilon)])
+        assert (size(cascade(classifier(dtype), x, y), x, Linf) <= epsilon).all()
+
+
+@dtypes
+def test_one_that_goes_farther_is_found_out(dtype):
+    x, y = torch.full((1, 35), 0.5, dtype=dtype), torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ServaxError, match="left its reach: distance 0"):
+        Farther(epsilon=0.003)(classifier(dtype), x, y)

@@ -10,7 +10,7 @@ import torch
 
 from servax.defences import Defended, DenoiserTrainer, DenoiserTraining, train_denoiser
 from servax.errors import CheckpointError, SettingError
-from servax.features import Dataset
+from servax.features import Dataset, FrontEndSettings, LogMelSettings
 from servax.models import VGG16, FrameTransformer, FrameTransformerSettings
 from servax.purifier import Purifier
 from servax.training import Compute, derive, epoch_order, generator, global_seed, read_log
@@ -19,6 +19,7 @@ Build = Callable[..., Dataset]
 LABELS = [0, 1, 2, 3, 0, 1]
 CPU = Compute("cpu")
 TINY = FrameTransformerSettings(mels=32, blocks=1, heads=2, feedforward=16)
+FRONT_END = FrontEndSettings(LogMelSettings(mels=32))
 TRAINING = DenoiserTraining(
     standard_deviation=0.1, epochs=4, batch_size=4, warmup_steps=9, learning_rate=3e-3
 )
@@ -30,7 +31,8 @@ def parts(make_dataset: Build) -> tuple[Dataset, Dataset]:
 
 def train(make_dataset: Build, folder: Path, training: DenoiserTraining = TRAINING) -> None:
     folder.mkdir(exist_ok=True)
-    train_denoiser(*parts(make_dataset), training, folder, network=TINY, seed=3, compute=CPU)
+    given = {"network": TINY, "front_end": FRONT_END, "seed": 3, "compute": CPU}
+    train_denoiser(*parts(make_dataset), training, folder, **given)
 
 
 def test_steps_are_those_of_a_plain_loop(make_dataset: Build) -> None:
@@ -92,6 +94,7 @@ def test_a_training_that_was_cut_ends_with_the_same_weights(
             TRAINING,
             tmp_path / "cut",
             network=TINY,
+            front_end=FRONT_END,
             seed=3,
             compute=CPU,
             progress=cut,

@@ -77,7 +77,7 @@ class SingleStep(Objective):
     """FGSM leads away from the class the network `predicted` ([18]), or from the `true` one."""
 
     def __post_init__(self) -> None:
-        check_types(self)
+        check_types(self, whole=False)
         _check_unit("epsilon", self.epsilon)
         _check_labels(self.labels)
 
@@ -141,7 +141,7 @@ class MadryPGD(Objective):
     """Number of steps."""
 
     def __post_init__(self) -> None:
-        check_types(self)
+        check_types(self, whole=False)
         _check_walk(self.step, self.radius, self.steps)
 
     @property
@@ -171,7 +171,7 @@ class Trades(Objective):
     """Number of steps."""
 
     def __post_init__(self) -> None:
-        check_types(self)
+        check_types(self, whole=False)
         if not 0 < self.beta < math.inf:
             raise SettingError("beta", self.beta, "a finite number above 0")
         _check_walk(self.step, self.radius, self.steps)

@@ -24,7 +24,7 @@ from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.features import FrontEnd, LogMel, LogMelSettings
 from servax.features.frontend import SILENCE_RMS
 from servax.features.full_scale import beyond_full_scale
-from servax.models import WaveformClassifier
+from servax.models import WaveformClassifier, classes_of
 from servax.perturbation.sixteen_bit import nearest
 from servax.purifier.sound_purifier import SoundPurifier
 from servax.runtime.limiter import limited
@@ -212,7 +212,9 @@ class _Scene:
     @torch.no_grad()
     def hear(self, sound: Tensor) -> Heard:
         """Return what the bare recogniser makes of a sound (1, T)."""
-        probabilities = self.bare(sound).softmax(dim=1)[0]
+        logits = self.bare(sound)
+        classes_of(logits)  # NaN is no answer
+        probabilities = logits.softmax(dim=1)[0]
         return Heard(
             sound[0].numpy(), self.logmel(sound)[0, 0].numpy(), tuple(probabilities.tolist())
         )
