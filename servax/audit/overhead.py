@@ -34,6 +34,8 @@ class Overhead:
     """To keep the result of a stage and to read it again."""
     sound: float
     """To turn one utterance into what the report plays, by all systems."""
+    round_trip: float
+    """To turn all utterances into sound and back, attacked and clean."""
     report: float
     """To judge the records and write the pages, without sounds."""
 
@@ -49,7 +51,7 @@ def measured(scene: Scene, planned: list[Planned]) -> Overhead:
     made = {system.name: scene.material.x for system in scene.systems}
     first = str(scene.material.corpus.utterances["utterance"].iloc[0])
     sound = _timed(lambda: list(sounding.of_utterance(scene, 0, first, made)))
-    return Overhead(stage, sound, report)
+    return Overhead(stage, sound, 2 * len(scene.material) * sound, report)
 
 
 def _timed(work: Callable[[], Any]) -> float:

@@ -60,7 +60,7 @@ def estimates(planned: list[Planned], overhead: Overhead, *, sounds: int) -> lis
     stages = [
         Estimate(
             each.task.stage.name,
-            each.task.cost + overhead.stage,
+            each.task.cost + overhead.stage + overhead.round_trip * (each.kind == "sound"),
             each.task.stage.result() is not None,
         )
         for each in planned

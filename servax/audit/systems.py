@@ -275,7 +275,7 @@ def _own(subject: Subject, name: str, path: str) -> System:
 
 
 def _instead(subject: Subject, name: str, where: str) -> System:
-    other = load_subject(where, inputs=subject.inputs)
+    other = _beside(subject, where)
     fits = (other.inputs, other.labels, other.front_end) == (
         subject.inputs,
         subject.labels,
@@ -302,7 +302,7 @@ def surrogate(subject: Subject, wanted: str) -> tuple[str, Subject]:
         SettingError: It is the model itself, has no gradients, or takes other inputs.
     """
     name, _, where = wanted.rpartition("=")
-    other = load_subject(where, inputs=subject.inputs)
+    other = _beside(subject, where)
     if other.fingerprint == subject.fingerprint:
         raise SettingError(
             "surrogate", where, "a model with weights of its own, not the audited one"
@@ -322,6 +322,12 @@ def surrogate(subject: Subject, wanted: str) -> tuple[str, Subject]:
 def _exact(module: nn.Module) -> bool:
     """Return whether a defence's gradients are its own, as it says itself."""
     return bool(getattr(module, "knowledge", "adaptive") == "adaptive")
+
+
+def _beside(subject: Subject, where: str) -> Subject:
+    """Return another model, which is to hear what `subject` hears."""
+    seconds = subject.seconds if subject.inputs == "waveform" else None
+    return load_subject(where, inputs=subject.inputs, seconds=seconds)
 
 
 def _scaled_alike(one: Subject, other: Subject) -> bool:

@@ -67,6 +67,8 @@ def test_an_estimate_holds_what_is_not_attacking(
     assert found[0][first] > 0
     assert found[0][last] >= 0.4
     assert found[10][last] >= 0.4 + 10 * 0.3
+    way = next(seconds for name, seconds in found[0].items() if name.startswith("to sound"))
+    assert way >= 2 * 4 * 0.3  # attacked and clean, four utterances
     assert not (tmp_path / "out").exists()
 
 

@@ -18,6 +18,7 @@ from servax.audit.material import gather
 from servax.audit.selection import Selection
 from servax.audit.subjects import load_subject
 from servax.audit.subjects.fingerprint import of_files
+from servax.audit.systems import surrogate
 from servax.cli import main
 from servax.errors import CheckpointError, PathError, SettingError
 
@@ -68,6 +69,16 @@ def test_a_model_of_a_fixed_length_is_probed_and_audited_with_it(module: str, vo
         assert material.x.shape == (2, length)
         assert subject.model(material.x).shape == (2, 4)
         assert subject.gradients
+
+
+def test_a_surrogate_hears_as_long_as_the_model(module: str) -> None:
+    subject = load_subject(f"{module}:Saying")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        _, other = surrogate(subject, f"other={module}:Fixed")
+    assert other.seconds == subject.seconds == 2
+    with pytest.raises(SettingError, match=r"seconds is 3.0, expected 2, which"):
+        surrogate(load_subject(f"{module}:Fixed", init={"length": 3.0}), f"{module}:Saying")
 
 
 def test_a_part_of_the_network_called_seconds_is_left_alone(module: str) -> None:

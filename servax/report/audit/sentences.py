@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from servax.evaluation.checks import SEVERITIES
+from servax.evaluation.intervals import no_interval
 from servax.report.audit.result import AuditResult
 from servax.report.audit.scores import KNOWING, UNKNOWING, Scores, Standing
 from servax.report.audit.threshold import below, black_box_only, judged, passes, untrusted, wanted
@@ -56,6 +57,7 @@ def verdict(result: AuditResult, found: Scores) -> list[str]:
         *([] if together else _others(found, best)),
         *_led(result, best or UNDEFENDED),
         *_on_sound(result, best or UNDEFENDED),
+        *filter(None, [no_interval(found.speakers)]),
         *_checks(result),
         *_demanded(result, found),
     ]

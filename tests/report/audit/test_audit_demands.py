@@ -265,6 +265,7 @@ def test_below_five_speakers_there_is_no_interval_and_the_reason_is_said(
     assert {s["worst_case"]["low"] for s in told["systems"]} == {None}
     count = len(set(speakers))
     assert told["no_interval"].startswith(f"There is no interval: {count} speaker")
+    assert told["no_interval"] in told["verdict"]
     table = main_table(result, scores(result))
     assert told["no_interval"] in table.note
     assert not any("[" in cell.text for row in table.rows for cell in row)
