@@ -32,8 +32,8 @@ from servax.benchmark.measuring import Attacker, measure
 from servax.benchmark.systems import build_defence, subject_of
 from servax.corpora import load
 from servax.evaluation.protocol import UNDEFENDED
-from servax.evaluation.records import write_atomically
 from servax.experiments.provenance import provenance
+from servax.files import json_text, write_whole
 
 OUT = Path("results/across/figures.json")
 GRID = Protocol(steps=15)
@@ -89,7 +89,7 @@ def main() -> None:
                 }
             )
             print(json.dumps(found[-1]), flush=True)
-    write_atomically(OUT, (json.dumps({"figures": found, **origin}, indent=1) + "\n").encode())
+    write_whole(OUT, f"{json_text({'figures': found, **origin}, indent=1)}\n".encode())
 
 
 def measurement(target: str, origin: Mapping[str, Any]) -> Measurement:

@@ -32,9 +32,9 @@ from servax.audit.selection import chosen
 from servax.benchmark.systems import build_defence, part, subject_of
 from servax.defences import Defended, ExpectationOverDraws
 from servax.evaluation.metrics import uar
-from servax.evaluation.records import write_atomically
 from servax.experiments.provenance import provenance
 from servax.features import Dataset
+from servax.files import json_text, write_whole
 from servax.training import generator
 
 RESULTS = Path("results/adaptive")
@@ -130,7 +130,7 @@ def main() -> None:
             "seconds": round(time.monotonic() - began),
             **provenance(shlex.join(["python", *sys.argv])),
         }
-        write_atomically(RESULTS / f"{name}.json", (json.dumps(told, indent=1) + "\n").encode())
+        write_whole(RESULTS / f"{name}.json", f"{json_text(told, indent=1)}\n".encode())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ stands the network of a trial before the VGG-16 of group 1, lets the trial's noi
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shlex
 import sys
@@ -24,8 +23,8 @@ from trial import TRIALS, reused
 from servax.audit.selection import chosen
 from servax.benchmark.systems import part, subject_of
 from servax.defences import Defended, certify
-from servax.evaluation.records import write_atomically
 from servax.experiments.provenance import provenance
+from servax.files import json_text, write_whole
 from servax.training import generator
 
 RESULTS = Path("results/certificate")
@@ -84,7 +83,7 @@ def main() -> None:
         "norm of a change of .003 in every cell": 0.003 * math.sqrt(cells),
         **provenance(shlex.join(["python", *sys.argv])),
     }
-    write_atomically(RESULTS / f"{name}.json", (json.dumps(told, indent=1) + "\n").encode())
+    write_whole(RESULTS / f"{name}.json", f"{json_text(told, indent=1)}\n".encode())
 
 
 if __name__ == "__main__":

@@ -54,6 +54,19 @@ def replaced(whole: bytes, place: int, by: bytes) -> bytes:
     return whole[:place] + by + whole[place + len(by) :]
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_a_list_calls_data_is_none(streamed: bool) -> None:
+    whole = made("WAV")
+    inside = b"LIST" + struct.pack("<I", 72) + b"INFOdata\0\0\0\0" + b"q" * 60
+    at = whole.index(b"data")
+    expected = directly(whole)
+    if streamed:
+        whole = replaced(whole, at + 4, bytes(4))
+    whole = whole[:at] + inside + whole[at:]
+    whole = replaced(whole, 4, struct.pack("<I", len(whole) - 8))
+    np.testing.assert_array_equal(heard(whole), expected)
+
+
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000, 0x80000000])
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("behind", [b"", LIST, ODD, CALLED_DATA, TWO_LISTS, LIST[:20], ID3V1])

@@ -137,10 +137,11 @@ DEFAULT_RADIUS = {
 
 
 def names(option: str | None) -> tuple[str, ...] | None:
-    """Return the parts of an option with commas between, or none where it is not given."""
+    """Return the parts of an option with commas between, perhaps in brackets; none if not given."""
     if option is None:
         return None
-    return tuple(part.strip() for part in option.split(",") if part.strip())
+    parts = option.strip().removeprefix("[").removesuffix("]").split(",")
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def arguments(option: str | None) -> dict[str, Value] | None:
@@ -211,6 +212,8 @@ def _show_estimates(scene: Scene, found: list[Estimate], *, as_json: bool) -> in
 
 def duration(seconds: float) -> str:
     """Return a time for people."""
+    if seconds < 1:
+        return "< 1 s" if seconds > 0 else "0 s"
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = seconds / 60

@@ -113,9 +113,12 @@ def view_of_chunks(
 ) -> View:
     """Return a view whose chunk of samples has its true size."""
     wide: Chunk | None = None
+    patches: list[tuple[int, bytes]] = []
     for chunk in islice(_chunks(file, grammar, start + grammar.first, end), MOST_BEFORE):
         if chunk.name == b"ds64":
             wide = chunk
+        if chunk.name == b"LIST":  # what it holds may be called data, and libsndfile believes it
+            patches.append((chunk.size_at - grammar.name_bytes, b"JUNK"))
         if chunk.name[:4] == grammar.data:
             break
     else:
@@ -135,7 +138,7 @@ def view_of_chunks(
         if search(file, HEADS, behind, min(end, behind + TAIL_BYTES)) is not None:
             raise joined(name)
         # Of a W64 file libsndfile takes for sound whatever stands behind it.
-        return View(file, start, behind if grammar.whole else end)
+        return View(file, start, behind if grammar.whole else end, tuple(patches))
     stop = _end_of_samples(file, grammar, chunk.at + grammar.before, end)
     if stop <= chunk.at + grammar.before:
         raise AudioError(name, "holds no samples", cause="no_samples")
@@ -143,7 +146,7 @@ def view_of_chunks(
     if counted >> 8 * struct.calcsize(number):
         reason = "holds more than 4 GiB, which its header cannot say: write it as RF64, or in parts"
         raise AudioError(name, reason, cause="length_unknown")
-    patches = [(size_at, struct.pack(number, counted))]
+    patches.append((size_at, struct.pack(number, counted)))
     if wide is not None:
         patches += [(chunk.size_at, b"\xff" * 4), (wide.at, struct.pack("<Q", stop - start - 8))]
     elif grammar.whole:

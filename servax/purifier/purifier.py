@@ -9,10 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from huggingface_hub import ModelCard, ModelHubMixin
 from torch import Tensor, nn
 
-from servax.errors import CheckpointError, ServaxError, unwritable
+from servax.errors import CheckpointError, ServaxError, SettingError, unwritable
 from servax.features import FrontEndSettings, Scale, Scaling, check_log_mels, make_scale
 from servax.kinds import check_kind, check_list, typed
 from servax.models import frozen, load_network, save_network
@@ -101,9 +102,12 @@ class Purifier(
 
         Raises:
             ShapeError: `x` is of another shape.
-            SettingError: `x` is no floating-point tensor.
+            SettingError: `x` is no floating-point tensor, or of another type than the weights.
         """
         check_log_mels(x, self.front_end.logmel.mels)
+        weights = next(self.network.parameters(), x)
+        if x.dtype != weights.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise SettingError("the type of x", x.dtype, f"{weights.dtype}, that of the weights")
         purified: Tensor = self.network(x)
         return purified.clamp(0.0, 1.0)
 

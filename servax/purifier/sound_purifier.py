@@ -67,7 +67,7 @@ class SoundPurifier(nn.Module):
         guard, hold = self.windows.guard, self.windows.hold
         beyond = (sound.abs() / ceiling - STEP).clamp(min=1.0)
         needs = (1.5 - beyond / 2.0).clamp(min=TARGET) / beyond
-        if float(needs.detach().min()) == 1.0:
+        if self._all_within(needs):
             return torch.minimum(torch.maximum(sound, -ceiling), ceiling)
         padded = pad(needs, (hold + guard, guard), value=1.0)
         gains = -max_pool1d(-padded, hold + guard + 1, stride=1)  # (1, T + guard)
@@ -75,6 +75,10 @@ class SoundPurifier(nn.Module):
             mean = torch.full((1, 1, width), 1.0 / width).to(sound)
             gains = conv1d(gains.unsqueeze(1), mean).squeeze(1)
         return torch.minimum(torch.maximum(sound * gains, -ceiling), ceiling)
+
+    @staticmethod
+    def _all_within(needs: Tensor) -> bool:
+        return float(needs.detach().min()) == 1.0
 
     def _clip(self, sound: Tensor) -> Tensor:
         cleaned = change_clip(self.purifier, self.way, sound)

@@ -69,7 +69,7 @@ class Wrong(nn.Module):
         return {"logits": x}
 
 class Wrapped(nn.Module):  # around a model of another library, which says what its head is
-    inputs, labels, sample_rate = "waveform", ["a", "b"], 100
+    inputs, labels, sample_rate, seconds = "waveform", ["a", "b"], 100, 1
     def __init__(self, problem_type):
         super().__init__()
         self.inner = nn.Linear(100, 2)

@@ -333,12 +333,12 @@ def test_no_recording_of_a_manifest_is_ever_replaced(
         rows = [["path", "label", "speaker", "utterance"], ["sounds/a.wav", "sad", "s", "a"]]
         csv.writer(file).writerows(rows)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    for manifest, out, sentence in (
-        ("manifest.csv", tmp_path, "is the folder of the manifest itself; give another one"),
-        ("named.csv", tmp_path / "sounds", "a.wav: is the sound itself; give another place"),
+    for manifest, out, sentence, code in (
+        ("manifest.csv", tmp_path, "is the folder of the manifest itself; give another one", 2),
+        ("named.csv", tmp_path / "sounds", "a.wav: is the sound itself; give another place", 1),
     ):
         command = ["purify", str(tmp_path / manifest), "-o", str(out), "--purifier", PACKAGED]
-        assert main([*command, "--overwrite"]) == 2
+        assert main([*command, "--overwrite"]) == code
         assert sentence in capsys.readouterr().err
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 

@@ -199,14 +199,14 @@ def test_one_sound_is_never_its_own_target_and_what_is_there_is_refused(
     before = Path("a.wav").read_bytes()
     command = ["attack", "a.wav", str(model), "sad", "--on", "waveform", "--steps", "1"]
     for more in ([], ["--overwrite"]):
-        assert main([*command, "-o", ".", *more]) == 1
+        assert main([*command, "-o", ".", *more]) == 2
         assert "a.wav: is the sound itself; give another place" in capsys.readouterr().err
     assert main([*command, "-o", "out"]) == 0
     capsys.readouterr()
-    assert main([*command, "-o", "out"]) == 1
+    assert main([*command, "-o", "out"]) == 2
     assert "out/a.wav: is there already; add --overwrite" in capsys.readouterr().err
     assert main([*command, "-o", "out", "--overwrite"]) == 0
-    assert main([*command, "-o", "b.wav"]) == 1
+    assert main([*command, "-o", "b.wav"]) == 2
     assert "b.wav: is a file, expected a folder" in capsys.readouterr().err
     assert Path("a.wav").read_bytes() == before
 

@@ -72,7 +72,7 @@ def test_another_label_is_another_training(
     assert train(manifest, out, "--scheme", "gender", "--groups", "4") == 0
     assert load_recogniser(out / "model").labels == ("female", "male")
     capsys.readouterr()
-    assert train(manifest, out, "--scheme", "native", "--groups", "4") == 1
+    assert train(manifest, out, "--scheme", "native", "--groups", "4") == 2
     assert str(out) in capsys.readouterr().err
 
 

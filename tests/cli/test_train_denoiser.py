@@ -61,7 +61,7 @@ def test_a_denoiser_is_trained_kept_and_taken_as_a_purifier(
     assert len(audio.read(clean, sample_rate=RATE)) == RATE // 4
 
     capsys.readouterr()
-    assert train(manifest, "--noise", "0.2") == 1
+    assert train(manifest, "--noise", "0.2") == 2
     assert "belongs to a run with other settings" in capsys.readouterr().err
 
 

@@ -155,6 +155,11 @@ TABLE: dict[str, tuple[Check, pd.DataFrame, str]] = {
         table({white("pgd"): 5}, {white("pgd"): 15}),
         "error",
     ),
+    "twin, one weak attack": (
+        checks.attack_breaks_undefended,
+        table({white("pgd"): 5, white("corner"): 5}, {white("pgd"): 20, white("corner"): 3}),
+        "warning",
+    ),
     "twin, small strength": (
         checks.attack_breaks_undefended,
         table({white("pgd", 0.01): 2, white("pgd"): 5}, {white("pgd", 0.01): 3, white("pgd"): 40}),

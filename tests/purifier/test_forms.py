@@ -186,7 +186,11 @@ def test_sound_is_purified_where_the_weights_are(
 
 
 @pytest.mark.parametrize("seconds", [0.5, 8.0])
-def test_gradients_pass_where_the_weights_are(seconds: float) -> None:
+def test_gradients_pass_where_the_weights_are(
+    seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A tensor without values cannot tell whether it is within range: the limiter works then.
+    monkeypatch.setattr(SoundPurifier, "_all_within", staticmethod(lambda needs: False))
     sound = torch.from_numpy(voice(seconds))[None].to("meta")
     for module in (SoundPurifier(elsewhere(), RATE), SoundPurifier(cleaner(), RATE).to("meta")):
         assert module(sound).is_meta
@@ -308,6 +312,12 @@ def test_a_log_mel_of_another_front_end_is_refused() -> None:
         purifier(torch.zeros(2, 1, 64, 30).long())
     with pytest.raises(SettingError, match=r"x is 'ndarray', expected a torch\.Tensor"):
         purifier(np.zeros((2, 1, 64, 30)))
+    weighted = Purifier(nn.Conv2d(1, 1, 1), purifier.scale, purifier.front_end)
+    sentence = r"the type of x is torch\.float64, expected torch\.float32, that of the weights"
+    with pytest.raises(SettingError, match=sentence):
+        weighted(torch.zeros(2, 1, 64, 30).double())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert weighted(torch.zeros(2, 1, 64, 30).bfloat16()).shape == (2, 1, 64, 30)
 
 
 def test_sound_with_gradients_is_refused_in_other_shapes() -> None:

@@ -261,8 +261,8 @@ def _call(path: str, make: Any, init: Mapping[str, object]) -> object:
     except Exception as error:  # The user's code may raise anything.
         raise PathError(
             path,
-            f"cannot be made from the arguments {dict(init)}; give them with init= "
-            f"({type(error).__name__}: {error})",
+            f"cannot be made from the arguments {dict(init)}; give them with --init (init= in "
+            f"Python) ({type(error).__name__}: {error})",
         ) from error
 
 

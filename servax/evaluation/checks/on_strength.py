@@ -202,7 +202,8 @@ def attack_breaks_undefended(frame: pd.DataFrame, *, noise: str = "noise") -> tu
     """Say whether each white-box attack on a defence breaks the undefended twin.
 
     Both are compared at the largest strength of the attack on the defence. `error`: the twin's UAR
-    stays above chance (1 / classes), so the attack is at fault. `not-measured`: no white-box attack
+    stays above chance (1 / classes) under each of them, so the attacks are at fault. `warning`: it
+    does under some, which add nothing to those that break it. `not-measured`: no white-box attack
     on the defence, or none with its name and strength on the twin.
 
     Args:
@@ -231,9 +232,11 @@ def attack_breaks_undefended(frame: pd.DataFrame, *, noise: str = "noise") -> tu
                         "uar_undefended": score(twin),
                         "uar_defended": score(_once(at(known, attack, strength))),
                         "chance": chance,
-                        "severity": "error" if held else "passed",
+                        "severity": "warning" if held else "passed",
                     }
                 )
+        if all(row["severity"] == "warning" for row in compared):
+            compared = [{**row, "severity": "error"} for row in compared]
         told = "UAR {uar_undefended} of the undefended twin under {attack} of strength {strength:g}"
         told += ", chance {chance}"
         gap = ("uar_undefended", None)
