@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from servax.errors import SettingError, ShapeError
+from servax.errors import ServaxError, SettingError, ShapeError
 from servax.models import classes_of
 from servax.perturbation import Ball, Bounds, Masked, Objective
 
@@ -103,8 +103,20 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
 
     The model gets a copy: many write into their input (``x.clamp_``, ``nn.ReLU(inplace=True)``),
     which would change the caller's and stop the gradient at a leaf.
+
+    Raises:
+        SettingError, ShapeError: It returns no logits.
+        ServaxError: It raises something, which is told.
     """
-    logits = model(x.clone())
+    try:
+        logits = model(x.clone())
+    except ServaxError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            raise
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ServaxError(f"the model fails on inputs {tuple(x.shape)} ({told}).") from error
     if not isinstance(logits, Tensor):
         raise SettingError(
             "the model's output", type(logits).__name__, f"a tensor of logits ({len(x)}, C)"

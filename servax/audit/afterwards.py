@@ -25,6 +25,7 @@ def probes(scene: Scene, catalogue: Catalogue, system: System) -> Planned:
             scene.material,
             catalogue,
             seed=scene.settings.seed,
+            batch_size=scene.settings.batch_size,
             tick=watcher.advance,
         )
         return {"findings": [finding.to_json() for finding in found]}

@@ -192,7 +192,7 @@ def _ascending(
         yield radius, found.clone()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict(
     model: nn.Module,
     x: Tensor,

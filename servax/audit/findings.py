@@ -18,10 +18,7 @@ from servax.evaluation.protocol import UNDEFENDED
 
 EVERY_SYSTEM = "all systems"
 """Subject of a check of the records that could not be carried out."""
-NO_TORCH = (
-    "audit the torch model that it was made of, or ask for --knowledge black_box alone to say that "
-    "it is known"
-)
+NO_TORCH = "audit the torch model that it was made of"
 """What to do about a model without gradients that is not made of torch."""
 
 
@@ -62,6 +59,8 @@ def _through(scene: Scene, system: System) -> tuple[Severity, str]:
     if system.shut:
         to_do = _remedy(scene, system)
         wanted = bool({"adaptive", "bpda"} & known) or to_do != NO_TORCH
+        if wanted and to_do == NO_TORCH:
+            to_do += ", or ask for --knowledge black_box alone to say that it is known"
         return "error" if wanted else "warning", (
             f"Black box only: no white-box attack was possible on {name}, since {system.shut}; "
             f"{to_do}."

@@ -35,20 +35,23 @@ def own_defence(path: str, subject: Subject) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise PathError(path, f"makes a {type(made).__name__}, expected a torch.nn.Module")
     defence = settled(made)
-    x = zeros(subject.inputs, subject.sample_rate, subject.front_end, subject.seconds)
-    expected = f"a defence that gives {subject.inputs} of the same shape"
+    one = zeros(subject.inputs, subject.sample_rate, subject.front_end, subject.seconds)
+    x = torch.cat([one, one])
+    expected = f"a defence that gives {subject.inputs} of the same shape and type"
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            y = defence(x)
+            y = defence(x.clone())
     except Exception as error:  # The user's code may raise anything.
         raise PathError(
             path,
-            f"fails on one input of zeros {tuple(x.shape)}, expected {expected} "
+            f"fails on two inputs of zeros {tuple(x.shape)}, expected {expected} "
             f"({type(error).__name__}: {error})",
         ) from error
     if not isinstance(y, Tensor) or y.shape != x.shape:
         given = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
         raise PathError(path, f"turns {tuple(x.shape)} into {given}, expected {expected}")
+    if y.dtype != x.dtype:
+        raise PathError(path, f"turns {x.dtype} into {y.dtype}, expected {expected}")
     return defence
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from servax.attacks import APGD, PGD, Attack
+from servax.attacks.problem import logits_of
 from servax.audit.attacking import predict, reseed
 from servax.audit.material import Material
 from servax.audit.speed import Speed, over_draws
@@ -42,6 +43,7 @@ class _Probe:
     faced: nn.Module
     eot_draws: int
     seen: checks.Repeats
+    batch_size: int
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -71,7 +73,19 @@ class _Probe:
     @property
     def fallen(self) -> Tensor:
         """Whom that fools, bool (n,)."""
-        return predict(self.faced, self.attacked, batch_size=len(self.x)) != self.y
+        return predict(self.faced, self.attacked, batch_size=self.batch_size) != self.y
+
+
+class _InParts(nn.Module):
+    """The same model, asked for at most so many inputs at once."""
+
+    def __init__(self, model: nn.Module, size: int) -> None:
+        super().__init__()
+        self.model, self.size = model, size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, K) of inputs (B, ...)."""
+        return torch.cat([logits_of(self.model, part) for part in x.split(self.size)])
 
 
 def probe(
@@ -81,6 +95,7 @@ def probe(
     catalogue: Catalogue,
     *,
     seed: int,
+    batch_size: int,
     tick: Callable[[], None],
 ) -> list[Finding]:
     """Return what the checks find on a few utterances that the system gets right.
@@ -91,41 +106,69 @@ def probe(
         material: The utterances.
         catalogue: Tier and budget of the audit.
         seed: Draws points and starts.
+        batch_size: Inputs per forward pass, where a check does not ask for more.
         tick: Called once per check.
     """
     reseed(system, seed, "checks")
-    x, y, longer = _right(system, material, catalogue.effort.probes)
-    seen = checks.repeats(system.model, x)
+    cases: list[_Probe] = []
+
+    def prepare() -> tuple[Finding, ...]:
+        draws = generator(seed, "checks", system.name)
+        cases.append(_case(subject, system, material, catalogue, draws, batch_size))
+        return ()
+
+    found = [*checks.carried_out("deterministic", system.name, prepare)]
+    for case in cases:
+        attacked = _of_attacks(case) if system.gradients else {}
+        for check, run in (_of_outputs(case) | attacked).items():
+            found += checks.carried_out(check, system.name, run)
+            tick()
+    return found
+
+
+def _case(
+    subject: Subject,
+    system: System,
+    material: Material,
+    catalogue: Catalogue,
+    draws: torch.Generator,
+    batch_size: int,
+) -> _Probe:
+    """Return a few utterances, and what an attacker faces who knows whether answers are random."""
+    x, y, longer = _right(system, material, catalogue.effort.probes, batch_size)
+    few = slice(0, batch_size)
+    seen = checks.repeats(system.model, x[few])
     faced, eot_draws = system.model, 1
     if system.gradients and seen.random:
-        faced, eot_draws = over_draws(system.model, x, y)
-    case = _Probe(
+        faced, eot_draws = over_draws(system.model, x[few], y[few])
+    if len(x) > batch_size:
+        faced = _InParts(faced, batch_size)
+    return _Probe(
         subject=subject,
         system=system,
         x=x,
         y=y,
         longer=longer,
         catalogue=catalogue,
-        draws=generator(seed, "checks", system.name),
+        draws=draws,
         faced=faced,
         eot_draws=eot_draws,
         seen=seen,
+        batch_size=batch_size,
     )
-    found: list[Finding] = []
-    for check, run in (_of_outputs(case) | (_of_attacks(case) if system.gradients else {})).items():
-        found += checks.carried_out(check, system.name, run)
-        tick()
-    return found
 
 
-def _right(system: System, material: Material, count: int) -> tuple[Tensor, Tensor, Tensor | None]:
+def _right(
+    system: System, material: Material, count: int, batch_size: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the first utterances that a system gets right, any where there are none.
 
     Behind the third stands something else: silence behind a waveform, the same sound backwards in
     the frames that a front-end filled up; none where a log-Mel is full.
     """
     some = slice(0, 4 * count)
-    right = predict(system.model, material.x[some], batch_size=count) == material.y[some]
+    size = min(count, batch_size)
+    right = predict(system.model, material.x[some], batch_size=size) == material.y[some]
     rows = torch.nonzero(right).squeeze(1)[:count].clone()
     if not len(rows):
         rows = torch.arange(min(count, len(material)))
@@ -208,7 +251,7 @@ def _of_attacks(case: _Probe) -> Checks:
             attack=case.pgd(leave=case.votes == 1),
             subject=name,
             generator=draws,
-            planting=Planting(inner=_inner(case.catalogue)),
+            planting=Planting(inner=_inner(case.catalogue), batch_size=case.batch_size),
             draws=case.votes,
         ),
     }

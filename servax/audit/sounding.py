@@ -221,7 +221,7 @@ def of_utterance(
             cleaned = purifier.purify(heard[0].numpy(), scene.subject.sample_rate)
             stages.append(("purified", torch.from_numpy(cleaned).unsqueeze(0), x))
         for kind, waveform, shown in stages:
-            prediction = int(predict(system.model, shown, batch_size=1)[0])
+            prediction = int(predict(system.model, shown, batch_size=1, names=[utterance])[0])
             yield Clip(
                 title=f"{utterance}, {name}",
                 utterance=utterance,

@@ -62,7 +62,7 @@ def _timed(work: Callable[[], None]) -> float:
     return time.perf_counter() - began
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _forward(model: nn.Module, x: Tensor) -> None:
     logits_of(model, x)
 

@@ -49,6 +49,11 @@ class Stages:
         self.catalogue = Catalogue(scene.settings.tier, scene.settings.budget)
         self._facing: dict[tuple[str, str], tuple[nn.Module, int]] = {}
 
+    @property
+    def _few(self) -> int:
+        """How many utterances tell whether a system is random."""
+        return min(8, self.scene.settings.batch_size)
+
     def plan(self) -> list[Planned]:
         """Return all tasks, in an order in which each finds what it needs."""
         first = self._clean()
@@ -152,7 +157,7 @@ class Stages:
             # Where a transform has no gradient the identity stands in for it: no exact attack.
             through: Knowledge = "adaptive" if system.exact else "bpda"
             if through in known or "adaptive" in known:
-                random = repeats(system.model, self.scene.material.x[:8]).random
+                random = repeats(system.model, self.scene.material.x[: self._few]).random
                 threats += self.catalogue.adaptive(through, random=random)
                 threats += self.catalogue.towards(self.scene.material.corpus.labels, through)
                 threats += sounding.threats(self.scene, through)
@@ -214,7 +219,7 @@ class Stages:
             return ExpectationOverDraws(model, threat.draws).eval(), threat.draws
         key = (system.name, threat.knowledge)
         if key not in self._facing:
-            x, y = (part[:8] for part in (self.scene.material.x, self.scene.material.y))
+            x, y = (part[: self._few] for part in (self.scene.material.x, self.scene.material.y))
             # Not where an earlier stage left off: each decides its numbers alone.
             reseed(system, self.scene.settings.seed, "draws")
             self._facing[key] = over_draws(model, x, y) if repeats(model, x).random else (model, 1)

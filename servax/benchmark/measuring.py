@@ -195,7 +195,7 @@ def _attacked(
     for number, batch in enumerate(test.batches(BATCH)):
         draws = generator(identity.seed, "benchmark", identity.fold, number)
         x = attack(model, batch.x, batch.y, generator=draws)
-        with torch.inference_mode():
+        with torch.no_grad():
             heard = test.corpus.utterances["utterance"].iloc[batch.positions].tolist()
             found.append(classes_of(logits_of(model, x), heard).numpy())
         if tick:

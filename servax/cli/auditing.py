@@ -140,8 +140,10 @@ def names(option: str | None) -> tuple[str, ...] | None:
     """Return the parts of an option with commas between, perhaps in brackets; none if not given."""
     if option is None:
         return None
-    parts = option.strip().removeprefix("[").removesuffix("]").split(",")
-    return tuple(part.strip() for part in parts if part.strip())
+    option = option.strip()
+    if option.startswith("[") and option.endswith("]"):
+        option = option[1:-1]
+    return tuple(part.strip() for part in option.split(",") if part.strip())
 
 
 def arguments(option: str | None) -> dict[str, Value] | None:
@@ -175,9 +177,9 @@ def _pairs(option: str) -> dict[str, Value]:
 
 
 def _value(text: str) -> Value:
-    """Return a number or truth value where a text is one as JSON writes it, else the text."""
+    """Return a number or truth value where a text is one as JSON or Python writes it."""
     try:
-        value = json.loads(text)
+        value = json.loads(text.lower() if text in ("True", "False") else text)
     except ValueError:
         return text
     return value if isinstance(value, (int, float)) else text

@@ -207,6 +207,6 @@ def _right(
     return right
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _classes(target: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return classes_of(target(x))

@@ -256,7 +256,7 @@ def _inputs(
         tick()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _logits(model: nn.Module, x: Tensor) -> Tensor:
     return logits_of(model, x)
 

@@ -35,6 +35,15 @@ class Shorter(torch.nn.Module):
     def forward(self, x):
         return x[..., 1:]
 
+class Halved(torch.nn.Module):
+    def forward(self, x):
+        return x.half()
+
+class Alone(torch.nn.Module):
+    def forward(self, x):
+        assert len(x) == 1, "one at a time"
+        return x
+
 class Failing(torch.nn.Module):
     def forward(self, x):
         raise ValueError("no")
@@ -115,8 +124,10 @@ def test_the_identity_stands_for_a_gradient_that_is_none(module: str, subject: S
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("Shorter", "turns (1, 1, 64, 373) into (1, 1, 64, 372), expected a defence that gives"),
-        ("Failing", "fails on one input of zeros (1, 1, 64, 373), expected a defence that gives"),
+        ("Shorter", "turns (2, 1, 64, 373) into (2, 1, 64, 372), expected a defence that gives"),
+        ("Failing", "fails on two inputs of zeros (2, 1, 64, 373), expected a defence that gives"),
+        ("Alone", "fails on two inputs of zeros (2, 1, 64, 373)"),
+        ("Halved", "turns torch.float32 into torch.float16, expected a defence that gives"),
         ("nothing", "makes a int, expected a torch.nn.Module"),
     ],
 )

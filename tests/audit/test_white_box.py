@@ -161,6 +161,27 @@ class ByOne(Bands):
         return torch.cat([super(ByOne, self).forward(one) for one in x.split(1)])
 
 
+class Caching(Bands):  # as models keep what depends on the length of their input
+    def forward(self, x):
+        if not hasattr(self, "kept"):
+            self.kept = torch.full(x.shape[1:], 1.0)
+        return super().forward(x * self.kept)
+
+
+class Single(Bands):
+    def forward(self, x):
+        if len(x) > 1:
+            raise RuntimeError("one at a time")
+        return super().forward(x)
+
+
+class Leaving(Bands):
+    def forward(self, x):
+        if len(x) == 16:
+            raise SystemExit(3)
+        return super().forward(x)
+
+
 class Broken(Bands):  # fails in a batch of 32, which no stage of a small audit fills
     def forward(self, x):
         if len(x) == 32:
@@ -194,7 +215,13 @@ def probed(scene: Scene) -> dict[str, Finding]:
     """Return what the checks of the model itself find, by name."""
     catalogue = Catalogue(scene.settings.tier, scene.settings.budget)
     found = probe(
-        scene.subject, scene.systems[0], scene.material, catalogue, seed=0, tick=lambda: None
+        scene.subject,
+        scene.systems[0],
+        scene.material,
+        catalogue,
+        seed=0,
+        batch_size=scene.settings.batch_size,
+        tick=lambda: None,
     )
     return {finding.check: finding for finding in found}
 
@@ -223,6 +250,32 @@ def test_a_model_that_writes_into_its_input_has_its_true_worst_case(
     assert told(scene).severity == "passed"
     assert broken(audited) == bands
     assert len(bands) == 7
+
+
+def test_a_model_that_keeps_tensors_between_passes_is_audited(
+    set_up: Any, cut: str, bands: set[str], tmp_path: Path
+) -> None:
+    assert broken(run_audit(scene_of(set_up, tmp_path, f"{cut}:Caching", knowledge=BOTH))) == bands
+
+
+def test_a_model_of_one_input_at_a_time_is_asked_so(
+    set_up: Any, cut: str, bands: set[str], tmp_path: Path
+) -> None:
+    scene = scene_of(set_up, tmp_path, f"{cut}:Single", knowledge=BOTH, batch_size=1)
+    audited = run_audit(scene)
+    assert broken(audited) == bands
+    found = {finding.check: finding for finding in audited.result.findings}
+    assert not [f for f in found.values() if f.severity == "error"]
+    assert "RuntimeError: one at a time" in found["batch-independence"].statement
+    assert found["zero-gradients"].severity == "passed"
+
+
+def test_a_model_that_ends_the_program_ends_a_check_alone(
+    set_up: Any, cut: str, tmp_path: Path
+) -> None:
+    found = probed(scene_of(set_up, tmp_path, f"{cut}:Leaving", knowledge=BOTH))
+    assert "SystemExit: 3" in found["batch-independence"].statement
+    assert len(found) == COUNT
 
 
 @pytest.mark.parametrize(
@@ -262,7 +315,8 @@ def test_a_model_that_truly_has_none_is_an_error_unless_it_was_known(
         finding = told(scene_of(set_up, tmp_path, f"{cut}:External", knowledge=knowledge))
         assert finding.severity == severity
         assert finding.statement.startswith("Black box only: no white-box attack was possible")
-        assert "ask for --knowledge black_box alone" in finding.statement
+        advised = "ask for --knowledge black_box alone" in finding.statement
+        assert advised == (severity == "error")
 
 
 def test_gradients_that_nobody_asked_for_are_a_warning(
@@ -323,6 +377,7 @@ def test_the_identity_stands_for_a_step_that_a_model_names(
     audited = run_audit(scene, fail_under=0.0)
     findings = {(f.check, f.subject): f for f in audited.result.findings}
     assert findings["white-box", "undefended"].severity == "note"
+    assert findings["evaluation-mode", "undefended"].severity == "passed"
     assert findings["gradient-is-true", "undefended"].severity != "error"
     rows = audited.result.records.frame
     assert "adaptive" not in set(rows["knowledge"])
@@ -362,7 +417,9 @@ def test_a_check_that_cannot_be_carried_out_is_a_finding(
     found = probed(scene_of(set_up, tmp_path, f"{cut}:Broken"))
     assert len(found) == COUNT
     assert found["batch-independence"].severity == "not-measured"
-    assert found["batch-independence"].evidence == {"raised": "KeyError: 'batch'"}
+    assert found["batch-independence"].evidence == {
+        "raised": "ServaxError: the model fails on inputs (32, 1, 32, 40) (KeyError: 'batch')."
+    }
 
 
 def test_a_check_of_records_that_cannot_be_carried_out_is_a_finding(

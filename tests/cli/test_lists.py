@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from servax.cli import spelled
+from servax.cli.auditing import arguments, names
 from servax.cli.positional import joined_lists
 
 WRITTEN = [
@@ -40,3 +41,19 @@ def test_lists_are_taken_with_commas_and_with_spaces(written: str, parsed: list[
 @pytest.mark.parametrize("words", ["purify a b --out c", "run --dry_run=true x", "corpus list"])
 def test_other_commands_are_left_alone(words: str) -> None:
     assert joined_lists(words.split()) == words.split()
+
+
+def test_lists_may_stand_in_brackets() -> None:
+    assert names("[mean-filter:3, quantise:4]") == ("mean-filter:3", "quantise:4")
+    assert names("a=b[0]") == ("a=b[0]",)
+
+
+def test_truth_values_are_those_of_json_and_of_python() -> None:
+    told = arguments("deep=False,wide=true,name=False-alarm,width=16,part=a[0]")
+    assert told == {
+        "deep": False,
+        "wide": True,
+        "name": "False-alarm",
+        "width": 16,
+        "part": "a[0]",
+    }

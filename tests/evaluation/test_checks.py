@@ -66,6 +66,17 @@ class Then(nn.Module):
         return self.change(self.model(x))
 
 
+class Coarse(nn.Module):
+    """Computes in bfloat16."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x.bfloat16()).float()
+
+
 class Noisy(nn.Module):
     """Draws noise from torch's global generator in each forward pass."""
 
@@ -360,6 +371,11 @@ TABLE: dict[str, tuple[Check, Callable[[], nn.Module], str]] = {
         "error",
     ),
     "truth, BPDA": (on_truth("bpda"), lambda: Rounded(network(), straight_through=True), "note"),
+    "truth, 16 bits": (
+        on_truth("adaptive"),
+        lambda: Coarse(network()),
+        "not-measured",
+    ),
     "truth, wrong": (on_truth("adaptive"), lambda: folded_gradient(network()), "error"),
     "truth, noise": (on_truth("adaptive"), lambda: Noisy(network()), "passed"),
     "truth, own noise": (

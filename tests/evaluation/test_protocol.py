@@ -217,7 +217,7 @@ class Spy(nn.Module):
         self.scored: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_inference_mode_enabled():
+        if not torch.is_grad_enabled():
             self.scored.append(x.clone())
         return x
 

@@ -169,7 +169,7 @@ def _pass_straight(model: nn.Module, name: str, path: str) -> None:
             f"the shape of its input.{nearest(name, known)}",
         ) from None
     if step is not model and not isinstance(step, StraightThrough):
-        setattr(model.get_submodule(parent), last, StraightThrough(step, what=name))
+        setattr(model.get_submodule(parent), last, StraightThrough(step, what=name).eval())
 
 
 def _sound(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -64,14 +66,18 @@ def _cut(model: nn.Module, x: Tensor) -> str:
         except Exception as error:  # The user's code may raise anything.
             if out_of_memory(error):
                 raise
-            told = " ".join(str(error).split())
-            return (
-                f"it fails as soon as its input wants a gradient ({type(error).__name__}: {told}), "
-                "most often since NumPy stands on the way"
-            )
+            cause = error.__cause__ or error
+            told = " ".join(f"{type(cause).__name__}: {cause}".split())
+            why = "most often since NumPy stands on the way"
+            if "inplace operation" in told:
+                why = "since it writes over what its own gradient needs"
+            return f"it fails as soon as its input wants a gradient ({told}), {why}"
     gradient = found[0]
     if gradient is None:
-        return "its output does not depend on its input, only on other things with gradients"
+        return (
+            "its output has a gradient of other things, none of its input: a part without any, as "
+            "a quantised one, stands on the way"
+        )
     if not bool(gradient.isfinite().all()):
         return "its gradient is NaN or infinite: most often the root or logarithm of silence"
     if not bool((gradient != 0).any()):
@@ -88,7 +94,12 @@ def answers_yes_or_no(model: nn.Module, *, source: str) -> bool:
         PathError: It says that it gives numbers instead of classes (regression).
     """
     configs = (getattr(module, "config", None) for module in model.modules())
-    kinds = {getattr(config, "problem_type", None) for config in configs}
+    kinds = {
+        config.get("problem_type")
+        if isinstance(config, Mapping)
+        else getattr(config, "problem_type", None)
+        for config in configs
+    }
     if "regression" in kinds:
         raise PathError(
             source,

@@ -99,9 +99,10 @@ def gradient_is_true(
     since long steps pass kinks and short ones drown in rounding. Straight-through estimators (BPDA)
     and broken backward passes differ. `error`: the median relative error is above `tolerance`, but
     results are labelled adaptive, that is exact. `note`: it is, and they are labelled ``bpda``.
-    `not-measured`: the model has no gradient, the loss changes nowhere, or the model is random and
-    draws from elsewhere than torch's global generator or a ``generator`` of its parts: from these a
-    random model is made to draw the same each time.
+    `not-measured`: the model has no gradient, the loss changes nowhere, they disagree where 16-bit
+    numbers round off what such steps change, or the model is random and draws from elsewhere than
+    torch's global generator or a ``generator`` of its parts: from these a random model is made to
+    draw the same each time.
 
     Args:
         model: From inputs (B, ...) to logits (B, K).
@@ -144,7 +145,18 @@ def gradient_is_true(
     severity: Severity = "passed"
     if median > tolerance:
         severity = "note" if knowledge == "bpda" else "error"
+        if severity == "error" and _rounds_off(model, inside):
+            told += " It computes in 16 bits, which round off what such small steps change."
+            severity = "not-measured"
     return Finding(check, subject, severity, told, evidence)
+
+
+def _rounds_off(model: nn.Module, x: Tensor) -> bool:
+    """Return whether a number of 16 bits stands somewhere between inputs (B, ...) and logits."""
+    with evaluating(model), torch.no_grad():
+        logits = logits_of(model, x[:1])
+    held = (tensor for tensor in (*model.parameters(), *model.buffers(), x, logits))
+    return any(t.is_floating_point() and torch.finfo(t.dtype).bits == 16 for t in held)
 
 
 class Held(nn.Module):

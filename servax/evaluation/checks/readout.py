@@ -111,7 +111,7 @@ class Readout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, 2) and count the inputs that were tried."""
         self.tries += len(x)
-        half = 0.5 * (self.features(x) @ self.weight + self.bias)  # (B,)
+        half = 0.5 * (self.features(x).to(self.weight) @ self.weight + self.bias)  # (B,)
         return torch.stack([-half, half], dim=1)
 
 

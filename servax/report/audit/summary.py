@@ -25,11 +25,11 @@ LOUDNESS = (
 )
 """From which signal-to-noise ratio on, in dB, a change is called what."""
 DECIBELS = (
-    (1.0, "a change that nobody hears"),
-    (3.0, "a change that hardly anyone hears"),
-    (math.inf, "a change that can be heard"),
+    (1.0, "a change of the spectrogram that nobody would hear"),
+    (3.0, "a change of the spectrogram that hardly anyone would hear"),
+    (math.inf, "a change of the spectrogram that could be heard"),
 )
-"""Up to how many dB a change of the log-Mel is called what, where no sound was made of it."""
+"""Up to how many dB a change of the log-Mel is called what; no sound need have that log-Mel."""
 
 
 def summary(result: AuditResult, found: Scores) -> list[str]:
@@ -111,10 +111,10 @@ def _change(result: AuditResult) -> str:
 
 def _signal_to_noise(result: AuditResult) -> float:
     """Return the median ratio of speech to change in the attacked sounds, in dB, or ``nan``."""
-    model = result.card.get("model")
+    model, table = result.card.get("model"), result.measures
     on_sound = isinstance(model, dict) and model.get("inputs") == "waveform"
-    table = result.measures if on_sound else result.realisability
-    if table is None or "median_snr_db" not in table:
+    # What was made into sound is another attack than the one whose harm is told.
+    if not on_sound or "median_snr_db" not in table:
         return math.nan
     known = table[table["knowledge"].isin(KNOWING)]["median_snr_db"].dropna().astype(float)
     return float(np.median(known)) if len(known) else math.nan

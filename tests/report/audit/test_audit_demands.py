@@ -187,8 +187,8 @@ GUESS = {
     [
         (
             ALONE,
-            "This model is easily fooled: a change that hardly anyone hears turns every answer "
-            "wrong.",
+            "This model is easily fooled: a change of the spectrogram that hardly anyone would "
+            "hear turns every answer wrong.",
         ),
         (MOST, "This model is easily fooled: .* turns 71 of 100 right answers wrong"),
         (SOME, "This model can be fooled: .* turns 29 of 100 right answers wrong"),
