@@ -85,7 +85,7 @@ class _InParts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, K) of inputs (B, ...)."""
-        return torch.cat([logits_of(self.model, part) for part in x.split(self.size)])
+        return torch.cat([logits_of(self.model, part) for part in torch.split(x, self.size)])
 
 
 def probe(
