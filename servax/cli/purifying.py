@@ -11,7 +11,7 @@ from servax.cli.output import print_json, print_table, say
 from servax.cli.summary import as_data, counts, end, refuse_existing, watched
 from servax.corpora.manifest import is_manifest
 from servax.errors import SettingError
-from servax.files import remove_unfinished
+from servax.files import expanded, remove_unfinished
 
 
 def purify_sounds(
@@ -28,7 +28,7 @@ def purify_sounds(
     """Purify each sound; one bad file never stops the others."""
     if engine == "local" and address is not None:
         raise SettingError("address", address, "none: it belongs to --engine ray")
-    source, target = Path(sounds).expanduser(), Path(out).expanduser()
+    source, target = expanded(sounds), expanded(out)
     one = source.is_file() and not is_manifest(sounds)
     if engine == "local" and workers is not None and one:
         raise SettingError(

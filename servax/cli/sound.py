@@ -23,7 +23,7 @@ from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.experiments.training import Recogniser, load_recogniser
 from servax.features import FrontEnd, waveform_batch
 from servax.features.full_scale import read_in_range
-from servax.files import remove_unfinished
+from servax.files import expanded, remove_unfinished
 from servax.models import WaveformClassifier, classes_of
 from servax.perturbation import PsychoacousticMask
 from servax.purifier import Purifier
@@ -56,7 +56,7 @@ def attack_sounds(
         if not isinstance(chosen, WaveformPGD):
             raise SettingError("masking", masking, "false: it belongs to --on waveform")
         chosen = replace(chosen, masking=PsychoacousticMask(sample_rate=rate))
-    source, folder = Path(sounds).expanduser(), Path(out).expanduser()
+    source, folder = expanded(sounds), expanded(out)
     plan = plan_attack(source, folder, ending=".wav" if on_waveform else LOGMEL)
     refuse_existing(plan, source, overwrite=overwrite)
     remove_unfinished(folder)

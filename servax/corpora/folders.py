@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from servax.files import expanded
+
 __all__ = ["cache_folder", "data_folder"]
 
 
@@ -13,7 +15,7 @@ def cache_folder() -> Path:
     """Return the folder for things that can be made again: ``SERVAX_CACHE`` or the user's cache."""
     given = os.environ.get("SERVAX_CACHE")
     if given:
-        return Path(given).expanduser()
+        return expanded(given)
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
@@ -26,4 +28,4 @@ def cache_folder() -> Path:
 def data_folder() -> Path:
     """Return the folder of corpora: ``SERVAX_DATA`` or ``data`` below the cache folder."""
     given = os.environ.get("SERVAX_DATA")
-    return Path(given).expanduser() if given else cache_folder() / "data"
+    return expanded(given) if given else cache_folder() / "data"
