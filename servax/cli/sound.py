@@ -16,7 +16,7 @@ from servax.attacks.problem import logits_of
 from servax.bulk.files import carry_out, write_array
 from servax.bulk.orders import LOGMEL, Order, Outcome, plan_attack
 from servax.cli.output import print_json, print_table
-from servax.cli.summary import as_data, counts, end, refuse_existing, watched
+from servax.cli.summary import as_data, end, refuse_existing, watched
 from servax.defences import Defended
 from servax.errors import SettingError
 from servax.evaluation.distortion import signal_to_noise_ratio
@@ -74,12 +74,11 @@ def attack_sounds(
     outcomes = (carry_out(order, work, overwrite=overwrite) for order in plan.orders)
     told = watched("attacking", plan, outcomes)
     if as_json:
-        failed = [each.sentence for each in told if each.status == "failed"]
-        print_json({"attacked": rows, **counts(told), "failed": failed, "files": as_data(told)})
+        print_json({"attacked": rows, **as_data(plan, told)})
     elif rows:
         through = "through the purifier (adaptive)" if defence else "on the bare model"
         print_table(f"{title} {through}", list(rows[0]), [list(r.values()) for r in rows])
-    return end(told, folder)
+    return end(plan, told, folder)
 
 
 def choose_attack(
