@@ -458,17 +458,22 @@ def regular(path: Path) -> io.BufferedIOBase:
     try:
         if path.is_dir():
             raise AudioError(path, "is a folder, expected a sound file")
-        if not path.exists() and path.is_symlink():
-            reason = f"is a link to {path.readlink()}, which is not there; fetch what it stands for"
-            raise AudioError(path, f"{reason} (git annex get, dvc pull), or remove the link")
         if not path.exists():
-            raise AudioError(path, "does not exist")
+            raise AudioError(path, missing(path))
         if not path.is_file():
             raise AudioError(path, "is not a regular file")
         return path.open("rb")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise AudioError(repr(str(path)), f"cannot be opened ({reason})") from None
+
+
+def missing(path: Path) -> str:
+    """Return what is wrong with a path where nothing is: a link to nothing may be fetched."""
+    if not path.is_symlink():
+        return "does not exist"
+    reason = f"is a link to {path.readlink()}, which is not there; fetch what it stands for"
+    return f"{reason} (git annex get, dvc pull), or remove the link"
 
 
 def _check_header(name: str | Path, sound: soundfile.SoundFile, view: View) -> None:

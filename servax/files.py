@@ -28,6 +28,11 @@ UNFINISHED = re.compile(r"\.(?P<where>.+)-(?P<pid>\d+)-[0-9a-f]{8}\.part")
 """Name of a file that is still being written: where, by which process, and something random."""
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path whose ``~`` or ``~user`` is a home folder; a name of no user stays a name."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  Path.expanduser raises for no user
+
+
 @contextmanager
 def whole_file(target: str | Path) -> Iterator[Path]:
     """Yield an empty file to write to; at the end it takes the place of the target.

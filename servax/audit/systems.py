@@ -30,6 +30,7 @@ from servax.defences import (
 from servax.errors import CheckpointError, SettingError, nearest
 from servax.evaluation.protocol import UNDEFENDED
 from servax.experiments.training import MODEL
+from servax.files import expanded
 from servax.models.storage import SETTINGS, WEIGHTS
 from servax.pretrained import names, resolve
 from servax.purifier import Purifier
@@ -244,7 +245,7 @@ def _purified(subject: Subject, name: str, where: str) -> System:
             "defence", where, "a purifier of the model's own log-Mel, level and width of scale"
         )
     # The settings decide too: one set of weights purifies as output or as residual.
-    files = [Path(where).expanduser() / name for name in (WEIGHTS, SETTINGS)]
+    files = [expanded(where) / name for name in (WEIGHTS, SETTINGS)]
     there = [file for file in files if file.is_file()]
     told = of_files(there) if there else hashlib.sha256(where.encode()).hexdigest()
     return System(

@@ -7,20 +7,18 @@ become one: ``a.wav`` stays ``a.wav``, ``a.mp3`` becomes ``a.mp3.wav``, ``a.mp3.
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from servax import audio
-from servax.bulk.folders import SOUNDS, files_below, identity, no_sound, same_file
+from servax.bulk.folders import SOUNDS, files_below, identity, no_sound, same_file, unread
 from servax.corpora.description import Utterance
 from servax.corpora.manifest import is_manifest, read_manifest
-from servax.errors import AudioError, PathError, unwritable
-from servax.files import whole_file
+from servax.errors import AudioError, PathError, shown
 
 LOGMEL = ".npy"
 MANIFEST = "manifest.csv"
@@ -73,6 +71,8 @@ class Plan:
     """What cannot be done, and what is not sound."""
     rows: tuple[tuple[Utterance, str], ...] = ()
     """The utterances of a manifest, each with its target."""
+    notes: tuple[str, ...] = ()
+    """What lies below the folder and was not read."""
 
 
 def plan_purification(source: Path, out: Path) -> Plan:
@@ -119,37 +119,6 @@ def plan_attack(source: Path, out: Path, *, ending: str) -> Plan:
     return _of_file(source, out / _becomes(Path(source.name), ending))
 
 
-def write_manifest(plan: Plan, told: Iterable[Outcome], out: Path) -> None:
-    """Write the table of what lies purified in `out`; of a row that failed there is none.
-
-    Args:
-        plan: What `plan_purification` made of a manifest.
-        told: What became of it.
-        out: Folder of the targets and of the new manifest.
-
-    Raises:
-        PathError: The table cannot be written.
-    """
-    there = {each.target for each in told if each.status in ("done", "skipped")}
-    table = out / MANIFEST
-    if not there and not table.exists():
-        return
-    try:
-        with (
-            whole_file(table) as part,
-            part.open("w", encoding="utf-8", newline="") as file,
-        ):
-            writer = csv.writer(file)
-            writer.writerow(["path", "label", "speaker", "gender", "session", "text", "utterance"])
-            for row, target in plan.rows:
-                if target in there:
-                    path = Path(target).relative_to(out).as_posix()
-                    told_of = (row.gender, row.session, row.text, row.utterance)
-                    writer.writerow([path, row.emotion, row.speaker, *told_of])
-    except OSError as error:
-        raise PathError(table, unwritable(error)) from None
-
-
 def _of_file(source: Path, target: Path) -> Plan:
     plan = _checked([Order(str(source), str(target))])
     if plan.told:
@@ -165,23 +134,22 @@ def _of_folder(source: Path, out: Path, endings: Sequence[str], ending: str = ""
     if same_file(source, out):
         raise PathError(out, "is the folder of the sounds itself; give another one to write")
     _check_folder(source, out)
-    files, closed = files_below(source, apart=out)
-    taken: list[Path] = []
-    left: list[Path] = []
-    for path in files:
-        heard = path.suffix.lower() in endings or _leads_nowhere(path)
-        (taken if heard else left).append(path)
-    if not taken and not closed:
-        raise no_sound(source, endings, files)
+    found = files_below(source, apart=out)
+    taken = [path for path in found.files if path.suffix.lower() in endings]
+    lost = [path for path in found.files if _leads_nowhere(path)]
     orders = [
         Order(str(path), str(out / _becomes(path.relative_to(source), ending or _ending(path))))
         for path in taken
     ]
+    notes = unread(found, source, out, endings, {order.target for order in orders})
+    if not taken and not lost and not found.closed:
+        raise no_sound(source, endings, found.files, *notes)
     others = [
-        *(_failed(path, reason) for path, reason in closed),
-        *(Outcome(str(path), "", "not_sound") for path in left),
+        *(_failed(path, reason) for path, reason in found.closed),
+        *(_failed(path, audio.missing(path)) for path in lost),
+        *(Outcome(str(path), "", "not_sound") for path in sorted({*found.files} - {*taken, *lost})),
     ]
-    return _checked(orders, others)
+    return replace(_checked(orders, others), notes=notes)
 
 
 def _of_manifest(source: Path, out: Path) -> Plan:
@@ -190,16 +158,24 @@ def _of_manifest(source: Path, out: Path) -> Plan:
     _check_folder(source, out)
     if same_file(source, out / MANIFEST):
         raise PathError(out / MANIFEST, "is the manifest itself; give another folder to write")
-    utterances = read_manifest(source, source.parent, with_files=False).utterances
-    orders = []
-    for row in utterances:
+    orders, told, rows = [], [], []
+    for row in read_manifest(source, source.parent, with_files=False).utterances:
         # A name is whatever the manifest says; only below `out` may it become a file.
         name = "_".join(part for part in Path(row.utterance).parts if part not in ("/", ".."))
         target = str(out / f"{name.removesuffix('.wav')}.wav")
         end = None if row.end != row.end else row.end
-        orders.append(Order(str(source.parent / row.path), target, row.start, end))
-    targets = [order.target for order in orders]
-    return _checked(orders, rows=tuple(zip(utterances, targets, strict=True)))
+        order = Order(str(source.parent / row.path), target, row.start, end)
+        rows.append((row, target))
+        if "\0" in row.path + row.utterance:
+            reason = f"utterance {shown(row.utterance)} has a zero byte in its path or name"
+            told.append(_failed(source, f"{reason}; take it out", order))
+        else:
+            orders.append(order)
+    table = out / MANIFEST
+    sounds = {identity(Path(order.source)) for order in orders} - {None}
+    if identity(table) in sounds or _place(table) in {_place(order.target) for order in orders}:
+        raise PathError(table, "leads to one of the sounds; remove the link")
+    return _checked(orders, told, tuple(rows))
 
 
 def _checked(
@@ -210,6 +186,7 @@ def _checked(
     """Return a plan in which no order replaces a sound or what another one writes."""
     heard = {identity(Path(order.source)) for order in orders} - {None}
     often = Counter(order.target for order in orders)
+    places = Counter(_place(order.target) for order in orders)
     kept, told = [], list(others)
     for order in orders:
         if identity(Path(order.target)) in heard:
@@ -217,6 +194,9 @@ def _checked(
         elif often[order.target] > 1:
             reason = f"{often[order.target]} utterances would become it; name them differently"
             told.append(_failed(Path(order.target), reason, order))
+        elif places[_place(order.target)] > 1:
+            reason = f"leads to {_place(order.target)}, which another sound would become too"
+            told.append(_failed(Path(order.target), f"{reason}; remove the link", order))
         else:
             kept.append(order)
     return Plan(tuple(kept), tuple(told), rows)
@@ -252,4 +232,13 @@ def _ending(path: Path) -> str:
 
 def _leads_nowhere(path: Path) -> bool:
     """Tell whether a name without an ending is a link to nothing: it may have been a folder."""
-    return path.suffix == "" and path.is_symlink() and not os.path.exists(path)  # noqa: PTH110
+    gone = os.path.islink(path) and not os.path.exists(path)  # noqa: PTH110, PTH114  never raise
+    return path.suffix == "" and gone
+
+
+def _place(path: str | Path) -> str:
+    """Return where a path leads, links or none; one that no system takes stays as it is."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:
+        return str(path)

@@ -96,7 +96,9 @@ def spelled(argument: str) -> str:
 def _refuse(sentence: str, code: int, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    sys.stderr.write(f"servax: {closed(sentence)}\n")
+    from servax.cli.output import say
+
+    say(f"servax: {closed(sentence)}")
     return code
 
 

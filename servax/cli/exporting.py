@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from servax.export import export_defended, export_purifier
 from servax.export.quantising import FEWEST_CLIPS, too_few
 from servax.export.writing import check_place
 from servax.features import FrontEnd, waveform_batch
+from servax.files import expanded
 from servax.purifier import Purifier
 
 MOST_CLIPS = 64
@@ -39,7 +39,7 @@ def export_network(
     """Export a purifier, or a purifier and the recogniser behind it."""
     if calibration is not None and not int8:
         raise SettingError("calibration", calibration, "none: it belongs to --int8")
-    path = Path(out).expanduser()
+    path = expanded(out)
     check_place(path, overwrite=overwrite)
     cleaner = Purifier.from_pretrained(purifier)
     behind = None if recogniser is None else load_recogniser(recogniser)
@@ -87,7 +87,7 @@ def calibration_clips(
         SettingError: There are fewer than `FEWEST_CLIPS` sounds.
         AudioError: A sound cannot be read.
     """
-    source = Path(sounds).expanduser()
+    source = expanded(sounds)
     found = sounds_below(source)
     if len(found) < FEWEST_CLIPS:
         raise too_few(len(found))

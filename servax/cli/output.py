@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,17 @@ from rich.table import Table
 
 from servax.files import json_text
 
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Signs that move the cursor, colour, end a line or turn the text round."""
+
+
+def visible(text: object) -> str:
+    r"""Return a text, such as a file's name, in which no sign rules the terminal.
+
+    An escape is shown as ``\x1b``, the end of a line as ``\n``.
+    """
+    return CONTROL.sub(lambda sign: sign[0].encode("unicode_escape").decode(), str(text))
+
 
 def print_json(value: Any) -> None:
     """Print a value as JSON on stdout."""
@@ -31,11 +43,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     """Print a table on stdout; into a pipe or a file it is as wide as it needs to be."""
     # A cell is text, whatever it looks like: a file may be called "[b].wav".
     console = Console(width=room() or 200, markup=False, emoji=False)
-    table = Table(title=title, title_justify="left")
+    table = Table(title=visible(title), title_justify="left")
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(visible(cell) for cell in row))
     console.print(table)
 
 
@@ -46,7 +58,7 @@ def room() -> int | None:
 
 def say(sentence: str) -> None:
     """Print a line on stderr, where progress stands too."""
-    sys.stderr.write(sentence + "\n")
+    sys.stderr.write(visible(sentence) + "\n")
 
 
 @contextmanager

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from servax.bulk.orders import Outcome, plan_purification, write_manifest
+from servax.bulk.listing import check_manifest, write_manifest
+from servax.bulk.orders import Outcome, plan_purification
 from servax.bulk.processes import purify_here
 from servax.cli.output import print_json, print_table, say
 from servax.cli.summary import as_data, counts, end, refuse_existing, watched
 from servax.corpora.manifest import is_manifest
 from servax.errors import SettingError
-from servax.files import remove_unfinished
+from servax.files import expanded, remove_unfinished
 
 
 def purify_sounds(
@@ -28,7 +29,7 @@ def purify_sounds(
     """Purify each sound; one bad file never stops the others."""
     if engine == "local" and address is not None:
         raise SettingError("address", address, "none: it belongs to --engine ray")
-    source, target = Path(sounds).expanduser(), Path(out).expanduser()
+    source, target = expanded(sounds), expanded(out)
     one = source.is_file() and not is_manifest(sounds)
     if engine == "local" and workers is not None and one:
         raise SettingError(
@@ -36,6 +37,8 @@ def purify_sounds(
         )
     plan = plan_purification(source, target)
     refuse_existing(plan, source, overwrite=overwrite)
+    if plan.rows and not overwrite:
+        check_manifest(plan, target)
     remove_unfinished(target)
     if engine == "ray":
         from servax.bulk.ray_engine import purify_on_ray
@@ -46,13 +49,10 @@ def purify_sounds(
     else:
         outcomes = purify_here(purifier, plan.orders, overwrite=overwrite, workers=workers)
     told = watched("purifying", plan, outcomes)
-    if plan.rows:
-        write_manifest(plan, told, target)
     limited = [each for each in told if each.limited_samples]
     floats = sum(each.subtype == "FLOAT" for each in told)
     if as_json:
-        found = {**counts(told), "limited": len(limited), "floats": floats}
-        print_json({**found, "files": as_data(told)})
+        print_json({"limited": len(limited), "floats": floats, **as_data(plan, told)})
     elif len(told) > 1:
         _show(told, target, len(limited), floats)
     elif floats:
@@ -61,7 +61,10 @@ def purify_sounds(
         most = max(each.limited_db for each in limited)
         lowered = sum(each.limited_samples for each in limited)
         say(f"limited: {lowered} samples by at most {most:.1f} dB, to stay within full scale")
-    return end(told, target)
+    code = end(plan, told, target)
+    if plan.rows:
+        write_manifest(plan, told, target)  # last: whether it can be written, the rest is told
+    return code
 
 
 def _show(told: Sequence[Outcome], target: Path, limited: int, floats: int) -> None:

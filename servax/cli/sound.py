@@ -16,14 +16,14 @@ from servax.attacks.problem import logits_of
 from servax.bulk.files import carry_out, write_array
 from servax.bulk.orders import LOGMEL, Order, Outcome, plan_attack
 from servax.cli.output import print_json, print_table
-from servax.cli.summary import as_data, counts, end, refuse_existing, watched
+from servax.cli.summary import as_data, end, refuse_existing, watched
 from servax.defences import Defended
 from servax.errors import SettingError
 from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.experiments.training import Recogniser, load_recogniser
 from servax.features import FrontEnd, waveform_batch
 from servax.features.full_scale import read_in_range
-from servax.files import remove_unfinished
+from servax.files import expanded, remove_unfinished
 from servax.models import WaveformClassifier, classes_of
 from servax.perturbation import PsychoacousticMask
 from servax.purifier import Purifier
@@ -56,7 +56,7 @@ def attack_sounds(
         if not isinstance(chosen, WaveformPGD):
             raise SettingError("masking", masking, "false: it belongs to --on waveform")
         chosen = replace(chosen, masking=PsychoacousticMask(sample_rate=rate))
-    source, folder = Path(sounds).expanduser(), Path(out).expanduser()
+    source, folder = expanded(sounds), expanded(out)
     plan = plan_attack(source, folder, ending=".wav" if on_waveform else LOGMEL)
     refuse_existing(plan, source, overwrite=overwrite)
     remove_unfinished(folder)
@@ -74,12 +74,11 @@ def attack_sounds(
     outcomes = (carry_out(order, work, overwrite=overwrite) for order in plan.orders)
     told = watched("attacking", plan, outcomes)
     if as_json:
-        failed = [each.sentence for each in told if each.status == "failed"]
-        print_json({"attacked": rows, **counts(told), "failed": failed, "files": as_data(told)})
+        print_json({"attacked": rows, **as_data(plan, told)})
     elif rows:
         through = "through the purifier (adaptive)" if defence else "on the bare model"
         print_table(f"{title} {through}", list(rows[0]), [list(r.values()) for r in rows])
-    return end(told, folder)
+    return end(plan, told, folder)
 
 
 def choose_attack(

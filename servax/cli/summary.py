@@ -7,13 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from servax.bulk.folders import MOST_NAMES
 from servax.bulk.orders import Outcome, Plan
 from servax.cli.output import bar, say
 from servax.errors import AudioError
 
 STATUSES = ("done", "skipped", "failed", "not_sound")
-MOST_NAMES = 3
-"""Files of one ending that are named in the summary; JSON names all."""
 
 
 def refuse_existing(plan: Plan, source: Path, *, overwrite: bool) -> None:
@@ -44,12 +43,12 @@ def counts(told: Sequence[Outcome]) -> dict[str, int]:
     return {status: sum(each.status == status for each in told) for status in STATUSES}
 
 
-def as_data(told: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """Return what became of each file, for JSON."""
-    return [asdict(each) for each in told]
+def as_data(plan: Plan, told: Sequence[Outcome]) -> dict[str, Any]:
+    """Return the counts, what was not read, and what became of each file, for JSON."""
+    return {**counts(told), "notes": plan.notes, "files": [asdict(each) for each in told]}
 
 
-def end(told: Sequence[Outcome], target: Path) -> int:
+def end(plan: Plan, told: Sequence[Outcome], target: Path) -> int:
     """Say what failed, what was no sound and how many files there were; return the exit code."""
     for each in told:
         if each.status == "failed":
@@ -58,6 +57,8 @@ def end(told: Sequence[Outcome], target: Path) -> int:
     others = [Path(each.source) for each in told if each.status == "not_sound"]
     if others:
         say(f"not sound, by ending: {_by_ending(others)}")
+    for note in plan.notes:
+        say(note)
     more = f", {count['not_sound']} not sound" if others else ""
     done = f"{count['done']} done, {count['skipped']} skipped, {count['failed']} failed"
     say(f"{done}{more}: {target}")

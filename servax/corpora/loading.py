@@ -15,6 +15,7 @@ from servax.corpora.folders import data_folder
 from servax.corpora.manifest import is_manifest, read_manifest
 from servax.corpora.partition import natural_order
 from servax.errors import CorpusError, SettingError, nearest
+from servax.files import expanded
 from servax.kinds import check
 
 __all__ = ["NAMES", "SCHEMES", "describe", "load"]
@@ -70,13 +71,13 @@ def load(
         check(said, value, "str | Path | None")
     check("scheme", scheme, "str")
     name = str(name)
-    root = None if root is None else Path(root).expanduser()
+    root = None if root is None else expanded(root)
     if scheme not in SCHEMES:
         raise SettingError.choice("scheme", scheme, SCHEMES)
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise SettingError("limit", limit, "None or a whole number >= 1")
     if is_manifest(name):
-        table = Path(name).expanduser()
+        table = expanded(name)
         folder = table.parent if root is None else root
         return _build(read_manifest(table, folder), table.stem, folder, scheme, None, limit)
     description = describe(name)

@@ -25,6 +25,7 @@ from servax.export.writing import (
 )
 from servax.features import FrontEndSettings, Scaling
 from servax.features.frontend import SILENCE_RMS
+from servax.files import expanded
 from servax.pretrained import resolve
 from servax.purifier import Purifier
 from servax.runtime.settings import DEFENDED, PURIFIER
@@ -131,7 +132,7 @@ def _write(
     int8: bool,
     calibration: Clips,
 ) -> Exported:
-    path = path.expanduser()
+    path = expanded(path)
     check_place(path, overwrite=overwrite)
     check_calibration(len(calibration), int8=int8)
     with placed(path) as part:

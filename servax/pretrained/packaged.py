@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from servax.errors import CheckpointError, SettingError, nearest
+from servax.files import expanded
 from servax.kinds import typed
 
 __all__ = ["PURIFIER", "RECOGNISER", "Role", "folder", "names", "no_such_folder", "resolve"]
@@ -60,7 +61,7 @@ def resolve(where: str | Path) -> Path:
     A folder that exists wins over a packaged network of that name. What is neither comes back as
     the path it is.
     """
-    path = Path(where).expanduser()
+    path = expanded(where)
     if path.is_dir() or str(where) not in names():
         return path
     return folder(str(where))

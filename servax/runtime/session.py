@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from servax.errors import CheckpointError, SettingError
+from servax.files import expanded
 from servax.runtime.extras import load_extra
 
 LARGEST_BYTES = 1 << 30
@@ -18,7 +19,7 @@ def file_of(where: Path) -> Path:
     Raises:
         CheckpointError: There is none, or there are several.
     """
-    where = where.expanduser()
+    where = expanded(where)
     if not where.is_dir():
         return where
     found = sorted(where.glob("*.onnx"))

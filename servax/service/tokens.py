@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from servax.errors import PathError, SettingError
+from servax.files import expanded
 
 SHORTEST = 16
 LARGEST_FILE = 2**20
@@ -60,7 +61,7 @@ def read_tokens(path: str | Path) -> Tokens:
     Raises:
         PathError: There is no such file, or it holds no token, or something that is none.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise PathError(path, f"is larger than {LARGEST_FILE} bytes; expected a token a line")
@@ -88,7 +89,7 @@ def read_tokens(path: str | Path) -> Tokens:
 
 def readable_by_others(path: str | Path) -> bool:
     """Say whether more than the owner and the group may read a file."""
-    return bool(Path(path).expanduser().stat().st_mode & stat.S_IROTH)
+    return bool(expanded(path).stat().st_mode & stat.S_IROTH)
 
 
 def check_open(host: str, tokens: Tokens, *, allow_open: bool) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import pwd
 import resource
 import socket
 import sys
@@ -20,7 +21,8 @@ import soundfile
 from servax import audio
 from servax.bulk import Order, purify_file
 from servax.cli import main
-from servax.errors import PathError
+from servax.corpora.folders import cache_folder
+from servax.errors import PathError, SettingError
 from servax.pretrained import folder
 from servax.purifier import Purifier
 
@@ -151,6 +153,9 @@ def test_a_manifest_goes_on_behind_bad_rows_and_lists_only_what_lies_there(
     said = capsys.readouterr().err
     assert "1 done, 0 skipped, 5 failed" in said
     assert said.count("2 utterances would become it; name them differently.") == 2
+    for utterance in ("nul", r"b\x00"):
+        row = f"{tmp_path / 'list.csv'}: utterance '{utterance}'"
+        assert f"failed: {row} has a zero byte in its path or name; take it out.\n" in said
     assert listed() == ["a"]
     assert purify(tmp_path / "list.csv", out) == 1
     assert listed() == ["a"]
@@ -229,6 +234,125 @@ def test_no_order_writes_over_its_own_sound(cleaner: Purifier, tmp_path: Path) -
             f"{tmp_path / name}: is the sound itself; give another place to write."
         )
     assert source.read_bytes() == before
+
+
+def written_manifest(place: Path, *names: str) -> Path:
+    rows = [["path", "label", "speaker"], *([f"{name}.wav", "sad", "s"] for name in names)]
+    for name in names:
+        speak(place.parent / f"{name}.wav")
+    place.write_text("".join(f"{','.join(row)}\n" for row in rows))
+    return place
+
+
+@pytest.mark.parametrize(
+    "there", [b"mine\n", b"", b"path,label,speaker\na.wav,sad,s\n", b"\xff\xfe", b"the first run"]
+)
+def test_a_table_of_others_is_replaced_only_when_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], there: bytes
+) -> None:
+    source, out = written_manifest(tmp_path / "two.csv", "b", "c"), tmp_path / "out"
+    table = out / "manifest.csv"
+    if there == b"the first run":
+        assert purify(written_manifest(tmp_path / "one.csv", "a", "b"), out) == 0
+        there = table.read_bytes()
+    out.mkdir(exist_ok=True)
+    table.write_bytes(there)
+    capsys.readouterr()
+    assert purify(source, out) == 2
+    assert capsys.readouterr().err == (
+        f"servax: {table}: is there, and is no table of these utterances; give another folder, or "
+        "add --overwrite to replace it.\n"
+    )
+    assert table.read_bytes() == there
+    assert not (out / "c.wav").exists()
+    for options in (["--overwrite"], []):  # then it is the table of these
+        assert purify(source, out, *options) == 0
+        with table.open(newline="") as file:
+            assert [row["path"] for row in csv.DictReader(file)] == ["b.wav", "c.wav"]
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_table_that_cannot_be_written_is_told_behind_the_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    source, out = written_manifest(tmp_path / "list.csv", "a"), tmp_path / "out"
+    (out / "manifest.csv").mkdir(parents=True)
+    assert purify(source, out, *options) == 1
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-2:] == [
+        f"1 done, 0 skipped, 0 failed: {out}",
+        f"servax: {out / 'manifest.csv'}: cannot be written (Is a directory).",
+    ]
+    if options:
+        assert json.loads(said.out)["done"] == 1
+
+
+def test_no_name_rules_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "in\x1b[2J"
+    for name in ("\x1b[31mred.wav", "turned\u202e.wav", "line\nfailed: not this.wav", "\x9b1A.wav"):
+        source.mkdir(exist_ok=True)
+        (source / name).write_bytes(b"no sound")
+    (source / "\x1b]0;title\x07.m4a").write_bytes(b"ftyp")
+    assert purify(source, source / "out") == 1
+    said = capsys.readouterr()
+    for sign in "\x1b\x07\x9b\u202e":
+        assert sign not in said.err + said.out
+    assert sum(line.startswith("failed: ") for line in said.err.splitlines()) == 4
+    for shown in (
+        r"\x1b[31mred.wav",
+        r"\u202e",
+        r"line\nfailed",
+        r"\x9b1A",
+        r"\x1b]0;title\x07.m4a",
+    ):
+        assert shown in said.err
+    assert "Purified into" in said.out
+    assert r"in\x1b[2J" in said.out
+    assert purify(source / "gone\x1b[0m.wav", tmp_path / "o.wav") == 2
+    assert capsys.readouterr().err.startswith(f"servax: {tmp_path}/in\\x1b[2J/gone\\x1b[0m.wav: ")
+
+
+def test_what_was_not_read_stands_in_the_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.wav", "sub/b.wav"):
+        speak(tmp_path / "in" / name)
+    note = "1 files of the output folder were not read"
+    for _ in range(2):
+        assert purify(tmp_path / "in", tmp_path / "in" / "sub", "--json") == 0
+        said = capsys.readouterr()
+        assert note in said.err.splitlines()
+        assert json.loads(said.out)["notes"] == [note]
+
+
+def test_the_home_of_nobody_is_a_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sound = speak(tmp_path / "a.wav")
+    assert purify(sound, Path("~no-such-user/out.wav")) == 0
+    assert (tmp_path / "~no-such-user" / "out.wav").is_file()
+    assert purify(Path("~no-such-user/gone.wav"), tmp_path / "b.wav") == 2
+    assert "~no-such-user/gone.wav: no such file or folder." in capsys.readouterr().err
+    model = ["purify", "a.wav", "-o", "c.wav", "--purifier", "~no-such-user/model"]
+    assert main(model) == 2
+    assert main(["export", "~no-such-user/model", "-o", "~no-such-user/x.onnx"]) == 2
+    monkeypatch.setenv("SERVAX_CACHE", "~no-such-user")
+    assert cache_folder() == Path("~no-such-user")
+    assert capsys.readouterr().err.count("~no-such-user/model") == 2
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user no table holds."""
+
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    for name in ("SERVAX_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(SettingError, match=r"^SERVAX_CACHE is None, expected a folder to write to"):
+        cache_folder()
 
 
 def test_a_link_is_written_through(cleaner: Purifier, tmp_path: Path) -> None:

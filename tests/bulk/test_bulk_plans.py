@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -78,11 +80,16 @@ def test_links_are_followed_but_not_round_in_circles_and_every_file_is_accounted
     plan = plan_purification(source, source / "out")
     sounds = {os.path.relpath(order.source, source) for order in plan.orders}
     assert sounds == {
-        *("a.wav", "x.wav/inner.flac", "linked/far.wav", "annexed.wav", "gone", "self.wav"),
-        "pipe.wav",
+        *("a.wav", "x.wav/inner.flac", "linked/far.wav", "annexed.wav", "self.wav", "pipe.wav"),
     }
     others = {os.path.relpath(each.source, source): each.status for each in plan.told}
-    assert others == dict.fromkeys(["b.m4a", "notes.txt", "README", "linked/far.webm"], "not_sound")
+    assert others == {
+        **dict.fromkeys(["b.m4a", "notes.txt", "README", "linked/far.webm"], "not_sound"),
+        "gone": "failed",
+    }
+    assert plan.notes == (
+        "2 links lead to folders that are read under another name (circle, deep/up)",
+    )
     seen = {order.source for order in plan.orders} | {each.source for each in plan.told}
     linked = {str(source / "linked" / name) for name in ("far.wav", "far.webm")}
     assert seen == (every_file(source) - every_file(source / "out")) | linked | {
@@ -161,12 +168,115 @@ def test_a_manifest_is_never_written_through_a_link_to_itself(tmp_path: Path) ->
         plan_purification(tmp_path / "in" / "list.csv", tmp_path / "out")
 
 
-def test_two_links_that_lead_into_each_other_end(tmp_path: Path) -> None:
-    made(tmp_path, "one/a.wav", "two/b.wav")
-    (tmp_path / "one" / "link").symlink_to("../two")
-    (tmp_path / "two" / "link").symlink_to("../one")
-    files, closed = files_below(tmp_path)
-    assert [path.relative_to(tmp_path).as_posix() for path in files] == [
-        *("one/a.wav", "one/link/b.wav", "two/b.wav", "two/link/a.wav")
+def test_folders_that_are_linked_to_one_another_are_read_once(tmp_path: Path) -> None:
+    """Each way through them would be 1957 for six."""
+    source, names = tmp_path / "in", "abcdef"
+    made(source, *(f"{name}/{name}.wav" for name in names))
+    made(tmp_path, "far/x.wav", "far/deep/y.wav")
+    for name in names:
+        for other in set(names) - {name}:
+            (source / name / f"to-{other}").symlink_to(f"../{other}")
+    (source / "0").symlink_to("../far/deep")  # before the link to the folder above it
+    (source / "1").symlink_to("../far")
+    found = files_below(source)
+    expected = ["0/y.wav", "1/x.wav", *(f"{name}/{name}.wav" for name in names)]
+    assert [path.relative_to(source).as_posix() for path in found.files] == expected
+    assert (len(found.again), found.closed) == (31, [])
+    (note,) = plan_purification(source, tmp_path / "out").notes
+    assert note.startswith("31 links lead to folders that are read under another name (1/deep, a/")
+
+
+def test_what_cannot_be_reached_is_told_and_ends_nothing() -> None:
+    """A folder that may be listed and not entered, which root alone would enter."""
+    with tempfile.TemporaryDirectory() as made_here:
+        place = Path(made_here)
+        place.chmod(0o755)
+        source = made(place / "in", "a.wav", "shut/b", "shut/c.wav", "shut/d.txt")
+        (source / "shut").chmod(0o444)
+        before = os.geteuid()
+        os.seteuid(before or 65_534)
+        try:
+            plan = plan_purification(source, place / "out")
+        finally:
+            os.seteuid(before)
+            (source / "shut").chmod(0o755)
+    assert [Path(order.source).name for order in plan.orders] == ["a.wav"]
+    assert [(each.status, each.sentence) for each in plan.told] == [
+        ("failed", f"{source / 'shut' / name}: cannot be reached (Permission denied).")
+        for name in ("b", "c.wav", "d.txt")
     ]
-    assert closed == []
+
+
+def test_folders_deeper_than_a_path_may_be_end_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = made(tmp_path / "in", "a.wav")
+    monkeypatch.chdir(source)
+    for _ in range(21):
+        os.mkdir("d" * 200)  # noqa: PTH102
+        os.chdir("d" * 200)
+    monkeypatch.chdir(tmp_path)
+    plan = plan_purification(source, tmp_path / "out")
+    shutil.rmtree(source)
+    assert [Path(order.source).name for order in plan.orders] == ["a.wav"]
+    (told,) = plan.told
+    assert (told.status, told.sentence.endswith("cannot be reached (File name too long).")) == (
+        *("failed", True),
+    )
+
+
+def test_a_link_to_nothing_does_not_stand_in_the_way_of_a_sound(tmp_path: Path) -> None:
+    source = made(tmp_path / "in", "a.wav")
+    (source / "a").symlink_to("nowhere")
+    for plan in (
+        plan_purification(source, tmp_path / "out"),
+        plan_attack(source, tmp_path / "out", ending=".wav"),
+    ):
+        assert [order.source for order in plan.orders] == [str(source / "a.wav")]
+        (told,) = plan.told
+        assert told.sentence == (
+            f"{source / 'a'}: is a link to nowhere, which is not there; fetch what it stands for "
+            "(git annex get, dvc pull), or remove the link."
+        )
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_no_two_sounds_become_one_by_links_in_the_output(tmp_path: Path, there: bool) -> None:
+    source = made(tmp_path / "in", "a.wav", "b.wav", "x/c.wav", "y/c.wav", "z.wav")
+    out = made(tmp_path / "out", "x/other.txt", *(["a.wav", "x/c.wav"] if there else []))
+    (out / "b.wav").symlink_to("a.wav")
+    (out / "y").symlink_to("x")
+    plan = plan_purification(source, out)
+    assert [Path(order.source).name for order in plan.orders] == ["z.wav"]
+    assert [each.sentence for each in plan.told] == [
+        f"{out / name}: leads to {out / place}, which another sound would become too; "
+        "remove the link."
+        for name, place in (
+            *(("a.wav", "a.wav"), ("b.wav", "a.wav")),
+            *(("x/c.wav", "x/c.wav"), ("y/c.wav", "x/c.wav")),
+        )
+    ]
+
+
+def test_originals_in_the_output_folder_are_told(tmp_path: Path) -> None:
+    source = made(tmp_path / "in", "a.wav", "sub/b.wav", "sub/c.mp3", "sub/notes.txt")
+    said = "2 files of the output folder were not read"
+    assert plan_purification(source, source / "sub").notes == (said,)
+    made(source / "sub", "a.wav")  # written by a first run
+    assert plan_purification(source, source / "sub").notes == (said,)
+    made(source / "out", "a.wav", "sub/b.wav", "sub/c.mp3.wav")
+    assert plan_purification(source, source / "out").notes == ()
+    assert plan_purification(source, tmp_path / "out").notes == ()
+    made(tmp_path / "only", "out/a.wav")
+    with pytest.raises(AudioError, match="; 1 files of the output folder were not read"):
+        plan_purification(tmp_path / "only", tmp_path / "only" / "out")
+
+
+@pytest.mark.parametrize("to", ["../in/a.wav", "a.wav"])
+def test_no_table_is_written_through_a_link_to_a_sound(tmp_path: Path, to: str) -> None:
+    source = made(tmp_path / "in", "a.wav")
+    (source / "list.csv").write_text("path,label,speaker\na.wav,sad,s\n")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.csv").symlink_to(to)
+    with pytest.raises(PathError, match=r"manifest\.csv: leads to one of the sounds"):
+        plan_purification(source / "list.csv", tmp_path / "out")
