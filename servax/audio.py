@@ -31,6 +31,7 @@ import soxr
 from servax.containers import View, streamed, view_of
 from servax.errors import AudioError, SettingError, unwritable
 from servax.files import whole_file
+from servax.kinds import typed
 
 __all__ = [
     "Sound",
@@ -77,6 +78,7 @@ SIZE_LINE = re.compile(
 )
 
 
+@typed
 def read(
     path: str | Path, *, sample_rate: int = 16_000, start: float = 0.0, end: float | None = None
 ) -> Samples:
@@ -94,7 +96,7 @@ def read(
     Raises:
         AudioError: The file is missing, empty, cut off, not sound, holds NaN, infinity or samples
             beyond `LOUDEST`, or has no samples between `start` and `end`.
-        SettingError: `sample_rate`, `start` or `end` is outside its rule.
+        SettingError: An argument is of another kind or outside its rule.
     """
     _check_rate(sample_rate)
     frames, native_rate = _decode(Path(path), start, end)
@@ -106,6 +108,7 @@ def read(
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 
+@typed
 def write(
     path: str | Path, waveform: npt.ArrayLike, sample_rate: int, *, subtype: str = "PCM_16"
 ) -> None:
@@ -120,11 +123,11 @@ def write(
     Raises:
         AudioError: The waveform is empty, not (T,), or holds NaN or infinity, or what `subtype`
             would clip; the folder is missing; the container cannot hold `subtype`.
-        SettingError: `sample_rate` is outside its rule.
+        SettingError: `sample_rate` is outside its rule, or `waveform` of no floating-point type.
     """
     path = Path(path)
     _check_rate(sample_rate)
-    samples = np.asarray(waveform)
+    samples = _as_floats(waveform)
     if samples.ndim != 1 or samples.size == 0:
         raise AudioError(path, f"cannot write samples of shape {samples.shape}, expected (T,)")
     if not np.isfinite(samples).all():
@@ -140,6 +143,20 @@ def write(
         sound.write(samples)
 
 
+def _as_floats(waveform: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return samples as float32 or, where they are wider, float64: what libsndfile takes."""
+    try:
+        samples = np.asarray(waveform)
+    except (TypeError, ValueError, RuntimeError):  # ragged lists; tensors that need a gradient
+        samples = np.asarray(None)
+    if samples.dtype.kind != "f":
+        kind = type(waveform).__name__ if samples.dtype == object else str(samples.dtype)
+        expected = "floating-point samples with full scale at 1"
+        raise SettingError("the type of waveform", kind, expected)
+    return samples.astype(np.float32 if samples.dtype.itemsize <= 4 else np.float64, copy=False)
+
+
+@typed
 @contextmanager
 def created(
     path: str | Path, sample_rate: int, channels: int = 1, *, subtype: str = "PCM_16"
@@ -169,7 +186,7 @@ def created(
         with whole_file(path) as part, part.open("r+b") as file:
             steady = _Steady(file)
             with soundfile.SoundFile(
-                steady, "w", sample_rate, channels, subtype, format=container
+                steady, "w", int(sample_rate), int(channels), subtype, format=container
             ) as sound:
                 yield sound
             if steady.error is not None:
@@ -197,6 +214,7 @@ class Sound:
     """Largest absolute sample; 0 is digital silence, 1 full scale."""
 
 
+@typed
 def inspect(path: str | Path, *, start: float = 0.0, end: float | None = None) -> Sound:
     """Decode a file once and say what it holds.
 
@@ -220,6 +238,7 @@ def inspect(path: str | Path, *, start: float = 0.0, end: float | None = None) -
     )
 
 
+@typed
 def fingerprint(path: str | Path, *, start: float = 0.0, end: float | None = None) -> str:
     """Return a hash of the decoded sound: equal samples, equal hash, whatever the container.
 
@@ -237,6 +256,7 @@ def fingerprint(path: str | Path, *, start: float = 0.0, end: float | None = Non
     return inspect(path, start=start, end=end).fingerprint
 
 
+@typed
 def duration_seconds(path: str | Path) -> float:
     """Return how long a file plays, in seconds, from its header alone.
 
@@ -247,6 +267,7 @@ def duration_seconds(path: str | Path) -> float:
         return float(sound.frames / sound.samplerate)
 
 
+@typed
 @contextmanager
 def opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
     """Yield a sound file that passed every check that needs no decoding.
@@ -417,6 +438,7 @@ def _check_samples(name: str | Path, frames: Samples) -> None:
         raise AudioError(name, reason, cause="too_loud")
 
 
+@typed
 def stretch(
     sound: soundfile.SoundFile, name: str | Path, start: float, end: float | None
 ) -> tuple[int, int]:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterable
 from numbers import Real
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from servax.errors import SettingError
@@ -97,7 +97,7 @@ def check(name: str, value: Any, annotation: str, *, whole: bool = True) -> None
         raise SettingError(name, value, "True or False")
     elif kind == "str" and not isinstance(value, str):
         raise SettingError(name, value, "a name, which is text")
-    elif kind == "str | Path" and not isinstance(value, str | Path):
+    elif kind == "str | Path" and not isinstance(value, str | os.PathLike):
         raise SettingError(name, value, "a path")
     elif kind == "Bounds":
         pair = isinstance(value, tuple | list) and len(value) == 2

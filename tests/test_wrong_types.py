@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,8 +16,8 @@ import torch
 from torch import nn
 
 import servax as sx
-from servax import attacks, defences, features, models, purifier
-from servax.errors import ServaxError, SettingError
+from servax import attacks, audio, defences, features, models, purifier, runtime
+from servax.errors import ServaxError, SettingError, ShapeError
 from servax.kinds import typed
 from servax.perturbation import L2, Linf, PsychoacousticMask, SignalToNoise, into_reach
 
@@ -81,6 +84,24 @@ MODEL = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
 SAME = nn.Identity()
 SCALE = sx.Scale(features.ScaleSettings(top_db=0.0))
 PURIFIER = sx.Purifier(SAME, SCALE).eval()
+LIGHT = runtime.Purifier(
+    SimpleNamespace(
+        get_inputs=lambda: [SimpleNamespace(name="x")],
+        get_outputs=lambda: [SimpleNamespace(name="y")],
+        run=lambda _, given: [given["x"]],
+    ),
+    runtime.settings.FrontEndSettings(
+        runtime.settings.LogMelSettings(
+            *(16_000, 512, 256, 64, 0.0, 8_000.0, "hann", "power", "htk", "db", 1e-10)
+        ),
+        level_dbfs=-26.0,
+        silence_rms=1e-3,
+        frames=40,
+    ),
+    runtime.settings.Scale(np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)),
+)
+"""A purifier without torch around a session that changes nothing."""
+SOUND = {"path": "there.wav", "start": 0.0, "end": None}
 FACED = {"model": MODEL, "x": X, "y": Y, "generator": generator(), "mask": None}
 SIGMA = {"standard_deviation": 0.1, "generator": generator()}
 
@@ -148,6 +169,31 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         {"sample_rate": 16_000, "hop_seconds": 0.5, "look_ahead_seconds": 0.25},
     ),
     "from_pretrained": (sx.Purifier.from_pretrained, {"pretrained_model_name_or_path": "no where"}),
+    "save_pretrained": (
+        sx.Purifier(models.UNet(8, 1), SCALE).save_pretrained,
+        {"save_directory": "purifier"},
+    ),
+    "generate_model_card": (
+        PURIFIER.generate_model_card,
+        {"license": None, "datasets": ["emodb"], "language": None},
+    ),
+    "save_network": (models.save_network, {"network": models.UNet(8, 1), "folder": "net"}),
+    "a purifier without torch": (LIGHT, {"x": MEL.numpy()}),
+    "purify without torch": (LIGHT.purify, {"sound": np.zeros(16_000), "sample_rate": 16_000}),
+    "runtime.Purifier": (
+        runtime.Purifier,
+        {"session": LIGHT._session, "front_end": LIGHT.front_end, "scale": LIGHT.scale},
+    ),
+    "load without torch": (runtime.Purifier.load, {"where": "none.onnx", "threads": None}),
+    "audio.read": (audio.read, {**SOUND, "sample_rate": 16_000}),
+    "audio.inspect": (audio.inspect, SOUND),
+    "audio.fingerprint": (audio.fingerprint, SOUND),
+    "audio.duration_seconds": (audio.duration_seconds, {"path": "there.wav"}),
+    "audio.opened": (lambda path: audio.opened(path).__enter__(), {"path": "there.wav"}),
+    "audio.write": (
+        audio.write,
+        {"path": "a.wav", "waveform": np.zeros(9), "sample_rate": 16_000.0} | {"subtype": "FLOAT"},
+    ),
     "SoundPurifier": (sx.SoundPurifier, {"purifier": PURIFIER, "sample_rate": 16_000}),
     "a purifier of sound": (sx.SoundPurifier(PURIFIER, 16_000), {"waveform": WAVES}),
     "WaveformClassifier": (sx.WaveformClassifier, {"logmel": SAME, "classifier": MODEL}),
@@ -195,6 +241,14 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 }
 
 
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Go where the calls of the table may write, and where there is a sound."""
+    monkeypatch.chdir(tmp_path)
+    audio.write("there.wav", np.zeros(900), 16_000)
+
+
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize(("call", "given"), CALLS.values(), ids=CALLS.keys())
 def test_every_argument_of_every_call(call: Callable[..., Any], given: dict[str, Any]) -> None:
     for name, right in given.items():
@@ -211,8 +265,16 @@ def test_every_argument_of_every_call(call: Callable[..., Any], given: dict[str,
         assert all(sentence.endswith((".", "?")) and "\n" not in sentence for sentence in told)
 
 
+@pytest.mark.usefixtures("place")
 def test_the_table_calls_each_with_something_right() -> None:
-    no_such = {"load", "from_pretrained", "load_network", "load a corpus", "fit"}
+    no_such = {
+        "load",
+        "load without torch",
+        "from_pretrained",
+        "load_network",
+        "load a corpus",
+        "fit",
+    }
     for name, (call, given) in CALLS.items():
         if name not in no_such:
             call(**given)
@@ -265,3 +327,73 @@ def test_a_typed_function_is_the_function() -> None:
     for given in ({"x": "1"}, {"x": 1, "by": 2.5}, {"x": True}, {"x": 1, "name": 3}):
         with pytest.raises(SettingError, match="expected a"):
             scaled(**given)
+
+
+def test_numbers_that_only_look_right(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    for call, sentence in (
+        (
+            lambda: audio.write(path, np.zeros(9), 16_000.5),
+            "sample_rate is 16000.5, expected a whole",
+        ),
+        (
+            lambda: audio.write(path, np.zeros(9), "16000"),
+            "sample_rate is '16000', expected a number",
+        ),
+        (lambda: audio.write(path, np.zeros(9, complex), 16_000), "waveform is 'complex128'"),
+        (lambda: audio.write(path, np.zeros(9, np.int16), 16_000), "waveform is 'int16'"),
+        (lambda: audio.write(path, [[0.0], [0.0, 1.0]], 16_000), "waveform is 'list'"),
+        (lambda: audio.read(path, sample_rate=8_000.5), "sample_rate is 8000.5, expected a whole"),
+        (lambda: audio.created(path, "16k"), "sample_rate is '16k', expected a number"),
+        (lambda: audio.created(path, 16_000, 1.5), "channels is 1.5, expected a whole number"),
+        (lambda: runtime.Purifier.load(path, threads="2"), "threads is '2', expected a number"),
+        (lambda: runtime.Purifier.load(path, threads=1.5), "threads is 1.5, expected a whole"),
+        (lambda: LIGHT([[0.5], [0.5, 0.5]]), "the type of x is 'list', expected a floating-point"),
+        (lambda: LIGHT(np.zeros((1, 1, 64, 9), int)), "the type of x is 'int64'"),
+    ):
+        with pytest.raises(SettingError, match=sentence):
+            call()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble, ">f4"])
+def test_any_floating_point_type_is_written(tmp_path: Path, dtype: Any) -> None:
+    audio.write(tmp_path / "a.wav", np.array([0.5, -0.25], dtype), np.int64(16_000))
+    np.testing.assert_array_equal(audio.read(os.fspath(tmp_path / "a.wav")), [0.5, -0.25])
+
+
+NETWORKS = [
+    call for call, given in CALLS.values() if given.get("x") is MEL and call is not PURIFIER
+]
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: type(network).__name__)
+def test_spectrograms_of_no_frames_and_of_another_type(network: nn.Module) -> None:
+    whole = [network]
+    if isinstance(network, models.UNet | models.FrameTransformer):
+        whole.append(sx.Purifier(network, SCALE))
+    for each in whole:
+        with pytest.raises(ShapeError, match=r"x has shape \(1, 1, 64, 0\), expected \(B, 1, "):
+            each(MEL[..., :0])
+        sentence = r"the type of x is torch\.float64, expected torch\.float32, that of the weights"
+        with pytest.raises(SettingError, match=sentence):
+            each(MEL.double())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            each(MEL)
+        if isinstance(network, models.UNet):
+            with pytest.raises(ShapeError, match=r"expected \(B, 1, M, F\) of at least one"):
+                each(MEL[:0])
+
+
+@pytest.mark.parametrize(
+    "heard",
+    [sx.FrontEnd(), sx.LogMel(), sx.SoundPurifier(PURIFIER, 16_000)],
+    ids=lambda h: type(h).__name__,
+)
+def test_waveforms_of_another_type_and_none_at_all(heard: nn.Module) -> None:
+    with pytest.raises(ShapeError, match=r"waveform has shape \(0, 1600\), expected \(B, T\)"):
+        heard(WAVES[:0])
+    sentence = r"the type of waveform is torch\.float64, expected torch\.float32, that of the"
+    with pytest.raises(SettingError, match=sentence):
+        heard(WAVES.double())
+    assert torch.isfinite(heard(WAVES.half())).all()  # narrower ones are widened

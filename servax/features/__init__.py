@@ -8,7 +8,12 @@ from servax.features.frontend import FrontEnd, FrontEndSettings, set_level, wave
 from servax.features.logmel import LogMel, LogMelSettings
 from servax.features.scale import Scale, ScaleSettings
 from servax.features.scaling import SCALES, ScaleKind, Scaling, make_scale
-from servax.features.tensors import check_log_mels, check_tensor, check_waveforms
+from servax.features.tensors import (
+    check_log_mels,
+    check_tensor,
+    check_type,
+    check_waveforms,
+)
 from servax.features.zscore import ZScore, ZScoreSettings
 
 __all__ = [
@@ -30,6 +35,7 @@ __all__ = [
     "cache_key",
     "check_log_mels",
     "check_tensor",
+    "check_type",
     "check_waveforms",
     "extract",
     "fit_frames",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from servax.errors import SettingError, ShapeError
 from servax.features.mel import MelScale, bands, mel_filterbank
-from servax.features.tensors import check_tensor
+from servax.features.tensors import check_tensor, check_type, check_waveforms
 from servax.kinds import check_kind, check_types
 
 CHOICES = {
@@ -159,9 +159,12 @@ class LogMel(nn.Module):
 
         Raises:
             ShapeError: `waveform` is not (B, T) or is shorter than half a window.
+            SettingError: It is of a wider type than the filters.
         """
         s = self.settings
         frames = self.frames_spectrum(waveform)  # (B, F, bins)
+        wider = torch.promote_types(waveform.dtype, self.window.dtype)
+        check_type("waveform", wider, self.window)
         if s.spectrum == "power":
             # |z|² without the root of |z|, which costs more than the transform.
             parts = torch.view_as_real(frames)
@@ -200,6 +203,7 @@ class LogMel(nn.Module):
             raise ShapeError(
                 "waveform", waveform.shape, f"(B, T) with T > {half} samples (half a window)"
             )
+        check_waveforms(waveform)
         before, behind = waveform[:, 1 : half + 1], waveform[:, -half - 1 : -1]
         whole = torch.cat([before.flip(1), waveform, behind.flip(1)], dim=1)
         frames = whole.unfold(1, s.window_samples, s.hop_samples)  # (B, F, window)

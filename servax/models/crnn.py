@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from servax.errors import ShapeError
+from servax.features import check_type
 from servax.kinds import typed
 from servax.models.sizes import check_size
 
@@ -75,6 +76,7 @@ class CRNN(nn.Module):
         """Return the pooled embedding (B, 8 * width) of spectrograms (B, 1, M, F)."""
         if x.ndim != 4 or x.shape[1] != 1 or min(x.shape[2:]) < SMALLEST:
             raise ShapeError("x", x.shape, f"(B, 1, M, F) with M and F of at least {SMALLEST}")
+        check_type("x", x.dtype, self.head.weight)
         highest = torch.amax(self.features(x), dim=2)  # (B, 4 * width, F / 4)
         frames = self.dropout(highest.transpose(1, 2))  # (B, F / 4, 4 * width)
         with _differentiable(self.gru):

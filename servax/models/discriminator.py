@@ -12,7 +12,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from servax.errors import SettingError, ShapeError
+from servax.errors import SettingError
+from servax.features import check_log_mels, check_type
 from servax.kinds import check_list, typed
 from servax.models.sizes import check_size
 
@@ -71,8 +72,8 @@ class Discriminator(nn.Module):
     @typed
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B,) of spectrograms (B, 1, M, F)."""
-        if x.ndim != 4 or x.shape[1] != 1:
-            raise ShapeError("x", x.shape, "(B, 1, M, F)")
+        check_log_mels(x)
+        check_type("x", x.dtype, next(self.parameters()))
         pooled = self.convolutions(x).mean(dim=(2, 3))  # (B, C)
         logits: Tensor = self.head(pooled).squeeze(1)
         return logits

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from servax.errors import ShapeError
+from servax.features import check_type
 from servax.kinds import typed
 from servax.models.sizes import check_size
 
@@ -94,6 +95,7 @@ class ResNet(nn.Module):
         """Return the pooled embedding (B, 8 * width) of spectrograms (B, 1, M, F)."""
         if x.ndim != 4 or x.shape[1] != 1 or min(x.shape[2:]) < SMALLEST:
             raise ShapeError("x", x.shape, f"(B, 1, M, F) with M and F of at least {SMALLEST}")
+        check_type("x", x.dtype, self.head.weight)
         pooled: Tensor = self.features(x).mean(dim=(2, 3))
         return pooled
 

@@ -50,6 +50,7 @@ class Stored:
     """What was saved beside it."""
 
 
+@typed
 def save_network(
     network: nn.Module, folder: str | Path, *, extra: Mapping[str, Any] | None = None
 ) -> None:

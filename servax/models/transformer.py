@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad, scaled_dot_product_attention
 
-from servax.errors import SettingError, ShapeError
+from servax.errors import SettingError
+from servax.features import check_log_mels, check_type
 from servax.kinds import typed
 from servax.models.sizes import check_size
 
@@ -81,8 +82,8 @@ class FrameTransformer(nn.Module):
     @typed
     def forward(self, x: Tensor) -> Tensor:
         """Return the purified spectrograms (B, 1, M, F), not clamped."""
-        if x.ndim != 4 or x.shape[1] != 1 or x.shape[2] != self.settings.mels:
-            raise ShapeError("x", x.shape, f"(B, 1, {self.settings.mels}, F)")
+        check_log_mels(x, self.settings.mels)
+        check_type("x", x.dtype, self.embed.weight)
         tokens = x.squeeze(1).transpose(1, 2)  # (B, F, M)
         # Vaswani et al. 2017, section 3.4: without the factor the positions would drown the sound.
         hidden = self.embed(tokens) * math.sqrt(self.settings.mels)

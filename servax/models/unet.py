@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 
 from servax.errors import SettingError, ShapeError
+from servax.features import check_log_mels, check_type
 from servax.kinds import check_number, typed
 from servax.models.filling import cropped, filled
 from servax.models.sizes import check_size
@@ -95,8 +96,10 @@ class UNet(nn.Module):
             only: Make this one pass, counted from 0; by default all in evaluation mode, and in
                 training mode, where passes learn one by one, the first.
         """
-        if x.ndim != 4 or x.shape[1] != 1:
-            raise ShapeError("x", x.shape, "(B, 1, M, F)")
+        check_log_mels(x)
+        if x.shape[0] < 1:  # `pixel_unshuffle` gives another shape then
+            raise ShapeError("x", x.shape, "(B, 1, M, F) of at least one spectrogram")
+        check_type("x", x.dtype, self.stem.weight)
         if only is not None:
             return self._shifted(x, only)
         for each in range(1 if self.training else self.settings.passes):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from servax.errors import SettingError, ShapeError
+from servax.features import check_type
 from servax.kinds import typed
 from servax.models.layers import Layers
 from servax.models.sizes import check_size
@@ -71,6 +72,7 @@ class VGG16(nn.Module):
         """Return the pooled embedding (B, 8 * width) of spectrograms (B, 1, M, F)."""
         if x.ndim != 4 or x.shape[1] != 1 or min(x.shape[2:]) < 32:
             raise ShapeError("x", x.shape, "(B, 1, M, F) with M and F of at least 32")
+        check_type("x", x.dtype, self.head.weight)
         return torch.amax(self.features(x), dim=(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from servax.errors import ServaxError, SettingError, ShapeError
 from servax.kinds import check_kind
 from servax.purifier.purifier import Purifier
 from servax.purifier.sound import read_file
-from servax.runtime.heard import heard
+from servax.runtime.heard import as_file, heard
 from servax.runtime.samples import Samples
 
 LONGEST_WAIT_SECONDS = 60.0
@@ -77,7 +77,7 @@ class _Preprocess:
         """Return what is to be classified as samples (T,) at the pipeline's rate."""
         if isinstance(inputs, str) and inputs.startswith(("http://", "https://")):
             inputs = _fetched(inputs)
-        of_file = isinstance(inputs, str | Path | bytes)
+        of_file = as_file(inputs) is not None
         says_rate = of_file or isinstance(inputs, Mapping) or hasattr(inputs, "get_all_samples")
         if not says_rate:
             inputs = {"raw": inputs, "sampling_rate": self.rate}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from copy import deepcopy
@@ -9,13 +10,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from huggingface_hub import ModelCard, ModelHubMixin
 from torch import Tensor, nn
 
-from servax.errors import CheckpointError, ServaxError, SettingError, unwritable
-from servax.features import FrontEndSettings, Scale, Scaling, check_log_mels, make_scale
-from servax.kinds import check_kind, check_list, typed
+from servax.errors import CheckpointError, ServaxError, unwritable
+from servax.features import (
+    FrontEndSettings,
+    Scale,
+    Scaling,
+    check_log_mels,
+    check_type,
+    make_scale,
+)
+from servax.kinds import check, check_kind, check_list, typed
 from servax.models import frozen, load_network, save_network
 from servax.models.storage import SETTINGS, WEIGHTS
 from servax.pretrained import no_such_folder, resolve
@@ -105,9 +112,7 @@ class Purifier(
             SettingError: `x` is no floating-point tensor, or of another type than the weights.
         """
         check_log_mels(x, self.front_end.logmel.mels)
-        weights = next(self.network.parameters(), x)
-        if x.dtype != weights.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise SettingError("the type of x", x.dtype, f"{weights.dtype}, that of the weights")
+        check_type("x", x.dtype, next(self.network.parameters(), x))
         purified: Tensor = self.network(x)
         return purified.clamp(0.0, 1.0)
 
@@ -182,6 +187,7 @@ class Purifier(
         """Return a copy for inference: evaluation mode, no parameter gradients."""
         return Purifier(frozen(self.network), self.scale, self.front_end, self.speakers).eval()
 
+    @typed
     def save_pretrained(self, save_directory: str | Path, **hub: Any) -> str | None:
         """Write weights (safetensors), settings (JSON) and a model card to a folder.
 
@@ -191,6 +197,7 @@ class Purifier(
 
         Raises:
             CheckpointError: The folder cannot be written.
+            SettingError: `save_directory` is no path.
         """
         try:
             url: str | None = super().save_pretrained(save_directory, **hub)
@@ -198,6 +205,7 @@ class Purifier(
             raise CheckpointError(save_directory, unwritable(error)) from None
         return url
 
+    @typed
     def generate_model_card(
         self,
         *,
@@ -212,11 +220,18 @@ class Purifier(
                 it was trained on, since weights are no freer.
             datasets: Names of the corpora of its training.
             language: Of the speech, as a code (``en``).
+
+        Raises:
+            SettingError: One of them is of another kind.
         """
+        check_list("datasets", datasets)
+        names = list(datasets)
+        for name in names:
+            check("datasets", name, "str")
         data = deepcopy(self._hub_mixin_info.model_card_data)
         for key, value in (("license", license), ("language", language)):
             setattr(data, key, value)
-        data.datasets = list(datasets) or None
+        data.datasets = names or None
         count = len(self.speakers)
         card: ModelCard = ModelCard.from_template(
             card_data=data,
@@ -253,7 +268,7 @@ class Purifier(
             CheckpointError: There is no such folder or name, the hub does not give it, its files
                 are broken, or it holds something else.
         """
-        name = str(pretrained_model_name_or_path)
+        name = os.fspath(pretrained_model_name_or_path)
         folder = resolve(name)
         if not folder.is_dir():
             if not HUB_ID.fullmatch(name):

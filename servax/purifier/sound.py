@@ -119,6 +119,11 @@ def _purify_clip(
     return at_level_of(result, original)
 
 
+def type_of(module: nn.Module, other: Tensor) -> torch.dtype:
+    """Return the type of a module's weights; that of `other` where it has none."""
+    return next(module.parameters(), other).dtype
+
+
 def change_clip(purifier: Purifier, way: Resynthesis, sound: Tensor) -> Tensor:
     """Return sound (1, T) of the front-end's rate as its log-Mel changes, differentiably.
 
@@ -129,7 +134,8 @@ def change_clip(purifier: Purifier, way: Resynthesis, sound: Tensor) -> Tensor:
     levelled = sound if settings.level_dbfs is None else set_level(sound, settings.level_dbfs)
     gain = levelled.norm() / sound.norm().clamp(min=1e-12)
     x = purifier.scale(logmel(levelled))
-    wanted = purifier.scale.inverse(purifier(fit_frames(x, settings.frames))[..., : x.shape[-1]])
+    given = fit_frames(x, settings.frames).to(type_of(purifier.network, x))
+    wanted = purifier.scale.inverse(purifier(given).to(x)[..., : x.shape[-1]])
     change = wanted - purifier.scale.inverse(x)
     changed, unit = way.of(sound), logmel.settings.db_per_unit
     made = changed(unit * change)

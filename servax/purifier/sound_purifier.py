@@ -46,8 +46,8 @@ class SoundPurifier(nn.Module):
         """Return purified waveforms (B, T), on their device, which must be the module's.
 
         Raises:
-            ShapeError: They are not (B, T).
-            SettingError: They are no floating-point tensor.
+            ShapeError: They are not (B, T), or without sounds.
+            SettingError: They are no floating-point tensor, or of a wider type than the weights.
         """
         check_waveforms(waveform)
         # One by one: level and windows belong to a sound alone.

@@ -6,6 +6,7 @@ rate is stated or said by the sound itself, and what comes back is what was hand
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from numbers import Real
 from pathlib import Path
@@ -40,12 +41,12 @@ def in_kind(given: Any, sample_rate: int | None, clean: Clean, read: Read) -> An
         SettingError: It is no sound, a sample is not finite, or no rate, two rates or one outside
             its rule are stated.
     """
-    if isinstance(given, list | tuple) and len(given) and not isinstance(given[0], Real):
+    if isinstance(given, list | tuple) and len(given) and not _is_number(given[0]):
         return [in_kind(each, sample_rate, clean, read) for each in given]
     samples, rate = heard(given, sample_rate, read)
     rows = samples.reshape(-1, samples.shape[-1])
     cleaned = np.stack([clean(row, rate) for row in rows]).reshape(samples.shape)
-    if isinstance(given, str | Path | bytes):
+    if as_file(given) is not None:
         return cleaned[0] if len(cleaned) == 1 else cleaned
     if isinstance(given, Mapping) or hasattr(given, "get_all_samples"):
         return _in_mapping(_mapping(given), cleaned, rate)
@@ -54,17 +55,42 @@ def in_kind(given: Any, sample_rate: int | None, clean: Clean, read: Read) -> An
 
 def heard(given: Any, sample_rate: int | None, read: Read) -> tuple[Samples, int]:
     """Return the samples (..., T) of one sound, float32, and its rate in Hz; as `in_kind`."""
-    if isinstance(given, str | Path | bytes):
-        samples, rate = read(given)
+    file = as_file(given)
+    if file is not None:
+        samples, rate = read(file)
         return _checked(samples, _agreed(sample_rate, rate))
     if isinstance(given, Mapping) or hasattr(given, "get_all_samples"):
         sound = _mapping(given)
         own = sound.get("sampling_rate")
         stated = sample_rate if own is None else _agreed(sample_rate, own)
         return heard(sound[_key(sound)], stated, read)
+    if hasattr(given, "read"):
+        raise SettingError(
+            "the type of waveform",
+            type(given).__name__,
+            "samples, a path, or the bytes of a file, which its .read() gives",
+        )
+    samples = as_samples("waveform", given)
     if sample_rate is None:
         raise SettingError("sample_rate", None, "the rate of the samples in Hz: they do not say it")
-    return _checked(given, sample_rate)
+    return _checked(samples, sample_rate)
+
+
+def as_file(given: Any) -> str | Path | bytes | None:
+    """Return the path or the bytes of a file where one is given; else None."""
+    view = isinstance(given, memoryview) and isinstance(given.obj, bytes | bytearray)
+    if view or isinstance(given, bytearray):
+        return bytes(given)
+    if isinstance(given, os.PathLike):
+        return Path(os.fsdecode(given))
+    return given if isinstance(given, str | bytes) else None
+
+
+def _is_number(given: Any) -> bool:
+    """Say whether it is one number: of Python, or an array or a tensor without axes."""
+    if isinstance(given, str | bytes):  # NumPy's have no axes either
+        return False
+    return isinstance(given, Real) or getattr(given, "ndim", None) == 0
 
 
 def _mapping(given: Any) -> Mapping[str, Any]:
@@ -93,10 +119,9 @@ def _agreed(stated: int | None, own: int) -> int:
     return own
 
 
-def _checked(given: Any, sample_rate: int) -> tuple[Samples, int]:
-    """Return samples (..., T) as float32 and their rate, once they can be purified."""
+def _checked(samples: Samples, sample_rate: int) -> tuple[Samples, int]:
+    """Return samples (..., T) and their rate, once they can be purified."""
     check_rate(sample_rate)
-    samples = as_samples("waveform", given)
     shortest = fewest_samples(sample_rate)
     sounds = int(np.prod(samples.shape[:-1])) if samples.ndim else 0
     if not sounds or samples.shape[-1] < shortest or sounds > samples.shape[-1]:
@@ -129,5 +154,5 @@ def _like(given: Any, cleaned: Samples) -> Any:
         whole = np.rint(cleaned.astype(np.float64) * scale.step + scale.zero)
         result = whole.clip(scale.lowest, scale.highest).astype(scale.name)
     if hasattr(given, "new_tensor"):
-        return given.new_tensor(result)
+        return given.resolve_neg().new_tensor(result)
     return result.astype(dtype) if isinstance(given, np.ndarray) else result

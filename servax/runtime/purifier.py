@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servax.errors import CheckpointError, SettingError, ShapeError
+from servax.kinds import check_kind, typed
 from servax.runtime.extras import load_extra
 from servax.runtime.heard import in_kind
 from servax.runtime.rules import (
@@ -25,6 +26,7 @@ from servax.runtime.rules import (
     live_windows,
     whole_windows,
 )
+from servax.runtime.samples import as_floats
 from servax.runtime.session import file_of, open_session
 from servax.runtime.settings import (
     PURIFIER,
@@ -51,12 +53,19 @@ class Purifier:
     """
 
     def __init__(self, session: Any, front_end: FrontEndSettings, scale: Scale) -> None:
+        check_kind("front_end", front_end, FrontEndSettings)
+        check_kind("scale", scale, Scale)
+        if not callable(getattr(session, "get_inputs", None)):
+            raise SettingError(
+                "session", type(session).__name__, "one of onnxruntime; Purifier.load opens a file"
+            )
         self.front_end, self.scale = front_end, scale
         self._session, self._input = session, session.get_inputs()[0].name
         self._output = session.get_outputs()[0].name
         self._logmel = LogMel(front_end.logmel)
 
     @classmethod
+    @typed
     def load(cls, where: str | Path, *, threads: int | None = None) -> Purifier:
         """Return the purifier in a file of ``servax export``.
 
@@ -66,7 +75,7 @@ class Purifier:
 
         Raises:
             CheckpointError: There is no such file, or it holds no purifier of ``servax export``.
-            SettingError: `threads` is below 1.
+            SettingError: `where` is no path, or `threads` no whole number of at least 1.
             ServaxError: onnxruntime is not installed.
         """
         path = file_of(Path(where))
@@ -89,9 +98,10 @@ class Purifier:
 
         Raises:
             ShapeError: `x` is of another shape.
+            SettingError: `x` holds no floating-point numbers.
         """
         mels = self.front_end.logmel.mels
-        given = np.ascontiguousarray(x, dtype=np.float32)
+        given = np.ascontiguousarray(as_floats("x", x))
         if given.ndim != 4 or given.shape[1:3] != (1, mels) or given.size == 0:
             raise ShapeError("x", given.shape, f"(B, 1, {mels}, F) with B and F of at least 1")
         purified: Array = self._session.run([self._output], {self._input: given})[0]

@@ -48,7 +48,7 @@ def open_session(path: Path, *, threads: int | None = None) -> Any:
         raise CheckpointError(path, "no such file; expected one of servax export")
     if path.stat().st_size > LARGEST_BYTES:
         raise CheckpointError(path, f"is larger than {LARGEST_BYTES} bytes")
-    return started(runtime, path, threads=threads or 0)
+    return started(runtime, path, threads=int(threads or 0))
 
 
 def started(runtime: Any, path: Path, *, threads: int) -> Any:

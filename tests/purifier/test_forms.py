@@ -196,6 +196,44 @@ def test_gradients_pass_where_the_weights_are(
         assert module(sound).is_meta
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda x: (PLAIN.astype(">f4"), np.dtype(">f4")),
+        lambda x: (np.round(x * 2**15).astype(">i2"), np.dtype(">i2")),
+        lambda x: (np.round(x * 2.0**31).astype(">i4"), np.dtype(">i4")),
+    ],
+)
+def test_the_order_of_bytes_is_kept_and_changes_nothing(form: Callable[..., Any]) -> None:
+    given, dtype = form(PLAIN)
+    cleaned = cleaner().purify(given, RATE)
+    assert cleaned.dtype == dtype
+    native = cleaner().purify(given.astype(dtype.newbyteorder("=")), RATE)
+    np.testing.assert_array_equal(cleaned, native)
+
+
+def test_a_view_of_the_negative_is_what_it_shows() -> None:
+    conjugate = torch.complex(torch.zeros(len(PLAIN)), torch.from_numpy(-PLAIN)).conj()
+    assert conjugate.imag.is_neg()
+    np.testing.assert_array_equal(cleaner().purify(conjugate.imag, RATE).numpy(), EXPECTED)
+
+
+@pytest.mark.parametrize("form", [list, tuple])
+def test_numbers_without_axes_are_numbers(form: Callable[[Any], Any]) -> None:
+    tensor = torch.from_numpy(PLAIN).requires_grad_()
+    for each in (form(tensor), form(np.asarray(number) for number in PLAIN), form(PLAIN)):
+        cleaned = cleaner().purify(each, RATE)
+        assert isinstance(cleaned, np.ndarray)
+        np.testing.assert_array_equal(cleaned, EXPECTED)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_weights_of_another_type_purify_the_same_sound(dtype: torch.dtype) -> None:
+    purifier = Purifier(Held(), Scale(ScaleSettings(top_db=40.0))).eval()
+    expected = purifier.purify(PLAIN, RATE)
+    np.testing.assert_allclose(purifier.to(dtype).purify(PLAIN, RATE), expected, atol=5e-3)
+
+
 def test_channels_and_batches_are_purified_one_by_one() -> None:
     purifier = cleaner()
     np.testing.assert_array_equal(purifier.purify(STEREO, RATE), EXPECTED_STEREO)
@@ -225,7 +263,23 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "a.wav"
 
 
-@pytest.mark.parametrize("form", [str, Path, lambda path: path.read_bytes()])
+class Named:
+    """A path of another library."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+FILES = [
+    *(str, Path, Named, np.str_),
+    *(lambda path, kind=kind: kind(path.read_bytes()) for kind in (bytes, bytearray, memoryview)),
+]
+
+
+@pytest.mark.parametrize("form", FILES)
 def test_a_file_knows_its_rate(file: Path, form: Callable[[Path], Any]) -> None:
     purifier = cleaner()
     np.testing.assert_array_equal(purifier.purify(form(file)), EXPECTED)
@@ -281,6 +335,19 @@ def test_a_decoder_is_asked_for_all_its_samples() -> None:
         ([], ShapeError, r"\(T,\) mono samples"),
         (np.float32(0.5), ShapeError, r"\(T,\) mono samples"),
         (None, SettingError, "the type of waveform is 'NoneType'"),
+        (PLAIN.astype(">i8"), SettingError, "the type of waveform is '>i8'"),
+        (
+            torch.zeros(8_000).to_sparse(),
+            SettingError,
+            r"'torch\.sparse_coo on cpu', expected a dense",
+        ),
+        (
+            torch.zeros(8_000, device="meta"),
+            SettingError,
+            "'torch.strided on meta', expected a dense",
+        ),
+        (io.BytesIO(b"RIFF"), SettingError, "'BytesIO', expected samples, a path, or the bytes of"),
+        (io.StringIO("a"), SettingError, "'StringIO', expected samples, a path, or the bytes of"),
         (object(), SettingError, "the type of waveform is 'object'"),
         (PLAIN.astype(complex), SettingError, "the type of waveform is 'complex"),
         (np.zeros(8_000, dtype=bool), SettingError, "the type of waveform is 'bool'"),
@@ -295,6 +362,9 @@ def test_what_is_no_sound_is_refused(given: Any, error: type[Exception], sentenc
     for call in (cleaner().purify, _light().purify):
         with pytest.raises(error, match=sentence):
             call(given, RATE)
+        if error is SettingError and "finite" not in sentence:
+            with pytest.raises(error, match=sentence):  # a rate would not make it a sound
+                call(given)
 
 
 def test_the_light_purifier_reads_no_files() -> None:

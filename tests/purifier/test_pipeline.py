@@ -77,7 +77,15 @@ def test_one_sound_in_each_form(bare, behind, purifier, form) -> None:
     assert not same(found, bare({"raw": SOUNDS[0], "sampling_rate": RATE}))
 
 
-@pytest.mark.parametrize("kind", [str, lambda path: path.read_bytes(), lambda path: path])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        str,
+        lambda path: path.read_bytes(),
+        lambda path: path,
+        lambda path: bytearray(path.read_bytes()),
+    ],
+)
 def test_files_of_any_rate_and_channels_without_ffmpeg(
     bare, behind, purifier, tmp_path: Path, kind: Callable[[Path], Any]
 ) -> None:
