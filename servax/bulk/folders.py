@@ -96,13 +96,17 @@ def unread(
         below = (Path(top, name) for top, _, names in os.walk(out) for name in names)
         left = [p for p in below if p.suffix.lower() in endings and str(p) not in targets]
         if left:
-            notes.append(f"{len(left)} files of the output folder were not read")
+            notes.append(f"not read in the output folder: {_counted(len(left), 'file')}")
     if found.again:
         names = ", ".join(str(path.relative_to(source)) for path in found.again[:MOST_NAMES])
         more = ", …" if len(found.again) > MOST_NAMES else ""
-        led = f"{len(found.again)} links lead to folders that are read under another name"
-        notes.append(f"{led} ({names}{more})")
+        links = _counted(len(found.again), "link")
+        notes.append(f"folders read under another name, not through {links} ({names}{more})")
     return tuple(notes)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def sounds_below(folder: Path) -> list[Path]:

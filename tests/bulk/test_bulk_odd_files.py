@@ -317,7 +317,7 @@ def test_what_was_not_read_stands_in_the_summary(
 ) -> None:
     for name in ("a.wav", "sub/b.wav"):
         speak(tmp_path / "in" / name)
-    note = "1 files of the output folder were not read"
+    note = "not read in the output folder: 1 file"
     for _ in range(2):
         assert purify(tmp_path / "in", tmp_path / "in" / "sub", "--json") == 0
         said = capsys.readouterr()

@@ -87,9 +87,7 @@ def test_links_are_followed_but_not_round_in_circles_and_every_file_is_accounted
         **dict.fromkeys(["b.m4a", "notes.txt", "README", "linked/far.webm"], "not_sound"),
         "gone": "failed",
     }
-    assert plan.notes == (
-        "2 links lead to folders that are read under another name (circle, deep/up)",
-    )
+    assert plan.notes == ("folders read under another name, not through 2 links (circle, deep/up)",)
     seen = {order.source for order in plan.orders} | {each.source for each in plan.told}
     linked = {str(source / "linked" / name) for name in ("far.wav", "far.webm")}
     assert seen == (every_file(source) - every_file(source / "out")) | linked | {
@@ -183,7 +181,7 @@ def test_folders_that_are_linked_to_one_another_are_read_once(tmp_path: Path) ->
     assert [path.relative_to(source).as_posix() for path in found.files] == expected
     assert (len(found.again), found.closed) == (31, [])
     (note,) = plan_purification(source, tmp_path / "out").notes
-    assert note.startswith("31 links lead to folders that are read under another name (1/deep, a/")
+    assert note.startswith("folders read under another name, not through 31 links (1/deep, a/")
 
 
 def test_what_cannot_be_reached_is_told_and_ends_nothing() -> None:
@@ -260,7 +258,7 @@ def test_no_two_sounds_become_one_by_links_in_the_output(tmp_path: Path, there: 
 
 def test_originals_in_the_output_folder_are_told(tmp_path: Path) -> None:
     source = made(tmp_path / "in", "a.wav", "sub/b.wav", "sub/c.mp3", "sub/notes.txt")
-    said = "2 files of the output folder were not read"
+    said = "not read in the output folder: 2 files"
     assert plan_purification(source, source / "sub").notes == (said,)
     made(source / "sub", "a.wav")  # written by a first run
     assert plan_purification(source, source / "sub").notes == (said,)
@@ -268,7 +266,7 @@ def test_originals_in_the_output_folder_are_told(tmp_path: Path) -> None:
     assert plan_purification(source, source / "out").notes == ()
     assert plan_purification(source, tmp_path / "out").notes == ()
     made(tmp_path / "only", "out/a.wav")
-    with pytest.raises(AudioError, match="; 1 files of the output folder were not read"):
+    with pytest.raises(AudioError, match="; not read in the output folder: 1 file"):
         plan_purification(tmp_path / "only", tmp_path / "only" / "out")
 
 
