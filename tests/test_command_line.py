@@ -179,3 +179,20 @@ def test_a_narrow_terminal_gets_the_columns_that_matter(
     width: int | None, shown: list[str]
 ) -> None:
     assert [GRID[i] for i in fitting(GRID, width)] == shown
+
+
+def test_what_a_model_raises_is_told_and_a_fault_of_ours_is_not_hidden(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = ZeroDivisionError("late")
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("servax.cli.auto_cli", fails)
+    with pytest.raises(ZeroDivisionError):
+        main(["corpus", "list"])
+    error.add_note("the model was given inputs (1, 2)")
+    assert main(["corpus", "list"]) == 1
+    said = "servax: the model fails (ZeroDivisionError: late); the model was given inputs (1, 2)."
+    assert said in capsys.readouterr().err

@@ -106,17 +106,17 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
 
     Raises:
         SettingError, ShapeError: It returns no logits.
-        ServaxError: It raises something, which is told.
+        ServaxError: It ends the program. What else it raises is passed on with a note.
     """
     try:
         logits = model(x.clone())
+    except SystemExit as error:
+        raise ServaxError(f"the model ends the program (SystemExit: {error}).") from None
     except ServaxError:
         raise
-    except (Exception, SystemExit) as error:  # the user's code may raise anything
-        if isinstance(error, MemoryError | torch.OutOfMemoryError):
-            raise
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ServaxError(f"the model fails on inputs {tuple(x.shape)} ({told}).") from error
+    except Exception as error:  # of whatever kind; it stays that, with a note for the reader
+        error.add_note(f"the model was given inputs {tuple(x.shape)}")
+        raise
     if not isinstance(logits, Tensor):
         raise SettingError(
             "the model's output", type(logits).__name__, f"a tensor of logits ({len(x)}, C)"

@@ -78,6 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _refuse(f"{where}{error.strerror or error}", FAILED, debug=debug)
+    except Exception as error:
+        notes = getattr(error, "__notes__", [])
+        if not notes:  # a fault of ours
+            raise
+        # A model of the user's own raised it, whatever it is.
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        return _refuse(f"the model fails ({told}); {notes[0]}.", FAILED, debug=debug)
     return int(code or 0)
 
 
