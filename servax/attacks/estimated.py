@@ -17,13 +17,10 @@ import torch
 from torch import Tensor
 
 from servax.attacks.base import Norm
-from servax.attacks.gradient import check_norm, check_whole
+from servax.attacks.gradient import STRIDE, check_norm, check_whole
 from servax.attacks.problem import Problem
 from servax.attacks.queries import Found, QueryAttack, Search, check_positive
 from servax.perturbation import Ball, Linf, check_radius, into_reach
-
-STRIDE = 0.15
-"""Length of a step against the radius: .003 in .02, as PGD's in the paper."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from servax.attacks.base import Attack, Labels, Norm, evaluating
-from servax.attacks.gradient import check_norm, check_whole
+from servax.attacks.gradient import STRIDE, check_norm, check_whole
 from servax.attacks.losses import cross_entropy
 from servax.attacks.problem import Problem
 from servax.attacks.queries import check_positive
@@ -123,8 +123,8 @@ class UniversalPerturbation(Attack):
             generator: Draws the order of the batches, anew in each epoch.
             radius: Size of the ball, in units of the input.
             norm: `Linf` or `L2`.
-            step: Length of a step, one for each batch, in units of the input; default .15 of the
-                radius.
+            step: Length of a step, one for each batch, in units of the input; default `STRIDE` of
+                the radius.
             epochs: How often each batch is seen.
             clip: The paper's beta: an utterance of a higher cross-entropy counts no more.
             bounds: Lowest and highest value of a valid input.
@@ -148,7 +148,7 @@ class UniversalPerturbation(Attack):
         blank = torch.zeros_like(batches[0][0][:1].detach())
         settings: dict[str, Any] = {"bounds": bounds, "labels": labels, "targeted": targeted}
         start = cls(change=blank, radius=radius, norm=norm, **settings)
-        step, change = 0.15 * radius if step is None else step, blank
+        step, change = STRIDE * radius if step is None else step, blank
         with evaluating(model):
             for _ in range(int(epochs)):
                 for position in torch.randperm(len(batches), generator=generator).tolist():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from servax.attacks import APGD, PGD, Attack
+from servax.attacks.gradient import STRIDE
 from servax.attacks.problem import logits_of
 from servax.audit.attacking import predict, reseed
 from servax.audit.material import Material
@@ -54,7 +55,7 @@ class _Probe:
         return PGD(
             radius=budget.radius,
             norm=budget.ball,
-            step=0.15 * budget.radius,
+            step=STRIDE * budget.radius,
             steps=min(30, self.catalogue.effort.pgd),
             bounds=self.bounds,
             leave=leave,

@@ -28,6 +28,7 @@ from servax.attacks import (
 )
 from servax.attacks.auto_attack import RAND_DRAWS
 from servax.attacks.base import Norm
+from servax.attacks.gradient import STRIDE
 from servax.attacks.outside import presets
 from servax.audit.threats import Knowledge, OwnAttack, Threat
 from servax.errors import SettingError
@@ -275,7 +276,7 @@ class Catalogue:
         surrogate: str = "",
     ) -> Threat:
         # The paper's step and radius, .003 in .02, for any radius; more steps are as long as that.
-        attack = PGD(**self._ball(), step=0.15 * self.budget.radius, steps=steps, leave=leave)
+        attack = PGD(**self._ball(), step=STRIDE * self.budget.radius, steps=steps, leave=leave)
         return self._threat(name, knowledge, attack, gradients=steps, surrogate=surrogate)
 
     def _apgd(self, knowledge: Knowledge) -> Threat:
