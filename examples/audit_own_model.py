@@ -20,7 +20,7 @@ from servax.audit.run import run_audit
 from servax.audit.scene import Scene
 from servax.audit.selection import Selection
 from servax.audit.settings import AuditSettings
-from servax.audit.subjects import load_subject
+from servax.audit.subjects import load_system
 from servax.audit.tiers import Budget
 from servax.experiments.provenance import provenance
 
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--out", default="runs/audit-own", help="folder of the audit")
     given = parser.parse_args()
 
-    model = load_subject(f"{Path(__file__).stem}:Loudness")
+    model = load_system(f"{Path(__file__).stem}:Loudness")
     settings = AuditSettings(
         selection=Selection(corpus=given.corpus, utterances=given.utterances),
         tier="smoke",

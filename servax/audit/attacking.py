@@ -19,10 +19,10 @@ from servax.attacks import FGSM, Counting
 from servax.attacks.fast import with_gradients
 from servax.attacks.problem import logits_of
 from servax.audit.material import Material
-from servax.audit.systems import System
 from servax.audit.threats import Threat
 from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.evaluation.protocol import Condition, Identity, identified, prediction_rows
+from servax.evaluation.systems import System
 from servax.models import classes_of
 from servax.training import generator
 from servax.training.device import Precision

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from servax.audit.scene import Scene
-from servax.audit.systems import System
 from servax.audit.tiers import TOWARDS
 from servax.evaluation import checks
 from servax.evaluation.checks import Finding, Severity
 from servax.evaluation.protocol import UNDEFENDED
+from servax.evaluation.systems import System
 
 EVERY_SYSTEM = "all systems"
 """Subject of a check of the records that could not be carried out."""

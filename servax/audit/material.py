@@ -12,9 +12,10 @@ from torch import Tensor
 
 from servax.audio import read
 from servax.audit.selection import Selection
-from servax.audit.subjects import Subject, align_labels
+from servax.audit.subjects import align_labels
 from servax.corpora import Corpus, Fold, cache_folder
 from servax.errors import SettingError
+from servax.evaluation.systems import System
 from servax.features import (
     Dataset,
     Features,
@@ -61,12 +62,12 @@ class Material:
 
 
 def gather(
-    subject: Subject,
+    subject: System,
     selection: Selection,
     *,
     seconds: float | None = None,
     progress: Progress | None = None,
-) -> tuple[Subject, Material]:
+) -> tuple[System, Material]:
     """Return the subject with its scale settled, and what it hears.
 
     Args:
@@ -107,8 +108,8 @@ def gather(
 
 
 def _logmel(
-    subject: Subject, fold: Fold, corpus: Corpus, progress: Progress | None
-) -> tuple[Subject, Tensor]:
+    subject: System, fold: Fold, corpus: Corpus, progress: Progress | None
+) -> tuple[System, Tensor]:
     front_end = subject.front_end or FrontEndSettings()
     scale: Scaling | None = subject.scale
     if scale is None:
@@ -126,7 +127,7 @@ def _features(corpus: Corpus, front_end: FrontEndSettings, progress: Progress | 
     )
 
 
-def _sounding(subject: Subject, corpus: Corpus, x: Tensor) -> Tensor | None:
+def _sounding(subject: System, corpus: Corpus, x: Tensor) -> Tensor | None:
     """Return which frames carry sound where a front-end fills short utterances with silence."""
     settings = subject.front_end
     if settings is None or settings.fill == "repeat":
@@ -140,7 +141,7 @@ def _sounding(subject: Subject, corpus: Corpus, x: Tensor) -> Tensor | None:
 
 
 def _waveforms(
-    subject: Subject, corpus: Corpus, seconds: float, progress: Progress | None
+    subject: System, corpus: Corpus, seconds: float, progress: Progress | None
 ) -> Tensor:
     length = round(seconds * subject.sample_rate)
     if length < 1:

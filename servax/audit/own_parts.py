@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from servax.attacks import Attack
-from servax.audit.subjects import Subject
 from servax.audit.subjects.fingerprint import of_model
 from servax.audit.subjects.own_class import code, make
 from servax.audit.subjects.probing import settled, zeros
 from servax.audit.threats import OwnAttack
 from servax.audit.tiers import Budget
 from servax.errors import PathError, SettingError
+from servax.evaluation.systems import System
 
 NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 """What attacks may be called: stages have folders of these names."""
 
 
-def own_defence(path: str, subject: Subject) -> nn.Module:
+def own_defence(path: str, subject: System) -> nn.Module:
     """Return the defence that ``package.module:Name`` makes.
 
     Raises:

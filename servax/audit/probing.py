@@ -16,11 +16,10 @@ from servax.attacks.problem import logits_of
 from servax.audit.attacking import predict, reseed
 from servax.audit.material import Material
 from servax.audit.speed import Speed, over_draws
-from servax.audit.subjects import Subject
-from servax.audit.systems import System
 from servax.audit.tiers import Catalogue
 from servax.evaluation import checks
 from servax.evaluation.checks import Finding, Planting
+from servax.evaluation.systems import System
 from servax.training import generator
 
 COUNT = 12
@@ -34,7 +33,7 @@ VOTES = 5
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Probe:
-    subject: Subject
+    subject: System
     system: System
     x: Tensor
     y: Tensor
@@ -90,7 +89,7 @@ class _InParts(nn.Module):
 
 
 def probe(
-    subject: Subject,
+    subject: System,
     system: System,
     material: Material,
     catalogue: Catalogue,
@@ -128,7 +127,7 @@ def probe(
 
 
 def _case(
-    subject: Subject,
+    subject: System,
     system: System,
     material: Material,
     catalogue: Catalogue,

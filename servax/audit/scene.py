@@ -14,13 +14,13 @@ from servax.audit.material import Material, Progress, gather
 from servax.audit.own_parts import own_attacks
 from servax.audit.settings import AuditSettings
 from servax.audit.speed import Speed, measured
-from servax.audit.subjects import Subject
 from servax.audit.subjects.probing import shut
-from servax.audit.systems import System, bare, defended, surrogate
+from servax.audit.systems import bare, defended, surrogate
 from servax.audit.threats import OwnAttack
 from servax.audit.tiers import Catalogue
 from servax.errors import SettingError
 from servax.evaluation.protocol import Identity
+from servax.evaluation.systems import System
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,11 +28,11 @@ class Scene:
     """What all stages of an audit share."""
 
     settings: AuditSettings
-    subject: Subject
+    subject: System
     """The bare model."""
     systems: tuple[System, ...]
     """The bare model first, then its defences."""
-    surrogates: Mapping[str, Subject]
+    surrogates: Mapping[str, System]
     """Models whose gradients a transfer attack takes, by name."""
     material: Material
     folder: Path
@@ -60,7 +60,7 @@ class Scene:
     def of(
         cls,
         settings: AuditSettings,
-        subject: Subject,
+        subject: System,
         *,
         defences: Sequence[str],
         surrogates: Sequence[str],
@@ -88,24 +88,22 @@ class Scene:
             bare(subject),
             *(_tried(defended(subject, each, seed=settings.seed), x) for each in defences),
         )
-        transferred = [surrogate(subject, wanted) for wanted in surrogates]
-        others = dict(transferred)
-        _refuse_twice([system.name for system in systems] + [name for name, _ in transferred])
-        timed = [*systems, *(_as_system(name, other) for name, other in others.items())]
+        others = [surrogate(subject, wanted) for wanted in surrogates]
+        _refuse_twice([system.name for system in (*systems, *others)])
         return cls(
             settings=settings,
             subject=subject,
             systems=systems,
-            surrogates=others,
+            surrogates={other.name: other for other in others},
             material=material,
             folder=folder,
             origin=origin,
-            speeds={system.name: measured(system, x, y) for system in timed},
+            speeds={system.name: measured(system, x, y) for system in (*systems, *others)},
             attacks=own,
         )
 
 
-def _reason(subject: Subject, x: Tensor) -> str:
+def _reason(subject: System, x: Tensor) -> str:
     """Return why no gradients reach real inputs; whoever loaded the model may know it better."""
     reason = shut(subject.model, x)
     return reason and (subject.shut or reason)
@@ -124,7 +122,7 @@ def _refuse_twice(names: Sequence[str]) -> None:
 
 
 def _own(
-    wanted: Sequence[str], settings: AuditSettings, subject: Subject, catalogue: Catalogue
+    wanted: Sequence[str], settings: AuditSettings, subject: System, catalogue: Catalogue
 ) -> tuple[OwnAttack, ...]:
     if not wanted:
         return ()
@@ -137,7 +135,7 @@ def _own(
     return tuple(own_attacks(wanted, settings.budget, catalogue.names))
 
 
-def _refuse_what_cannot_be(settings: AuditSettings, subject: Subject) -> Catalogue:
+def _refuse_what_cannot_be(settings: AuditSettings, subject: System) -> Catalogue:
     """Refuse attackers that the model shuts out, and attacks whose library is missing."""
     if not subject.gradients and "black_box" not in settings.knowledge:
         raise SettingError(
@@ -153,7 +151,3 @@ def _refuse_what_cannot_be(settings: AuditSettings, subject: Subject) -> Catalog
     if subject.gradients:
         catalogue.adaptive()
     return catalogue
-
-
-def _as_system(name: str, subject: Subject) -> System:
-    return System(name=name, model=subject.model, shut=subject.shut)

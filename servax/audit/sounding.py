@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from servax.attacks import Counting, WaveformPGD
 from servax.audit.attacking import Attacked, measures_of, predict, reseed, rows
 from servax.audit.scene import Scene
-from servax.audit.systems import System
 from servax.audit.threats import Knowledge, Threat
 from servax.audit.tiers import EFFORTS
 from servax.errors import ServaxError
 from servax.evaluation.metrics import uar
 from servax.evaluation.realisability import Realised, realise
+from servax.evaluation.systems import System
 from servax.features import FrontEnd, FrontEndSettings, Scaling
 from servax.features.full_scale import read_in_range
 from servax.models import WaveformClassifier

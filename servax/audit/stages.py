@@ -18,7 +18,6 @@ from servax.audit.afterwards import detectors, probes, to_sound
 from servax.audit.attacking import attack_source, attack_system, clean, reseed
 from servax.audit.scene import Scene
 from servax.audit.speed import over_draws
-from servax.audit.systems import System
 from servax.audit.tasks import (
     TABLE,
     Planned,
@@ -34,6 +33,7 @@ from servax.defences import Bpda, ExpectationOverDraws
 from servax.evaluation import records
 from servax.evaluation.checks import repeats
 from servax.evaluation.protocol import UNDEFENDED
+from servax.evaluation.systems import System
 from servax.experiments.stages import Stage, Watcher
 
 

@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from servax.audit.own_parts import code_of, own_defence
-from servax.audit.subjects import Subject, load_subject
+from servax.audit.subjects import load_system
 from servax.audit.subjects.fingerprint import of_files
-from servax.defences import (
-    Bpda,
-    Codec,
-    Defended,
-    GaussianNoise,
-    LowPass,
-    MeanFilter,
-    MedianFilter,
-    Quantise,
-    Resample,
-)
+from servax.defences import Bpda, Defended
 from servax.errors import CheckpointError, SettingError, nearest
 from servax.evaluation.protocol import UNDEFENDED
+from servax.evaluation.systems import TRANSFORMS, System, make_transform
 from servax.experiments.training import MODEL
 from servax.files import expanded
 from servax.models.storage import SETTINGS, WEIGHTS
@@ -44,76 +32,12 @@ CLASS_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 """package.module:Name"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class System:
-    """A classifier under audit: the bare model, or a defence with the model behind it."""
-
-    name: str
-    """In records and reports."""
-    model: nn.Module
-    """The whole classifier, in evaluation mode."""
-    front: nn.Module | None = None
-    """What stands before the bare model; none for a classifier in its place."""
-    exact: bool = True
-    """Whether gradients through it are exact; else they stand for a step without any."""
-    shut: str = ""
-    """Why it has no gradients, where it has none."""
-    fingerprint: str = ""
-    """Hash of what decides its answers."""
-    source: str = ""
-    """Where it comes from."""
-
-    @property
-    def gradients(self) -> bool:
-        """Whether it has gradients at all."""
-        return not self.shut
-
-
-@dataclass(frozen=True)
-class _Transform:
-    build: Callable[[float, torch.Generator, int], nn.Module]
-    inputs: str
-    example: str
-    expected: str
-    whole: bool = False
-
-
-_QUALITY = ("waveform", "0.5", "a quality in [0, 1]")
-TRANSFORMS: Mapping[str, _Transform] = {
-    "gaussian-noise": _Transform(
-        lambda v, g, r: GaussianNoise(v, g), "logmel", "0.02", "sd in (0, 1]"
-    ),
-    "mean-filter": _Transform(
-        lambda v, g, r: MeanFilter(int(v)), "logmel", "3", "an odd size", True
-    ),
-    "median-filter": _Transform(
-        lambda v, g, r: MedianFilter(int(v)), "logmel", "3", "an odd size", True
-    ),
-    "quantise": _Transform(lambda v, g, r: Quantise(int(v)), "logmel", "4", "whole bits", True),
-    "low-pass": _Transform(lambda v, g, r: LowPass(r, v), "waveform", "4000", "a cut-off in Hz"),
-    "resample": _Transform(
-        lambda v, g, r: Resample(r, int(v)), "waveform", "8000", "a rate in Hz", True
-    ),
-    "mp3": _Transform(lambda v, g, r: Codec(r, "mp3", v), *_QUALITY),
-    "ogg": _Transform(lambda v, g, r: Codec(r, "ogg-vorbis", v), *_QUALITY),
-    "opus": _Transform(lambda v, g, r: Codec(r, "ogg-opus", v), *_QUALITY),
-}
-"""Input transforms by name; an option gives one number: ``gaussian-noise:0.02``."""
-
-
-def bare(subject: Subject) -> System:
+def bare(subject: System) -> System:
     """Return the model alone, as a system."""
-    return System(
-        name=UNDEFENDED,
-        model=subject.model,
-        exact=subject.exact,
-        shut=subject.shut,
-        fingerprint=subject.fingerprint,
-        source=subject.source,
-    )
+    return replace(subject, name=UNDEFENDED)
 
 
-def defended(subject: Subject, wanted: str, *, seed: int) -> System:
+def defended(subject: System, wanted: str, *, seed: int) -> System:
     """Return the system that an option names.
 
     Args:
@@ -182,7 +106,7 @@ def _role(folder: Path) -> str:
         ) from None
 
 
-def _transformed(subject: Subject, name: str, kind: str, value: str, seed: int) -> System:
+def _transformed(subject: System, name: str, kind: str, value: str, seed: int) -> System:
     transform = TRANSFORMS[kind]
     if transform.inputs != subject.inputs:
         raise SettingError(
@@ -192,50 +116,18 @@ def _transformed(subject: Subject, name: str, kind: str, value: str, seed: int) 
         )
     draws = generator(seed, "defence", name)
     module, number = make_transform(kind, value, subject.sample_rate, draws)
-    return System(
+    return replace(
+        subject,
         name=name,
         model=Defended(subject.model, module).eval(),
         front=module,
         exact=subject.exact and _exact(module),
-        shut=subject.shut,
         fingerprint=_together(subject.fingerprint, f"{kind}:{number:g}:{seed}"),
         source=f"{kind}:{value}",
     )
 
 
-def make_transform(
-    kind: str, value: str, sample_rate: int, draws: torch.Generator
-) -> tuple[nn.Module, float]:
-    """Return a transform and the number that an option gave it.
-
-    Args:
-        kind: One of `TRANSFORMS`.
-        value: Its number, as text.
-        sample_rate: Of the sound it hears, in Hz.
-        draws: What a random one draws from.
-
-    Raises:
-        SettingError: The number is none, or not one that this transform takes.
-    """
-    transform = TRANSFORMS[kind]
-    if not value.strip():
-        raise SettingError(
-            "defence", kind, f"a number too: {kind}:{transform.example}, {transform.expected}"
-        )
-    number = _number(value)
-    if not math.isfinite(number) or (transform.whole and number != int(number)):
-        raise SettingError("defence", f"{kind}:{value}", f"{kind}:VALUE, {transform.expected}")
-    return transform.build(number, draws, sample_rate), number
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _purified(subject: Subject, name: str, where: str) -> System:
+def _purified(subject: System, name: str, where: str) -> System:
     purifier = Purifier.from_pretrained(where)
     front: nn.Module = purifier.frozen()
     if subject.inputs == "waveform":
@@ -248,34 +140,33 @@ def _purified(subject: Subject, name: str, where: str) -> System:
     files = [expanded(where) / name for name in (WEIGHTS, SETTINGS)]
     there = [file for file in files if file.is_file()]
     told = of_files(there) if there else hashlib.sha256(where.encode()).hexdigest()
-    return System(
+    return replace(
+        subject,
         name=name,
         model=Defended(subject.model, front).eval(),
         front=front,
-        exact=subject.exact,
-        shut=subject.shut,
         fingerprint=_together(subject.fingerprint, told),
         source=where,
     )
 
 
-def _own(subject: Subject, name: str, path: str) -> System:
+def _own(subject: System, name: str, path: str) -> System:
     module = own_defence(path, subject)
     exact = _exact(module)
     # Without a true gradient the identity stands for it, so that no attacker stops at a zero.
     model = Defended(subject.model, module) if exact else Bpda(subject.model, module)
-    return System(
+    return replace(
+        subject,
         name=_checked(name or path.partition(":")[2]),
         model=model.eval(),
         front=module,
         exact=exact and subject.exact,
-        shut=subject.shut,
         fingerprint=_together(subject.fingerprint, code_of(path, module)),
         source=path,
     )
 
 
-def _instead(subject: Subject, name: str, where: str) -> System:
+def _instead(subject: System, name: str, where: str) -> System:
     other = _beside(subject, where)
     fits = (other.inputs, other.labels, other.front_end) == (
         subject.inputs,
@@ -286,18 +177,11 @@ def _instead(subject: Subject, name: str, where: str) -> System:
         raise SettingError(
             "defence", where, "a recogniser with the labels, front-end and scale of the model"
         )
-    return System(
-        name=name,
-        model=other.model,
-        exact=other.exact,
-        shut=other.shut,
-        fingerprint=other.fingerprint,
-        source=where,
-    )
+    return replace(other, name=name, source=where)
 
 
-def surrogate(subject: Subject, wanted: str) -> tuple[str, Subject]:
-    """Return the name and the model of a surrogate, ``NAME=FOLDER`` or ``FOLDER``.
+def surrogate(subject: System, wanted: str) -> System:
+    """Return a surrogate, ``NAME=FOLDER`` or ``FOLDER``.
 
     Raises:
         SettingError: It is the model itself, has no gradients, or takes other inputs.
@@ -317,7 +201,7 @@ def surrogate(subject: Subject, wanted: str) -> tuple[str, Subject]:
         raise SettingError(
             "surrogate", where, f"a model of the classes {', '.join(subject.labels)}"
         )
-    return _checked(name or _called(folder_of(where))), other
+    return replace(other, name=_checked(name or _called(folder_of(where))))
 
 
 def _exact(module: nn.Module) -> bool:
@@ -325,13 +209,13 @@ def _exact(module: nn.Module) -> bool:
     return bool(getattr(module, "knowledge", "adaptive") == "adaptive")
 
 
-def _beside(subject: Subject, where: str) -> Subject:
+def _beside(subject: System, where: str) -> System:
     """Return another model, which is to hear what `subject` hears."""
     seconds = subject.seconds if subject.inputs == "waveform" else None
-    return load_subject(where, inputs=subject.inputs, seconds=seconds)
+    return load_system(where, inputs=subject.inputs, seconds=seconds)
 
 
-def _scaled_alike(one: Subject, other: Subject) -> bool:
+def _scaled_alike(one: System, other: System) -> bool:
     scales = [subject.scale and subject.scale.settings for subject in (one, other)]
     return scales[0] == scales[1]
 

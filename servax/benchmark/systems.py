@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from servax.audit.subjects.fingerprint import of_files
-from servax.audit.systems import TRANSFORMS, folder_of, make_transform
+from servax.audit.systems import folder_of
 from servax.corpora import Corpus, Fold, cache_folder
 from servax.errors import CheckpointError, SettingError, nearest
 from servax.evaluation.protocol import Defence
+from servax.evaluation.systems import TRANSFORMS, make_transform
 from servax.experiments.stages import DONE
 from servax.experiments.training import load_recogniser
 from servax.features import Dataset, Features, FrontEnd, FrontEndSettings, extract

@@ -12,7 +12,7 @@ from servax.audit.scene import Scene
 from servax.audit.selection import Selection
 from servax.audit.settings import AuditSettings
 from servax.audit.stages import Stages
-from servax.audit.subjects import load_subject
+from servax.audit.subjects import load_system
 from servax.audit.subjects.own_class import Value
 from servax.audit.threats import known
 from servax.audit.tiers import Budget, Tier
@@ -70,7 +70,7 @@ def audit_model(
     who = known(knowledge)
     if knowledge != "all" and "transfer" in who and not surrogates:
         raise SettingError("surrogates", surrogates, "NAME=FOLDER for the transfer attacks")
-    given = load_subject(
+    given = load_system(
         model,
         labels=names(labels),
         sample_rate=sample_rate,

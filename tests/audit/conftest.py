@@ -16,8 +16,9 @@ from servax.audit.run import Audited, run_audit
 from servax.audit.scene import Scene
 from servax.audit.selection import Selection
 from servax.audit.settings import AuditSettings
-from servax.audit.subjects import Subject, load_subject
+from servax.audit.subjects import load_system
 from servax.audit.tiers import Budget
+from servax.evaluation.systems import System
 from servax.experiments.stages import Silence
 from servax.models import VGG16, save_network
 from servax.training import global_seed
@@ -121,7 +122,7 @@ def models(voices: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[st
     for seed, place in enumerate(made.values()):
         with global_seed(seed, "weights"):
             save_network(VGG16(classes=4, width=2), place, extra=EXTRA)
-            _, material = gather(load_subject(str(place)), selection(voices, utterances=None))
+            _, material = gather(load_system(str(place)), selection(voices, utterances=None))
             save_network(_taught(material.x, material.y), place, extra=EXTRA)
     return made
 
@@ -143,7 +144,7 @@ def own(models: Mapping[str, Path], voices: Path) -> Iterator[str]:
     The linear one compares with the mean log-Mel of each class.
     """
     folder = models["twin"].parent
-    _, material = gather(load_subject(str(models["twin"])), selection(voices, utterances=None))
+    _, material = gather(load_system(str(models["twin"])), selection(voices, utterances=None))
     heard = material.x.mean(3)[:, 0]
     means = torch.stack([heard[material.y == k].mean(0) for k in range(4)])
     weight, bias = 20.0 * means, -10.0 * means.square().sum(1)
@@ -176,14 +177,14 @@ def set_up(voices: Path, own: str) -> Sets:
     def make(
         folder: Path,
         *,
-        subject: Subject | None = None,
+        subject: System | None = None,
         defences: Sequence[str] = (),
         surrogates: Sequence[str] = (),
         **changes: Any,
     ) -> Scene:
         return Scene.of(
             settings(voices, **changes),
-            subject or load_subject(f"{own}:Bands"),
+            subject or load_system(f"{own}:Bands"),
             defences=defences,
             surrogates=surrogates,
             folder=folder,

@@ -13,9 +13,10 @@ from servax.attacks import APGD, FGSM, PGD
 from servax.audit.attacking import Identity, attack_source, attack_system
 from servax.audit.material import Material, gather
 from servax.audit.selection import Selection
-from servax.audit.subjects import load_subject
-from servax.audit.systems import System, bare
+from servax.audit.subjects import load_system
+from servax.audit.systems import bare
 from servax.audit.threats import Threat
+from servax.evaluation.systems import System
 
 WHO = Identity("Bands", 1, 0)
 
@@ -37,13 +38,13 @@ class Seen(nn.Module):
 
 @pytest.fixture
 def system(own: str) -> System:
-    return bare(load_subject(f"{own}:Bands"))
+    return bare(load_system(f"{own}:Bands"))
 
 
 @pytest.fixture
 def material(own: str, voices: Path) -> Material:
     selection = Selection(corpus=str(voices), groups=3, utterances=8)
-    return gather(load_subject(f"{own}:Bands"), selection)[1]
+    return gather(load_system(f"{own}:Bands"), selection)[1]
 
 
 def attacked(

@@ -17,7 +17,7 @@ from servax.attacks import FGSM, PGD
 from servax.audit.card import evaluation_card
 from servax.audit.run import run_audit
 from servax.audit.stages import Stages
-from servax.audit.subjects import load_subject
+from servax.audit.subjects import load_system
 from servax.audit.threats import known
 from servax.audit.tiers import Budget
 from servax.defences import Defended, MeanFilter
@@ -200,7 +200,7 @@ def test_the_card_says_which_class_each_output_was_taken_for(
     own: str, set_up: Any, tmp_path: Path
 ) -> None:
     names = ["sadness", "anger", "neu", "Happy"]
-    scene = set_up(tmp_path, subject=load_subject(f"{own}:Bands", labels=names))
+    scene = set_up(tmp_path, subject=load_system(f"{own}:Bands", labels=names))
     assert evaluation_card(scene, [], pd.DataFrame())["model"]["outputs"] == {
         "0": "sadness = sad",
         "1": "anger = angry",
@@ -211,7 +211,7 @@ def test_the_card_says_which_class_each_output_was_taken_for(
 
 def test_labels_in_another_order_are_a_warning(own: str, set_up: Any, tmp_path: Path) -> None:
     names = ["happy", "angry", "neutral", "sad"]
-    swapped = load_subject(f"{own}:Bands", labels=names)
+    swapped = load_system(f"{own}:Bands", labels=names)
     result = run_audit(set_up(tmp_path, subject=swapped, knowledge=("black_box",))).result
     (finding,) = (each for each in result.findings if each.check == "clean-score")
     assert (finding.severity, finding.evidence["uar"]) == ("warning", 0.5)
@@ -333,7 +333,7 @@ def test_another_surrogate_leaves_what_is_not_its_own(
 
 
 def test_a_model_without_gradients_is_asked_only(set_up: Any, own: str, tmp_path: Path) -> None:
-    shut = load_subject(f"{own}:Shut")
+    shut = load_system(f"{own}:Shut")
     scene = set_up(tmp_path / "out", subject=shut)
     audited = run_audit(scene, fail_under=0.0)
     assert set(audited.result.records.frame["knowledge"]) == {"none", "black_box"}

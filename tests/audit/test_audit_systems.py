@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from servax.audit.subjects import Subject, load_subject
+from servax.audit.subjects import load_system
 from servax.audit.systems import bare, defended, surrogate
 from servax.defences import GaussianNoise, MeanFilter, MedianFilter, Quantise, Resample
 from servax.errors import CheckpointError, SettingError
+from servax.evaluation.systems import System
 from servax.features import FrontEndSettings, LogMelSettings, Scale, ScaleSettings
 from servax.models import VGG16, FrameTransformer, save_network
 from servax.purifier import Purifier
@@ -24,13 +25,13 @@ FRONT_END = FrontEndSettings(logmel=LogMelSettings(mels=32), frames=40)
 
 
 @pytest.fixture
-def subject(own: str) -> Subject:
-    return load_subject(f"{own}:Bands")
+def subject(own: str) -> System:
+    return load_system(f"{own}:Bands")
 
 
 @pytest.fixture
-def sound(own: str) -> Subject:
-    return load_subject(f"{own}:Sound")
+def sound(own: str) -> System:
+    return load_system(f"{own}:Sound")
 
 
 def purifier(
@@ -69,7 +70,7 @@ def recogniser(folder: Path, labels: tuple[str, ...], **changes: Any) -> Path:
     ],
 )
 def test_a_transform_stands_before_the_model(
-    subject: Subject, wanted: str, name: str, module: torch.nn.Module
+    subject: System, wanted: str, name: str, module: torch.nn.Module
 ) -> None:
     x = torch.rand(2, 1, 32, 40, generator=generator(0, "x"))
     system = defended(subject, wanted, seed=0)
@@ -79,21 +80,21 @@ def test_a_transform_stands_before_the_model(
     assert system.fingerprint not in ("", subject.fingerprint)
 
 
-def test_noise_is_drawn_from_the_seed_and_the_name(subject: Subject) -> None:
+def test_noise_is_drawn_from_the_seed_and_the_name(subject: System) -> None:
     x = torch.full((1, 1, 32, 40), 0.5)
     found = defended(subject, "gaussian-noise:0.1", seed=3).model(x)
     draws = generator(3, "defence", "gaussian-noise-0.1")
     assert torch.equal(found, subject.model(GaussianNoise(0.1, draws)(x)))
 
 
-def test_a_transform_of_waveforms_stands_before_a_model_of_waveforms(sound: Subject) -> None:
+def test_a_transform_of_waveforms_stands_before_a_model_of_waveforms(sound: System) -> None:
     x = 0.1 * torch.randn(2, 3000, generator=generator(0, "x"))
     system = defended(sound, "resample:8000", seed=0)
     assert torch.equal(system.model(x), sound.model(Resample(16_000, 8000)(x)))
     assert not defended(sound, "mp3:0.5", seed=0).exact
 
 
-def test_a_purifier_stands_before_the_model(subject: Subject, tmp_path: Path) -> None:
+def test_a_purifier_stands_before_the_model(subject: System, tmp_path: Path) -> None:
     x = torch.rand(2, 1, 32, 40, generator=generator(0, "x"))
     folder = purifier(tmp_path / "ssad" / "model")
     expected = subject.model(Purifier.from_pretrained(folder)(x))
@@ -104,7 +105,7 @@ def test_a_purifier_stands_before_the_model(subject: Subject, tmp_path: Path) ->
     assert system.exact
 
 
-def test_what_a_purifier_puts_out_is_part_of_what_it_is(subject: Subject, tmp_path: Path) -> None:
+def test_what_a_purifier_puts_out_is_part_of_what_it_is(subject: System, tmp_path: Path) -> None:
     places = [purifier(tmp_path / name) for name in "ab"]
     told = places[1] / "settings.json"
     told.write_text(told.read_text().replace('"residual": true', '"residual": false'))
@@ -115,17 +116,17 @@ def test_what_a_purifier_puts_out_is_part_of_what_it_is(subject: Subject, tmp_pa
 
 
 def test_a_recogniser_stands_in_the_place_of_the_model(
-    subject: Subject, models: Mapping[str, Path]
+    subject: System, models: Mapping[str, Path]
 ) -> None:
     x = torch.rand(2, 1, 32, 40, generator=generator(0, "x"))
     system = defended(subject, str(models["twin"]), seed=0)
     assert system.front is None
-    expected = load_subject(str(models["twin"]))
+    expected = load_system(str(models["twin"]))
     torch.testing.assert_close(system.model(x), expected.model(x))
     assert system.fingerprint == expected.fingerprint
 
 
-def test_the_model_itself_is_called_undefended(subject: Subject) -> None:
+def test_the_model_itself_is_called_undefended(subject: System) -> None:
     assert bare(subject).name == "undefended"
     assert bare(replace(subject, shut="it rounds")).gradients is False
 
@@ -152,7 +153,7 @@ def test_the_model_itself_is_called_undefended(subject: Subject) -> None:
     ],
 )
 def test_a_defence_that_makes_no_sense_is_refused(
-    subject: Subject, wanted: str, sentence: str
+    subject: System, wanted: str, sentence: str
 ) -> None:
     with pytest.raises(SettingError, match=sentence):
         defended(subject, wanted, seed=0)
@@ -168,14 +169,14 @@ def test_a_defence_that_makes_no_sense_is_refused(
     ],
 )
 def test_a_defence_of_waveforms_that_makes_no_sense_is_refused(
-    sound: Subject, wanted: str, sentence: str
+    sound: System, wanted: str, sentence: str
 ) -> None:
     with pytest.raises(SettingError, match=sentence):
         defended(sound, wanted, seed=0)
 
 
 def test_a_purifier_of_another_corpus_stands_where_a_step_is_as_many_db(
-    subject: Subject, tmp_path: Path
+    subject: System, tmp_path: Path
 ) -> None:
     other = purifier(
         tmp_path / "other", top_db=19.0, front_end=replace(FRONT_END, frames=41, fill="floor")
@@ -191,7 +192,7 @@ def test_a_purifier_of_another_corpus_stands_where_a_step_is_as_many_db(
     ],
 )
 def test_a_purifier_of_another_front_end_is_refused(
-    subject: Subject, tmp_path: Path, change: dict[str, Any]
+    subject: System, tmp_path: Path, change: dict[str, Any]
 ) -> None:
     heard = purifier(tmp_path / "heard", front_end=replace(FRONT_END, **change))
     with pytest.raises(SettingError, match="a purifier of the model's own log-Mel, level and"):
@@ -199,7 +200,7 @@ def test_a_purifier_of_another_front_end_is_refused(
 
 
 def test_a_recogniser_of_other_labels_or_another_scale_is_refused(
-    subject: Subject, tmp_path: Path
+    subject: System, tmp_path: Path
 ) -> None:
     other = recogniser(tmp_path / "labels", (*subject.labels[:3], "calm"))
     scaled = recogniser(
@@ -210,7 +211,7 @@ def test_a_recogniser_of_other_labels_or_another_scale_is_refused(
             defended(subject, str(folder), seed=0)
 
 
-def test_a_folder_of_something_else_is_refused(subject: Subject, tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_refused(subject: System, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not say what the folder holds"):
         defended(subject, str(tmp_path), seed=0)
     (tmp_path / "settings.json").write_text(json.dumps({"extra": {"role": "discriminator"}}))
@@ -219,12 +220,12 @@ def test_a_folder_of_something_else_is_refused(subject: Subject, tmp_path: Path)
 
 
 def test_a_surrogate_has_weights_of_its_own(
-    subject: Subject, models: Mapping[str, Path], tmp_path: Path, own: str
+    subject: System, models: Mapping[str, Path], tmp_path: Path, own: str
 ) -> None:
-    assert surrogate(subject, str(models["other"]))[0] == "other"
-    assert surrogate(subject, f"late={models['other']}")[0] == "late"
+    assert surrogate(subject, str(models["other"])).name == "other"
+    assert surrogate(subject, f"late={models['other']}").name == "late"
     trained = recogniser(tmp_path / "late" / "model", subject.labels)
-    assert surrogate(subject, str(trained.parent))[0] == "late"
+    assert surrogate(subject, str(trained.parent)).name == "late"
     with pytest.raises(SettingError, match="weights of its own, not the audited one"):
         surrogate(subject, f"{own}:Bands")
     with pytest.raises(SettingError, match="a model with gradients that takes the same inputs"):
@@ -258,5 +259,5 @@ def test_two_of_one_name_are_refused(
 
 
 def test_a_model_that_shuts_gradients_out_is_asked_only(own: str) -> None:
-    assert load_subject(f"{own}:Bands").gradients
-    assert not load_subject(f"{own}:Shut").gradients
+    assert load_system(f"{own}:Bands").gradients
+    assert not load_system(f"{own}:Shut").gradients

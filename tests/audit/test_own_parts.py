@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from servax.audit.own_parts import code_of, own_attacks, own_defence
-from servax.audit.subjects import Subject, load_subject
+from servax.audit.subjects import load_system
 from servax.audit.systems import defended
 from servax.audit.tiers import Budget
 from servax.defences import Bpda, Defended
 from servax.errors import PathError, SettingError
+from servax.evaluation.systems import System
 from servax.perturbation import L2
 
 MODULE = """
@@ -73,8 +74,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def subject() -> Subject:
-    return load_subject("crnn-synthetic")
+def subject() -> System:
+    return load_system("crnn-synthetic")
 
 
 def test_an_own_attack_gets_the_ball_of_the_audit(module: str) -> None:
@@ -104,14 +105,14 @@ def test_what_is_no_attack_is_refused(
         own_attacks([option.format(module)], Budget(), taken=("pgd",))
 
 
-def test_an_own_defence_stands_before_the_model(module: str, subject: Subject) -> None:
+def test_an_own_defence_stands_before_the_model(module: str, subject: System) -> None:
     system = defended(subject, f"half={module}:Half", seed=0)
     assert (system.name, system.exact, type(system.model)) == ("half", True, Defended)
     x = torch.rand(1, 1, 64, 373)
     torch.testing.assert_close(system.model(x), subject.model(x / 2))
 
 
-def test_the_identity_stands_for_a_gradient_that_is_none(module: str, subject: Subject) -> None:
+def test_the_identity_stands_for_a_gradient_that_is_none(module: str, subject: System) -> None:
     system = defended(subject, f"{module}:Blind", seed=0)
     assert (system.name, system.exact, type(system.model)) == ("Blind", False, Bpda)
     x = torch.rand(1, 1, 64, 373, requires_grad=True)
@@ -132,13 +133,13 @@ def test_the_identity_stands_for_a_gradient_that_is_none(module: str, subject: S
     ],
 )
 def test_what_is_no_defence_is_refused(
-    module: str, subject: Subject, name: str, sentence: str
+    module: str, subject: System, name: str, sentence: str
 ) -> None:
     with pytest.raises(PathError, match=re.escape(sentence)):
         own_defence(f"{module}:{name}", subject)
 
 
-def test_changed_code_is_another_defence(module: str, subject: Subject) -> None:
+def test_changed_code_is_another_defence(module: str, subject: System) -> None:
     path = f"{module}:Half"
     before = code_of(path, own_defence(path, subject))
     file = Path(f"{module}.py")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from servax.audit.subjects import load_subject
+from servax.audit.subjects import load_system
 from servax.errors import CheckpointError, PathError, ServaxError, SettingError
 from servax.features import FrontEnd, FrontEndSettings, LogMelSettings, Scale, ScaleSettings
 from servax.models import VGG16, save_network
@@ -119,7 +119,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("deeper", [True, False])
 def test_a_checkpoint(checkpoint: Path, deeper: bool) -> None:
-    subject = load_subject(str(checkpoint if deeper else checkpoint.parent))
+    subject = load_system(str(checkpoint if deeper else checkpoint.parent))
     assert (subject.name, subject.inputs, subject.labels) == ("vgg", "logmel", LABELS)
     assert (subject.sample_rate, subject.gradients, subject.bounds) == (16_000, True, (0.0, 1.0))
     assert subject.front_end == FRONT_END
@@ -137,32 +137,32 @@ def test_a_checkpoint(checkpoint: Path, deeper: bool) -> None:
 
 
 def test_a_checkpoint_hears_sound_where_waveforms_are_asked_for(checkpoint: Path) -> None:
-    subject = load_subject(str(checkpoint), inputs="waveform")
+    subject = load_system(str(checkpoint), inputs="waveform")
     assert (subject.inputs, subject.bounds, subject.front_end) == ("waveform", (-1.0, 1.0), None)
     sound = 0.1 * torch.randn(2, 8000, generator=torch.Generator().manual_seed(0))
     x = Scale(ScaleSettings(top_db=12.0))(FrontEnd(FRONT_END)(sound))
     torch.testing.assert_close(
-        subject.model(sound), load_subject(str(checkpoint)).model(x), rtol=1e-5, atol=1e-5
+        subject.model(sound), load_system(str(checkpoint)).model(x), rtol=1e-5, atol=1e-5
     )
-    assert subject.identity != load_subject(str(checkpoint)).identity
+    assert subject.identity != load_system(str(checkpoint)).identity
 
 
 def test_the_fingerprint_is_of_the_weights(checkpoint: Path) -> None:
-    first = load_subject(str(checkpoint)).fingerprint
-    assert load_subject(str(checkpoint)).fingerprint == first
+    first = load_system(str(checkpoint)).fingerprint
+    assert load_system(str(checkpoint)).fingerprint == first
     extra = json.loads((checkpoint / "settings.json").read_text(encoding="utf-8"))["extra"]
     with global_seed(1, "weights"):
         save_network(VGG16(3, 1), checkpoint, extra=extra)
-    assert load_subject(str(checkpoint)).fingerprint != first
+    assert load_system(str(checkpoint)).fingerprint != first
 
 
 def test_labels_rename_those_of_a_checkpoint(checkpoint: Path) -> None:
-    assert load_subject(str(checkpoint), labels=["a", "b", "c"]).labels == ("a", "b", "c")
+    assert load_system(str(checkpoint), labels=["a", "b", "c"]).labels == ("a", "b", "c")
 
 
 def test_a_class_of_waveforms_that_says_everything(module: str) -> None:
     path = list(sys.path)
-    subject = load_subject(f"{module}:Sound", init={"gain": 2.0})
+    subject = load_system(f"{module}:Sound", init={"gain": 2.0})
     assert sys.path == path
     assert (subject.name, subject.inputs, subject.labels) == ("Sound", "waveform", LABELS)
     assert (subject.sample_rate, subject.bounds) == (8000, (-1.0, 1.0))
@@ -175,16 +175,16 @@ def test_a_class_of_waveforms_that_says_everything(module: str) -> None:
 
 
 def test_a_class_that_says_nothing(module: str) -> None:
-    subject = load_subject(f"{module}:Silent", inputs="logmel", labels=["b", "a"])
+    subject = load_system(f"{module}:Silent", inputs="logmel", labels=["b", "a"])
     assert (subject.front_end, subject.scale) == (FrontEndSettings(), None)
     assert (subject.sample_rate, subject.labels) == (16_000, ("b", "a"))
-    slow = load_subject(f"{module}:Silent", inputs="logmel", labels=["b", "a"], sample_rate=8000)
+    slow = load_system(f"{module}:Silent", inputs="logmel", labels=["b", "a"], sample_rate=8000)
     assert slow.front_end is not None
     assert slow.front_end.logmel == LogMelSettings(sample_rate=8000, f_max=4000.0)
 
 
 def test_a_class_with_a_front_end_and_scale_of_its_own(module: str) -> None:
-    subject = load_subject(f"{module}:Complete")
+    subject = load_system(f"{module}:Complete")
     assert (subject.sample_rate, subject.labels) == (8000, ("no", "yes"))
     assert subject.front_end is not None
     assert (subject.front_end.logmel.mels, subject.front_end.frames) == (20, 9)
@@ -195,7 +195,7 @@ def test_a_class_with_a_front_end_and_scale_of_its_own(module: str) -> None:
 def test_a_function_with_arguments(module: str) -> None:
     said: dict[str, Any] = {"inputs": "logmel", "labels": ["a", "b", "c"]}
     before = torch.get_rng_state()
-    subject = load_subject(f"{module}:make", init={"classes": 3, "word": "x"}, **said)
+    subject = load_system(f"{module}:make", init={"classes": 3, "word": "x"}, **said)
     assert torch.equal(torch.get_rng_state(), before)
     assert subject.model(torch.zeros(2, 1, 8, 9)).shape == (2, 3)
 
@@ -204,7 +204,7 @@ def test_the_fingerprint_of_a_class_is_of_weights_arguments_and_code(
     module: str, tmp_path: Path
 ) -> None:
     def fingerprint(gain: float) -> str:
-        return load_subject(f"{module}:Sound", init={"gain": gain}).fingerprint
+        return load_system(f"{module}:Sound", init={"gain": gain}).fingerprint
 
     first = fingerprint(1.0)
     assert fingerprint(1.0) == first
@@ -290,7 +290,7 @@ LOGMEL: dict[str, Any] = {"inputs": "logmel", "labels": ["a", "b"]}
 )
 def test_refused_classes(module: str, path: str, said: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ServaxError, match=sentence):
-        load_subject(path, **said)
+        load_system(path, **said)
 
 
 @pytest.mark.parametrize(
@@ -308,18 +308,18 @@ def test_what_contradicts_a_checkpoint(
     checkpoint: Path, said: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(SettingError, match=sentence):
-        load_subject(str(checkpoint), **said)
+        load_system(str(checkpoint), **said)
 
 
 @pytest.mark.parametrize("said", [{"inputs": "melody"}, {"sample_rate": 0}])
 def test_statements_outside_their_rule(said: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match=next(iter(said))):
-        load_subject("anything", **said)
+        load_system("anything", **said)
 
 
 def test_a_part_says_that_several_classes_may_be_right(module: str) -> None:
     init = {"problem_type": "multi_label_classification"}
-    assert load_subject("own_models:Wrapped", init=init).multi_label
+    assert load_system("own_models:Wrapped", init=init).multi_label
 
 
 def test_what_is_no_model_is_answered_with_the_forms(tmp_path: Path) -> None:
@@ -327,14 +327,14 @@ def test_what_is_no_model_is_answered_with_the_forms(tmp_path: Path) -> None:
     with pytest.raises(
         SettingError, match=f"model is 'vgg', expected a packaged recogniser.*{forms}"
     ):
-        load_subject("vgg")
+        load_system("vgg")
     with pytest.raises(PathError, match=f"holds neither settings.json nor config.json.*{forms}"):
-        load_subject(str(tmp_path))
+        load_system(str(tmp_path))
     with pytest.raises(PathError, match=f"is a pickle, which servax never opens.*{forms}"):
-        load_subject("runs/best.pt")
+        load_system("runs/best.pt")
 
 
 def test_a_broken_checkpoint(checkpoint: Path) -> None:
     (checkpoint / "weights.safetensors").write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match="is not a safetensors file"):
-        load_subject(str(checkpoint))
+        load_system(str(checkpoint))

@@ -16,8 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from servax.audit.subjects import Subject, load_subject
+from servax.audit.subjects import load_system
 from servax.errors import CheckpointError, PathError, ServaxError, SettingError
+from servax.evaluation.systems import System
 
 NAMES = {0: "neu", 1: "hap", 2: "ang", 3: "sad"}
 CONVOLUTIONS = {
@@ -102,7 +103,7 @@ def oracle(library: Any, folder: Path, speech: torch.Tensor) -> tuple[torch.Tens
         return torch.cat(rows), torch.cat([network(row).logits for row in rows])
 
 
-def as_library(subject: Subject, logits: torch.Tensor, speech: torch.Tensor) -> None:
+def as_library(subject: System, logits: torch.Tensor, speech: torch.Tensor) -> None:
     assert (subject.inputs, subject.sample_rate, subject.bounds) == ("waveform", 16_000, (-1, 1))
     assert subject.labels == ("neu", "hap", "ang", "sad")
     assert not subject.model.training
@@ -114,7 +115,7 @@ def as_library(subject: Subject, logits: torch.Tensor, speech: torch.Tensor) -> 
 def test_models_of_raw_sound(
     library: Any, folders: dict[str, Path], speech: torch.Tensor, name: str
 ) -> None:
-    subject = load_subject(str(folders[name]))
+    subject = load_system(str(folders[name]))
     features, logits = oracle(library, folders[name], speech)
     model: Any = subject.model
     torch.testing.assert_close(model.features(speech), features, rtol=1e-5, atol=1e-5)
@@ -124,7 +125,7 @@ def test_models_of_raw_sound(
 
 
 def test_gradients_reach_the_waveform(folders: dict[str, Path], speech: torch.Tensor) -> None:
-    subject = load_subject(str(folders["wav2vec2"]))
+    subject = load_system(str(folders["wav2vec2"]))
     model = subject.model.double()
     x = speech[:1].double().requires_grad_()
     (gradient,) = torch.autograd.grad(model(x)[0, 0], x)
@@ -140,7 +141,7 @@ def test_gradients_reach_the_waveform(folders: dict[str, Path], speech: torch.Te
 def test_a_model_of_spectrograms_is_a_black_box(
     library: Any, folders: dict[str, Path], speech: torch.Tensor
 ) -> None:
-    subject = load_subject(str(folders["ast"]))
+    subject = load_system(str(folders["ast"]))
     _, logits = oracle(library, folders["ast"], speech)
     as_library(subject, logits, speech)
     assert subject.shut == "ASTFeatureExtractor computes its features in NumPy"
@@ -159,12 +160,12 @@ def test_the_fingerprint_is_of_weights_and_extractor(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     place = copied(folders["wav2vec2"], tmp_path / "copy")
-    first = load_subject(str(folders["wav2vec2"])).fingerprint
-    assert load_subject(str(place)).fingerprint == first
+    first = load_system(str(folders["wav2vec2"])).fingerprint
+    assert load_system(str(place)).fingerprint == first
     settings = json.loads((place / "preprocessor_config.json").read_text(encoding="utf-8"))
     settings["do_normalize"] = False
     (place / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    assert load_subject(str(place)).fingerprint != first
+    assert load_system(str(place)).fingerprint != first
 
 
 def without_head(folder: Path) -> None:
@@ -218,17 +219,17 @@ def test_a_head_that_places_voices_in_a_space_is_refused(
     place = told(copied(folders["wav2vec2"], tmp_path / "space"), **settings)
     for labels in (None, ["neutral", "happy", "angry", "sad"]):
         with pytest.raises(ServaxError, match=sentence):
-            load_subject(place, labels=labels)
+            load_system(place, labels=labels)
 
 
 def test_a_multi_label_head_is_known(folders: dict[str, Path], tmp_path: Path) -> None:
-    assert not load_subject(str(folders["wav2vec2"])).multi_label
+    assert not load_system(str(folders["wav2vec2"])).multi_label
     for kind, several in (
         ("multi_label_classification", True),
         ("single_label_classification", False),
     ):
         place = told(copied(folders["wav2vec2"], tmp_path / kind), problem_type=kind)
-        assert load_subject(place).multi_label is several
+        assert load_system(place).multi_label is several
 
 
 @pytest.mark.parametrize(
@@ -249,7 +250,7 @@ def test_refused_folders(
     place = copied(folders["wav2vec2"], tmp_path / "spoilt")
     spoil(place)
     with pytest.raises(CheckpointError, match=f"(?s)spoilt: {sentence}"):
-        load_subject(str(place))
+        load_system(str(place))
 
 
 def test_a_weight_of_training_only_may_be_missing(
@@ -257,8 +258,8 @@ def test_a_weight_of_training_only_may_be_missing(
 ) -> None:
     place = copied(folders["wav2vec2"], tmp_path / "old")
     without_mask(place)
-    whole = load_subject(str(folders["wav2vec2"])).model
-    assert torch.equal(load_subject(str(place)).model(speech), whole(speech))
+    whole = load_system(str(folders["wav2vec2"])).model
+    assert torch.equal(load_system(str(place)).model(speech), whole(speech))
 
 
 @pytest.mark.parametrize(
@@ -273,7 +274,7 @@ def test_what_contradicts_a_model(
     folders: dict[str, Path], said: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(SettingError, match=sentence):
-        load_subject(str(folders["wav2vec2"]), **said)
+        load_system(str(folders["wav2vec2"]), **said)
 
 
 def test_a_hub_id_is_refused_without_a_network(
@@ -284,10 +285,10 @@ def test_a_hub_id_is_refused_without_a_network(
 
     monkeypatch.setattr("socket.socket.connect", connect)
     with pytest.raises(PathError, match=r"(?s)^servax-tests/absent: transformers cannot read it"):
-        load_subject("hf://servax-tests/absent")
+        load_system("hf://servax-tests/absent")
 
 
 def test_without_transformers(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ServaxError, match=r"needs transformers .*pip install 'servax\[hf\]'"):
-        load_subject(str(folders["wav2vec2"]))
+        load_system(str(folders["wav2vec2"]))

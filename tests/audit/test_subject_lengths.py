@@ -16,7 +16,7 @@ from torch import nn
 
 from servax.audit.material import gather
 from servax.audit.selection import Selection
-from servax.audit.subjects import load_subject
+from servax.audit.subjects import load_system
 from servax.audit.subjects.fingerprint import of_files
 from servax.audit.systems import surrogate
 from servax.cli import main
@@ -60,9 +60,9 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_a_model_of_a_fixed_length_is_probed_and_audited_with_it(module: str, voices: Path) -> None:
     for subject in (
-        load_subject(f"{module}:Saying"),
-        load_subject(f"{module}:Fixed", seconds=2.0),
-        load_subject(f"{module}:Fixed", init={"length": 3.0}),  # the audit's own length
+        load_system(f"{module}:Saying"),
+        load_system(f"{module}:Fixed", seconds=2.0),
+        load_system(f"{module}:Fixed", init={"length": 3.0}),  # the audit's own length
     ):
         length = round(subject.seconds * 16_000)
         _, material = gather(subject, Selection(corpus=str(voices), groups=3, utterances=2))
@@ -72,17 +72,17 @@ def test_a_model_of_a_fixed_length_is_probed_and_audited_with_it(module: str, vo
 
 
 def test_a_surrogate_hears_as_long_as_the_model(module: str) -> None:
-    subject = load_subject(f"{module}:Saying")
+    subject = load_system(f"{module}:Saying")
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        _, other = surrogate(subject, f"other={module}:Fixed")
+        other = surrogate(subject, f"other={module}:Fixed")
     assert other.seconds == subject.seconds == 2
     with pytest.raises(SettingError, match=r"seconds is 3.0, expected 2, which"):
-        surrogate(load_subject(f"{module}:Fixed", init={"length": 3.0}), f"{module}:Saying")
+        surrogate(load_system(f"{module}:Fixed", init={"length": 3.0}), f"{module}:Saying")
 
 
 def test_a_part_of_the_network_called_seconds_is_left_alone(module: str) -> None:
-    assert load_subject(f"{module}:Listening").seconds == 3.0
+    assert load_system(f"{module}:Listening").seconds == 3.0
 
 
 @pytest.mark.parametrize(
@@ -99,12 +99,12 @@ def test_a_length_that_does_not_fit_is_refused_with_one_that_does(
     module: str, name: str, said: Any, sentence: str
 ) -> None:
     with pytest.raises((PathError, SettingError), match=sentence):
-        load_subject(f"{module}:{name}", **said)
+        load_system(f"{module}:{name}", **said)
 
 
 def test_a_model_of_log_mels_takes_no_seconds(own: str) -> None:
     with pytest.raises(SettingError, match=r"seconds is 3.0, expected nothing: .* its log-Mel"):
-        load_subject(f"{own}:Bands", seconds=3.0)
+        load_system(f"{own}:Bands", seconds=3.0)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def scripted(path: Path, model: nn.Module) -> Path:
 def test_a_torchscript_file(tmp_path: Path, suffix: str) -> None:
     model = Scripted()
     path = scripted(tmp_path / f"model{suffix}", model)
-    subject = load_subject(str(path))
+    subject = load_system(str(path))
     assert (subject.name, subject.inputs, subject.sample_rate) == ("model", "waveform", 16_000)
     assert subject.labels == ("angry", "happy", "neutral", "sad")
     assert subject.source == f"TorchScript {path}"
@@ -168,12 +168,12 @@ def test_a_torchscript_file(tmp_path: Path, suffix: str) -> None:
 def test_a_torchscript_file_that_says_nothing(tmp_path: Path) -> None:
     path = str(scripted(tmp_path / "model.pt", Scripted(told=False)))
     with pytest.raises(SettingError, match="inputs is None"):
-        load_subject(path)
+        load_system(path)
     said: dict[str, Any] = {"inputs": "waveform", "sample_rate": 8_000, "labels": list("abcd")}
-    subject = load_subject(path, **said)
+    subject = load_system(path, **said)
     assert (subject.labels, subject.sample_rate) == (tuple("abcd"), 8_000)
     with pytest.raises(SettingError, match=r"init is .* only a class path takes arguments"):
-        load_subject(path, init={"a": 1})
+        load_system(path, init={"a": 1})
 
 
 class Evil:
@@ -186,7 +186,7 @@ def test_pickles_are_refused_unopened_whatever_they_are_called(tmp_path: Path) -
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Evil()))
     for name in ("zip.pt", "plain.pth"):
         with pytest.raises(PathError, match="is a pickle, which servax never opens") as told:
-            load_subject(str(tmp_path / name))
+            load_system(str(tmp_path / name))
         assert told.value.exit_code == 2
     whole = scripted(tmp_path / "whole.pt", Scripted())
     with zipfile.ZipFile(whole) as old, zipfile.ZipFile(tmp_path / "mixed.pt", "w") as new:
@@ -194,7 +194,7 @@ def test_pickles_are_refused_unopened_whatever_they_are_called(tmp_path: Path) -
             data = pickle.dumps(Evil()) if part.endswith("/data.pkl") else old.read(part)
             new.writestr(part.replace("whole/", "mixed/"), data)
     with pytest.raises(CheckpointError, match="torch cannot read it as TorchScript"):
-        load_subject(str(tmp_path / "mixed.pt"))
+        load_system(str(tmp_path / "mixed.pt"))
 
 
 def test_a_torchscript_file_is_audited_whole(

@@ -15,8 +15,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from servax.audit.subjects import Subject, load_subject
+from servax.audit.subjects import load_system
 from servax.errors import CheckpointError, PathError, ServaxError, SettingError
+from servax.evaluation.systems import System
 
 LABELS = ["angry", "happy", "sad"]
 WEIGHTS = np.array([[1.0, -2.0, 0.5]], dtype=np.float32)
@@ -65,7 +66,7 @@ def expected(x: torch.Tensor) -> np.ndarray:
     return np.asarray(x.flatten(1).numpy().mean(axis=1, keepdims=True) @ WEIGHTS)
 
 
-def scores(subject: Subject, x: torch.Tensor) -> np.ndarray:
+def scores(subject: System, x: torch.Tensor) -> np.ndarray:
     logits = subject.model(x)
     assert logits.dtype == torch.float32
     return np.asarray(logits.numpy())
@@ -78,7 +79,7 @@ def scores(subject: Subject, x: torch.Tensor) -> np.ndarray:
 )
 def test_it_scores_as_numpy_does(tmp_path: Path, shape: tuple[Size, ...], kind: int) -> None:
     path = write(tmp_path / "mean.onnx", shape, kind=kind, metadata=said())
-    subject = load_subject(path)
+    subject = load_system(path)
     draws = torch.Generator().manual_seed(0)
     sizes = (5, 333) if len(shape) == 2 else (5, 1, 32, 40)
     x = torch.rand(sizes, generator=draws)
@@ -92,7 +93,7 @@ def test_it_scores_as_numpy_does(tmp_path: Path, shape: tuple[Size, ...], kind: 
 
 
 def test_the_front_end_has_the_sizes_of_the_file(tmp_path: Path) -> None:
-    subject = load_subject(write(tmp_path / "a.onnx", ("B", 1, 32, 40), metadata=said()))
+    subject = load_system(write(tmp_path / "a.onnx", ("B", 1, 32, 40), metadata=said()))
     assert subject.front_end is not None
     assert (subject.front_end.logmel.mels, subject.front_end.frames) == (32, 40)
     assert (subject.front_end.logmel.sample_rate, subject.front_end.logmel.f_max) == (8000, 4000)
@@ -100,7 +101,7 @@ def test_the_front_end_has_the_sizes_of_the_file(tmp_path: Path) -> None:
 
 
 def test_a_fixed_length_keeps_the_middle_and_fills_with_zeros(tmp_path: Path) -> None:
-    subject = load_subject(write(tmp_path / "a.onnx", ("B", 100), metadata=said()))
+    subject = load_system(write(tmp_path / "a.onnx", ("B", 100), metadata=said()))
     x = torch.rand(2, 140, generator=torch.Generator().manual_seed(0))
     np.testing.assert_allclose(scores(subject, x), expected(x[:, 20:120]), rtol=1e-5)
     filled = np.pad(x[:, :60].numpy(), ((0, 0), (0, 40)))
@@ -110,14 +111,14 @@ def test_a_fixed_length_keeps_the_middle_and_fills_with_zeros(tmp_path: Path) ->
 
 def test_what_a_file_does_not_say_is_given(tmp_path: Path) -> None:
     path = write(tmp_path / "bare.onnx", ("B", "T"))
-    subject = load_subject(path, labels=["x", "y", "z"], sample_rate=22_050)
+    subject = load_system(path, labels=["x", "y", "z"], sample_rate=22_050)
     assert (subject.labels, subject.sample_rate) == (("x", "y", "z"), 22_050)
     assert subject.fingerprint == hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def test_the_output_called_logits_is_taken(tmp_path: Path) -> None:
     path = write(tmp_path / "two.onnx", ("B", "T"), outputs=("other", "logits"), metadata=said())
-    assert load_subject(path).model.output == "logits"
+    assert load_system(path).model.output == "logits"
 
 
 @pytest.mark.parametrize(
@@ -147,20 +148,20 @@ def test_refused_files(
 ) -> None:
     path = write(tmp_path / "a.onnx", shape, **file)
     with pytest.raises(ServaxError, match=sentence):
-        load_subject(path, **given)
+        load_system(path, **given)
 
 
 def test_refused_before_it_is_a_model(tmp_path: Path) -> None:
     with pytest.raises(PathError, match=r"absent\.onnx: no such file; expected an ONNX file"):
-        load_subject(str(tmp_path / "absent.onnx"))
+        load_system(str(tmp_path / "absent.onnx"))
     (tmp_path / "text.onnx").write_text("hello", encoding="utf-8")
     with pytest.raises(CheckpointError, match="is no ONNX file that onnxruntime can run"):
-        load_subject(str(tmp_path / "text.onnx"))
+        load_system(str(tmp_path / "text.onnx"))
     with pytest.raises(SettingError, match="only a class path takes arguments"):
-        load_subject(str(tmp_path / "text.onnx"), init={"a": 1})
+        load_system(str(tmp_path / "text.onnx"), init={"a": 1})
 
 
 def test_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ServaxError, match=r"needs onnxruntime .*pip install 'servax\[onnx\]'"):
-        load_subject(write(tmp_path / "a.onnx", ("B", "T")))
+        load_system(write(tmp_path / "a.onnx", ("B", "T")))

@@ -16,7 +16,7 @@ from servax.audit.probing import COUNT, probe
 from servax.audit.run import Audited, run_audit
 from servax.audit.scene import Scene
 from servax.audit.stages import Stages
-from servax.audit.subjects import load_subject
+from servax.audit.subjects import load_system
 from servax.audit.threats import KNOWLEDGE
 from servax.audit.tiers import Budget, Catalogue
 from servax.errors import PathError, SettingError
@@ -204,7 +204,7 @@ BOTH = ("black_box", "adaptive")
 
 def scene_of(set_up: Any, folder: Path, path: str, **changes: Any) -> Scene:
     """Return the scene of an audit with a radius that breaks 7 of the 8 that `Bands` gets right."""
-    return set_up(folder, subject=load_subject(path), **{"budget": Budget(radius=0.07)} | changes)
+    return set_up(folder, subject=load_system(path), **{"budget": Budget(radius=0.07)} | changes)
 
 
 def told(scene: Scene) -> Finding:
@@ -371,7 +371,7 @@ def test_the_identity_stands_for_a_step_that_a_model_names(
         set_up, tmp_path, f"{cut}:Named", defences=("mean=mean-filter:3",), knowledge=KNOWLEDGE
     )
     assert [(s.gradients, s.exact) for s in scene.systems] == 2 * [(True, False)]
-    named, plain = scene.subject.model, load_subject(f"{own}:Bands").model
+    named, plain = scene.subject.model, load_system(f"{own}:Bands").model
     x = scene.material.x
     assert torch.equal(named(x), plain((255 * x).round() / 255))
     audited = run_audit(scene, fail_under=0.0)
@@ -398,7 +398,7 @@ def test_a_step_that_no_identity_can_stand_for_is_refused(
     cut: str, name: str, sentence: str
 ) -> None:
     with pytest.raises(PathError, match=sentence):
-        load_subject(f"{cut}:{name}")
+        load_system(f"{cut}:{name}")
 
 
 def test_an_honest_model_that_splits_its_batch_is_audited(

@@ -18,7 +18,7 @@ import torch
 from pages import ROOT, blocks
 from torch import Tensor, nn
 
-from servax.audit.subjects import load_subject
+from servax.audit.subjects import load_system
 
 CLASSES = {"from_speechbrain": 4, "from_funasr": 9, "from_audonnx": 4}
 SHOWN = {
@@ -126,7 +126,7 @@ def test_each_takes_at_most_ten_lines() -> None:
 @pytest.mark.parametrize("name", CLASSES)
 def test_they_are_subjects_of_an_audit(name: str) -> None:
     made = "emotions" if name == "from_speechbrain" else "Emotions"
-    subject = load_subject(f"{name}:{made}")
+    subject = load_system(f"{name}:{made}")
     assert (subject.inputs, subject.sample_rate) == ("waveform", 16_000)
     assert len(subject.labels) == CLASSES[name]
     assert subject.gradients == (name != "from_audonnx")

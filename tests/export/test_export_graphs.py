@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from servax import audio
-from servax.audit.subjects import load_subject
+from servax.audit.subjects import load_system
 from servax.defences import Defended, Detector
 from servax.errors import SettingError
 from servax.experiments.training import Recogniser, load_recogniser
@@ -145,7 +145,7 @@ def test_a_file_does_not_tell_of_the_machine_it_was_made_on(defended: Trio) -> N
 
 def test_an_audit_can_load_it(defended: Trio, noisy: Noise) -> None:
     purifier, recogniser, made = defended
-    subject = load_subject(made.path)
+    subject = load_system(made.path)
     assert (subject.inputs, subject.sample_rate) == ("waveform", 16_000)
     assert subject.labels == ("angry", "happy", "sad")
     x = noisy(3, 9_000)

@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from servax.audit.subjects import load_subject
+from servax.audit.subjects import load_system
 from servax.audit.systems import defended, surrogate
 from servax.cli import main
 from servax.errors import CheckpointError, SettingError
@@ -97,7 +97,7 @@ def test_a_recogniser_is_read_and_audited_by_its_name(name: str) -> None:
     found = load_recogniser(name)
     settings = json.loads((folder(name) / "settings.json").read_text(encoding="utf-8"))
     assert list(found.labels) == settings["extra"]["labels"]
-    subject = load_subject(name)
+    subject = load_system(name)
     assert (subject.name, subject.labels) == (name, found.labels)
     x = torch.rand(1, 1, 64, 40)
     torch.testing.assert_close(subject.model(x), found.network(x), atol=1e-4, rtol=1e-4)
@@ -113,7 +113,7 @@ def test_a_recogniser_is_read_and_audited_by_its_name(name: str) -> None:
     ],
 )
 def test_a_pair_of_one_corpus_stands_in_one_audit(recogniser: str, purifier: str) -> None:
-    subject = load_subject(recogniser)
+    subject = load_system(recogniser)
     system = defended(subject, purifier, seed=0)
     assert system.name == purifier
     x = torch.rand(1, 1, 64, 40)
@@ -127,7 +127,7 @@ def test_a_pair_of_one_corpus_stands_in_one_audit(recogniser: str, purifier: str
 
 def test_a_packaged_recogniser_is_no_surrogate_of_itself() -> None:
     with pytest.raises(SettingError, match="weights of its own, not the audited one"):
-        surrogate(load_subject(RECOGNISER), RECOGNISER)
+        surrogate(load_system(RECOGNISER), RECOGNISER)
 
 
 def test_a_folder_of_that_name_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,12 +158,12 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(CheckpointError, match=rf"^sad-plus-ravdess: no such folder.*{meant}"):
         Purifier.from_pretrained("sad-plus-ravdess")
     with pytest.raises(SettingError, match=rf"^defence is 'sad-plus-.*{meant}"):
-        defended(load_subject(RECOGNISER), "sad-plus-ravdess", seed=0)
+        defended(load_system(RECOGNISER), "sad-plus-ravdess", seed=0)
     meant = rf"{RECOGNISER}.*Did you mean '{RECOGNISER}'\?$"
     with pytest.raises(CheckpointError, match=rf"^rnn-ravdess: no such folder.*{meant}"):
         load_recogniser("rnn-ravdess")
     with pytest.raises(SettingError, match=rf"^model is 'rnn-ravdess'.*{meant}"):
-        load_subject("rnn-ravdess")
+        load_system("rnn-ravdess")
 
 
 def test_each_is_refused_in_the_place_of_the_other() -> None:

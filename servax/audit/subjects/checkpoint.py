@@ -9,14 +9,14 @@ from torch import nn
 from servax.audit.subjects.fingerprint import of_files
 from servax.audit.subjects.probing import settled
 from servax.audit.subjects.statements import Statements, agree, class_names
-from servax.audit.subjects.subject import BOUNDS, Inputs, Subject
+from servax.evaluation.systems import Inputs, System
 from servax.experiments.training import MODEL, load_recogniser
 from servax.features import FrontEnd
 from servax.models import WaveformClassifier, frozen
 from servax.models.storage import SETTINGS, WEIGHTS
 
 
-def load_checkpoint_subject(folder: Path, said: Statements) -> Subject:
+def load_checkpoint_system(folder: Path, said: Statements) -> System:
     """Return the recogniser in a folder with ``settings.json`` and ``weights.safetensors``.
 
     It takes log-Mels; where `said` asks for waveforms, its front-end and scale are part of it.
@@ -41,14 +41,13 @@ def load_checkpoint_subject(folder: Path, said: Statements) -> Subject:
     network: nn.Module = frozen(recogniser.network)
     chain = nn.Sequential(FrontEnd(recogniser.front_end), recogniser.scale)
     model = WaveformClassifier(chain, network) if on_sound else network
-    return Subject(
+    return System(
         # A training leaves its weights in a folder called model; its parent tells them apart.
         name=place.parent.name if place.name == MODEL else place.name,
         model=settled(model),
         inputs=inputs,
         labels=labels,
         sample_rate=agree("sample_rate", said.sample_rate, rate, whose, "16000"),
-        bounds=BOUNDS[inputs],
         front_end=None if on_sound else recogniser.front_end,
         seconds=said.length(inputs, None, whose),
         scale=None if on_sound else recogniser.scale,

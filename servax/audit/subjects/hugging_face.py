@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from servax.audit.subjects.fingerprint import of_model
 from servax.audit.subjects.probing import answers_yes_or_no, count_classes, settled, zeros
 from servax.audit.subjects.statements import Statements, agree, class_names
-from servax.audit.subjects.subject import BOUNDS, Inputs, Subject
 from servax.errors import CheckpointError
+from servax.evaluation.systems import Inputs, System
 from servax.runtime.extras import load_extra, quiet
 
 INPUTS: Inputs = "waveform"
@@ -75,7 +75,7 @@ class ExtractedModel(nn.Module):
         return logits
 
 
-def load_hugging_face_subject(place: str, said: Statements, *, local: bool = True) -> Subject:
+def load_hugging_face_system(place: str, said: Statements, *, local: bool = True) -> System:
     """Return the audio-classification model in a folder, or of a hub id.
 
     Args:
@@ -104,7 +104,7 @@ def load_hugging_face_subject(place: str, said: Statements, *, local: bool = Tru
     probe = zeros(INPUTS, rate, None, seconds)
     classes = count_classes(model, probe, inputs=INPUTS, source=place, sample_rate=rate)
     names = network.config.id2label
-    return Subject(
+    return System(
         name=Path(place).resolve().name,
         model=model,
         inputs=INPUTS,
@@ -113,7 +113,6 @@ def load_hugging_face_subject(place: str, said: Statements, *, local: bool = Tru
         ),
         sample_rate=rate,
         shut="" if raw else f"{type(extractor).__name__} computes its features in NumPy",
-        bounds=BOUNDS[INPUTS],
         multi_label=several,
         seconds=seconds,
         source=f"Hugging Face {place} ({type(network).__name__})",

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from servax.audit.subjects.checkpoint import load_checkpoint_subject
-from servax.audit.subjects.hugging_face import load_hugging_face_subject
-from servax.audit.subjects.onnx import load_onnx_subject
-from servax.audit.subjects.own_class import Value, load_class_subject
+from servax.audit.subjects.checkpoint import load_checkpoint_system
+from servax.audit.subjects.hugging_face import load_hugging_face_system
+from servax.audit.subjects.onnx import load_onnx_system
+from servax.audit.subjects.own_class import Value, load_class_system
 from servax.audit.subjects.statements import Statements
-from servax.audit.subjects.subject import Inputs, Subject
-from servax.audit.subjects.torchscript import is_torchscript, load_torchscript_subject
+from servax.audit.subjects.torchscript import is_torchscript, load_torchscript_system
 from servax.errors import PathError, SettingError, nearest
+from servax.evaluation.systems import Inputs, System
 from servax.experiments.training import MODEL
 from servax.models.storage import SETTINGS
 from servax.pretrained import names, resolve
@@ -27,7 +27,7 @@ FORMS = (
 )
 
 
-def load_subject(
+def load_system(
     model: str,
     *,
     labels: Sequence[str] | None = None,
@@ -35,7 +35,7 @@ def load_subject(
     inputs: Inputs | None = None,
     seconds: float | None = None,
     init: Mapping[str, Value] | None = None,
-) -> Subject:
+) -> System:
     """Return the model that a string names, ready to be audited.
 
     A folder with ``settings.json`` is a servax checkpoint, one with ``config.json`` a Hugging Face
@@ -63,17 +63,17 @@ def load_subject(
     files = (".onnx", *TORCHSCRIPT, *PICKLES)
     own = not model.startswith(HUB) and not path.is_dir() and path.suffix not in files
     if own and ":" in model:
-        return load_class_subject(model, said, init)
+        return load_class_system(model, said, init)
     if init:
         raise SettingError("init", dict(init), "nothing: only a class path takes arguments")
     if model.startswith(HUB):
-        return load_hugging_face_subject(model.removeprefix(HUB), said, local=False)
+        return load_hugging_face_system(model.removeprefix(HUB), said, local=False)
     if path.is_dir():
-        return _folder_subject(path, said)
+        return _folder_system(path, said)
     if path.suffix == ".onnx":
-        return load_onnx_subject(path, said)
+        return load_onnx_system(path, said)
     if is_torchscript(path):
-        return load_torchscript_subject(path, said)
+        return load_torchscript_system(path, said)
     if path.suffix in PICKLES:
         raise PathError(
             model, f"is a pickle, which servax never opens since it can run code; expected {FORMS}"
@@ -83,10 +83,10 @@ def load_subject(
     raise SettingError("model", model, expected, hint=nearest(model, known))
 
 
-def _folder_subject(path: Path, said: Statements) -> Subject:
+def _folder_system(path: Path, said: Statements) -> System:
     for folder in (path, path / MODEL):
         if (folder / SETTINGS).is_file():
-            return load_checkpoint_subject(folder, said)
+            return load_checkpoint_system(folder, said)
     if (path / "config.json").is_file():
-        return load_hugging_face_subject(str(path), said)
+        return load_hugging_face_system(str(path), said)
     raise PathError(path, f"holds neither settings.json nor config.json; expected {FORMS}")

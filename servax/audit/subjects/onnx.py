@@ -23,8 +23,8 @@ from servax.audit.subjects.statements import (
     class_names,
     default_front_end,
 )
-from servax.audit.subjects.subject import BOUNDS, Inputs, Subject
 from servax.errors import CheckpointError, ShapeError
+from servax.evaluation.systems import Inputs, System
 from servax.runtime.extras import load_extra
 from servax.runtime.session import started
 
@@ -84,7 +84,7 @@ class OnnxClassifier(nn.Module):
         return x
 
 
-def load_onnx_subject(path: Path, said: Statements) -> Subject:
+def load_onnx_system(path: Path, said: Statements) -> System:
     """Return the model in an ONNX file.
 
     Raises:
@@ -105,14 +105,13 @@ def load_onnx_subject(path: Path, said: Statements) -> Subject:
     seconds = said.length(inputs, length and length / rate, str(path))
     x = zeros(inputs, rate, front_end, seconds)
     classes = count_classes(model, x, inputs=inputs, source=str(path))
-    return Subject(
+    return System(
         name=path.stem,
         model=settled(model),
         inputs=inputs,
         labels=class_names(said.labels, own_labels, classes=classes, whose=str(path)),
         sample_rate=rate,
         shut="an ONNX file runs outside torch, which gives no gradients",
-        bounds=BOUNDS[inputs],
         front_end=front_end,
         seconds=seconds,
         source=f"ONNX file {path}",

@@ -24,9 +24,9 @@ from servax.audit.subjects.statements import (
     class_names,
     default_front_end,
 )
-from servax.audit.subjects.subject import BOUNDS, INPUTS, Inputs, Subject
 from servax.defences import StraightThrough
 from servax.errors import PathError, SettingError, nearest
+from servax.evaluation.systems import INPUTS, Inputs, System
 from servax.features import FrontEnd, FrontEndSettings, Scale, Scaling, ZScore
 
 Value = str | int | float | bool
@@ -84,9 +84,9 @@ class Own:
         )
 
 
-def load_class_subject(
+def load_class_system(
     path: str, said: Statements, init: Mapping[str, Value] | None = None
-) -> Subject:
+) -> System:
     """Return the model that ``package.module:Name`` makes.
 
     Importing the module and calling `Name` runs the code that stands there, with all your rights:
@@ -105,7 +105,7 @@ def load_class_subject(
     module, model = make(path, dict(init or {}))
     if not isinstance(model, nn.Module):
         raise PathError(path, f"makes a {type(model).__name__}, expected a torch.nn.Module")
-    subject = module_subject(
+    subject = module_system(
         path,
         model,
         said,
@@ -115,7 +115,7 @@ def load_class_subject(
     return replace(subject, name=path.partition(":")[2], fingerprint=told)
 
 
-def module_subject(path: str, model: nn.Module, said: Statements, *, source: str) -> Subject:
+def module_system(path: str, model: nn.Module, said: Statements, *, source: str) -> System:
     """Return a torch module as a subject, its own attributes heard (see `Own`).
 
     Args:
@@ -126,7 +126,7 @@ def module_subject(path: str, model: nn.Module, said: Statements, *, source: str
 
     Raises:
         PathError: It is no classifier.
-        SettingError: As for `load_class_subject`.
+        SettingError: As for `load_class_system`.
     """
     own = Own.of(settled(model))
     if own.bpda is not None:
@@ -138,7 +138,7 @@ def module_subject(path: str, model: nn.Module, said: Statements, *, source: str
     probe = zeros(inputs, rate, front_end, seconds)
     timed = rate if inputs == "waveform" else 0
     classes = count_classes(model, probe, inputs=inputs, source=path, sample_rate=timed)
-    return Subject(
+    return System(
         name=Path(path).stem,
         model=model,
         inputs=inputs,
@@ -146,7 +146,6 @@ def module_subject(path: str, model: nn.Module, said: Statements, *, source: str
         sample_rate=rate,
         shut=shut(model, probe),
         exact=own.bpda is None,
-        bounds=BOUNDS[inputs],
         front_end=front_end,
         seconds=seconds,
         scale=own.scale if inputs == "logmel" else None,

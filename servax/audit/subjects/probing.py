@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from servax.attacks.problem import logits_of
-from servax.audit.subjects.subject import SECONDS, Inputs
 from servax.errors import PathError
 from servax.evaluation.checks.finding import out_of_memory
+from servax.evaluation.systems import SECONDS, Inputs
 from servax.features import FrontEndSettings
 
 LENGTHS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from servax.audit.subjects.subject import INPUTS, SECONDS, Inputs
 from servax.errors import SettingError
+from servax.evaluation.systems import INPUTS, SECONDS, Inputs
 from servax.features import FrontEndSettings
 
 T = TypeVar("T")

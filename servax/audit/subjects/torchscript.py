@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from servax.audit.subjects.fingerprint import of_files
-from servax.audit.subjects.own_class import module_subject
+from servax.audit.subjects.own_class import module_system
 from servax.audit.subjects.statements import Statements
-from servax.audit.subjects.subject import Subject
 from servax.errors import CheckpointError
+from servax.evaluation.systems import System
 
 
 class ScriptedModel(nn.Module):
@@ -47,7 +47,7 @@ def is_torchscript(path: Path) -> bool:
     return "constants.pkl" in names and any(name.startswith("code/") for name in names)
 
 
-def load_torchscript_subject(path: Path, said: Statements) -> Subject:
+def load_torchscript_system(path: Path, said: Statements) -> System:
     """Return the model in a TorchScript file.
 
     Raises:
@@ -64,5 +64,5 @@ def load_torchscript_subject(path: Path, said: Statements) -> Subject:
             f"torch cannot read it as TorchScript ({type(error).__name__}); expected a file of "
             "torch.jit.save",
         ) from error
-    subject = module_subject(str(path), ScriptedModel(script), said, source=f"TorchScript {path}")
+    subject = module_system(str(path), ScriptedModel(script), said, source=f"TorchScript {path}")
     return replace(subject, fingerprint=of_files([path]))
