@@ -49,10 +49,10 @@ from servax.attacks import (
 from servax.corpora import cache_folder, load
 from servax.errors import ServaxError, SettingError
 from servax.experiments.provenance import provenance
-from servax.experiments.training import load_recogniser
 from servax.features import Dataset, FrontEnd, extract
 from servax.models import frozen
 from servax.perturbation import L2
+from servax.recognition import Recogniser
 from servax.training import Compute
 
 LIBRARIES = ("foolbox", "adversarial-robustness-toolbox", "torchattacks")
@@ -288,7 +288,7 @@ def main() -> int:
 def bench_of(given: argparse.Namespace) -> Bench:
     """Return the network and its inputs."""
     device = Compute(given.device).resolve()
-    recogniser = load_recogniser(given.model)
+    recogniser = Recogniser.from_pretrained(given.model)
     corpus = load(given.corpus, given.root, scheme=given.scheme)
     if recogniser.labels != corpus.labels:
         raise SettingError(

@@ -23,9 +23,9 @@ from servax.corpora import Corpus, cache_folder, load
 from servax.errors import SettingError
 from servax.evaluation import uar
 from servax.evaluation.calibration import spread
-from servax.experiments.training import Recogniser, load_recogniser
 from servax.features import Dataset, FrontEnd, extract
 from servax.models import frozen
+from servax.recognition import Recogniser
 
 Batches = list[tuple[Tensor, Tensor]]
 """Inputs (B, 1, M, F) and classes (B,) of each batch."""
@@ -91,7 +91,7 @@ def subject(given: argparse.Namespace, *, batches: int) -> Subject:
         SettingError: The model has other labels than the corpus.
         ServaxError: The model or the corpus cannot be read.
     """
-    recogniser = load_recogniser(given.model)
+    recogniser = Recogniser.from_pretrained(given.model)
     corpus = load(given.corpus, given.root, scheme=given.scheme)
     if recogniser.labels != corpus.labels:
         raise SettingError(

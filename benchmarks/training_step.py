@@ -27,11 +27,11 @@ from torch import Tensor, nn
 
 from servax.corpora import cache_folder, load
 from servax.errors import ServaxError
-from servax.experiments.training import load_recogniser
 from servax.features import Dataset, FrontEnd, extract
 from servax.models import Discriminator, FrameTransformer, feature_extractor, frozen
 from servax.purifier import PurifierTrainer, PurifierTraining
 from servax.purifier.losses import pixel_loss
+from servax.recognition import Recogniser
 from servax.training import global_seed
 
 TARGET = 3.0
@@ -122,7 +122,7 @@ def with_torchs_blocks(purifier: FrameTransformer) -> FrameTransformer:
 
 def clips(given: argparse.Namespace) -> Dataset:
     """Return one batch of clips of the training speakers."""
-    recogniser = load_recogniser(given.model)
+    recogniser = Recogniser.from_pretrained(given.model)
     corpus = load(given.corpus, given.root, scheme=given.scheme)
     fold = corpus.folds(given.groups)[given.held_out - 1]
     positions = np.linspace(0, len(fold.train) - 1, given.batch_size).astype(int)
@@ -152,7 +152,7 @@ def main() -> int:
     given = arguments()
     torch.set_num_threads(given.threads)
     data = clips(given)
-    vgg = load_recogniser(given.model).network
+    vgg = Recogniser.from_pretrained(given.model).network
     # The letter of eq. 7 on both sides: the limit on L_adv's gradient is a departure of ours.
     settings = replace(
         PurifierTraining(), batch_size=given.batch_size, adversarial_limit=None, warmup_steps=0

@@ -17,9 +17,7 @@ from dataclasses import dataclass
 import torch
 
 import servax as sx
-from servax import audio
 from servax.attacks.losses import margin
-from servax.experiments.training import load_recogniser
 from servax.perturbation import Ball, Linf, into_reach
 
 
@@ -57,9 +55,8 @@ def main() -> None:
     parser.add_argument("--model", default="crnn-ravdess", help="default: %(default)s")
     given = parser.parse_args()
 
-    recogniser = load_recogniser(given.model)
-    front_end = torch.nn.Sequential(sx.FrontEnd(recogniser.front_end), recogniser.scale)
-    x = front_end(torch.from_numpy(audio.read(given.sound))[None])
+    recogniser = sx.Recogniser.from_pretrained(given.model)
+    x = recogniser.inputs(given.sound)
     y = torch.tensor([recogniser.labels.index(given.label)])
     moved = BestCorner()(recogniser.network, x, y, generator=torch.Generator().manual_seed(0))
     for title, inputs in (("clean", x), ("attacked", moved)):

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 import servax as sx
-from servax.experiments.training import load_recogniser
 
 
 class Floor(torch.nn.Module):
@@ -41,7 +40,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=15, help="of PGD; default: %(default)s")
     given = parser.parse_args()
 
-    recogniser = load_recogniser("crnn-synthetic")
+    recogniser = sx.Recogniser.from_pretrained("crnn-synthetic")
     corpus = sx.corpora.load("synthetic", scheme="four")
     unheard = [speaker for speaker in corpus.speakers if speaker not in recogniser.speakers]
     part = corpus.subset(speakers=unheard)

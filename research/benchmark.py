@@ -38,7 +38,7 @@ from servax.errors import ServaxError, SettingError
 from servax.evaluation import records
 from servax.evaluation.protocol import UNDEFENDED
 from servax.experiments.provenance import provenance
-from servax.experiments.training import RECOGNISERS, load_recogniser
+from servax.recognition import RECOGNISERS, Recogniser
 
 RESULTS = Path("results/benchmark")
 RECORDS = Path("runs/benchmark")
@@ -111,7 +111,7 @@ def chosen_targets(
     subjects = []
     for each in (found for pattern in wanted for found in matching(pattern)):
         where, _, told = each.partition("@")
-        if kind_of(load_recogniser(folder_of(where)).network) != network:
+        if kind_of(Recogniser.from_pretrained(folder_of(where)).network) != network:
             continue
         group = int(told) if told else group_of(where, folds)
         if group in groups:

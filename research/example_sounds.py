@@ -20,10 +20,10 @@ from servax import audio
 from servax.attacks import WaveformPGD
 from servax.corpora import load
 from servax.evaluation.distortion import log_spectral_distance, signal_to_noise_ratio
-from servax.experiments.training import load_recogniser
-from servax.features import FrontEnd, LogMel
+from servax.features import LogMel
 from servax.models import WaveformClassifier
 from servax.purifier import Purifier
+from servax.recognition import Recogniser
 
 SOUNDS = Path("docs/sounds")
 PICTURE = Path("docs/images/purified_sound.png")
@@ -32,10 +32,9 @@ RATE = 16_000
 
 def main() -> None:
     """Find the example and write it."""
-    recogniser = load_recogniser("crnn-synthetic")
+    recogniser = Recogniser.from_pretrained("crnn-synthetic")
     purifier = Purifier.from_pretrained("ssad-plus-synthetic").frozen()
-    front_end = nn.Sequential(FrontEnd(recogniser.front_end), recogniser.scale)
-    model = WaveformClassifier(front_end, recogniser.network.eval())
+    model = WaveformClassifier(recogniser.logmel, recogniser.network.eval())
     attack = WaveformPGD(snr_db=30.0, steps=15)
     corpus = load("synthetic", scheme="four")
     heard = set(recogniser.speakers) | set(purifier.speakers)

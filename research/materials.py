@@ -13,9 +13,9 @@ from torch import nn
 
 from servax.attacks import FGSM, PGD
 from servax.benchmark.systems import group_of, kind_of
-from servax.experiments.training import load_recogniser
 from servax.features import Dataset
 from servax.models import frozen
+from servax.recognition import Recogniser
 
 RUN = Path("runs/ravdess_plus/stages")
 ATTACKS = Path("runs/research/attacks")
@@ -28,7 +28,7 @@ GRID = ("clean", *(f"fgsm-{e}" for e in EPSILONS), *(f"pgd-{k}" for k in STEPS))
 
 def surrogate(half: str, name: str) -> nn.Module:
     """Return a surrogate that `surrogates.py` trained."""
-    return load_recogniser(SURROGATES / half / name).network
+    return Recogniser.from_pretrained(SURROGATES / half / name).network
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Target:
 def folder(name: str, group: int) -> Path:
     """Return where the target of a group lies: the stage of `servax run` for this fold."""
     for place in sorted(RUN.glob("target-*/model")):
-        kind = kind_of(load_recogniser(place).network)
+        kind = kind_of(Recogniser.from_pretrained(place).network)
         if kind == name and group_of(str(place), folds()) == group:
             return place
     raise SystemExit(f"no {name} of group {group} below {RUN}: train it first")
@@ -57,7 +57,7 @@ def folder(name: str, group: int) -> Path:
 @cache
 def targets(name: str, group: int) -> Target:
     """Return the target of a group, its attacks computed."""
-    found = load_recogniser(folder(name, group))
+    found = Recogniser.from_pretrained(folder(name, group))
     network = frozen(found.network)
     data = Dataset(folds()[group - 1].test, features("four"), found.scale)
     target = Target(name, group, network, data.labels.numpy())

@@ -36,12 +36,12 @@ from servax.corpora import Corpus, load
 from servax.defences import Defended
 from servax.evaluation.metrics import uar
 from servax.experiments.provenance import provenance
-from servax.experiments.training import Recogniser, load_recogniser
 from servax.export import export_defended, export_purifier
 from servax.export.quantising import quantise
 from servax.features import FrontEnd
 from servax.models import WaveformClassifier
 from servax.purifier import Purifier
+from servax.recognition import Recogniser
 from servax.runtime.session import open_session
 
 RESULTS = Path("results/onnx")
@@ -67,7 +67,7 @@ class Scene:
     @classmethod
     def of(cls, purifier: str, model: str) -> Scene:
         """Return the scene of two packaged networks."""
-        cleaner, recogniser = Purifier.from_pretrained(purifier), load_recogniser(model)
+        cleaner, recogniser = Purifier.from_pretrained(purifier), Recogniser.from_pretrained(model)
         front_end = nn.Sequential(FrontEnd(recogniser.front_end), recogniser.scale)
         return cls(cleaner, recogniser, load("ravdess", scheme="four"), front_end)
 

@@ -73,9 +73,10 @@ USE = {
 
 purifier = sx.Purifier.from_pretrained("{name}")
 cleaned = purifier.purify(waveform, sample_rate=16_000)  # same length, rate and level""",
-    "recogniser": """from servax.experiments.training import load_recogniser
+    "recogniser": """import servax as sx
 
-recogniser = load_recogniser("{name}")""",
+recogniser = sx.Recogniser.from_pretrained("{name}")
+probabilities = recogniser(waveform, 16_000)  # one for each of recogniser.labels""",
 }
 COMMAND = {
     "purifier": "servax purify IN -o OUT --purifier {name}",

@@ -36,11 +36,10 @@ from servax.evaluation.distortion import (
 from servax.evaluation.intervals import speaker_interval
 from servax.evaluation.metrics import uar
 from servax.experiments.provenance import provenance
-from servax.experiments.training import load_recogniser
-from servax.features import FrontEnd
 from servax.models import WaveformClassifier
 from servax.purifier import Purifier
 from servax.purifier import sound as sound_path
+from servax.recognition import Recogniser
 
 RESULTS = Path("results/purified_sound")
 WAYS = ("undefended", "direct", "sound", "stream")
@@ -66,8 +65,9 @@ def main() -> None:
     torch.set_num_threads(1)
     sound_path.CORRECTIONS = given.corrections
     began = time.monotonic()
-    recogniser, purifier = load_recogniser(given.model), Purifier.from_pretrained(given.purifier)
-    front_end = nn.Sequential(FrontEnd(recogniser.front_end), recogniser.scale)
+    recogniser = Recogniser.from_pretrained(given.model)
+    purifier = Purifier.from_pretrained(given.purifier)
+    front_end = recogniser.logmel
     model = recogniser.network.eval()
     cleaner = purifier.frozen()
     attack = WaveformPGD(snr_db=given.snr, steps=given.steps)

@@ -21,9 +21,8 @@ from pathlib import Path
 import torch
 from halves import HALVES, dataset
 
-from servax.experiments.training import RECOGNISERS, new_recogniser, recogniser_extra
 from servax.features import FrontEndSettings
-from servax.models import save_network
+from servax.recognition import RECOGNISERS, Recogniser, new_recogniser
 from servax.training import Compute, RecogniserTrainer, RecogniserTraining, derive
 
 FOLDER = Path("runs/research/surrogates")
@@ -49,7 +48,7 @@ def train(half: str, name: str, epochs: int, without: int | None = None) -> None
     for epoch in range(epochs):
         terms = trainer.train_epoch(epoch, lambda: None)
         print(half, name, epoch, json.dumps(terms), f"{time.monotonic() - began:.0f} s", flush=True)
-    save_network(network, folder, extra=recogniser_extra(data, FrontEndSettings()))
+    Recogniser.of(network, data, FrontEndSettings()).save_pretrained(folder)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from servax.experiments import load_recipe
 from servax.experiments.fold import FoldTraining
 from servax.experiments.prepared import Prepared
 from servax.experiments.stages import Silence
-from servax.experiments.training import RECOGNISERS
+from servax.recognition import RECOGNISERS
 
 RECIPE = Path("recipes/ravdess_paper_cpu.yaml")
 RUN = Path("runs/ravdess_plus")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         models,
         pretrained,
         purifier,
+        recognition,
         report,
     )
     from servax.defences import Defended
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from servax.features import FrontEnd, LogMel, Scale
     from servax.models import WaveformClassifier
     from servax.purifier import Purifier, SoundPurifier, protected_pipeline
+    from servax.recognition import Recogniser
 
 __version__ = "0.1.0"
 
@@ -35,6 +37,7 @@ _HOMES = {
     "FrontEnd": "servax.features",
     "LogMel": "servax.features",
     "Purifier": "servax.purifier",
+    "Recogniser": "servax.recognition",
     "Scale": "servax.features",
     "ServaxError": "servax.errors",
     "SoundPurifier": "servax.purifier",
@@ -51,6 +54,7 @@ _PACKAGES = (
     "models",
     "pretrained",
     "purifier",
+    "recognition",
     "report",
 )
 
@@ -59,6 +63,7 @@ __all__ = [
     "FrontEnd",
     "LogMel",
     "Purifier",
+    "Recogniser",
     "Scale",
     "ServaxError",
     "SoundPurifier",
@@ -73,6 +78,7 @@ __all__ = [
     "pretrained",
     "protected_pipeline",
     "purifier",
+    "recognition",
     "report",
 ]
 

@@ -56,8 +56,8 @@ REFUSALS = [
     (
         ["attack", "in.wav", "nowhere", "angry"],
         2,
-        "servax: nowhere: no such folder; expected one of servax train, or a packaged recogniser "
-        f"({', '.join(names('recogniser'))}).",
+        "servax: nowhere: no such folder; expected one written by servax train, a hub id such as "
+        f"user/name, or a packaged recogniser ({', '.join(names('recogniser'))}).",
     ),
     (
         ["train", "recogniser", "nowhere.csv", "--device", "tpu"],

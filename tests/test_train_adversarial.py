@@ -11,7 +11,7 @@ from servax import audio
 from servax.cli import main
 from servax.cli.adversarial import chosen_objectives, chosen_training
 from servax.defences import MadryPGD, Trades, Vanilla
-from servax.experiments.training import load_recogniser
+from servax.recognition import Recogniser
 from servax.training import read_log
 
 RATE = 16_000
@@ -48,7 +48,12 @@ def test_models_are_trained_resumed_and_share_their_start(
     uar = log[-1]["validation/uar"]
     assert told == f"validation UAR {uar:.3f} after 4 iterations: {folder / 'model'}"
     assert [line["train/iteration"] for line in log] == [3, 4]  # one batch is an epoch here
-    assert load_recogniser(folder / "model").labels == ("angry", "happy", "neutral", "sad")
+    assert Recogniser.from_pretrained(folder / "model").labels == (
+        "angry",
+        "happy",
+        "neutral",
+        "sad",
+    )
 
     weights = (folder / "model" / "weights.safetensors").read_bytes()
     start = (out / "start" / "log.jsonl").read_bytes()
@@ -59,7 +64,7 @@ def test_models_are_trained_resumed_and_share_their_start(
     assert main(second) == 0
     assert read_log(out / "start" / "log.jsonl")[-1]["train/iteration"] == 2
     assert (out / "start" / "log.jsonl").read_bytes() == start
-    assert load_recogniser(out / "trades" / "model").network.settings.width == 1
+    assert Recogniser.from_pretrained(out / "trades" / "model").network.settings.width == 1
 
     assert main(command(manifest, "--iterations", "5", "--objective", "trades")) == 2
     assert "belongs to a run with other settings" in capsys.readouterr().err

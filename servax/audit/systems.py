@@ -17,13 +17,12 @@ from servax.defences import Bpda, Defended
 from servax.errors import CheckpointError, SettingError, nearest
 from servax.evaluation.protocol import UNDEFENDED
 from servax.evaluation.systems import TRANSFORMS, System, make_transform
-from servax.experiments.training import MODEL
 from servax.files import expanded
 from servax.models.storage import SETTINGS, WEIGHTS
 from servax.pretrained import names, resolve
 from servax.purifier import Purifier
-from servax.purifier.purifier import HUB_ID
 from servax.purifier.sound_purifier import SoundPurifier
+from servax.recognition import HUB_ID, MODEL
 from servax.training import generator
 
 NAME = re.compile(r"\w[\w.+-]*")

@@ -20,11 +20,11 @@ from servax.errors import CheckpointError, SettingError, nearest
 from servax.evaluation.protocol import Defence
 from servax.evaluation.systems import TRANSFORMS, make_transform
 from servax.experiments.stages import DONE
-from servax.experiments.training import load_recogniser
 from servax.features import Dataset, Features, FrontEnd, FrontEndSettings, extract
 from servax.models import frozen
 from servax.models.storage import SETTINGS, WEIGHTS
 from servax.purifier import Purifier
+from servax.recognition import Recogniser
 from servax.training import generator
 
 __all__ = ["Built", "Subject", "build_defence", "group_of", "kind_of", "part", "subject_of"]
@@ -66,7 +66,7 @@ def subject_of(
         SettingError: Nothing says which speakers trained it, or it has heard the group.
     """
     folder = folder_of(where)
-    recogniser = load_recogniser(folder)
+    recogniser = Recogniser.from_pretrained(folder)
     group = group_of(where, folds) if group is None else group
     if not 1 <= group <= len(folds):
         raise SettingError("group", group, f"a group from 1 to {len(folds)}")
@@ -106,7 +106,7 @@ def group_of(where: str, folds: list[Fold]) -> int:
         SettingError: It was trained on none of the folds, or does not say on which.
     """
     folder = folder_of(where)
-    recogniser = load_recogniser(folder)
+    recogniser = Recogniser.from_pretrained(folder)
     done = folder.parent / DONE
     told = _fold_hash(done) if done.is_file() else None
     for number, fold in enumerate(folds, start=1):
@@ -184,7 +184,7 @@ def build_defence(what: str, subject: Subject, *, seed: int) -> Built:
             parameters=_count(purifier.network),
         )
     if role == "recogniser":
-        recogniser = load_recogniser(folder)
+        recogniser = Recogniser.from_pretrained(folder)
         if recogniser.scale.settings != subject.test.scale.settings:
             raise SettingError("defence", what, "a recogniser of the target's own scale")
         return Built(

@@ -23,9 +23,7 @@ from servax.defences.adversarial import (
 from servax.errors import SettingError
 from servax.evaluation.grid import AttackGrid
 from servax.experiments.adversarial import START, start_adversarial, train_adversarial
-from servax.experiments.training import (
-    MODEL,
-)
+from servax.recognition import MODEL
 from servax.training import Compute, Processes, Progress, current, launch, read_log
 from servax.training.log import LOG_NAME
 

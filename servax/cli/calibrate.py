@@ -24,7 +24,6 @@ from servax.evaluation.calibration import (
     summary,
 )
 from servax.experiments.provenance import provenance
-from servax.experiments.training import Recogniser, load_recogniser
 from servax.features import (
     Dataset,
     Features,
@@ -36,6 +35,7 @@ from servax.features import (
 )
 from servax.files import json_text, write_whole
 from servax.models import frozen
+from servax.recognition import Recogniser
 from servax.report.calibration import risk_curves
 from servax.report.style import png
 from servax.training import Compute
@@ -64,7 +64,7 @@ def calibrate_pgd(
     compute.resolve()  # a wrong device is refused before any work is done
     if batch_size < 1:
         raise SettingError("batch_size", batch_size, "a whole number of at least 1")
-    recogniser = load_recogniser(Path(model))
+    recogniser = Recogniser.from_pretrained(Path(model))
     fold, features = _fold(recogniser, model, corpus, root, scheme, groups, held_out)
     units = _units(recogniser, model, fold, features)
     chosen = spread(fold.test, utterances)

@@ -10,9 +10,9 @@ from servax.cli.processes import folder_of_main, main_bar, main_say
 from servax.cli.training import FoldChoice, steps_of
 from servax.defences import DenoiserTraining, train_denoiser
 from servax.errors import SettingError
-from servax.experiments.training import MODEL
 from servax.models import RestorerSettings
 from servax.purifier import preset as purifier_preset
+from servax.recognition import MODEL
 from servax.training import Compute, Processes, launch
 
 

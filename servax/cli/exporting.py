@@ -14,13 +14,13 @@ from servax import audio
 from servax.bulk.folders import sounds_below
 from servax.cli.output import bar, print_json, print_table, say
 from servax.errors import SettingError
-from servax.experiments.training import Recogniser, load_recogniser
 from servax.export import export_defended, export_purifier
 from servax.export.quantising import FEWEST_CLIPS, too_few
 from servax.export.writing import check_place
 from servax.features import FrontEnd, waveform_batch
 from servax.files import expanded
 from servax.purifier import Purifier
+from servax.recognition import Recogniser
 
 MOST_CLIPS = 64
 """That calibrate; taken evenly from what a folder holds."""
@@ -42,7 +42,7 @@ def export_network(
     path = expanded(out)
     check_place(path, overwrite=overwrite)
     cleaner = Purifier.from_pretrained(purifier)
-    behind = None if recogniser is None else load_recogniser(recogniser)
+    behind = None if recogniser is None else Recogniser.from_pretrained(recogniser)
     clips: Sequence[NDArray[np.float32]] = ()
     if calibration is not None:
         clips = calibration_clips(calibration, cleaner, behind)

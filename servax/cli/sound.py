@@ -20,13 +20,13 @@ from servax.cli.summary import as_data, end, refuse_existing, watched
 from servax.defences import Defended
 from servax.errors import SettingError
 from servax.evaluation.distortion import signal_to_noise_ratio
-from servax.experiments.training import Recogniser, load_recogniser
 from servax.features import FrontEnd, waveform_batch
 from servax.features.full_scale import read_in_range
 from servax.files import expanded, remove_unfinished
 from servax.models import WaveformClassifier, classes_of
 from servax.perturbation import PsychoacousticMask
 from servax.purifier import Purifier
+from servax.recognition import Recogniser
 
 
 def attack_sounds(
@@ -43,7 +43,7 @@ def attack_sounds(
     as_json: bool,
 ) -> int:
     """Attack each sound; one bad file never stops the others."""
-    recogniser = load_recogniser(model)
+    recogniser = Recogniser.from_pretrained(model)
     if label not in recogniser.labels:
         raise SettingError.choice("label", label, recogniser.labels)
     y = torch.tensor([recogniser.labels.index(label)])

@@ -14,20 +14,12 @@ from servax.cli.processes import folder_of_main, main_bar, main_say
 from servax.corpora import cache_folder, load
 from servax.corpora.loading import COLUMN_SCHEMES
 from servax.errors import SettingError
-from servax.experiments.training import (
-    MODEL,
-    NetworkName,
-    Parts,
-    Recogniser,
-    fold_parts,
-    load_recogniser,
-    train_purifier,
-    train_recogniser,
-)
+from servax.experiments.training import Parts, fold_parts, train_purifier, train_recogniser
 from servax.features import FrontEnd, FrontEndSettings, extract
 from servax.models import DiscriminatorSettings, RestorerSettings
 from servax.purifier import PurifierTraining, SurrogateTraining
 from servax.purifier import preset as purifier_preset
+from servax.recognition import MODEL, NetworkName, Recogniser
 from servax.training import Compute, Processes, Progress, RecogniserTraining, launch
 
 
@@ -155,7 +147,7 @@ def _purifier(
 def _parts_of_extractor(fold: FoldChoice, extractor: str) -> tuple[Parts, Recogniser]:
     """Return the datasets of a fold and the extractor that was trained on it."""
     parts = fold.parts()
-    found = load_recogniser(Path(extractor))
+    found = Recogniser.from_pretrained(Path(extractor))
     _ = found.extractor  # another network than VGG-16 is refused before any work is done
     if found.scale.settings != parts.scale.settings or found.front_end != parts.front_end:
         raise SettingError(

@@ -10,8 +10,9 @@ from typing import Any
 
 from servax.defences.adversarial import AdversarialTrainer, AdversarialTraining, Objective
 from servax.errors import CheckpointError
-from servax.experiments.training import MODEL, Parts, recogniser_extra
-from servax.models import VGG16, save_network
+from servax.experiments.training import Parts
+from servax.models import VGG16
+from servax.recognition import MODEL, Recogniser
 from servax.training import Compute, Fitted, fit, global_seed
 from servax.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -85,9 +86,8 @@ def train_adversarial(
     fitted = fit(
         trainer, trainer.schedule(), folder, seed=seed, settings=settings, progress=progress
     )
-    save_network(
-        trainer.network, folder / MODEL, extra=recogniser_extra(parts.train, parts.front_end)
-    )
+    network: VGG16 = trainer.network  # type: ignore[assignment]  # as made below
+    Recogniser.of(network, parts.train, parts.front_end).save_pretrained(folder / MODEL)
     return fitted
 
 

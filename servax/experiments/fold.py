@@ -11,14 +11,8 @@ from servax.defences.adversarial import Objective
 from servax.experiments.adversarial import START, start_adversarial, train_adversarial
 from servax.experiments.prepared import Prepared
 from servax.experiments.stages import Stage, Task, Watcher, make_stage
-from servax.experiments.training import (
-    MODEL,
-    NetworkName,
-    epochs_note,
-    load_recogniser,
-    train_purifier,
-    train_recogniser,
-)
+from servax.experiments.training import epochs_note, train_purifier, train_recogniser
+from servax.recognition import MODEL, NetworkName, Recogniser
 from servax.training import Progress, derive
 
 # Expected cost of one step against one training step of the recogniser: for the time estimate only.
@@ -116,7 +110,7 @@ class FoldTraining:
             return asdict(
                 train_purifier(
                     self.parts,
-                    load_recogniser(extractor.folder / MODEL).extractor,
+                    Recogniser.from_pretrained(extractor.folder / MODEL).extractor,
                     network,
                     training,
                     r.discriminator,

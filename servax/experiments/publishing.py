@@ -9,9 +9,9 @@ from servax.errors import ServaxError, unwritable
 from servax.evaluation import records
 from servax.experiments.plan import FoldPlan, Plan
 from servax.experiments.scoring import EXAMPLE
-from servax.experiments.training import MODEL
 from servax.files import whole_file
 from servax.models.storage import SETTINGS, WEIGHTS
+from servax.recognition import MODEL
 from servax.training.log import LOG_NAME
 
 RECORDS = "records"

@@ -22,10 +22,10 @@ from servax.experiments.choices import (
     Resources,
     Variant,
 )
-from servax.experiments.training import RECOGNISERS, NetworkName
 from servax.features import FrontEndSettings
 from servax.models import DiscriminatorSettings
 from servax.purifier import PRESETS, Preset, PurifierTraining, SurrogateTraining
+from servax.recognition import RECOGNISERS, NetworkName
 from servax.training import Compute, RecogniserTraining
 
 MAX_BYTES = 1_000_000

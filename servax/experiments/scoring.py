@@ -33,9 +33,9 @@ from servax.evaluation.records import Records
 from servax.experiments.example import choose_example
 from servax.experiments.fold import COST_GRADIENT, FoldTraining
 from servax.experiments.stages import Stage, Task, Watcher
-from servax.experiments.training import MODEL, load_recogniser
 from servax.models import frozen
 from servax.purifier import Purifier
+from servax.recognition import MODEL, Recogniser
 from servax.training import generator
 
 TABLE = "records.parquet"
@@ -192,7 +192,7 @@ class FoldScoring:
         return (self.t.networks[name].stage,) if name in self.t.networks else ()
 
     def _target(self) -> nn.Module:
-        return frozen(load_recogniser(self.t.target.stage.folder / MODEL).network)
+        return frozen(Recogniser.from_pretrained(self.t.target.stage.folder / MODEL).network)
 
     def _defence(self, name: str, attack: str) -> Defence:
         """Return a defence; what it draws is its own for each attack, whatever came before."""
@@ -207,7 +207,7 @@ class FoldScoring:
             return Defence(Purifier.from_pretrained(folder / MODEL).frozen())
         if name in self.t.adversarial:
             folder = self.t.adversarial[name].stage.folder
-            return Defence(frozen(load_recogniser(folder / MODEL).network), instead=True)
+            return Defence(frozen(Recogniser.from_pretrained(folder / MODEL).network), instead=True)
         return Defence(Quantise(int(name.rpartition("-")[2])), Quantise.knowledge)
 
     def _keep(self, stage: Stage, frame: Any) -> Mapping[str, Any]:

@@ -12,7 +12,6 @@ from huggingface_hub import ModelCard
 from numpy.typing import NDArray
 
 import servax
-from servax.experiments.training import Recogniser
 from servax.export.graphs import DefendedGraph, PurifierGraph
 from servax.export.quantising import check_calibration, quantise
 from servax.export.writing import (
@@ -28,6 +27,7 @@ from servax.features.frontend import SILENCE_RMS
 from servax.files import expanded
 from servax.pretrained import resolve
 from servax.purifier import Purifier
+from servax.recognition import Recogniser
 from servax.runtime.settings import DEFENDED, PURIFIER
 
 Clips = Sequence[NDArray[np.float32]]

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from servax.errors import SettingError
-from servax.experiments.training import Recogniser
 from servax.export.front_end import GraphFrontEnd
 from servax.models import CRNN, frozen
 from servax.purifier import Purifier
+from servax.recognition import Recogniser
 
 
 class PurifierGraph(nn.Module):

@@ -1,6 +1,6 @@
 """Networks and nothing else: recognisers with taps, purifier and discriminator nets."""
 
-from servax.models.answers import classes_of
+from servax.models.answers import classes_of, evaluating
 from servax.models.crnn import CRNN, CRNNSettings
 from servax.models.discriminator import Discriminator, DiscriminatorSettings
 from servax.models.folding import frozen
@@ -30,6 +30,7 @@ __all__ = [
     "VGG16Settings",
     "WaveformClassifier",
     "classes_of",
+    "evaluating",
     "feature_extractor",
     "frozen",
     "load_network",

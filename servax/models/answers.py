@@ -1,4 +1,4 @@
-"""Which class a model says: the one place that turns logits into classes.
+"""How a model is asked, and which class it says: the one place that turns logits into classes.
 
 The largest of NaNs is class 0 to `argmax`. So an answer without a largest finite logit is refused:
 unseen, a broken model would be scored, and pass for right about that class.
@@ -6,9 +6,10 @@ unseen, a broken model would be scored, and pass for right about that class.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from servax.errors import ServaxError
 
@@ -34,3 +35,15 @@ def classes_of(logits: Tensor, names: Sequence[str] = ()) -> Tensor:
             "precision and the range of the input."
         )
     return classes
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode inside the block, and each of its parts back after it."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

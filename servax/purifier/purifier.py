@@ -2,70 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable
-from copy import deepcopy
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Self
 
-from huggingface_hub import ModelCard, ModelHubMixin
 from torch import Tensor, nn
 
-from servax.errors import CheckpointError, ServaxError, unwritable
-from servax.features import (
-    FrontEndSettings,
-    Scale,
-    Scaling,
-    check_log_mels,
-    check_type,
-    make_scale,
-)
-from servax.kinds import check, check_kind, check_list, typed
-from servax.models import frozen, load_network, save_network
-from servax.models.storage import SETTINGS, WEIGHTS
-from servax.pretrained import no_such_folder, resolve
+from servax.features import FrontEndSettings, Scale, Scaling, check_log_mels, check_type
+from servax.kinds import check_kind, typed
+from servax.models import Stored, frozen
 from servax.purifier.sound import purify_sound
 from servax.purifier.stream import SoundStream
+from servax.recognition import Pretrained
 from servax.runtime.rules import HOP_SECONDS, LOOK_AHEAD_SECONDS
-
-ROLE: Literal["purifier"] = "purifier"
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
-CARD = """---
-{{ card_data }}
----
-
-# A purifier of servax
-
-Takes log-Mel spectrograms of speech that may carry an adversarial attack and returns cleaned ones.
-It stands in front of a speech emotion recogniser, whose weights it has never seen:
-
-```python
-import servax as sx
-
-purifier = sx.Purifier.from_pretrained("path-or-hub-id")
-cleaned = purifier.purify(waveform, sample_rate=16_000)
-```
-
-`settings.json` holds the network, the scale and the front-end it was trained on{{ heard }}.
-
-**An attacker who knows the purifier takes the protection back.** Measure with `servax audit` what
-it is worth before your recogniser, and what it costs on clean speech.
-
-{{ terms }}
-"""
-NO_LICENCE = (
-    "No licence was stated. Weights are as free as the speech they were trained on: ask whoever "
-    "published them before use."
-)
 
 
 class Purifier(
     nn.Module,
-    ModelHubMixin,
-    model_card_template=CARD,
-    library_name="servax",
+    Pretrained,
     pipeline_tag="audio-to-audio",
     tags=["adversarial-purification", "speech-emotion-recognition"],
 ):
@@ -82,6 +35,26 @@ class Purifier(
         >>> cleaned = purifier(x)  # doctest: +SKIP
     """
 
+    role = "purifier"
+    writer = "Purifier.save_pretrained"
+    about = """
+# A purifier of servax
+
+Takes log-Mel spectrograms of speech that may carry an adversarial attack and returns cleaned ones.
+It stands in front of a speech emotion recogniser, whose weights it has never seen:
+
+```python
+import servax as sx
+
+purifier = sx.Purifier.from_pretrained("path-or-hub-id")
+cleaned = purifier.purify(waveform, sample_rate=16_000)
+```
+"""
+    caution = (
+        "**An attacker who knows the purifier takes the protection back.** Measure with `servax "
+        "audit` what\nit is worth before your recogniser, and what it costs on clean speech."
+    )
+
     @typed
     def __init__(
         self,
@@ -91,15 +64,7 @@ class Purifier(
         speakers: Iterable[str] = (),
     ) -> None:
         super().__init__()
-        check_kind("scale", scale, nn.Module)
-        # All that rebuilds a purifier is in settings.json; the mixin would add half of it again.
-        self._hub_mixin_config = None
-        self.network = network
-        self.scale = scale
-        self.front_end = FrontEndSettings() if front_end is None else front_end
-        check_kind("front_end", self.front_end, FrontEndSettings)
-        check_list("speakers", speakers)
-        self.speakers = tuple(sorted({str(speaker) for speaker in speakers}))
+        self._hold(network, scale, front_end, speakers)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return purified log-Mel (B, 1, M, F) on [0, 1]; exact gradients pass through.
@@ -187,130 +152,8 @@ class Purifier(
         """Return a copy for inference: evaluation mode, no parameter gradients."""
         return Purifier(frozen(self.network), self.scale, self.front_end, self.speakers).eval()
 
-    @typed
-    def save_pretrained(self, save_directory: str | Path, **hub: Any) -> str | None:
-        """Write weights (safetensors), settings (JSON) and a model card to a folder.
-
-        Args:
-            save_directory: Made when missing.
-            **hub: Passed on to huggingface_hub (push_to_hub, repo_id, model_card_kwargs ...).
-
-        Raises:
-            CheckpointError: The folder cannot be written.
-            SettingError: `save_directory` is no path.
-        """
-        try:
-            url: str | None = super().save_pretrained(save_directory, **hub)
-        except OSError as error:
-            raise CheckpointError(save_directory, unwritable(error)) from None
-        return url
-
-    @typed
-    def generate_model_card(
-        self,
-        *,
-        license: str | None = None,
-        datasets: Iterable[str] = (),
-        language: str | None = None,
-    ) -> ModelCard:
-        """Return the model card; `model_card_kwargs` of the saving methods gives the arguments.
-
-        Args:
-            license: As the hub writes it (``apache-2.0``, ``cc-by-nc-sa-4.0``): that of the speech
-                it was trained on, since weights are no freer.
-            datasets: Names of the corpora of its training.
-            language: Of the speech, as a code (``en``).
-
-        Raises:
-            SettingError: One of them is of another kind.
-        """
-        check_list("datasets", datasets)
-        names = list(datasets)
-        for name in names:
-            check("datasets", name, "str")
-        data = deepcopy(self._hub_mixin_info.model_card_data)
-        for key, value in (("license", license), ("language", language)):
-            setattr(data, key, value)
-        data.datasets = names or None
-        count = len(self.speakers)
-        card: ModelCard = ModelCard.from_template(
-            card_data=data,
-            template_str=CARD,
-            heard=f", and the names of the {count} speakers that were heard" if count else "",
-            terms=f"Licence of the weights: {license}." if license else NO_LICENCE,
-        )
-        return card
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        save_network(
-            self.network,
-            save_directory,
-            extra={
-                "role": ROLE,
-                "scale": asdict(self.scale.settings),
-                "front_end": asdict(self.front_end),
-                "speakers": list(self.speakers),
-            },
-        )
-
     @classmethod
-    @typed
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> Purifier:
-        """Return the purifier saved in a folder, in the package or on the Hugging Face hub.
-
-        Args:
-            pretrained_model_name_or_path: A folder written by `save_pretrained`, else a name of
-                `servax.pretrained.names`, else a hub id such as ``user/name``.
-            **hub: Passed on to huggingface_hub's `snapshot_download` (revision, token, cache_dir
-                ...).
-
-        Raises:
-            CheckpointError: There is no such folder or name, the hub does not give it, its files
-                are broken, or it holds something else.
-        """
-        name = os.fspath(pretrained_model_name_or_path)
-        folder = resolve(name)
-        if not folder.is_dir():
-            if not HUB_ID.fullmatch(name):
-                raise no_such_folder(
-                    name,
-                    "one written by Purifier.save_pretrained, a hub id such as user/name",
-                    role=ROLE,
-                )
-            folder = _download(name, hub)
-        return cls._read(folder)
-
-    @classmethod
-    def _read(cls, folder: Path) -> Purifier:
-        stored = load_network(folder)
-        role = stored.extra.get("role")
-        if role != ROLE:
-            held = f"a {role}" if isinstance(role, str) else "a network"
-            raise CheckpointError(
-                folder, f"holds {held}, expected a purifier written by Purifier.save_pretrained"
-            )
-        try:
-            front_end = FrontEndSettings(**stored.extra["front_end"])
-            scale = make_scale(stored.extra["scale"], mels=front_end.logmel.mels)
-            # Folders of before this was kept do not say whom they heard.
-            speakers = [str(each) for each in stored.extra.get("speakers", ())]
-        except ServaxError as error:
-            raise CheckpointError(folder / SETTINGS, str(error)) from None
-        except (KeyError, TypeError):
-            raise CheckpointError(
-                folder / SETTINGS, "holds no scale and front-end of a purifier; train it again"
-            ) from None
+    def _of(
+        cls, stored: Stored, scale: Scaling, front_end: FrontEndSettings, speakers: list[str]
+    ) -> Self:
         return cls(stored.network, scale, front_end, speakers).eval()
-
-
-def _download(model_id: str, hub: dict[str, Any]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return Path(snapshot_download(model_id, allow_patterns=[SETTINGS, WEIGHTS], **hub))
-    except (HfHubHTTPError, HFValidationError) as error:
-        reason = f"the Hugging Face hub does not give it ({type(error).__name__})"
-    except OSError:
-        reason = "the Hugging Face hub cannot be reached"
-    raise CheckpointError(model_id, f"is no folder here, and {reason}") from None

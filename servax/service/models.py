@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from servax.errors import SettingError
-from servax.experiments.training import Recogniser, load_recogniser
 from servax.purifier import Purifier
+from servax.recognition import Recogniser
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Models:
             CheckpointError: There is no such network, or it is broken.
             SettingError: The purifier was not trained for what the recogniser hears.
         """
-        heard = load_recogniser(recogniser)
+        heard = Recogniser.from_pretrained(recogniser)
         heard.network.eval().requires_grad_(False)
         cleaner = Purifier.from_pretrained(purifier).frozen()
         if not cleaner.fits(heard.scale, heard.front_end):

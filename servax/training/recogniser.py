@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from servax.errors import CorpusError, SettingError
 from servax.features import Dataset, SpecAugment
 from servax.kinds import check_types
-from servax.models import classes_of
+from servax.models import classes_of, evaluating
 from servax.models.memory_order import channels_last
 from servax.training.device import Compute
 from servax.training.loop import Schedule, Terms
@@ -199,14 +199,9 @@ def predict(
     """Return logits (N, C) and labels (N,) of a dataset, on the CPU, in evaluation mode."""
     compute = compute or Compute()
     device = compute.resolve()
-    modes = [(module, module.training) for module in network.modules()]
-    network.to(device).eval()
     logits = []
-    try:
+    with evaluating(network.to(device)):
         for batch in dataset.batches(batch_size, device):
             with compute.autocast():
                 logits.append(network(batch.x).float().cpu())
-    finally:
-        for module, mode in modes:
-            module.training = mode
     return torch.cat(logits), dataset.labels

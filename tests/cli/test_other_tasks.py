@@ -11,7 +11,7 @@ import pytest
 from servax import audio
 from servax.cli import main
 from servax.evaluation import records
-from servax.experiments.training import load_recogniser
+from servax.recognition import Recogniser
 
 RATE = 16_000
 SPEAKERS = {"ann": "female", "bob": "male", "cat": "female", "dan": "male"}
@@ -57,7 +57,7 @@ def test_who_speaks_is_trained_with_its_purifier(manifest: Path, tmp_path: Path)
     task = ["--scheme", "speaker", "--groups", "text", "--held-out", "2"]
     out = tmp_path / "who"
     assert train(manifest, out, *task) == 0
-    assert load_recogniser(out / "model").labels == tuple(SPEAKERS)
+    assert Recogniser.from_pretrained(out / "model").labels == tuple(SPEAKERS)
     common = ["--epochs", "1", "--ssa-steps", "1", "--device", "cpu"]
     purify = ["train", "purifier", str(manifest), str(out / "model"), *task, *common]
     assert main([*purify, "-o", str(tmp_path / "purifier")]) == 0
@@ -70,7 +70,7 @@ def test_another_label_is_another_training(
     """Both train on the same utterances: the labels alone tell the checkpoints apart."""
     out = tmp_path / "out"
     assert train(manifest, out, "--scheme", "gender", "--groups", "4") == 0
-    assert load_recogniser(out / "model").labels == ("female", "male")
+    assert Recogniser.from_pretrained(out / "model").labels == ("female", "male")
     capsys.readouterr()
     assert train(manifest, out, "--scheme", "native", "--groups", "4") == 2
     assert str(out) in capsys.readouterr().err

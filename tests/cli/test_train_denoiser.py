@@ -9,8 +9,8 @@ import pytest
 
 from servax import audio
 from servax.cli import main
-from servax.experiments.training import load_recogniser
 from servax.purifier import Purifier
+from servax.recognition import Recogniser
 from servax.training import read_log
 
 RATE = 16_000
@@ -50,7 +50,7 @@ def test_a_denoiser_is_trained_kept_and_taken_as_a_purifier(
     assert len(read_log(out / "log.jsonl")) == 1
 
     assert train(manifest, "--width", "1", kind="recogniser") == 0
-    recogniser = load_recogniser(manifest.parent / "recogniser" / "model")
+    recogniser = Recogniser.from_pretrained(manifest.parent / "recogniser" / "model")
     denoiser = Purifier.from_pretrained(out / "model")
     # One fold, so one scale and front-end: an audit asks for both.
     assert denoiser.scale.settings == recogniser.scale.settings

@@ -10,7 +10,7 @@ import pytest
 
 from servax import audio
 from servax.cli import main
-from servax.experiments.training import load_recogniser
+from servax.recognition import Recogniser
 
 RATE = 16_000
 
@@ -53,7 +53,7 @@ def test_each_network_is_trained_loaded_and_only_a_vgg16_guides_a_purifier(
     settings = json.loads((out / "model" / "settings.json").read_text(encoding="utf-8"))
     assert settings["network"] == kind
     assert settings["settings"] == {"classes": 4, "width": 1}
-    assert load_recogniser(out / "model").labels == ("angry", "happy", "neutral", "sad")
+    assert Recogniser.from_pretrained(out / "model").labels == ("angry", "happy", "neutral", "sad")
     if kind == "VGG16":
         return
     capsys.readouterr()

@@ -26,12 +26,10 @@ from servax.defences.adversarial import (
 )
 from servax.errors import CheckpointError, CorpusError, ServaxError, SettingError
 from servax.experiments.adversarial import start_adversarial, train_adversarial
-from servax.experiments.training import (
-    Parts,
-    load_recogniser,
-)
+from servax.experiments.training import Parts
 from servax.features import Dataset, FrontEndSettings, Scale, SpecAugment
 from servax.models import VGG16
+from servax.recognition import Recogniser
 from servax.training import (
     Compute,
     Fitted,
@@ -375,7 +373,7 @@ def test_the_stages_leave_a_recogniser(parts: Parts, tmp_path: Path) -> None:
     folder = tmp_path / "model-of-vanilla"
     fitted = train_adversarial(parts, 2, Vanilla(0.02), TRAINING, folder, start=start, **COMMON)
     assert (fitted.best, fitted.epochs) == (11.0, 2)
-    found = load_recogniser(folder / "model")
+    found = Recogniser.from_pretrained(folder / "model")
     expected, _ = one_loop((parts.train, parts.validation), Vanilla(0.02), TRAINING)
     assert_equal(found.network.state_dict(), expected.state_dict())
     assert found.labels == parts.train.corpus.labels
@@ -395,7 +393,8 @@ def test_without_plain_iterations_training_starts_from_fresh_weights(
     folder = tmp_path / "trades"
     train_adversarial(parts, 2, Trades(steps=1), training, folder, start=start, **COMMON)
     expected, _ = one_loop((parts.train, parts.validation), Trades(steps=1), training)
-    assert_equal(load_recogniser(folder / "model").network.state_dict(), expected.state_dict())
+    found = Recogniser.from_pretrained(folder / "model").network
+    assert_equal(found.state_dict(), expected.state_dict())
 
 
 @pytest.mark.parametrize(

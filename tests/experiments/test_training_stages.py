@@ -2,38 +2,27 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from servax.errors import CheckpointError, SettingError
+from servax.errors import SettingError
 from servax.experiments import Silence, load_recipe
 from servax.experiments.fold import FoldTraining
 from servax.experiments.prepared import Prepared
 from servax.experiments.scoring import FoldScoring
-from servax.experiments.training import (
-    NetworkName,
-    Parts,
-    epochs_note,
-    load_recogniser,
-    train_purifier,
-    train_recogniser,
-)
-from servax.features import Scale, ScaleSettings
+from servax.experiments.training import Parts, epochs_note, train_purifier, train_recogniser
 from servax.models import (
     CRNN,
     VGG16,
-    FrameTransformer,
     FrameTransformerSettings,
     ResNet,
-    save_network,
 )
 from servax.purifier import Purifier
+from servax.recognition import NetworkName, Recogniser
 from servax.training import Compute, Progress
 
 CPU = Compute("cpu")
@@ -61,7 +50,7 @@ def test_a_recogniser_is_kept_with_what_it_was_trained_on(
     torch.manual_seed(1)  # weights follow from the seed alone
     train(parts, recipe_file, tmp_path / "b")
     train(parts, recipe_file, tmp_path / "c", seed=1)
-    a, b, c = (load_recogniser(tmp_path / name / "model") for name in "abc")
+    a, b, c = (Recogniser.from_pretrained(tmp_path / name / "model") for name in "abc")
     assert a.labels == ("angry", "happy", "neutral", "sad")
     assert a.scale.settings == parts.scale.settings
     assert a.front_end == parts.front_end
@@ -79,7 +68,7 @@ def test_another_network_is_trained_and_loaded(
     train(parts, recipe_file, tmp_path / "a", network=network)
     torch.manual_seed(1)  # weights and dropout follow from the seed alone
     train(parts, recipe_file, tmp_path / "b", network=network)
-    found, again = (load_recogniser(tmp_path / name / "model") for name in "ab")
+    found, again = (Recogniser.from_pretrained(tmp_path / name / "model") for name in "ab")
     assert type(found.network) is kind
     assert found.network.settings.width == 2
     assert found.labels == ("angry", "happy", "neutral", "sad")
@@ -152,57 +141,6 @@ def test_a_purifier_leaves_its_extractor_alone(
     purifier = Purifier.from_pretrained(tmp_path / "model")
     assert purifier.scale.settings == parts.scale.settings
     assert purifier.front_end == parts.front_end
-
-
-@pytest.fixture
-def folder(parts: Parts, tmp_path: Path) -> Path:
-    extra: dict[str, Any] = {
-        "role": "recogniser",
-        "labels": ["a", "b"],
-        "scale": {"top_db": 1.0, "window_db": 80.0},
-        "front_end": {},
-    }
-    save_network(VGG16(2, 1), tmp_path / "target", extra=extra)
-    load_recogniser(tmp_path / "target")
-    return tmp_path / "target"
-
-
-NOTHING = "/settings.json: holds no scale, front-end and labels of a recogniser; train it again."
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        (lambda e: e.pop("labels"), NOTHING),
-        (lambda e: e.update(labels=["a"]), NOTHING),
-        (lambda e: e.update(scale="db"), NOTHING),
-        (lambda e: e["front_end"].update(hop=1), NOTHING),
-        (
-            lambda e: e["scale"].update(window_db=0),
-            "/settings.json: window_db is 0, expected a width above 0 dB.",
-        ),
-        (
-            lambda e: e.update(role="purifier"),
-            ": is not a recogniser; expected a folder of servax train.",
-        ),
-    ],
-)
-def test_malformed_recognisers_are_refused(
-    folder: Path, change: Callable[[dict[str, Any]], object], sentence: str
-) -> None:
-    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-    change(settings["extra"])
-    (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-    with pytest.raises(CheckpointError, match=f"^{re.escape(f'{folder}{sentence}')}$"):
-        load_recogniser(folder)
-
-
-def test_a_purifier_is_no_recogniser(tmp_path: Path) -> None:
-    network = FrameTransformer(mels=32, blocks=1, heads=4, feedforward=8)
-    Purifier(network, Scale(ScaleSettings(top_db=0.0))).save_pretrained(tmp_path / "ssad")
-    sentence = f"{tmp_path}/ssad: is not a recogniser; expected a folder of servax train."
-    with pytest.raises(CheckpointError, match=f"^{re.escape(sentence)}$"):
-        load_recogniser(tmp_path / "ssad")
 
 
 def test_notes_beside_a_progress_bar() -> None:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from servax.experiments.training import Recogniser, RecogniserNetwork
 from servax.export import Exported, export_defended
 from servax.features import FrontEndSettings, Scale, ScaleSettings
 from servax.models import CRNN, UNet
 from servax.purifier import Purifier
+from servax.recognition import Recogniser, RecogniserNetwork
 
 LABELS = ("angry", "happy", "sad")
 SCALE = Scale(ScaleSettings(top_db=40.0))

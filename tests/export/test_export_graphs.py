@@ -18,7 +18,6 @@ from servax import audio
 from servax.audit.subjects import load_system
 from servax.defences import Defended, Detector
 from servax.errors import SettingError
-from servax.experiments.training import Recogniser, load_recogniser
 from servax.export import Exported, export_defended, export_purifier
 from servax.export.front_end import GraphFrontEnd
 from servax.export.graphs import graph_network
@@ -26,6 +25,7 @@ from servax.export.writing import OPSET
 from servax.features import FrontEnd, FrontEndSettings, LogMelSettings
 from servax.models import CRNN, VGG16, FrameTransformer, ResNet, WaveformClassifier
 from servax.purifier import Purifier
+from servax.recognition import Recogniser
 
 TOLERANCE = 1e-4
 Trio = tuple[Purifier, Recogniser, Exported]
@@ -168,7 +168,7 @@ def test_real_clips_through_the_packaged_networks(
     real_data: Callable[[str], Path], tmp_path: Path
 ) -> None:
     purifier = Purifier.from_pretrained("ssad-plus-ravdess")
-    recogniser = load_recogniser("crnn-ravdess")
+    recogniser = Recogniser.from_pretrained("crnn-ravdess")
     names = ("ssad-plus-ravdess", "crnn-ravdess")
     made = export_defended(purifier, recogniser, tmp_path / "d.onnx", names=names)
     session: Any = onnxruntime.InferenceSession(made.path, providers=["CPUExecutionProvider"])

@@ -17,11 +17,11 @@ import servax.runtime.extras
 from servax import runtime
 from servax.cli import main
 from servax.errors import CheckpointError, ServaxError, SettingError
-from servax.experiments.training import Recogniser
 from servax.export import Exported, export_purifier, writing
 from servax.export.quantising import kept_float, quantise
 from servax.models import FrameTransformer, UNet
 from servax.purifier import Purifier
+from servax.recognition import Recogniser
 
 Trio = tuple[Purifier, Recogniser, Exported]
 Make = Callable[[nn.Module], Purifier]

@@ -20,10 +20,10 @@ from servax.audit.subjects import load_system
 from servax.audit.systems import defended, surrogate
 from servax.cli import main
 from servax.errors import CheckpointError, SettingError
-from servax.experiments.training import load_recogniser
 from servax.models import load_network
 from servax.pretrained import PURIFIER, RECOGNISER, folder, names, resolve
 from servax.purifier import Purifier
+from servax.recognition import Recogniser
 
 ROOT = Path(__file__).parents[2]
 LICENCES = {"cc-by-nc-sa-4.0": "CC BY-NC-SA 4.0", "apache-2.0": "Apache-2.0"}
@@ -94,7 +94,7 @@ def test_a_purifier_is_read_by_its_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", names("recogniser"))
 def test_a_recogniser_is_read_and_audited_by_its_name(name: str) -> None:
-    found = load_recogniser(name)
+    found = Recogniser.from_pretrained(name)
     settings = json.loads((folder(name) / "settings.json").read_text(encoding="utf-8"))
     assert list(found.labels) == settings["extra"]["labels"]
     subject = load_system(name)
@@ -161,7 +161,7 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
         defended(load_system(RECOGNISER), "sad-plus-ravdess", seed=0)
     meant = rf"{RECOGNISER}.*Did you mean '{RECOGNISER}'\?$"
     with pytest.raises(CheckpointError, match=rf"^rnn-ravdess: no such folder.*{meant}"):
-        load_recogniser("rnn-ravdess")
+        Recogniser.from_pretrained("rnn-ravdess")
     with pytest.raises(SettingError, match=rf"^model is 'rnn-ravdess'.*{meant}"):
         load_system("rnn-ravdess")
 
@@ -169,8 +169,8 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
 def test_each_is_refused_in_the_place_of_the_other() -> None:
     with pytest.raises(CheckpointError, match="holds a recogniser, expected a purifier"):
         Purifier.from_pretrained(RECOGNISER)
-    with pytest.raises(CheckpointError, match="is not a recogniser"):
-        load_recogniser(PURIFIER)
+    with pytest.raises(CheckpointError, match="holds a purifier, expected a recogniser"):
+        Recogniser.from_pretrained(PURIFIER)
 
 
 def test_sounds_are_purified_and_attacked_right_after_installation(
@@ -184,7 +184,7 @@ def test_sounds_are_purified_and_attacked_right_after_installation(
     expected = Purifier.from_pretrained(folder(PURIFIER)).purify(samples, rate)
     found, _ = soundfile.read("out.wav", dtype="float32")
     np.testing.assert_allclose(found, expected, atol=2e-4)
-    label = load_recogniser(RECOGNISER).labels[0]
+    label = Recogniser.from_pretrained(RECOGNISER).labels[0]
     options = ["--method", "fgsm", "--purifier", PURIFIER, "--json"]
     assert main(["attack", "in.wav", RECOGNISER, label, *options]) == 0
     told = json.loads(capsys.readouterr().out)

@@ -10,10 +10,10 @@ from servax.audit.subjects.fingerprint import of_files
 from servax.audit.subjects.probing import settled
 from servax.audit.subjects.statements import Statements, agree, class_names
 from servax.evaluation.systems import Inputs, System
-from servax.experiments.training import MODEL, load_recogniser
 from servax.features import FrontEnd
 from servax.models import WaveformClassifier, frozen
 from servax.models.storage import SETTINGS, WEIGHTS
+from servax.recognition import MODEL, Recogniser
 
 
 def load_checkpoint_system(folder: Path, said: Statements) -> System:
@@ -25,7 +25,7 @@ def load_checkpoint_system(folder: Path, said: Statements) -> System:
         CheckpointError: The folder holds no recogniser, or a broken one.
         SettingError: What is said contradicts what was saved.
     """
-    recogniser = load_recogniser(folder)
+    recogniser = Recogniser.from_pretrained(folder)
     whose = f"the checkpoint {folder}"
     rate = recogniser.front_end.logmel.sample_rate
     labels = class_names(

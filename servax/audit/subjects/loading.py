@@ -13,9 +13,9 @@ from servax.audit.subjects.statements import Statements
 from servax.audit.subjects.torchscript import is_torchscript, load_torchscript_system
 from servax.errors import PathError, SettingError, nearest
 from servax.evaluation.systems import Inputs, System
-from servax.experiments.training import MODEL
 from servax.models.storage import SETTINGS
 from servax.pretrained import names, resolve
+from servax.recognition import MODEL
 
 HUB = "hf://"
 TORCHSCRIPT = (".ts", ".torchscript", ".pt", ".pth")
