@@ -8,9 +8,9 @@ from typing import Any
 from servax.audit import detecting, probing, sounding
 from servax.audit.scene import Scene
 from servax.audit.tasks import Planned, batches, inputs_of, make_task
-from servax.audit.threats import Threat
 from servax.audit.tiers import Catalogue
 from servax.evaluation.systems import System
+from servax.evaluation.threats import Threat
 from servax.experiments.stages import Stage, Watcher
 
 

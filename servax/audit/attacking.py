@@ -19,10 +19,10 @@ from servax.attacks import FGSM, Counting
 from servax.attacks.fast import with_gradients
 from servax.attacks.problem import logits_of
 from servax.audit.material import Material
-from servax.audit.threats import Threat
 from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.evaluation.protocol import Condition, Identity, identified, prediction_rows
 from servax.evaluation.systems import System
+from servax.evaluation.threats import CLEAN, Threat
 from servax.models import classes_of
 from servax.training import generator
 from servax.training.device import Precision
@@ -109,6 +109,7 @@ def attack_system(
     batch_size: int,
     tick: Tick,
     gradients: Precision = "float32",
+    draws: int = 1,
 ) -> Attacked:
     """Return what an attack through one system does to it.
 
@@ -124,6 +125,7 @@ def attack_system(
         batch_size: Utterances attacked together.
         tick: Called once per batch.
         gradients: In which precision they are computed.
+        draws: Draws whose mean is one gradient of `attacked`.
     """
     strengths = threat.sweep or (threat.strength,)
     moved = {strength: material.x.clone() for strength in strengths}
@@ -131,8 +133,8 @@ def attack_system(
     counting = Counting(with_gradients(attacked, gradients))
     reseed(system, identity.seed, threat.name)
     for number, positions in enumerate(_batches(right, batch_size)):
-        draws = generator(identity.seed, threat.name, threat.knowledge, number)
-        for strength, found in _run(threat, counting, material, positions, draws):
+        starts = generator(identity.seed, threat.name, threat.knowledge, number)
+        for strength, found in _run(threat, counting, material, positions, starts):
             moved[strength][positions] = found
             names = [material.utterances[i] for i in positions.tolist()]
             wrong[strength][positions] = predict(
@@ -140,7 +142,7 @@ def attack_system(
             )
         tick()
     frames = [
-        rows(material, identity, system.name, wrong[strength], threat, strength)
+        rows(material, identity, system.name, wrong[strength], threat, strength, draws)
         for strength in strengths
     ]
     measures = _measures(threat, material, moved[threat.strength], counting, len(right))
@@ -221,11 +223,14 @@ def rows(
     predictions: Tensor,
     threat: Threat | None = None,
     strength: float = 0.0,
+    draws: int = 1,
 ) -> pd.DataFrame:
     """Return the records of one system under one condition; without a threat, of clean input."""
-    condition = Condition(system, "none", 0.0, "none")
+    space = "logmel" if material.x.ndim == 4 else "waveform"
+    condition = Condition(system, "none", 0.0, "none", CLEAN | {"space": space})
     if threat:
-        condition = Condition(system, threat.name, strength, threat.knowledge)
+        told = threat.told(strength, space=space, draws=draws)
+        condition = Condition(system, threat.name, strength, threat.knowledge, told)
     names = np.array(material.names, dtype=object)[predictions.numpy()]
     found = prediction_rows(material.corpus.utterances, names, condition)
     return identified(found, identity, material.corpus.name)

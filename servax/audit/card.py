@@ -12,8 +12,8 @@ from servax.attacks import Attack
 from servax.attacks.outside.bridge import Outside
 from servax.audit.scene import Scene
 from servax.audit.tasks import Planned
-from servax.audit.threats import KNOWLEDGE, MEANING
 from servax.audit.tiers import TOWARDS
+from servax.evaluation.threats import KNOWLEDGE, MEANING
 from servax.perturbation import L2
 
 DISTRIBUTIONS = {

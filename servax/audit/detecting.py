@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from servax.audit.attacking import reseed
 from servax.audit.scene import Scene
-from servax.audit.threats import Threat
 from servax.defences import Detector
 from servax.defences.detector import Score
 from servax.evaluation.roc import roc
 from servax.evaluation.systems import System
+from servax.evaluation.threats import Threat
 
 SCORES: tuple[Score, ...] = ("residual", "l1")
 FALSE_POSITIVES = 0.05

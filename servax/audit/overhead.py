@@ -21,8 +21,8 @@ from servax.audit.card import evaluation_card
 from servax.audit.findings import findings
 from servax.audit.scene import Scene
 from servax.audit.tasks import TABLE, Planned, provenance
-from servax.audit.threats import Threat
 from servax.evaluation import records
+from servax.evaluation.threats import Threat
 from servax.report.audit import AuditResult, write_audit
 
 

@@ -14,10 +14,10 @@ from servax.attacks import Attack
 from servax.audit.subjects.fingerprint import of_model
 from servax.audit.subjects.own_class import code, make
 from servax.audit.subjects.probing import settled, zeros
-from servax.audit.threats import OwnAttack
 from servax.audit.tiers import Budget
 from servax.errors import PathError, SettingError
 from servax.evaluation.systems import System
+from servax.evaluation.threats import OwnAttack
 
 NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 """What attacks may be called: stages have folders of these names."""

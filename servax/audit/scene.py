@@ -16,11 +16,11 @@ from servax.audit.settings import AuditSettings
 from servax.audit.speed import Speed, measured
 from servax.audit.subjects.probing import shut
 from servax.audit.systems import bare, defended, surrogate
-from servax.audit.threats import OwnAttack
 from servax.audit.tiers import Catalogue
 from servax.errors import SettingError
 from servax.evaluation.protocol import Identity
 from servax.evaluation.systems import System
+from servax.evaluation.threats import OwnAttack
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from servax.attacks import Counting, WaveformPGD
 from servax.audit.attacking import Attacked, measures_of, predict, reseed, rows
 from servax.audit.scene import Scene
-from servax.audit.threats import Knowledge, Threat
 from servax.audit.tiers import EFFORTS
 from servax.errors import ServaxError
 from servax.evaluation.metrics import uar
 from servax.evaluation.realisability import Realised, realise
 from servax.evaluation.systems import System
+from servax.evaluation.threats import Knowledge, Threat
 from servax.features import FrontEnd, FrontEndSettings, Scaling
 from servax.features.full_scale import read_in_range
 from servax.models import WaveformClassifier
@@ -57,6 +57,7 @@ def attack(
     predictions: Tensor,
     scene: Scene,
     *,
+    draws: int,
     tick: Callable[[], None],
 ) -> Attacked:
     """Return what an attack on the sound does to a system of log-Mel, one utterance at a time.
@@ -72,9 +73,9 @@ def attack(
     ratios = []
     reseed(system, scene.settings.seed, threat.name)
     for number, (position, sound) in enumerate(waveforms(scene, right.tolist())):
-        draws = generator(scene.settings.seed, threat.name, number)
+        starts = generator(scene.settings.seed, threat.name, number)
         y = material.y[position : position + 1]
-        attacked = threat.attack(counting, sound, y, generator=draws)
+        attacked = threat.attack(counting, sound, y, generator=starts)
         found[position] = predict(scored, attacked, batch_size=1)[0]
         with torch.no_grad():
             moved[position] = chain(attacked)[0]
@@ -83,7 +84,7 @@ def attack(
             ratios.append(10.0 * float(np.log10(float(sound.square().sum()) / noise)))
         if number % scene.settings.batch_size == 0:
             tick()
-    frame = rows(material, scene.identity, system.name, found, threat, threat.strength)
+    frame = rows(material, scene.identity, system.name, found, threat, threat.strength, draws)
     told = measures_of(counting, len(right), len(ratios))
     if ratios:
         told |= {"median_snr_db": float(np.median(ratios)), "lowest_snr_db": min(ratios)}

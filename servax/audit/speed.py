@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from servax.attacks.problem import logits_of
-from servax.audit.threats import Threat
 from servax.defences import ExpectationOverDraws, draws_until_flat, is_random
 from servax.evaluation.systems import System
+from servax.evaluation.threats import Threat
 
 FEWEST_DRAWS, MOST_DRAWS = 2, 64
 """Draws whose mean is one gradient of a random system."""

@@ -27,13 +27,13 @@ from servax.audit.tasks import (
     predictions_of,
     provenance,
 )
-from servax.audit.threats import Knowledge, Threat
 from servax.audit.tiers import Catalogue
 from servax.defences import Bpda, ExpectationOverDraws
 from servax.evaluation import records
 from servax.evaluation.checks import repeats
 from servax.evaluation.protocol import UNDEFENDED
 from servax.evaluation.systems import System
+from servax.evaluation.threats import Knowledge, Threat
 from servax.experiments.stages import Stage, Watcher
 
 
@@ -179,7 +179,14 @@ class Stages:
             faced, draws = self._faced(threat, system)
             if threat.waveform:
                 found = sounding.attack(
-                    threat, system, faced, right, predictions, scene, tick=watcher.advance
+                    threat,
+                    system,
+                    faced,
+                    right,
+                    predictions,
+                    scene,
+                    draws=draws,
+                    tick=watcher.advance,
                 )
             else:
                 found = attack_system(
@@ -193,6 +200,7 @@ class Stages:
                     batch_size=scene.settings.batch_size,
                     tick=watcher.advance,
                     gradients=scene.settings.gradients,
+                    draws=draws,
                 )
             return keep(scene, stage, threat, found) | {"draws": draws}
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from servax.audit.attacking import Attacked
 from servax.audit.scene import Scene
-from servax.audit.threats import Threat
 from servax.evaluation import records
 from servax.evaluation.protocol import UNDEFENDED
 from servax.evaluation.systems import System
+from servax.evaluation.threats import Threat
 from servax.experiments.stages import Stage, Task, Watcher, make_stage
 from servax.training import global_seed
 

@@ -30,8 +30,8 @@ from servax.attacks.auto_attack import RAND_DRAWS
 from servax.attacks.base import Norm
 from servax.attacks.gradient import STRIDE
 from servax.attacks.outside import presets
-from servax.audit.threats import Knowledge, OwnAttack, Threat
 from servax.errors import SettingError
+from servax.evaluation.threats import Knowledge, OwnAttack, Threat
 from servax.kinds import check_types
 from servax.perturbation import L2, Bounds, Linf
 

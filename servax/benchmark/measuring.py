@@ -38,6 +38,7 @@ from servax.evaluation.protocol import (
     prediction_rows,
 )
 from servax.evaluation.records import validate
+from servax.evaluation.threats import attack_columns
 from servax.features import Dataset
 from servax.models import classes_of
 from servax.training import Compute, generator
@@ -179,10 +180,10 @@ def adaptive_records(
     knowledge = defence.knowledge if defence else "adaptive"
     frames = []
     for radius in attacker.radii:
-        condition = Condition(
-            name, adaptive_name(attacker.steps, attacker.restarts), radius, knowledge
-        )
-        predictions = _attacked(model, test, attacker.attack(radius), identity, tick)
+        attack = attacker.attack(radius)
+        called = adaptive_name(attacker.steps, attacker.restarts)
+        condition = Condition(name, called, radius, knowledge, attack_columns(attack, radius))
+        predictions = _attacked(model, test, attack, identity, tick)
         frames.append(prediction_rows(test.corpus.utterances, predictions, condition))
     return identified(pd.concat(frames, ignore_index=True), identity, corpus.name)
 

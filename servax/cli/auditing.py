@@ -14,12 +14,12 @@ from servax.audit.settings import AuditSettings
 from servax.audit.stages import Stages
 from servax.audit.subjects import load_system
 from servax.audit.subjects.own_class import Value
-from servax.audit.threats import known
 from servax.audit.tiers import Budget, Tier
 from servax.cli.output import RunBars, bar, print_json, print_table, say
 from servax.cli.running import command_line
 from servax.errors import SettingError
 from servax.evaluation.intervals import no_interval
+from servax.evaluation.threats import known
 from servax.experiments.provenance import provenance
 from servax.report.audit.document import document
 from servax.report.audit.result import MEASURES

@@ -13,8 +13,8 @@ whose rows are known by then.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ from servax.defences import Defended
 from servax.errors import SettingError
 from servax.evaluation.grid import AttackGrid
 from servax.evaluation.records import validate
+from servax.evaluation.threats import CLEAN, attack_columns
 from servax.features import Batch, Dataset
 from servax.models import classes_of
 from servax.training import Compute
@@ -90,6 +91,8 @@ class Condition:
     """Its strength, 0 for clean input."""
     knowledge: str
     """What the attacker knows, ``none`` for clean input."""
+    told: Mapping[str, Any] = field(default_factory=lambda: dict(CLEAN))
+    """The columns of records that tell of the attack's settings."""
 
 
 def evaluate(
@@ -168,7 +171,8 @@ def oblivious(
         for strength, x in _inputs(attack, attacked, batch, grid, grid.longest, tick):
             beyond = attack == "pgd" and strength > grid.steps
             for name, model in ({UNDEFENDED: target} if beyond else everyone).items():
-                condition = Condition(name, attack, strength, knowledge)
+                told = _told(attack, strength, grid)
+                condition = Condition(name, attack, strength, knowledge, told)
                 rows.append(_rows(test, batch, condition, _logits(model, x)))
     return _identified(rows, test, identity, grid)
 
@@ -194,7 +198,8 @@ def adaptive(
     for batch in test.batches(batch_size, device):
         for strength, x in _inputs(attack, attacked, batch, grid, grid.adaptive_steps, tick):
             if attack == "fgsm" or strength in grid.adaptive_ks:
-                condition = Condition(name, attack, strength, defence.knowledge)
+                told = _told(attack, strength, grid)
+                condition = Condition(name, attack, strength, defence.knowledge, told)
                 rows.append(_rows(test, batch, condition, _logits(model, x)))
     return _identified(rows, test, identity, grid)
 
@@ -256,6 +261,14 @@ def _inputs(
         tick()
 
 
+def _told(attack: str, strength: float, grid: AttackGrid) -> Mapping[str, Any]:
+    if attack == "none":
+        return CLEAN
+    if attack == "fgsm":
+        return attack_columns(grid.fgsm(strength), strength)
+    return attack_columns(grid.pgd(int(strength)), grid.radius)
+
+
 @torch.no_grad()
 def _logits(model: nn.Module, x: Tensor) -> Tensor:
     return logits_of(model, x)
@@ -288,6 +301,7 @@ def prediction_rows(
             "attack": condition.attack,
             "strength": condition.strength,
             "knowledge": condition.knowledge,
+            **condition.told,
         }
     )
 

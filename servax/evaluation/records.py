@@ -16,7 +16,17 @@ strength   float64 ε of FGSM (in units of the [0, 1] scale), k of PGD, 0 for at
 knowledge  string  what the attacker knows, one of `KNOWLEDGE`
 gender     string  of the speaker; ``unknown`` where the corpus does not say
 corpus     string  name of the corpus
+norm       string  of the attack's ball, one of `NORMS`
+epsilon    float64 size of that ball in units of the input (a share of the sound's norm for
+                   a budget in dB); 0 for clean input, NaN where it is not recorded
+steps      int64   of the attack; 0 for none, or where they are not recorded
+step_size  float64 of one step, in units of the input; 0 likewise
+restarts   int64   random starts, or 1
+draws      int64   draws of a random system whose mean was one gradient, or 1
+space      string  what was changed, one of `SPACES`
 ========== ======= ===================================================================
+
+The last seven came with version 2: `from_version_1` gives them to a table that lacks them.
 
 A file is Parquet; its schema metadata carry a JSON object, the provenance, so that a table never
 gets separated from where it came from. Any JSON object is kept. The report knows these keys:
@@ -45,8 +55,11 @@ __all__ = [
     "COLUMNS",
     "KEY",
     "KNOWLEDGE",
+    "NORMS",
+    "SPACES",
     "Records",
     "concat",
+    "from_version_1",
     "read",
     "validate",
     "write",
@@ -66,13 +79,29 @@ COLUMNS: Mapping[str, str] = {
     "knowledge": "string",
     "gender": "string",
     "corpus": "string",
+    "norm": "string",
+    "epsilon": "float64",
+    "steps": "int64",
+    "step_size": "float64",
+    "restarts": "int64",
+    "draws": "int64",
+    "space": "string",
 }
+
+NORMS = ("none", "linf", "l2")
+"""Norms of an attack's ball; ``none`` stands for "no attack" and goes with attack ``none`` only."""
+
+SPACES = ("logmel", "waveform")
+"""What an attack changes, and a model takes."""
+
+SINCE_VERSION_2 = ("norm", "epsilon", "steps", "step_size", "restarts", "draws", "space")
+"""What tables of version 1 do not say."""
 
 KEY = ("utterance", "fold", "seed", "target", "defence", "attack", "strength", "knowledge")
 """No two rows agree in all of these."""
 
-KNOWLEDGE = ("none", "oblivious", "adaptive", "bpda", "black_box", "transfer")
-"""What the attacker knows; ``none`` stands for "no attack" and goes with attack ``none`` only."""
+KNOWLEDGE = ("none", "oblivious", "transfer", "black_box", "bpda", "adaptive")
+"""What the attacker knows, from least to all; ``none`` goes with attack ``none`` only."""
 
 _MUST_AGREE = ("corpus", "scheme", "classes", "fold_hash", "scale", "attacks")
 """Provenance that tables must share before their rows may be compared."""
@@ -94,18 +123,25 @@ def validate(frame: pd.DataFrame) -> pd.DataFrame:
     """Return `frame` with exactly the columns of `COLUMNS`, in order, with their types.
 
     A column that is not in `COLUMNS` is refused, since it would be lost in the file without a word.
+    A frame without any column of version 2 gets them as `from_version_1` does.
 
     Raises:
         ServaxError: a column is missing or foreign, a value is missing or of the wrong type, rows
             repeat a key, or attack, strength and knowledge contradict each other.
-        SettingError: an unknown knowledge.
+        SettingError: an unknown knowledge, norm or space.
     """
+    if not set(SINCE_VERSION_2) & set(frame.columns):
+        _check_columns(frame.assign(**dict.fromkeys(SINCE_VERSION_2, 0)))
+        frame = from_version_1(frame)
     _check_columns(frame)
     typed = frame.loc[:, list(COLUMNS)].reset_index(drop=True)
     gender = typed["gender"].fillna("unknown")
     typed["gender"] = gender.mask(gender == "", "unknown")
+    unknown = typed["epsilon"].isna()
+    typed["epsilon"] = typed["epsilon"].mask(unknown, 0.0)
     for name, dtype in COLUMNS.items():
         typed[name] = _typed(typed[name], dtype)
+    typed["epsilon"] = typed["epsilon"].mask(unknown)
     _check_attacks(typed)
     _check_key(typed)
     return typed
@@ -144,15 +180,17 @@ def _typed(column: pd.Series[Any], dtype: str) -> pd.Series[Any]:
 
 
 def _check_attacks(frame: pd.DataFrame) -> None:
-    for given in frame["knowledge"].unique():
-        if given not in KNOWLEDGE:
-            raise SettingError.choice("knowledge", given, KNOWLEDGE)
+    for name, allowed in (("knowledge", KNOWLEDGE), ("norm", NORMS), ("space", SPACES)):
+        for given in frame[name].unique():
+            if given not in allowed:
+                raise SettingError.choice(name, given, allowed)
     clean = frame["attack"] == "none"
     rules = (
         (clean & (frame["knowledge"] != "none"), "attack 'none' goes with knowledge 'none'"),
         (~clean & (frame["knowledge"] == "none"), "knowledge 'none' goes with attack 'none'"),
         (clean & (frame["strength"] != 0), "attack 'none' has strength 0"),
         (~clean & (frame["strength"] <= 0), "an attack has a strength above 0"),
+        (clean != (frame["norm"] == "none"), "attack 'none' alone has norm 'none'"),
     )
     for broken, rule in rules:
         if broken.any():
@@ -172,6 +210,44 @@ def _check_key(frame: pd.DataFrame) -> None:
             f"records hold {int(twice.sum())} rows twice, first {told}; "
             "expected each condition of an utterance once."
         )
+
+
+def from_version_1(
+    frame: pd.DataFrame, provenance: Mapping[str, Any] | None = None
+) -> pd.DataFrame:
+    """Return a table of version 1 with the columns of version 2, as far as they can be known.
+
+    A whole strength of ``pgd`` is its k in a run, with step and radius as the provenance says; any
+    other strength is the size of a ball, whose norm the provenance of an audit says.
+
+    Args:
+        frame: With the columns of version 1.
+        provenance: Of the table.
+    """
+    told = [(provenance or {}).get(name) for name in ("audit", "attacks")]
+    audit, grid = (each if isinstance(each, dict) else {} for each in told)
+    budget = audit.get("budget", {})
+    strength = pd.to_numeric(frame["strength"], errors="coerce")
+    attack = frame["attack"].astype("string").fillna("")
+    clean, fgsm, sound = attack == "none", attack == "fgsm", attack.str.startswith("pgd-waveform")
+    k = strength.where((attack == "pgd") & (strength % 1 == 0) & (not audit), 0.0)
+    in_run, radius = k > 0, float(grid.get("radius", np.nan))
+    step = strength.where(fgsm, 0.0).mask(in_run, float(grid.get("step", 0.0)))
+    # The benchmark's attacker: pgd-restarts-100x5.
+    shape = attack.str.extract(r"^pgd-restarts-(\d+)x(\d+)$").astype("float64")
+    step = step.mask(shape[0].notna(), strength / 4)
+    of_sound = sound | (budget.get("bounds", (0.0, 1.0))[0] < 0)
+    return frame.assign(
+        norm=pd.Series(budget.get("norm", "linf"), frame.index)
+        .mask(sound, "l2")
+        .mask(clean, "none"),
+        epsilon=strength.mask(in_run, radius).mask(clean, 0.0),
+        steps=k.mask(fgsm, 1).add(shape[0].fillna(0)).fillna(0).astype("int64"),
+        step_size=step.fillna(0.0),
+        restarts=shape[1].fillna(1).astype("int64"),
+        draws=1,
+        space=pd.Series("logmel", frame.index).mask(of_sound, "waveform"),
+    )
 
 
 def write(frame: pd.DataFrame, path: str | Path, *, provenance: Mapping[str, Any]) -> None:
@@ -229,11 +305,14 @@ def read(path: str | Path) -> Records:
     stored = (table.schema.metadata or {}).get(_METADATA_KEY)
     if stored is None:
         raise PathError(source, "no provenance inside, expected a table that servax has written")
+    provenance = json.loads(stored)
+    frame = table.to_pandas(ignore_metadata=True)
+    if not set(SINCE_VERSION_2) & set(frame.columns) and {"attack", "strength"} <= set(frame):
+        frame = from_version_1(frame, provenance)
     try:
-        frame = validate(table.to_pandas(ignore_metadata=True))
+        return Records(validate(frame), provenance)
     except ServaxError as error:
         raise PathError(source, str(error)) from error
-    return Records(frame, json.loads(stored))
 
 
 def concat(parts: Sequence[Records]) -> Records:

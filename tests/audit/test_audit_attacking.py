@@ -15,8 +15,8 @@ from servax.audit.material import Material, gather
 from servax.audit.selection import Selection
 from servax.audit.subjects import load_system
 from servax.audit.systems import bare
-from servax.audit.threats import Threat
 from servax.evaluation.systems import System
+from servax.evaluation.threats import Threat
 
 WHO = Identity("Bands", 1, 0)
 

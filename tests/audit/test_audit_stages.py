@@ -18,11 +18,11 @@ from servax.audit.card import evaluation_card
 from servax.audit.run import run_audit
 from servax.audit.stages import Stages
 from servax.audit.subjects import load_system
-from servax.audit.threats import known
 from servax.audit.tiers import Budget
 from servax.defences import Defended, MeanFilter
 from servax.errors import ServaxError, SettingError
 from servax.evaluation import records
+from servax.evaluation.threats import known
 from servax.experiments.lock import held
 from servax.experiments.stages import Silence
 

@@ -11,9 +11,9 @@ import pytest
 
 from servax.attacks import FGSM, AutoAttack
 from servax.audit.settings import AuditSettings
-from servax.audit.threats import KNOWLEDGE, Threat, known
 from servax.audit.tiers import TIERS, Budget, Catalogue, Tier
 from servax.errors import ServaxError, SettingError
+from servax.evaluation.threats import KNOWLEDGE, Threat, known
 from servax.perturbation import L2, Linf
 
 

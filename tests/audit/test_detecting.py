@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from servax.attacks import PGD
 from servax.audit.detecting import can_detect, detections
 from servax.audit.scene import Scene
-from servax.audit.threats import Knowledge, Threat
 from servax.defences import Defended, GaussianNoise, MeanFilter
 from servax.evaluation.systems import System
+from servax.evaluation.threats import Knowledge, Threat
 
 COUNT, CLASSES, MOVED = 30, 3, 20
 

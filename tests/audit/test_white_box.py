@@ -17,11 +17,11 @@ from servax.audit.run import Audited, run_audit
 from servax.audit.scene import Scene
 from servax.audit.stages import Stages
 from servax.audit.subjects import load_system
-from servax.audit.threats import KNOWLEDGE
 from servax.audit.tiers import Budget, Catalogue
 from servax.errors import PathError, SettingError
 from servax.evaluation import checks
 from servax.evaluation.checks import Finding
+from servax.evaluation.threats import KNOWLEDGE
 
 CODE = """
 import numpy as np

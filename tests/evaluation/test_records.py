@@ -216,3 +216,63 @@ def test_concat_refuses() -> None:
         ServaxError, match=r"^records hold 4 rows twice, first utterance u0, fold 0"
     ):
         records.concat([same, same])
+
+
+def _version_1(path: Path, frame: pd.DataFrame, provenance: dict[str, object]) -> Path:
+    """Write a table as version 1 did, which had none of the settings of an attack."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    pq.write_table(table.replace_schema_metadata({"servax": json.dumps(provenance)}), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "provenance", "told"),
+    [
+        ({}, {"attacks": {"step": 0.003, "radius": 0.02}}, ("linf", 0.02, 15, 0.003, 1, "logmel")),
+        ({}, {}, ("linf", np.nan, 15, 0.0, 1, "logmel")),
+        ({"attack": "fgsm", "strength": 0.3}, {}, ("linf", 0.3, 1, 0.3, 1, "logmel")),
+        (
+            {"attack": "none", "strength": 0, "knowledge": "none"},
+            {},
+            ("none", 0.0, 0, 0.0, 1, "logmel"),
+        ),
+        (
+            {"strength": 2.0},
+            {"audit": {"budget": {"norm": "l2", "bounds": [-1.0, 1.0]}}},
+            ("l2", 2.0, 0, 0.0, 1, "waveform"),
+        ),
+        (
+            {"attack": "pgd-waveform-30dB", "strength": 0.03},
+            {"audit": {"budget": {"norm": "linf", "bounds": [0.0, 1.0]}}},
+            ("l2", 0.03, 0, 0.0, 1, "waveform"),
+        ),
+        (
+            {"attack": "pgd-restarts-100x5", "strength": 0.02},
+            {},
+            ("linf", 0.02, 100, 0.005, 5, "logmel"),
+        ),
+    ],
+)
+def test_version_1_is_given_what_it_does_not_say(
+    tmp_path: Path,
+    changes: dict[str, object],
+    provenance: dict[str, object],
+    told: tuple[object, ...],
+) -> None:
+    file = _version_1(tmp_path / "old.parquet", make_frame(2, **changes), provenance)
+    row = records.read(file).frame.iloc[0]
+    names = ["norm", "epsilon", "steps", "step_size", "restarts", "space"]
+    for found, expected in zip(row[names], told, strict=True):
+        assert found == expected or (pd.isna(found) and pd.isna(expected))
+
+
+def test_an_unknown_size_stays_unknown_and_part_of_the_new_columns_is_refused(
+    tmp_path: Path,
+) -> None:
+    frame = records.validate(make_frame(2)).assign(epsilon=[np.nan, 0.02])
+    records.write(frame, tmp_path / "new.parquet", provenance={})
+    assert records.read(tmp_path / "new.parquet").frame["epsilon"].isna().tolist() == [True, False]
+    with pytest.raises(ServaxError, match="records lack the column 'space'"):
+        records.validate(frame.drop(columns="space"))
+    with pytest.raises(SettingError, match="norm is 'l1', expected one of"):
+        records.validate(frame.assign(norm="l1"))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, cast
 
-from servax.attacks import Attack
+from servax.attacks import FGSM, Attack
 from servax.errors import SettingError
+from servax.evaluation import records
+from servax.perturbation import L2
 
 Knowledge = Literal["oblivious", "transfer", "black_box", "bpda", "adaptive"]
-KNOWLEDGE: tuple[Knowledge, ...] = ("oblivious", "transfer", "black_box", "bpda", "adaptive")
+KNOWLEDGE = cast("tuple[Knowledge, ...]", records.KNOWLEDGE[1:])
 """From the attacker who knows least of the defence to the one who knows all."""
 MEANING = {
     "oblivious": "gradients of the bare model; the defence is not known",
@@ -62,6 +64,62 @@ class Threat:
             )
         if not self.strength > 0:
             raise SettingError("strength", self.strength, "a number above 0")
+
+    def told(self, strength: float, *, space: str, draws: int = 1) -> dict[str, Any]:
+        """Return what records say of the attack at one strength, beside its name.
+
+        Args:
+            strength: Radius of its ball.
+            space: What it changes where it does not change the sound.
+            draws: Draws whose mean is one gradient.
+        """
+        if self.waveform:
+            return attack_columns(self.attack, strength, norm="l2", draws=draws, space="waveform")
+        return attack_columns(self.attack, strength, draws=draws, space=space)
+
+
+CLEAN = {
+    "norm": "none",
+    "epsilon": 0.0,
+    "steps": 0,
+    "step_size": 0.0,
+    "restarts": 1,
+    "draws": 1,
+    "space": "logmel",
+}
+"""The columns of records that tell of an attack's settings, for clean input."""
+
+
+def attack_columns(
+    attack: Attack,
+    epsilon: float,
+    *,
+    norm: str | None = None,
+    steps: int | None = None,
+    draws: int = 1,
+    space: str = "logmel",
+) -> dict[str, Any]:
+    """Return the columns of records that tell of an attack's settings.
+
+    Args:
+        attack: The attack; restarts of one are told of as that one.
+        epsilon: Size of its ball.
+        norm: Of its ball, by default as the attack says.
+        steps: How many it took, by default as the attack says; 0 for none.
+        draws: Draws whose mean is one gradient.
+        space: What it changes.
+    """
+    one = getattr(attack, "attack", attack)
+    fast = isinstance(one, FGSM)
+    return {
+        "norm": norm or ("l2" if isinstance(attack.ball, L2) else "linf"),
+        "epsilon": epsilon,
+        "steps": int(getattr(one, "steps", fast) if steps is None else steps),
+        "step_size": epsilon if fast else float(getattr(one, "step", 0.0)),
+        "restarts": int(getattr(attack, "count", 1)),
+        "draws": draws,
+        "space": space,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
