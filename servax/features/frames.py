@@ -41,12 +41,15 @@ def fit_frames(logmel: Tensor, frames: int, *, fill: Fill = "repeat") -> Tensor:
     have = logmel.shape[-1]
     if have == 0:
         raise SettingError("number of frames", have, "at least 1 to crop or to fill from")
-    if have >= frames:
-        start = (have - frames) // 2
-        return logmel[..., start : start + frames]
+    # No branch by length: an exporter reads this too, and knows remainders by a tensor alone.
+    place = torch.arange(frames, device=logmel.device) + larger(have - frames, 0) // 2
+    fitted = logmel.index_select(-1, place % torch.full((1,), have, device=logmel.device))
     if fill == "repeat":
-        copies = -(-frames // have)
-        return torch.cat([logmel] * copies, dim=-1)[..., :frames]
-    lowest = logmel.amin(dim=(-2, -1), keepdim=True)
-    tail = lowest.expand(*logmel.shape[:-1], frames - have)
-    return torch.cat([logmel, tail], dim=-1)
+        return fitted
+    return torch.where(place < have, fitted, logmel.amin(dim=(-2, -1), keepdim=True))
+
+
+def larger(one: int, other: int) -> int:
+    """Return the larger length, also where an exporter knows one only when the graph runs."""
+    length: int = torch.sym_max(one, other)  # type: ignore[no-untyped-call]
+    return length

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from servax.errors import SettingError
-from servax.features.frames import Fill, fit_frames
+from servax.features.frames import Fill, fit_frames, larger
 from servax.features.logmel import LogMel, LogMelSettings
 from servax.features.tensors import check_waveforms
 from servax.kinds import check_kind, check_types, typed
@@ -80,9 +80,11 @@ class FrontEnd(nn.Module):
         if s.level_dbfs is not None:
             waveform = set_level(waveform, s.level_dbfs)
         half = s.logmel.window_samples // 2
-        if 0 < waveform.shape[1] <= half:
-            # A clip shorter than half a window cannot be reflected at its ends.
-            waveform = nn.functional.pad(waveform, (0, half + 1 - waveform.shape[1]))
+        if waveform.shape[1]:
+            # A clip shorter than half a window cannot be reflected at its ends. No branch says
+            # which those are: an exporter reads this too.
+            missing = larger(half + 1 - waveform.shape[1], 0)
+            waveform = nn.functional.pad(waveform, (0, missing))
         return fit_frames(self.logmel(waveform), s.frames, fill=s.fill)
 
 

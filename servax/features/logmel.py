@@ -207,5 +207,14 @@ class LogMel(nn.Module):
         before, behind = waveform[:, 1 : half + 1], waveform[:, -half - 1 : -1]
         whole = torch.cat([before.flip(1), waveform, behind.flip(1)], dim=1)
         frames = whole.unfold(1, s.window_samples, s.hop_samples)  # (B, F, window)
-        spectrum: Tensor = torch.fft.rfft(frames * self.window)
+        return self.transform(frames * self.window)
+
+    def transform(self, frames: Tensor) -> Tensor:
+        """Return the complex spectrum (..., bins) of frames (..., window)."""
+        spectrum: Tensor = torch.fft.rfft(frames)
         return spectrum
+
+    def inverse_transform(self, spectrum: Tensor) -> Tensor:
+        """Return the frames (..., window) of a spectrum (..., bins)."""
+        frames: Tensor = torch.fft.irfft(spectrum, n=self.settings.window_samples)
+        return frames

@@ -73,19 +73,20 @@ class Resynthesis(nn.Module):
 
         def changed(change_db: Tensor) -> Tensor:
             expected = (len(waveform), 1, s.mels, 1 + length // s.hop_samples)
-            if tuple(change_db.shape) != expected:
+            if not torch.compiler.is_exporting() and tuple(change_db.shape) != expected:
                 raise ShapeError("change_db", change_db.shape, f"{expected} for this waveform")
-            gain = self._gain(change_db, more=missing > 0)
-            frames = torch.fft.irfft(spectrum * gain, n=s.window_samples) * window
+            gain = self._gain(change_db, spectrum.shape[1])
+            frames = self.logmel.inverse_transform(spectrum * gain) * window
             return _joined(frames, s.hop_samples)[:, inside] / weight
 
         return changed
 
-    def _gain(self, change_db: Tensor, *, more: bool) -> Tensor:
-        """Return the gain (B, F, bins) of each bin, the last frame's once more if asked."""
+    def _gain(self, change_db: Tensor, count: int) -> Tensor:
+        """Return the gain (B, `count`, bins) of each bin; beyond the last frame, the last one's."""
         frames = torch.matmul(change_db[:, 0].transpose(1, 2), self.weights)  # (B, F, bins)
         gain = torch.exp(frames.clamp(-LARGEST_GAIN_DB, LARGEST_GAIN_DB) * NEPERS_PER_DB)
-        return torch.cat([gain, gain[:, -1:]], dim=1) if more else gain
+        place = torch.arange(count, device=gain.device).clamp(max=gain.shape[1] - 1)
+        return gain.index_select(1, place)
 
 
 def _joined(frames: Tensor, hop: int) -> Tensor:
@@ -97,9 +98,9 @@ def _joined(frames: Tensor, hop: int) -> Tensor:
     pieces = -(-window // hop)
     parts = nn.functional.pad(frames, (0, pieces * hop - window))
     parts = parts.reshape(batch, count, pieces, hop)
-    total = frames.new_zeros(batch, count + pieces - 1, hop)
-    for number in range(pieces):
-        total[:, number : number + count] += parts[:, :, number]
+    total = nn.functional.pad(parts[:, :, 0], (0, 0, 0, pieces - 1))
+    for number in range(1, pieces):
+        total = total + nn.functional.pad(parts[:, :, number], (0, 0, number, pieces - 1 - number))
     return total.reshape(batch, -1)
 
 
