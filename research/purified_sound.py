@@ -28,13 +28,12 @@ from torch import Tensor, nn
 from servax import audio
 from servax.attacks import WaveformPGD
 from servax.corpora import load
+from servax.evaluation import SpeakerDraws, interval_of, uar
 from servax.evaluation.distortion import (
     log_spectral_distance,
     segmental_signal_to_noise_ratio,
     signal_to_noise_ratio,
 )
-from servax.evaluation.intervals import speaker_interval
-from servax.evaluation.metrics import uar
 from servax.experiments.provenance import provenance
 from servax.models import WaveformClassifier
 from servax.purifier import Purifier
@@ -155,14 +154,11 @@ def from_direct(
     The interval is of a bootstrap over speakers, paired: both ways hear the same utterances.
     """
     ways = {name: np.array([each[name] for each in told]) for name in ("direct", way)}
-
-    def points(rows: NDArray[np.intp]) -> float:
-        return 100 * (uar(labels[rows], ways[way][rows]) - uar(labels[rows], ways["direct"][rows]))
-
-    interval = speaker_interval(points, speakers, generator=np.random.default_rng(0))
-    return [
-        round(value, 1) for value in (points(np.arange(len(labels))), interval.low, interval.high)
-    ]
+    points = 100 * (uar(labels, ways[way]) - uar(labels, ways["direct"]))
+    draws = SpeakerDraws(speakers)
+    drawn = draws.uar(labels, ways[way]) - draws.uar(labels, ways["direct"])
+    interval = interval_of(100 * drawn)
+    return [round(value, 1) for value in (points, interval.low, interval.high)]
 
 
 def distances(x: Tensor, cleaned: Tensor) -> dict[str, float]:

@@ -17,7 +17,7 @@ from servax.audit.attacking import reseed
 from servax.audit.scene import Scene
 from servax.defences import Detector
 from servax.defences.detector import Score
-from servax.evaluation.roc import roc
+from servax.evaluation.metrics import detected_at, roc_area
 from servax.evaluation.systems import System
 from servax.evaluation.threats import Threat
 
@@ -67,15 +67,15 @@ def detections(
         moved = (inputs != x).flatten(1).any(dim=1)
         attacked = _scores(detectors, inputs[moved], size) if moved.any() else {}
         for score in SCORES:
-            curve = roc(clean[score].numpy(), attacked[score].numpy()) if attacked else None
+            both = (clean[score], attacked[score]) if attacked else None
             told.append(
                 {
                     "defence": system.name,
                     "attack": threat.name,
                     "knowledge": threat.knowledge,
                     "score": score,
-                    "area": curve and curve.area,
-                    "detected_at_5_percent": curve and curve.detected_at(FALSE_POSITIVES),
+                    "area": both and roc_area(*both),
+                    "detected_at_5_percent": both and detected_at(*both, FALSE_POSITIVES),
                     "utterances": int(moved.sum()),
                 }
             )

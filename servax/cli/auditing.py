@@ -18,7 +18,7 @@ from servax.audit.tiers import Budget, Tier
 from servax.cli.output import RunBars, bar, print_json, print_table, say
 from servax.cli.running import command_line
 from servax.errors import SettingError
-from servax.evaluation.intervals import no_interval
+from servax.evaluation.statistics import no_interval
 from servax.evaluation.threats import known
 from servax.experiments.provenance import provenance
 from servax.report.audit.document import document

@@ -1,27 +1,36 @@
-"""What is true afterwards: metrics, intervals over speakers, and the table they come from."""
+"""What is true afterwards: systems, metrics, intervals over speakers, and the table of records."""
 
 from __future__ import annotations
 
 from servax.evaluation import metrics, records
-from servax.evaluation.breakdown import Flow, flows, recall_by_class, uar_by_group
-from servax.evaluation.comparisons import (
-    Comparison,
-    Discordance,
-    holm,
-    mcnemar,
-    speaker_permutation,
-)
-from servax.evaluation.intervals import Interval, MeanSd, over_folds, speaker_interval
 from servax.evaluation.metrics import (
+    Flow,
     confusion,
+    detected_at,
+    flows,
     harm_rate,
     protection_efficacy,
+    recall_by_class,
     recalls,
     recovery_rate,
+    roc_area,
     uar,
+    uar_by_group,
     weighted_accuracy,
 )
 from servax.evaluation.records import Records
+from servax.evaluation.statistics import (
+    Comparison,
+    Discordance,
+    Interval,
+    MeanSd,
+    SpeakerDraws,
+    holm,
+    interval_of,
+    mcnemar,
+    over_folds,
+    speaker_permutation,
+)
 
 __all__ = [
     "Comparison",
@@ -30,10 +39,13 @@ __all__ = [
     "Interval",
     "MeanSd",
     "Records",
+    "SpeakerDraws",
     "confusion",
+    "detected_at",
     "flows",
     "harm_rate",
     "holm",
+    "interval_of",
     "mcnemar",
     "metrics",
     "over_folds",
@@ -42,7 +54,7 @@ __all__ = [
     "recalls",
     "records",
     "recovery_rate",
-    "speaker_interval",
+    "roc_area",
     "speaker_permutation",
     "uar",
     "uar_by_group",

@@ -17,29 +17,24 @@ A class that is absent from `labels` does not count in the UAR, even when it is 
 (as in scikit-learn's ``balanced_accuracy_score``, and unlike its ``recall_score``, which counts a
 recall of 0 for it).
 
-Source: Su & Lee, Interspeech 2022, equations 12 and 13. The paper's equation 13 can be read in
-several ways; see `recovery_rate`.
+Measures by group follow from one count: how many utterances of a class each group has, and how many
+of them came out right. A group is a speaker, a gender, or anything else with one name per
+utterance. Their predictions are (N,), or (K, N) for K conditions whose measures are averaged (the
+"mean" columns of the paper's Table 1). A class that a group does not hold does not count there.
+
+Sources: Su & Lee, Interspeech 2022, equations 12 and 13 (the paper's equation 13 can be read in
+several ways; see `recovery_rate`); Fawcett 2006 for the receiver operating characteristic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from servax.errors import SettingError, ShapeError
-
-__all__ = [
-    "confusion",
-    "harm_rate",
-    "protection_efficacy",
-    "recalls",
-    "recovery_rate",
-    "uar",
-    "validate",
-    "weighted_accuracy",
-]
 
 _KINDS = {"U": "class names", "i": "class numbers", "u": "class numbers", "b": "class numbers"}
 
@@ -220,3 +215,175 @@ def harm_rate(labels: ArrayLike, clean: ArrayLike, defended_clean: ArrayLike) ->
     """
     truth, before, defended = validate(labels, clean=clean, defended_clean=defended_clean)
     return _share(defended != truth, before == truth)
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """Utterances and right answers by group and class."""
+
+    groups: NDArray[np.generic]
+    """(G,) names of the groups, sorted."""
+    classes: NDArray[np.generic]
+    """(C,) classes that the labels hold, sorted."""
+    totals: NDArray[np.intp]
+    """(G, C) utterances."""
+    hits: NDArray[np.intp]
+    """(K, G, C) of them right, by condition."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Utterances of one class that were taken for another."""
+
+    truth: str
+    """True class."""
+    predicted: str
+    """Predicted class, never the true one."""
+    count: int
+    """How many utterances."""
+    share: float
+    """Share of the true class, 0 … 1; ``nan`` when no utterance has that class."""
+
+
+def tally(labels: ArrayLike, predictions: ArrayLike, groups: ArrayLike) -> Tally:
+    """Count utterances and right answers by group and class.
+
+    Args:
+        labels: (N,) true classes.
+        predictions: (N,) or (K, N) predicted classes.
+        groups: (N,) name of each utterance's group.
+
+    Raises:
+        ShapeError: lengths differ, or `predictions` has another number of dimensions.
+        SettingError: see `validate`.
+    """
+    given = np.asarray(predictions)
+    if given.ndim not in (1, 2) or given.shape[0] == 0:
+        raise ShapeError("predictions", given.shape, "(N,) or (K, N): one entry per utterance")
+    cells = np.atleast_2d(given)
+    columns = [validate(labels, predictions=cell) for cell in cells]
+    truth = columns[0][0]
+    right = [np.asarray(truth == predicted) for _, predicted in columns]
+    who = np.asarray(groups)
+    if who.shape != truth.shape:
+        raise ShapeError("groups", who.shape, f"{truth.shape}, the shape of labels")
+    names, group = np.unique(who, return_inverse=True)
+    classes, code = np.unique(truth, return_inverse=True)
+    place = group * classes.size + code
+    shape, places = (names.size, classes.size), names.size * classes.size
+    hits = [np.bincount(place[row], minlength=places).reshape(shape) for row in right]
+    totals = np.bincount(place, minlength=places).reshape(shape)
+    return Tally(names, classes, totals, np.stack(hits))
+
+
+def uar_by_group(labels: ArrayLike, predictions: ArrayLike, groups: ArrayLike) -> dict[str, float]:
+    """Return each group's UAR over the classes that it holds, averaged over the K conditions.
+
+    Args:
+        labels: (N,) true classes.
+        predictions: (N,) or (K, N) predicted classes.
+        groups: (N,) name of each utterance's group.
+
+    Raises:
+        ShapeError, SettingError: see `tally`.
+
+    Example:
+        >>> uar_by_group([0, 1, 1, 0], [0, 0, 1, 1], ["ann", "ann", "ann", "bob"])
+        {'ann': 0.75, 'bob': 0.0}
+    """
+    counted = tally(labels, predictions, groups)
+    held = counted.totals > 0  # (G, C)
+    recalls = counted.hits / np.maximum(counted.totals, 1)  # (K, G, C); 0 where nothing is held
+    uars = recalls.sum(axis=2).mean(axis=0) / held.sum(axis=1)  # (G,)
+    return {str(name): float(uar) for name, uar in zip(counted.groups, uars, strict=True)}
+
+
+def recall_by_class(labels: ArrayLike, predictions: ArrayLike) -> dict[str, float]:
+    """Return the recall of each class in `labels`, averaged over the K conditions.
+
+    Raises:
+        ShapeError, SettingError: see `tally`.
+    """
+    counted = tally(labels, predictions, np.zeros(np.shape(labels)))
+    recalls = counted.hits[:, 0].mean(axis=0) / counted.totals[0]  # (C,)
+    return {str(name): float(value) for name, value in zip(counted.classes, recalls, strict=True)}
+
+
+def flows(
+    labels: ArrayLike, predictions: ArrayLike, classes: Sequence[str] | Sequence[int]
+) -> tuple[Flow, ...]:
+    """Return where wrong answers go, the largest share of a true class first.
+
+    Shares rank, not counts, since each class weighs the same in the UAR too; equal shares go by
+    count, then in the order of `classes`.
+
+    Args:
+        labels: (N,) true classes.
+        predictions: (N,) predicted classes.
+        classes: (C,) all classes.
+
+    Returns:
+        C · (C − 1) flows, those with no utterance last.
+
+    Raises:
+        ShapeError, SettingError: see `confusion`.
+    """
+    counts = confusion(labels, predictions, classes)  # (C, C)
+    totals = counts.sum(axis=1)
+    found = [
+        Flow(
+            truth=str(classes[row]),
+            predicted=str(classes[column]),
+            count=int(counts[row, column]),
+            share=float(counts[row, column] / totals[row]) if totals[row] else float("nan"),
+        )
+        for row, column in np.ndindex(*counts.shape)
+        if row != column
+    ]
+    return tuple(sorted(found, key=lambda flow: (-np.nan_to_num(flow.share), -flow.count)))
+
+
+def roc_area(clean_scores: ArrayLike, attacked_scores: ArrayLike) -> float:
+    """Return the area under the receiver operating characteristic of a detector of attacks.
+
+    It is the share of pairs in which the attacked input scores above the clean one, ties counting
+    one half; .5 is chance.
+
+    Args:
+        clean_scores: (N,) scores of clean inputs, the higher the more likely an attack.
+        attacked_scores: (M,) scores of attacked inputs.
+
+    Raises:
+        ShapeError: Scores are not one-dimensional, or there are none.
+        SettingError: A score is not finite.
+    """
+    clean = np.sort(_scores("clean_scores", clean_scores))
+    attacked = _scores("attacked_scores", attacked_scores)
+    below, upto = (np.searchsorted(clean, attacked, side) for side in ("left", "right"))
+    return float((below + upto).mean() / (2 * clean.size))
+
+
+def detected_at(
+    clean_scores: ArrayLike, attacked_scores: ArrayLike, false_positive_rate: float
+) -> float:
+    """Return the largest share of attacked inputs flagged at no more false alarms than this rate.
+
+    Raises:
+        ShapeError, SettingError: As for `roc_area`, or the rate is outside [0, 1].
+    """
+    clean = np.sort(_scores("clean_scores", clean_scores))[::-1]
+    attacked = _scores("attacked_scores", attacked_scores)
+    if not 0 <= false_positive_rate <= 1:
+        raise SettingError("false_positive_rate", false_positive_rate, "a share in [0, 1]")
+    allowed = int((false_positive_rate + 1e-12) * clean.size)
+    # So many clean inputs may be flagged: the threshold stands just above the next one.
+    return 1.0 if allowed >= clean.size else float(np.mean(attacked > clean[allowed]))
+
+
+def _scores(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    scores = np.asarray(values, dtype=np.float64)
+    if scores.ndim != 1 or scores.size == 0:
+        raise ShapeError(name, scores.shape, "(N,): one score per input, N >= 1")
+    if not np.isfinite(scores).all():
+        raise SettingError(name, "not finite", "scores without NaN or infinity")
+    return scores

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from servax.evaluation import metrics
-from servax.evaluation.intervals import over_folds
+from servax.evaluation.statistics import over_folds
 from servax.report import paper, tables
 from servax.report.outcomes import CLEAN, UNDEFENDED, Condition, Outcomes
 from servax.report.resampling import SpeakerDraws, interval_of

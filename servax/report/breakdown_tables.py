@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from servax.evaluation import metrics
-from servax.evaluation.breakdown import Flow, flows, recall_by_class, uar_by_group
+from servax.evaluation.metrics import Flow, flows, recall_by_class, uar_by_group
 from servax.report import tables, wording
 from servax.report.cells import Cell, Head, TextTable
 from servax.report.main_columns import cells, longest_pgd, main_columns, vaccines

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from servax.evaluation.comparisons import (
+from servax.evaluation.statistics import (
     Comparison,
     Discordance,
     holm,

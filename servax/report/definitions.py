@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from servax.evaluation.intervals import no_interval
+from servax.evaluation.statistics import no_interval
 from servax.report import paper, tables
 from servax.report.order import family
 from servax.report.outcomes import Outcomes

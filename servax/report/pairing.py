@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from servax.errors import ServaxError
-from servax.evaluation.intervals import Interval
 from servax.evaluation.records import Records
+from servax.evaluation.statistics import Interval
 from servax.report import tables
 from servax.report.content import class_names
 from servax.report.order import in_order

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from servax.evaluation import metrics
-from servax.evaluation.intervals import Interval, over_folds
+from servax.evaluation.statistics import Interval, over_folds
 from servax.report import tables
 from servax.report.outcomes import CLEAN, UNDEFENDED, Condition, Outcomes
 from servax.report.resampling import SpeakerDraws, interval_of

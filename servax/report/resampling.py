@@ -1,7 +1,7 @@
 """The bootstrap over speakers for a whole report: the same draws for every number.
 
 The statistic of a draw needs only counts per speaker, so a thousand draws are one product of
-matrices: the same intervals as `servax.evaluation.intervals.speaker_interval` with the same seed,
+matrices: the same intervals as `servax.evaluation.statistics.speaker_interval` with the same seed,
 some hundred times faster. Since all numbers share the draws, the difference of two of them is
 paired.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from servax.evaluation.intervals import Interval, no_interval
+from servax.evaluation.statistics import Interval, no_interval
 
 __all__ = ["LEVEL", "RESAMPLES", "SEED", "SpeakerDraws", "interval_of"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from servax.evaluation import metrics
-from servax.evaluation.intervals import MeanSd, over_folds
+from servax.evaluation.statistics import MeanSd, over_folds
 from servax.report import wording
 from servax.report.cells import Cell, Head, TextTable
 from servax.report.main_columns import cells, main_columns

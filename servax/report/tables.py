@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from servax.evaluation import metrics
-from servax.evaluation.intervals import Interval, no_interval, over_folds
+from servax.evaluation.statistics import Interval, no_interval, over_folds
 from servax.report import paper
 from servax.report.outcomes import CLEAN, Condition, Outcomes
 from servax.report.resampling import RESAMPLES, SEED, SpeakerDraws, interval_of

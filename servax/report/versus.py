@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from servax.evaluation.intervals import FEWEST_SPEAKERS, no_interval
 from servax.evaluation.records import Records
+from servax.evaluation.statistics import FEWEST_SPEAKERS, no_interval
 from servax.report import wording
 from servax.report.cells import Cell, Head, TextTable
 from servax.report.content import Content

@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from bootstrap_by_hand import speaker_interval
 from sklearn.metrics import balanced_accuracy_score
 
 from servax.benchmark.figures import Measurement, adaptive_name, figures_of
 from servax.benchmark.record import Figure
 from servax.errors import ServaxError
-from servax.evaluation.intervals import speaker_interval
 from servax.evaluation.metrics import protection_efficacy, recovery_rate
 
 CLASSES = np.array(["angry", "happy", "sad"])

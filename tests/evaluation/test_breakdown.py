@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, recall_score
 
 from servax.errors import ShapeError
-from servax.evaluation.breakdown import flows, recall_by_class, tally, uar_by_group
+from servax.evaluation.metrics import flows, recall_by_class, tally, uar_by_group
 
 CLASSES = ["angry", "happy", "neutral", "sad"]
 

@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn.metrics import balanced_accuracy_score
 
 from servax.errors import SettingError, ShapeError
-from servax.evaluation.comparisons import holm, mcnemar, speaker_permutation
+from servax.evaluation.statistics import holm, mcnemar, speaker_permutation
 
 
 def seeded() -> np.random.Generator:

@@ -6,7 +6,7 @@ An utterance is broken when its prediction is not its label.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,10 @@ from servax.evaluation.checks.conditions import (
     white_box,
 )
 from servax.evaluation.checks.finding import Finding, Severity, percent
-from servax.evaluation.intervals import Interval, speaker_interval
 from servax.evaluation.metrics import uar
+from servax.evaluation.statistics import FEWEST_SPEAKERS, Interval, SpeakerDraws, interval_of
 from servax.evaluation.worst_case import worst_case
 
-FEWEST_SPEAKERS = 5
-"""Fewer of them make no interval of their own."""
 FEWEST_GAINED = 0.1
 """Gain in UAR below which another order of the classes is no sign of wrong labels."""
 MASKED_SHARE = 0.02
@@ -61,17 +59,13 @@ def _clean(subject: str, rows: pd.DataFrame) -> Finding:
     by = "speaker" if clean["speaker"].nunique() >= FEWEST_SPEAKERS else "utterance"
     who = clean[by].to_numpy(object).astype(str)
 
-    def interval(statistic: Callable[[NDArray[np.intp]], float]) -> Interval:
-        # One utterance alone has no interval: it is all that is known.
-        if len(np.unique(who)) < 2:
-            return Interval(statistic(np.arange(len(who))), statistic(np.arange(len(who))))
-        return speaker_interval(statistic, who, generator=np.random.default_rng(0))
-
-    shown = interval(lambda drawn: uar(labels[drawn], predictions[drawn]))
-    gain = interval(
-        lambda drawn: uar(labels[drawn], reordered[drawn]) - uar(labels[drawn], predictions[drawn])
-    )
+    # One utterance alone has no interval: it is all that is known.
+    draws = SpeakerDraws(who) if len(np.unique(who)) > 1 else None
     best = uar(labels, reordered)
+    shown, gain = Interval(found, found), Interval(best - found, best - found)
+    if draws is not None:
+        drawn = draws.uar(labels, predictions)
+        shown, gain = interval_of(drawn), interval_of(draws.uar(labels, reordered) - drawn)
     told = (
         f"The clean UAR is {percent(found)} ({percent(shown.low)} to {percent(shown.high)} over "
         f"{by}s), chance {percent(chance)}"

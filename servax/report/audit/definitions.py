@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from servax.evaluation.intervals import no_interval
+from servax.evaluation.statistics import no_interval
 from servax.report.audit.result import ANOTHER_BALL, AuditResult
 from servax.report.audit.scores import ATTACKERS, CONTROL, Scores
 from servax.report.audit.sentences import size

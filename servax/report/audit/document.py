@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from servax.evaluation.intervals import no_interval
+from servax.evaluation.statistics import no_interval
 from servax.report.audit.page import title
 from servax.report.audit.plain import plain
 from servax.report.audit.result import AuditResult

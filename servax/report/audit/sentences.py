@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from servax.evaluation.checks import SEVERITIES
-from servax.evaluation.intervals import no_interval
+from servax.evaluation.statistics import no_interval
 from servax.report.audit.result import AuditResult
 from servax.report.audit.scores import KNOWING, UNKNOWING, Scores, Standing
 from servax.report.audit.threshold import below, black_box_only, judged, passes, untrusted, wanted

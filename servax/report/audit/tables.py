@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from servax.evaluation.intervals import no_interval
+from servax.evaluation.statistics import no_interval
 from servax.report.audit.result import AuditResult
 from servax.report.audit.scores import ATTACKERS, Scores, Standing
 from servax.report.audit.sentences import size

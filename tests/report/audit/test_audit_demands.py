@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from audit_by_hand import CARD, MEASURES, RIGHT, frame, make_result
+from bootstrap_by_hand import speaker_interval
 
 from servax.errors import SettingError
 from servax.evaluation.checks import Finding
-from servax.evaluation.intervals import speaker_interval
 from servax.evaluation.metrics import uar
 from servax.evaluation.records import Records
 from servax.report.audit import verdict_ok, write_audit

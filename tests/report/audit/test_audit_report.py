@@ -16,10 +16,10 @@ import pandas as pd
 import pytest
 import soundfile
 from audit_by_hand import RIGHT, frame, make_clip, make_result
+from bootstrap_by_hand import speaker_interval
 
 from servax.errors import ServaxError, SettingError, ShapeError
 from servax.evaluation.checks import Finding
-from servax.evaluation.intervals import speaker_interval
 from servax.evaluation.metrics import uar
 from servax.report.audit import AuditPaths, verdict_ok, write_audit
 from servax.report.audit.curves import curve, picture

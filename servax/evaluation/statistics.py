@@ -1,16 +1,22 @@
-"""Is one defence better than another on the same utterances? Paired tests and Holm's correction.
+"""How sure a number is, and whether one defence is better than another.
 
-The first test swaps whole **speakers**. Under the null hypothesis it does not matter which of the
-two defences gave a speaker's predictions, so each speaker's may be swapped, all folds, seeds and
+**Intervals** are a percentile bootstrap over speakers. Utterances of one speaker are alike, so
+resampling utterances gives intervals that are far too narrow: whole speakers are drawn with
+replacement, each with all of its rows. The statistic of a draw needs only counts per speaker, so a
+thousand draws are one product of matrices. All numbers share the draws, so the difference of two of
+them is paired. Of fewer than `FEWEST_SPEAKERS` no report shows an interval: so few can be drawn in
+too few ways, and the ends would say nothing of others.
+
+**Tests** swap whole speakers. Under the null hypothesis it does not matter which of the two
+defences gave a speaker's predictions, so each speaker's may be swapped, all folds, seeds and
 conditions of the speaker together. The pooled UAR is linear in the right answers of each class, and
 a swap leaves the class totals as they are: the difference of two UARs is a sum of one term per
 speaker, and a swap turns its sign. So 2^S swaps are 2^S signs of S numbers (Fisher's randomisation
 test for pairs; Fisher, The Design of Experiments, 1935, section 21).
 
 McNemar's test is the second look. It takes utterances as independent, which those of one speaker
-are not, so its p-values are too small where speakers differ.
-
-Both speak of the trained models at hand; what another training would give is what seeds are for.
+are not, so its p-values are too small where speakers differ. Both speak of the trained models at
+hand; what another training would give is what seeds are for.
 """
 
 from __future__ import annotations
@@ -24,9 +30,157 @@ from scipy import stats
 
 from servax.errors import SettingError, ShapeError
 from servax.evaluation import metrics
-from servax.evaluation.breakdown import tally
 
-__all__ = ["EXACT_SPEAKERS", "Comparison", "Discordance", "holm", "mcnemar", "speaker_permutation"]
+RESAMPLES = 1000
+"""Sets of speakers drawn for an interval."""
+SEED = 0
+"""Of the draws of a report."""
+LEVEL = 0.95
+"""Coverage of an interval."""
+FEWEST_SPEAKERS = 5
+"""Of how many speakers a report shows an interval at least."""
+
+
+def no_interval(speakers: int) -> str:
+    """Return why so many speakers have no interval, one sentence; empty where they have one."""
+    if speakers >= FEWEST_SPEAKERS:
+        return ""
+    those = "1 speaker says" if speakers == 1 else f"{speakers} speakers say"
+    return f"There is no interval: {those} too little of others; it takes {FEWEST_SPEAKERS}."
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A range that a statistic stays in when other speakers of the same kind are drawn."""
+
+    low: float
+    """Lower end, in the unit of the statistic."""
+    high: float
+    """Upper end, in the unit of the statistic."""
+
+
+@dataclass(frozen=True)
+class MeanSd:
+    """Mean and population standard deviation over folds.
+
+    The paper's σ (1.86 and 2.14 over the intensities of SSAD) divide by n, so these do too. The
+    sd of a single fold is thus 0 and says nothing: look at `count`.
+    """
+
+    mean: float
+    """Mean over the folds in which the statistic is defined."""
+    sd: float
+    """Standard deviation that divides by `count`; 0 for a single fold."""
+    count: int
+    """How many folds that is."""
+
+
+class SpeakerDraws:
+    """Sets of speakers drawn with replacement, as many as there are, each with all of its rows.
+
+    Args:
+        speakers: (N,) speaker of each row.
+        resamples: R, how many sets to draw.
+        seed: The same seed gives the same draws for the same number of speakers.
+
+    Raises:
+        SettingError: Fewer than two speakers, or no resamples.
+        ShapeError: `speakers` is not one-dimensional.
+
+    Example:
+        >>> draws = SpeakerDraws(["a", "a", "b", "b"])
+        >>> interval_of(draws.uar([0, 1, 0, 1], [0, 1, 1, 0]))
+        Interval(low=0.0, high=1.0)
+    """
+
+    def __init__(
+        self, speakers: ArrayLike, *, resamples: int = RESAMPLES, seed: int = SEED
+    ) -> None:
+        who = np.asarray(speakers)
+        if who.ndim != 1:
+            raise ShapeError("speakers", who.shape, "(N,): one entry per row")
+        if resamples < 1:
+            raise SettingError("resamples", resamples, "a whole number >= 1")
+        names, self._speaker = np.unique(who, return_inverse=True)
+        self._count = names.size
+        if names.size < 2:
+            raise SettingError("the number of speakers", names.size, "at least 2 to draw from")
+        drawn = np.random.default_rng(seed).integers(0, names.size, (resamples, names.size))
+        # (R, S): how often each speaker was drawn.
+        self._times = np.stack([np.bincount(d, minlength=names.size) for d in drawn])
+
+    @classmethod
+    def of(cls, speakers: ArrayLike) -> SpeakerDraws | None:
+        """Return the draws of a report, or None where there are too few speakers for intervals."""
+        return None if no_interval(np.unique(np.asarray(speakers)).size) else cls(speakers)
+
+    def uar(self, labels: ArrayLike, predictions: ArrayLike) -> NDArray[np.float64]:
+        """Return the UAR of each draw, (R,): of K conditions their mean.
+
+        Args:
+            labels: (N,) true classes.
+            predictions: (N,) or (K, N) predicted classes.
+        """
+        truth = np.asarray(labels)
+        names, code = np.unique(truth, return_inverse=True)
+        place = self._speaker * names.size + code  # (N,)
+        totals = self._per_speaker(place, np.ones(truth.size), names.size)  # (R, C)
+        held = totals > 0  # a class that no drawn speaker has does not count
+        uars = []
+        for cell in np.atleast_2d(np.asarray(predictions)):
+            hits = self._per_speaker(place, np.asarray(cell == truth, np.float64), names.size)
+            recalls = np.divide(hits, totals, out=np.zeros_like(hits), where=held)
+            uars.append(recalls.sum(axis=1) / held.sum(axis=1))
+        return np.asarray(np.mean(uars, axis=0), dtype=np.float64)
+
+    def counts(self, which: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Return the (R,) number of rows of each draw that are in `which` (N,)."""
+        return self._per_speaker(self._speaker, which.astype(np.float64), 1)[:, 0]
+
+    def _per_speaker(
+        self, place: NDArray[np.intp], weights: NDArray[np.float64], width: int
+    ) -> NDArray[np.float64]:
+        """Return (R, width) sums of `weights` (N,) over the rows of each draw."""
+        sums = np.bincount(place, weights=weights, minlength=self._count * width)
+        return np.asarray(self._times @ sums.reshape(self._count, width), dtype=np.float64)
+
+
+def interval_of(values: NDArray[np.float64], *, level: float = LEVEL) -> Interval:
+    """Return the percentile interval of one value per draw (R,); ``nan`` where none is defined.
+
+    Draws on which the value is ``nan`` are left out.
+
+    Raises:
+        SettingError: `level` is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise SettingError("level", level, "a number between 0 and 1")
+    defined = values[~np.isnan(values)]
+    if defined.size == 0:
+        return Interval(float("nan"), float("nan"))
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
+
+
+def over_folds(values: ArrayLike) -> MeanSd:
+    """Return mean and population sd of one value per fold, leaving ``nan`` folds out.
+
+    Both are ``nan``, and the count 0, when every fold is ``nan``.
+
+    Raises:
+        ShapeError: `values` is not one-dimensional.
+        SettingError: `values` is empty.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.ndim != 1:
+        raise ShapeError("values", numbers.shape, "(N,): one value per fold")
+    if numbers.size == 0:
+        raise SettingError("values", [], "one value per fold, at least one")
+    numbers = numbers[~np.isnan(numbers)]
+    mean = float(numbers.mean()) if numbers.size else float("nan")
+    sd = float(numbers.std()) if numbers.size else float("nan")
+    return MeanSd(mean, sd, int(numbers.size))
+
 
 EXACT_SPEAKERS = 30
 """Up to so many speakers every swap is counted; beyond, swaps are drawn."""
@@ -90,8 +244,8 @@ def speaker_permutation(
 
     Raises:
         SettingError: fewer than two speakers, or `resamples` or `exact_speakers` below 1; or as in
-            `servax.evaluation.metrics.validate`.
-        ShapeError: `first` and `second` differ in shape, or as in `servax.evaluation.breakdown`.
+            `metrics.validate`.
+        ShapeError: `first` and `second` differ in shape, or as in `metrics.tally`.
 
     Example:
         >>> right, wrong = [0, 1, 0, 1], [1, 0, 1, 0]
@@ -104,7 +258,7 @@ def speaker_permutation(
             raise SettingError(name, value, "a whole number >= 1")
     if np.shape(first) != np.shape(second):
         raise ShapeError("second", np.shape(second), f"{np.shape(first)}, the shape of first")
-    ours, theirs = tally(labels, first, speakers), tally(labels, second, speakers)
+    ours, theirs = metrics.tally(labels, first, speakers), metrics.tally(labels, second, speakers)
     count = ours.groups.size
     if count < 2:
         raise SettingError("the number of speakers", count, "at least 2 to swap")

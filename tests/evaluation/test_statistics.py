@@ -5,20 +5,19 @@ import statistics
 
 import numpy as np
 import pytest
+from bootstrap_by_hand import speaker_interval
 from scipy import stats
+from sklearn.metrics import balanced_accuracy_score
 
 from servax.errors import SettingError, ShapeError
-from servax.evaluation import metrics
-from servax.evaluation.intervals import over_folds, speaker_interval
+from servax.evaluation import SpeakerDraws, interval_of, over_folds
 
 
 def test_equals_scipy_percentile_bootstrap_over_speakers() -> None:
     rng = np.random.default_rng(3)
     speakers = np.repeat([f"s{i}" for i in range(9)], 7)
     right = rng.uniform(size=speakers.size) < np.repeat(rng.uniform(0.2, 0.9, 9), 7)
-    found = speaker_interval(
-        lambda rows: float(right[rows].mean()), speakers, generator=np.random.default_rng(5)
-    )
+    found = interval_of(SpeakerDraws(speakers, seed=5).uar(np.ones(63, dtype=int), right * 1))
     oracle = stats.bootstrap(
         (right.reshape(9, 7).mean(axis=1),),
         np.mean,
@@ -31,42 +30,68 @@ def test_equals_scipy_percentile_bootstrap_over_speakers() -> None:
 
 def test_is_wider_than_a_bootstrap_over_utterances() -> None:
     speakers = np.repeat(np.arange(8), 25)
-    right = np.repeat(np.arange(8) < 4, 25).astype(float)  # all or nothing by speaker
+    right = np.repeat(np.arange(8) < 4, 25).astype(int)  # all or nothing by speaker
 
     def width(who: np.ndarray) -> float:
-        drawn = speaker_interval(
-            lambda rows: float(right[rows].mean()), who, generator=np.random.default_rng(0)
-        )
+        drawn = interval_of(SpeakerDraws(who).uar(np.ones(200, dtype=int), right))
         return drawn.high - drawn.low
 
     assert width(speakers) > 3 * width(np.arange(speakers.size))
 
 
-def test_seeded_and_takes_any_statistic() -> None:
-    labels = np.array(list("abababab"))
-    predictions = np.array(list("aaababbb"))
-    speakers = np.array(list("11223344"))
-
-    def uar(rows: np.ndarray) -> float:
-        return metrics.uar(labels[rows], predictions[rows])
-
-    first = speaker_interval(uar, speakers, generator=np.random.default_rng(1), resamples=200)
-    again = speaker_interval(uar, speakers, generator=np.random.default_rng(1), resamples=200)
-    assert first == again
-    assert 0 <= first.low < metrics.uar(labels, predictions) < first.high <= 1
+@pytest.fixture
+def made() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return speakers, labels and (2, N) predictions; two speakers lack a class each."""
+    rng = np.random.default_rng(3)
+    speakers = np.repeat(["a", "b", "c", "d", "e"], [9, 12, 5, 7, 10])
+    labels = rng.integers(0, 3, speakers.size)
+    labels[speakers == "c"] = 1
+    labels[(speakers == "d") & (labels == 2)] = 0
+    return speakers, labels, rng.integers(0, 4, (2, speakers.size))
 
 
-def test_undefined_draws_are_left_out() -> None:
-    values = np.array([np.nan, 1.0])
-    found = speaker_interval(
-        lambda rows: float(values[rows].mean()), ["a", "b"], generator=np.random.default_rng(0)
-    )
-    assert (found.low, found.high) == (1.0, 1.0)
-    empty = speaker_interval(
-        lambda rows: float("nan"), ["a", "b"], generator=np.random.default_rng(0), resamples=5
-    )
-    assert math.isnan(empty.low)
-    assert math.isnan(empty.high)
+def test_uars_are_scikit_learn_on_the_drawn_rows(
+    made: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    speakers, labels, cells = made
+    found = SpeakerDraws(speakers, resamples=40, seed=2).uar(labels, cells)
+    names = np.unique(speakers)
+    drawn = np.random.default_rng(2).integers(0, names.size, (40, names.size))
+    for draw, value in zip(drawn, found, strict=True):
+        rows = np.concatenate([np.flatnonzero(speakers == names[i]) for i in draw])
+        kept = np.isin(cells[:, rows], labels[rows]).all()
+        uars = [
+            np.mean([np.mean(cell[rows][labels[rows] == c] == c) for c in np.unique(labels[rows])])
+            for cell in cells
+        ]
+        assert value == pytest.approx(np.mean(uars))
+        if kept:  # scikit-learn warns of predictions that no row has
+            scored = [balanced_accuracy_score(labels[rows], cell[rows]) for cell in cells]
+            assert value == pytest.approx(np.mean(scored))
+
+
+def test_interval_is_that_of_the_plain_bootstrap(
+    made: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    speakers, labels, cells = made
+
+    def share(rows: np.ndarray) -> float:
+        return float(np.mean(cells[0][rows] == labels[rows]))
+
+    plain = speaker_interval(share, speakers, generator=np.random.default_rng(0), resamples=300)
+    draws = SpeakerDraws(speakers, resamples=300, seed=0)
+    right = draws.counts(cells[0] == labels) / draws.counts(np.ones(labels.size, dtype=bool))
+    fast = interval_of(right)
+    assert (fast.low, fast.high) == pytest.approx((plain.low, plain.high))
+
+
+def test_undefined_draws_do_not_count() -> None:
+    values = np.array([np.nan, *np.linspace(0, 1, 101), np.nan])
+    interval = interval_of(values)
+    assert (interval.low, interval.high) == pytest.approx((0.025, 0.975))
+    nothing = interval_of(np.full(3, np.nan))
+    assert np.isnan(nothing.low)
+    assert np.isnan(nothing.high)
 
 
 def test_over_folds_is_mean_and_population_sd() -> None:
@@ -120,8 +145,9 @@ def test_over_folds_gives_the_papers_sigma() -> None:
     ],
 )
 def test_refuses(speakers, settings, error, sentence) -> None:
+    level = settings.pop("level", 0.95)
     with pytest.raises(error, match=sentence):
-        speaker_interval(lambda rows: 0.0, speakers, generator=np.random.default_rng(0), **settings)
+        interval_of(SpeakerDraws(speakers, **settings).counts(np.array([True, True])), level=level)
 
 
 def test_over_folds_refuses() -> None:
