@@ -18,14 +18,14 @@ import torch
 from servax.experiments import load_recipe
 from servax.experiments.fold import FoldTraining
 from servax.experiments.prepared import Prepared
-from servax.experiments.stages import Silence
 from servax.recognition import RECOGNISERS
+from servax.stages import Watcher
 
 RECIPE = Path("recipes/ravdess_paper_cpu.yaml")
 RUN = Path("runs/ravdess_plus")
 
 
-class Lines(Silence):
+class Lines(Watcher):
     """Says what begins."""
 
     def start(self, stage: str, steps: int) -> None:

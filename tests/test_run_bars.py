@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from servax.cli.output import RunBars
+from servax.cli.bars import RunBars
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from servax.audit.tasks import Planned, batches, inputs_of, make_task
 from servax.audit.tiers import Catalogue
 from servax.evaluation.systems import System
 from servax.evaluation.threats import Threat
-from servax.experiments.stages import Stage, Watcher
+from servax.stages import Stage, Watcher
 
 
 def probes(scene: Scene, catalogue: Catalogue, system: System) -> Planned:

@@ -16,9 +16,8 @@ from servax.audit.scene import Scene
 from servax.audit.stages import Stages
 from servax.audit.tasks import TABLE, Planned, inputs_of, provenance
 from servax.evaluation import records
-from servax.experiments.lock import held
-from servax.experiments.stages import Silence, Watcher
 from servax.report.audit import AuditPaths, AuditResult, Measure, verdict_ok, write_audit
+from servax.stages import Watcher, held
 
 RECORDS = "records"
 REPORT = "report"
@@ -95,7 +94,7 @@ def run_audit(
         ServaxError: A file cannot be read or written, an attack left its ball, or another process
             audits into the folder.
     """
-    watcher = watcher or Silence()
+    watcher = watcher or Watcher()
     planned = Stages(scene).plan() if planned is None else planned
     with held(scene.folder):
         watcher.plan([(each.task.stage.name, each.task.cost) for each in planned])

@@ -34,7 +34,7 @@ from servax.evaluation.checks import repeats
 from servax.evaluation.protocol import UNDEFENDED
 from servax.evaluation.systems import System
 from servax.evaluation.threats import Knowledge, Threat
-from servax.experiments.stages import Stage, Watcher
+from servax.stages import Stage, Watcher
 
 
 class Stages:

@@ -16,7 +16,7 @@ from servax.evaluation import records
 from servax.evaluation.protocol import UNDEFENDED
 from servax.evaluation.systems import System
 from servax.evaluation.threats import Threat
-from servax.experiments.stages import Stage, Task, Watcher, make_stage
+from servax.stages import Stage, Task, Watcher, make_stage
 from servax.training import global_seed
 
 TABLE = "records.parquet"

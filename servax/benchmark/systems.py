@@ -19,12 +19,12 @@ from servax.corpora import Corpus, Fold, cache_folder
 from servax.errors import CheckpointError, SettingError, nearest
 from servax.evaluation.protocol import Defence
 from servax.evaluation.systems import TRANSFORMS, make_transform
-from servax.experiments.stages import DONE
 from servax.features import Dataset, Features, FrontEnd, FrontEndSettings, extract
 from servax.models import frozen
 from servax.models.storage import SETTINGS, WEIGHTS
 from servax.purifier import Purifier
 from servax.recognition import Recogniser
+from servax.stages import DONE
 from servax.training import generator
 
 __all__ = ["Built", "Subject", "build_defence", "group_of", "kind_of", "part", "subject_of"]

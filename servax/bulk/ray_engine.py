@@ -23,9 +23,9 @@ from servax import audio
 from servax.bulk.files import purify_file
 from servax.bulk.orders import LOGMEL, Order, Outcome
 from servax.errors import ServaxError, SettingError
-from servax.experiments.ray_session import check_reachable, joined, last_line, load_ray
 from servax.files import this_process, unfinished_name
 from servax.purifier import Purifier
+from servax.stages.ray_session import check_reachable, joined, last_line, load_ray
 
 BATCH = 8
 """Files that a worker takes at once."""

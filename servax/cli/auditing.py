@@ -15,7 +15,8 @@ from servax.audit.stages import Stages
 from servax.audit.subjects import load_system
 from servax.audit.subjects.own_class import Value
 from servax.audit.tiers import Budget, Tier
-from servax.cli.output import RunBars, bar, print_json, print_table, say
+from servax.cli.bars import RunBars
+from servax.cli.output import bar, print_json, print_table, say
 from servax.cli.running import command_line
 from servax.errors import SettingError
 from servax.evaluation.statistics import no_interval

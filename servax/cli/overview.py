@@ -9,15 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from servax.cli.output import RunBars, bar, print_json, print_table, say
+from servax.cli.bars import RunBars
+from servax.cli.output import bar, print_json, print_table, say
 from servax.cli.running import run_folder
-from servax.experiments import Silence, load_recipe
+from servax.experiments import load_recipe
 from servax.experiments.overview import Overview, Pace, Row, Timing, measure, seconds_of, survey
 from servax.experiments.plan import Plan
 from servax.experiments.prepared import Prepared
 from servax.experiments.rehearsal import Rehearsal, miniature, rehearse
-from servax.experiments.remote import is_url, without_password
-from servax.experiments.storage import mirror
+from servax.stages import Watcher, is_url, mirror, without_password
 
 LONGEST_REHEARSAL_SECONDS = 180.0
 """Where timing each kind of stage would take longer, a training step is all that is timed."""
@@ -71,7 +71,7 @@ def _measured(plan: Plan, begin: float) -> Timing:
         return rehearse(plan, begin=begin, tick=update)
 
 
-class _Extraction(Silence):
+class _Extraction(Watcher):
     """Says why features are extracted, where they are not in the cache, and shows how far it is."""
 
     def __init__(self, bars: RunBars) -> None:

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from servax.cli.output import RunBars, print_json, print_table, room, say
+from servax.cli.bars import RunBars
+from servax.cli.output import print_json, print_table, room, say
 from servax.errors import SettingError
 from servax.experiments import Finished, Recipe, load_recipe, report_run, run
-from servax.experiments.engines import Engine
-from servax.experiments.ray_engine import RayEngine
-from servax.experiments.remote import is_url, without_password
 from servax.report.outcomes import collect
 from servax.report.text_tables import grid_table
+from servax.stages import Engine, RayEngine, is_url, without_password
 
 DEMO = "demo.yaml"
 

@@ -1,10 +1,8 @@
-"""Parts of a recipe: corpus, controls, adversarial models, what stages take of a machine."""
+"""Parts of a recipe: corpus, controls, adversarial models."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Literal
 
 from servax.corpora.loading import SCHEMES
 from servax.defences.adversarial import (
@@ -130,44 +128,3 @@ class Adversarial:
             else:
                 chosen.append(self.pgd if name == "pgd-at" else self.trades)
         return {objective.name: objective for objective in chosen}
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one stage takes of a machine."""
-
-    cpus: int | None = None
-    """Threads of the stage, and CPUs it takes of a cluster; none: all here, one on a cluster."""
-    gpus: float = 0.0
-    """GPUs it takes of a cluster; below 1, stages share one."""
-
-    def __post_init__(self) -> None:
-        if self.cpus is not None and self.cpus < 1:
-            raise SettingError("cpus", self.cpus, "a whole number of at least 1, or null")
-        whole = float(self.gpus).is_integer()
-        if not (math.isfinite(self.gpus) and self.gpus >= 0 and (self.gpus < 1 or whole)):
-            raise SettingError("gpus", self.gpus, "a share in [0, 1) or a whole number")
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What the stages of a run take; says nothing about their results on one kind of machine.
-
-    Sums in another number of threads round otherwise: results that must be equal bit for bit,
-    here and on a cluster, need the same `cpus` in both.
-    """
-
-    train: Share = field(default_factory=Share)
-    """Of each training."""
-    attack: Share = field(default_factory=Share)
-    """Of each attack with its scoring."""
-    retries: int = 3
-    """How often a stage is begun again elsewhere when its machine is lost."""
-
-    def __post_init__(self) -> None:
-        if self.retries < 0:
-            raise SettingError("retries", self.retries, "a whole number of at least 0")
-
-    def of(self, kind: Literal["train", "attack"]) -> Share:
-        """Return what a stage of one kind takes."""
-        return self.train if kind == "train" else self.attack

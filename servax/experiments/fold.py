@@ -10,9 +10,9 @@ from typing import Any
 from servax.defences.adversarial import Objective
 from servax.experiments.adversarial import START, start_adversarial, train_adversarial
 from servax.experiments.prepared import Prepared
-from servax.experiments.stages import Stage, Task, Watcher, make_stage
 from servax.experiments.training import epochs_note, train_purifier, train_recogniser
 from servax.recognition import MODEL, NetworkName, Recogniser
+from servax.stages import Stage, Task, Watcher, make_stage
 from servax.training import Progress, derive
 
 # Expected cost of one step against one training step of the recogniser: for the time estimate only.

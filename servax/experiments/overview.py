@@ -18,10 +18,9 @@ from typing import Any, Literal, Protocol
 import torch
 
 from servax.errors import ServaxError
-from servax.experiments.lock import Holder, ended, holder
 from servax.experiments.plan import Plan
-from servax.experiments.stages import Stage, Task
 from servax.recognition import new_recogniser
+from servax.stages import Holder, Stage, Task, ended, holder
 from servax.training import RecogniserTrainer, global_seed, read_log
 from servax.training.log import LOG_NAME
 from servax.training.loop import CHECKPOINT

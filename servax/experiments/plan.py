@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import chdir, nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from servax.evaluation.records import Records
+from servax.experiments.building import build
 from servax.experiments.fold import FoldTraining
 from servax.experiments.prepared import Prepared
+from servax.experiments.recipe import Recipe
 from servax.experiments.scoring import FoldScoring
-from servax.experiments.stages import Task
 from servax.features import ZScoreSettings
+from servax.stages import Resources, Task, Watcher
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,22 @@ class Plan:
         """All stages, in an order in which each finds what it needs."""
         return [*(task for fold in self.folds for task in fold.tasks), self.example]
 
+    @property
+    def resources(self) -> Resources:
+        """What the stages take of a machine."""
+        return self.prepared.recipe.resources
+
+    @property
+    def device(self) -> str:
+        """Where they compute."""
+        return self.prepared.recipe.compute.device
+
+    def order(self) -> Order:
+        """Return the plan as text, from which another machine makes it again."""
+        recipe = json.dumps(asdict(self.prepared.recipe), default=list)
+        origin = json.dumps(dict(self.folds[0].scoring.origin))
+        return Order(recipe, origin, str(Path.cwd()))
+
     def records(self, fold: FoldPlan) -> Records:
         """Return the records of a fold whose stages are done, with the settings of the run."""
         table = fold.scoring.records()
@@ -94,3 +114,23 @@ class Plan:
             "scale": window if r.scale == "window" else z_score,
             "attacks": json.loads(json.dumps(r.attacks.told(), default=list)),
         }
+
+
+@dataclass(frozen=True)
+class Order:
+    """A run as text, from which any machine that holds the recordings makes its plan."""
+
+    recipe: str
+    """The recipe, as JSON."""
+    origin: str
+    """Provenance that settings do not decide, as JSON: that of the process that began the run."""
+    home: str
+    """What relative paths in the recipe are relative to."""
+
+    def plan(self, folder: Path) -> Plan:
+        """Return the plan, with its stages in `folder`."""
+        home = Path(self.home)
+        with chdir(home) if home.is_dir() else nullcontext():
+            recipe = build(Recipe, json.loads(self.recipe))
+            prepared = Prepared.of(recipe, folder, Watcher())
+        return Plan.of(prepared, json.loads(self.origin))

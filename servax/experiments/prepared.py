@@ -11,10 +11,10 @@ from servax.corpora import Corpus, Fold, load
 from servax.corpora.folders import cache_folder
 from servax.errors import ServaxError, unwritable
 from servax.experiments.recipe import Recipe
-from servax.experiments.stages import Watcher
 from servax.experiments.training import Parts, fold_parts
 from servax.features import Features, FrontEnd, extract
 from servax.purifier import PurifierTraining, SurrogateTraining
+from servax.stages import Watcher
 from servax.training import RecogniserTraining, epoch_order
 
 

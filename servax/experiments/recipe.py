@@ -19,13 +19,13 @@ from servax.experiments.choices import (
     Adversarial,
     Controls,
     CorpusChoice,
-    Resources,
     Variant,
 )
 from servax.features import FrontEndSettings
 from servax.models import DiscriminatorSettings
 from servax.purifier import PRESETS, Preset, PurifierTraining, SurrogateTraining
 from servax.recognition import RECOGNISERS, NetworkName
+from servax.stages import Resources
 from servax.training import Compute, RecogniserTraining
 
 MAX_BYTES = 1_000_000

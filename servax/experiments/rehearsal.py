@@ -23,15 +23,13 @@ import numpy as np
 
 from servax.corpora import Corpus, Fold
 from servax.evaluation.grid import AttackGrid
-from servax.experiments.engines import perform_here
 from servax.experiments.plan import Plan
 from servax.experiments.prepared import Prepared
 from servax.experiments.publishing import publish_plan
 from servax.experiments.recipe import Recipe
 from servax.experiments.run import report_run
-from servax.experiments.stages import Silence, Task
-from servax.experiments.storage import Storage
 from servax.purifier import PurifierTraining, SurrogateTraining
+from servax.stages import Storage, Task, Watcher, perform_here
 
 if TYPE_CHECKING:
     from servax.experiments.overview import Row
@@ -177,7 +175,7 @@ def _shortened(recipe: Recipe) -> Recipe:
     )
 
 
-class _Stopwatch(Silence):
+class _Stopwatch(Watcher):
     """Keeps the moments at which a stage began, advanced and ended."""
 
     def __init__(self) -> None:

@@ -9,17 +9,14 @@ from pathlib import Path
 
 from servax.errors import PathError
 from servax.evaluation import records
-from servax.experiments.engines import Engine, LocalEngine
-from servax.experiments.lock import held
 from servax.experiments.plan import Plan
 from servax.experiments.prepared import Prepared
 from servax.experiments.provenance import provenance
 from servax.experiments.publishing import EXAMPLE, LOGS, RECORDS, publish_plan
 from servax.experiments.recipe import Recipe
-from servax.experiments.stages import Silence, Watcher
-from servax.experiments.storage import Storage
 from servax.files import remove_unfinished
 from servax.report import Examples, ReportPaths, write_report
+from servax.stages import Engine, LocalEngine, Storage, Watcher, held
 
 REPORT = "report"
 
@@ -57,7 +54,7 @@ def run(
         ServaxError: The corpus is not there, a file cannot be read or written, training diverged,
             or another process runs a recipe into `folder`.
     """
-    watcher = watcher or Silence()
+    watcher = watcher or Watcher()
     origin = provenance(command)  # the code that runs is the code found at the start
     storage = Storage.of(folder)
     storage.check()

@@ -32,10 +32,10 @@ from servax.evaluation.protocol import (
 from servax.evaluation.records import Records
 from servax.experiments.example import choose_example
 from servax.experiments.fold import COST_GRADIENT, FoldTraining
-from servax.experiments.stages import Stage, Task, Watcher
 from servax.models import frozen
 from servax.purifier import Purifier
 from servax.recognition import MODEL, Recogniser
+from servax.stages import Stage, Task, Watcher
 from servax.training import generator
 
 TABLE = "records.parquet"

@@ -19,8 +19,8 @@ from servax.audit.settings import AuditSettings
 from servax.audit.subjects import load_system
 from servax.audit.tiers import Budget
 from servax.evaluation.systems import System
-from servax.experiments.stages import Silence
 from servax.models import VGG16, save_network
+from servax.stages import Watcher
 from servax.training import global_seed
 
 LABELS = ("angry", "happy", "neutral", "sad")
@@ -156,7 +156,7 @@ def own(models: Mapping[str, Path], voices: Path) -> Iterator[str]:
         sys.modules.pop("audited", None)
 
 
-class Watching(Silence):
+class Watching(Watcher):
     """Remembers which stages were computed and which were found done."""
 
     def __init__(self) -> None:

@@ -23,8 +23,7 @@ from servax.defences import Defended, MeanFilter
 from servax.errors import ServaxError, SettingError
 from servax.evaluation import records
 from servax.evaluation.threats import known
-from servax.experiments.lock import held
-from servax.experiments.stages import Silence
+from servax.stages import Watcher, held
 
 RADIUS = 0.053
 ORDER = ["defence", "knowledge", "attack", "strength", "utterance"]
@@ -370,7 +369,7 @@ def test_autoattack_and_chosen_classes_are_stages_of_the_full_tier(
         "adaptive towards-sad on noisy",
     ]
     for name in wanted:
-        planned[name].task.perform(Silence())
+        planned[name].task.perform(Watcher())
     results = {name: planned[name].task.stage.result() or {} for name in wanted}
     # The authors' 20 draws, whatever else a gradient of this defence takes.
     assert results["adaptive autoattack on noisy"]["draws"] == 20

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from servax.evaluation import records
-from servax.experiments import Silence, load_recipe, provenance, run
+from servax.experiments import load_recipe, provenance, run
+from servax.stages import Watcher
 
 KILLS = 20
 PREPARING, PUBLISHING, REPORTING = "preparing", "publishing", "reporting"
@@ -47,7 +48,7 @@ compute: {{device: cpu}}
 """
 
 
-class Telling(Silence):
+class Telling(Watcher):
     """Tells its parent what begins, and is slow enough to be killed in the middle of it."""
 
     def __init__(self, parent: Connection) -> None:

@@ -16,12 +16,12 @@ import torch
 from servax.cli import main
 from servax.cli.overview import duration
 from servax.errors import ServaxError
-from servax.experiments import Silence, load_recipe, overview, run
-from servax.experiments.lock import LOCK, Holder, ended, held, holder
+from servax.experiments import load_recipe, overview, run
 from servax.experiments.overview import Overview, Row, measure, survey
 from servax.experiments.plan import Plan
 from servax.experiments.prepared import Prepared
-from servax.experiments.stages import Task
+from servax.stages import Holder, Task, Watcher, ended, held, holder
+from servax.stages.lock import LOCK
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def plan(recipe_file: Path, folder: Path) -> Plan:
     recipe = replace(load_recipe(recipe_file), held_out=(3,))
-    return Plan.of(Prepared.of(recipe, folder, Silence()), {})
+    return Plan.of(Prepared.of(recipe, folder, Watcher()), {})
 
 
 def task(plan: Plan, name: str) -> Task:

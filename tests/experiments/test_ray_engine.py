@@ -28,15 +28,12 @@ import torch
 
 from servax.errors import CheckpointError, ServaxError, SettingError
 from servax.evaluation import records
-from servax.experiments import Finished, Recipe, Silence, load_recipe, run, worker
+from servax.experiments import Finished, Recipe, load_recipe, run
 from servax.experiments.building import build
-from servax.experiments.choices import Share
 from servax.experiments.plan import Plan
 from servax.experiments.prepared import Prepared
-from servax.experiments.ray_engine import RayEngine, _Conductor
-from servax.experiments.stages import DONE
-from servax.experiments.storage import Storage
-from servax.experiments.worker import Order, perform_order
+from servax.stages import DONE, Order, RayEngine, Share, Storage, Watcher, ray_engine
+from servax.stages.ray_engine import _Conductor, perform_order
 
 pytest.importorskip("ray")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs 127.0.0.2 and process groups")
@@ -49,8 +46,7 @@ DRIVER = """
 import sys, torch
 from servax.errors import ServaxError
 from servax.experiments import load_recipe, run
-from servax.experiments import ray_session
-from servax.experiments.ray_engine import RayEngine
+from servax.stages import RayEngine, ray_session
 ray_session.JOIN_SECONDS = 300
 torch.set_num_threads(1)
 sys.modules["servax.experiments.run"].write_report = lambda *_, **__: None  # figures take seconds
@@ -63,7 +59,7 @@ except ServaxError as error:
 """
 
 
-class Notes(Silence):
+class Notes(Watcher):
     """A watcher that remembers which stages were done already."""
 
     def __init__(self) -> None:
@@ -327,7 +323,7 @@ def test_a_cluster_that_is_not_there() -> None:
 
 
 def test_a_port_at_which_something_else_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("servax.experiments.ray_session.JOIN_SECONDS", 1)
+    monkeypatch.setattr("servax.stages.ray_session.JOIN_SECONDS", 1)
     with socket.socket() as deaf:
         deaf.bind((HEAD, 0))
         deaf.listen()
@@ -361,14 +357,14 @@ def test_a_recipe_travels_as_text(small: Recipe, tmp_path: Path) -> None:
 
 
 def ordered(recipe: Recipe, folder: Path) -> tuple[Order, Plan]:
-    plan = Plan.of(Prepared.of(recipe, folder, Silence()), {"command": COMMAND})
-    return Order.of(plan, Storage.of(folder)), plan
+    plan = Plan.of(Prepared.of(recipe, folder, Watcher()), {"command": COMMAND})
+    return plan.order(), plan
 
 
 def test_another_corpus_on_the_worker_is_refused(small: Recipe, tmp_path: Path) -> None:
     order, plan = ordered(small, tmp_path)
     name = plan.tasks[0].stage.name
-    refusal = perform_order(order, name, "another")
+    refusal = perform_order(order, str(tmp_path), name, "another")
     assert refusal is not None
     assert refusal.sentence == (
         f"{name}: this stage is another one on {socket.gethostname()}, expected the same servax "
@@ -380,12 +376,12 @@ def test_a_folder_that_is_not_shared_is_refused(
     small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order, plan = ordered(small, tmp_path)
-    refusal = perform_order(replace(order, place=str(tmp_path / "gone")), "fold 3: target", "")
+    refusal = perform_order(order, str(tmp_path / "gone"), "fold 3: target", "")
     assert refusal is not None
     assert refusal.sentence.startswith(f"{tmp_path}/gone: is not there on {socket.gethostname()};")
-    monkeypatch.setattr(worker, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(ray_engine, "PATIENCE_SECONDS", 0.0)
     late = next(task for task in plan.tasks if task.needs).stage
-    refusal = perform_order(order, late.name, late.key)
+    refusal = perform_order(order, str(tmp_path), late.name, late.key)
     assert refusal is not None
     assert "was done by another machine, but its result is not seen on" in refusal.sentence
 
@@ -397,12 +393,12 @@ def test_relative_paths_are_those_of_the_driver(
     with monkeypatch.context() as patch:
         patch.chdir(manifest.parent)
         order, plan = ordered(replace(small, corpus=corpus), tmp_path)
-    refusal = perform_order(order, plan.tasks[0].stage.name, "")
+    refusal = perform_order(order, str(tmp_path), plan.tasks[0].stage.name, "")
     assert refusal is not None
     assert "this stage is another one" in refusal.sentence
     threads = torch.get_num_threads()
     stage = plan.tasks[0].stage
-    assert perform_order(order, stage.name, stage.key) is None
+    assert perform_order(order, str(tmp_path), stage.name, stage.key) is None
     assert stage.result() is not None
     assert torch.get_num_threads() == threads
 
@@ -440,6 +436,6 @@ def test_a_share_that_no_machine_has_is_refused(
         compute=replace(small.compute, device=device),
     )
     plan = replace(plan, prepared=replace(plan.prepared, recipe=recipe))
-    conductor = _Conductor(OneNode(), plan, Storage.of(tmp_path), Silence())
+    conductor = _Conductor(OneNode(), plan, Storage.of(tmp_path), Watcher())
     with pytest.raises(SettingError, match=rf"^resources\.{sentence}"):
         conductor.conduct(plan.tasks[:1])

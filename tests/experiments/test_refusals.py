@@ -18,8 +18,9 @@ import pytest
 from servax.cli import main
 from servax.corpora import Fold, load
 from servax.errors import LeakError, ServaxError
-from servax.experiments import Recipe, Silence, load_recipe, run
+from servax.experiments import Recipe, load_recipe, run
 from servax.report import ReportPaths
+from servax.stages import Watcher
 
 ADVICE = r" cannot be written \(File too large\); free some space and run it again: what is done "
 
@@ -112,7 +113,7 @@ def test_a_missing_corpus_says_where_it_was_looked_for_and_how_to_fetch_it(
     assert list(tmp_path.iterdir()) == []
 
 
-class Kept(Silence):
+class Kept(Watcher):
     """Remembers which stages were found done."""
 
     def __init__(self) -> None:
@@ -151,7 +152,7 @@ PLACES = [
     ("servax.training.log.TrainingLog", "write", r"stages/target-\w+/log\.jsonl:"),
     ("servax.training.loop", "save_checkpoint", r"stages/target-\w+/checkpoint\.pt:"),
     ("servax.experiments.training", "save_network", r"stages/target-\w+/model:"),
-    ("servax.experiments.stages.Stage", "complete", r"stages/target-\w+:"),
+    ("servax.stages.Stage", "complete", r"stages/target-\w+:"),
     ("servax.purifier.purifier", "save_network", r"stages/ssad-\w+/model:"),
     ("servax.evaluation.records", "write_whole", r"stages/\w+-\w+/records\.parquet:"),
     ("servax.report.examples.Examples", "save", r"stages/example-\w+/example\.npz:"),

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from servax.evaluation.grid import AttackGrid
-from servax.experiments import Silence, load_recipe, rehearsal
+from servax.experiments import load_recipe, rehearsal
 from servax.experiments.overview import survey
 from servax.experiments.plan import Plan
 from servax.experiments.prepared import Prepared
 from servax.experiments.rehearsal import Rehearsal, StagePace, kind_of, rehearse
+from servax.stages import Watcher
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def plan(recipe_file: Path, tmp_path: Path) -> Plan:
     recipe = load_recipe(recipe_file)
     adversarial = replace(recipe.adversarial, epsilons=(0.02, 0.04))
     recipe = replace(recipe, adversarial=adversarial, held_out=(1, 3))
-    return Plan.of(Prepared.of(recipe, tmp_path / "run", Silence()), {})
+    return Plan.of(Prepared.of(recipe, tmp_path / "run", Watcher()), {})
 
 
 @pytest.mark.slow

@@ -19,13 +19,14 @@ from servax import audio
 from servax.attacks import PGD
 from servax.errors import AudioError, CorpusError, ServaxError, SettingError
 from servax.evaluation import records
-from servax.experiments import Finished, Silence, load_recipe, run
+from servax.experiments import Finished, load_recipe, run
 from servax.experiments.fold import FoldTraining
 from servax.experiments.prepared import Prepared
 from servax.experiments.run import report_run
 from servax.models import load_network
 from servax.purifier import Purifier
 from servax.report import Examples
+from servax.stages import Watcher
 from servax.training import Compute, read_log
 
 NETWORKS = (
@@ -55,7 +56,7 @@ KINDS = (*NETWORKS[:4], "adversarial-start", *NETWORKS[4:], *ATTACKS)
 STAGES = [*(f"fold {fold}: {kind}" for fold in (1, 3) for kind in KINDS), "fold 1: example"]
 
 
-class Notes(Silence):
+class Notes(Watcher):
     """A watcher that counts."""
 
     def __init__(self) -> None:
@@ -140,7 +141,7 @@ def test_records_are_what_the_saved_networks_predict(
 ) -> None:
     """Attack and score the published weights again, apart from everything the run did."""
     folder, finished, _ = whole
-    parts = Prepared.of(load_recipe(recipe_file), tmp_path, Silence()).parts(2)
+    parts = Prepared.of(load_recipe(recipe_file), tmp_path, Watcher()).parts(2)
     target = load_network(folder / "models" / "fold-3-target").network
     purifier = Purifier.from_pretrained(folder / "models" / "fold-3-ssad")
     assert purifier.scale.settings == parts.scale.settings
@@ -254,7 +255,7 @@ def contents(manifest: Path, recipe_file: Path, run_folder: Path) -> tuple[str, 
     """Return the hash of the corpus and the key of a stage built on it."""
     recipe = load_recipe(recipe_file)
     recipe = replace(recipe, corpus=replace(recipe.corpus, name=str(manifest)))
-    prepared = Prepared.of(recipe, run_folder, Silence())
+    prepared = Prepared.of(recipe, run_folder, Watcher())
     return prepared.content, FoldTraining(prepared, 0, 1).target.stage.key
 
 

@@ -16,15 +16,13 @@ import pytest
 
 from servax.corpora.folders import cache_folder
 from servax.errors import ServaxError
-from servax.experiments import Recipe, Silence, load_recipe, run
-from servax.experiments.remote import Remote, without_password
-from servax.experiments.stages import DONE, Stage, make_stage
-from servax.experiments.storage import Storage
+from servax.experiments import Recipe, load_recipe, run
+from servax.stages import DONE, Stage, Storage, Watcher, make_stage, without_password
 
 MEMORY = "memory://servax/run"
 
 
-class Notes(Silence):
+class Notes(Watcher):
     """A watcher that remembers which stages were done already."""
 
     def __init__(self) -> None:
@@ -163,7 +161,7 @@ def test_a_folder_is_used_as_it_is(tmp_path: Path) -> None:
     storage.push(stage)
     storage.fetch(stage)
     storage.publish()
-    assert (storage.folder, storage.remote, files(tmp_path)) == (tmp_path, None, before)
+    assert (storage.folder, files(tmp_path)) == (tmp_path, before)
 
 
 @pytest.mark.parametrize(
@@ -191,5 +189,5 @@ def test_a_password_is_not_shown() -> None:
     assert without_password("sftp://me:secret@host:22/run") == "sftp://me:***@host:22/run"
     assert without_password("s3://bucket/run") == "s3://bucket/run"
     with pytest.raises(ServaxError) as refused:
-        Remote("s5://me:secret@host/run")
+        Storage.of("s5://me:secret@host/run")
     assert "secret" not in str(refused.value)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -12,7 +15,7 @@ import pytest
 import servax
 from servax.evaluation import records
 from servax.experiments import load_recipe, run
-from servax.experiments.ray_engine import RayEngine
+from servax.stages import RayEngine, Watcher
 
 RECIPE = Path(servax.__file__).parents[1] / "recipes" / "synthetic_paper.yaml"
 
@@ -42,6 +45,27 @@ def test_everything_is_in_the_report(finished: Path) -> None:
         assert name in report, name
     for kind in ("tables/*.tex", "tables/*.csv", "figures/*.png", "report.html"):
         assert list((finished / "report").glob(kind)), kind
+
+
+def test_a_finished_run_is_found_finished(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Notes(Watcher):
+        cached: ClassVar[list[bool]] = []
+
+        def finish(self, stage: str, *, cached: bool) -> None:
+            self.cached.append(cached)
+
+    # The package has a function of the module's name.
+    monkeypatch.setattr(
+        sys.modules["servax.experiments.run"], "write_report", lambda *_, **__: None
+    )
+    copy = Path(shutil.copytree(finished, tmp_path / "copy"))
+    again = run(load_recipe(RECIPE), copy, command="again", watcher=Notes())
+    assert len(Notes.cached) == 1 + len(list((finished / "stages").iterdir()))  # features too
+    assert all(Notes.cached)
+    theirs = [records.read(path).frame for path in sorted((finished / "records").iterdir())]
+    pd.testing.assert_frame_equal(again.records.frame, pd.concat(theirs, ignore_index=True))
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from servax.errors import ServaxError
-from servax.experiments.stages import Silence, Stage, Task, Watcher, make_stage
+from servax.stages import Stage, Task, Watcher, make_stage
 
 
 class Notes:
@@ -114,16 +114,16 @@ def test_work_that_failed_is_not_done(tmp_path: Path) -> None:
 )
 def test_a_damaged_note_counts_as_not_done(tmp_path: Path, content: bytes) -> None:
     stage = stage_of(tmp_path)
-    perform(stage, 1, lambda given: {"ok": 1}, Silence())
+    perform(stage, 1, lambda given: {"ok": 1}, Watcher())
     (stage.folder / "done.json").write_bytes(content)
     assert stage.result() is None
-    assert perform(stage, 1, lambda given: {"ok": 2}, Silence()) == {"ok": 2}
+    assert perform(stage, 1, lambda given: {"ok": 2}, Watcher()) == {"ok": 2}
     assert stage.result() == {"ok": 2}
 
 
 def test_a_cut_note_counts_as_not_done(tmp_path: Path) -> None:
     stage = stage_of(tmp_path)
-    perform(stage, 1, lambda given: {"ok": 1}, Silence())
+    perform(stage, 1, lambda given: {"ok": 1}, Watcher())
     whole = (stage.folder / "done.json").read_bytes()
     for length in range(len(whole)):
         (stage.folder / "done.json").write_bytes(whole[:length])
@@ -143,7 +143,7 @@ def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
     stage = stage_of(tmp_path)
     sentence = f"{stage.folder}: cannot be written (Not a directory)."
     with pytest.raises(ServaxError, match=f"^{re.escape(sentence)}$"):
-        perform(stage, 1, lambda given: {}, Silence())
+        perform(stage, 1, lambda given: {}, Watcher())
     gone = stage_of(tmp_path / "elsewhere")
     sentence = f"{gone.folder}: cannot be written (No such file or directory)."
     with pytest.raises(ServaxError, match=f"^{re.escape(sentence)}$"):

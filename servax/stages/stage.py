@@ -13,17 +13,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from servax.errors import ServaxError, unwritable
 from servax.files import whole_file
 from servax.training.loop import CHECKPOINT
 
 DONE = "done.json"
+"""Says that a stage is done, and what it came to."""
+STAGES = "stages"
+"""Folder of all stages, in that of the run."""
 
 
-class Watcher(Protocol):
-    """Who is told how far a run is; the command line draws bars."""
+class Watcher:
+    """Who is told how far a run is: this one says nothing, the command line draws bars."""
 
     def plan(self, stages: Sequence[tuple[str, float]]) -> None:
         """Take the stages to come, with their expected cost in any one unit."""
@@ -36,22 +39,6 @@ class Watcher(Protocol):
 
     def finish(self, stage: str, *, cached: bool) -> None:
         """Take note that a stage ended, or was found done."""
-
-
-class Silence:
-    """A watcher that says nothing."""
-
-    def plan(self, stages: Sequence[tuple[str, float]]) -> None:
-        """Say nothing."""
-
-    def start(self, stage: str, steps: int) -> None:
-        """Say nothing."""
-
-    def advance(self, note: str = "") -> None:
-        """Say nothing."""
-
-    def finish(self, stage: str, *, cached: bool) -> None:
-        """Say nothing."""
 
 
 @dataclass(frozen=True)
@@ -139,10 +126,10 @@ def make_stage(run: Path, kind: str, name: str, settings: Mapping[str, Any]) -> 
     """Return the stage of a run for one kind of work with given settings."""
     text = json.dumps({"kind": kind, **settings}, sort_keys=True, default=list)
     key = hashlib.sha256(text.encode()).hexdigest()
-    return Stage(name, run / "stages" / f"{kind}-{key[:16]}", text)
+    return Stage(name, run / STAGES / f"{kind}-{key[:16]}", text)
 
 
-class _Counter(Silence):
+class _Counter(Watcher):
     """Passes on what the work of a stage tells, and counts."""
 
     def __init__(self, watcher: Watcher) -> None:

@@ -1,22 +1,35 @@
-"""Performs the stages of a run as Ray tasks: on all cores of this machine, or on a cluster.
+"""Performs the stages of a plan as Ray tasks: on all cores of this machine, or on a cluster.
 
 Ray schedules, moves and begins again; here stands only which stage may start when. A stage is given
-to Ray when all that it needs is done, so that no task holds a CPU while it waits. What travels is
-text (see `worker`); Ray wraps it in its own transport, pickle included, between the processes of
-one user's cluster. Results lie in the run's folder, as those of the local engine do.
+to Ray when all that it needs is done, so that no task holds a CPU while it waits.
+
+The work of a stage is a closure over datasets, which do not travel. Each worker process makes the
+plan itself, once, from an order, which is text, and the recordings on its own machine; the hash of
+the stage, which names the recordings too, tells whether it is the same plan. Ray wraps the text in
+its own transport, pickle included, between the processes of one user's cluster. Results lie in the
+run's folder, as those of the local engine do.
 """
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
-from servax.errors import ServaxError, SettingError
-from servax.experiments.plan import Plan
-from servax.experiments.ray_session import check_reachable, joined, last_line, load_ray
-from servax.experiments.stages import Stage, Task, Watcher
-from servax.experiments.storage import Storage
-from servax.experiments.worker import Order, Refusal, on_cluster, perform_order, seen
+from filelock import FileLock
+
+from servax.corpora.folders import cache_folder
+from servax.errors import ServaxError, SettingError, unwritable
+from servax.stages.engine import Order, Plan, Resources, Share, perform_here
+from servax.stages.ray_session import check_reachable, joined, last_line, load_ray
+from servax.stages.stage import Stage, Task, Watcher
+from servax.stages.storage import Storage, is_url
+
+PATIENCE_SECONDS = 60.0
+"""How long a result may take to be seen on another machine; NFS shows new files late."""
 
 
 class RayEngine:
@@ -69,9 +82,9 @@ class _Conductor:
 
     def __init__(self, ray: Any, plan: Plan, storage: Storage, watcher: Watcher) -> None:
         self.ray, self.storage, self.watcher = ray, storage, watcher
-        self.resources = on_cluster(plan.prepared.recipe.resources)
-        self.device = plan.prepared.recipe.compute.device
-        self.order = Order.of(plan, storage)
+        self.resources, self.device = on_cluster(plan.resources), plan.device
+        self.order = plan.order()
+        self.place = storage.place if is_url(storage.place) else str(storage.folder.resolve())
         self.remote = ray.remote(perform_order)
 
     def conduct(self, tasks: Sequence[Task]) -> None:
@@ -101,7 +114,7 @@ class _Conductor:
             # A lost machine or process; what the work itself refuses would be refused again.
             max_retries=self.resources.retries,
             retry_exceptions=False,
-        ).remote(self.order, task.stage.name, task.stage.key)
+        ).remote(self.order, self.place, task.stage.name, task.stage.key)
 
     def _take(self, reference: Any, task: Task) -> None:
         """Take note of what became of a task."""
@@ -148,3 +161,87 @@ class _Conductor:
                 if wanted and wanted > most:
                     expected = f"at most {most:g}, the {unit}s of the largest machine"
                     raise SettingError(f"resources.{kind}.{key}", wanted, expected)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A sentence that a stage ended with; an error itself may not survive the way back."""
+
+    sentence: str
+    exit_code: int
+
+
+def perform_order(order: Order, place: str, name: str, key: str) -> Refusal | None:
+    """Perform one stage of a plan; return the sentence it was refused with, if it was.
+
+    Args:
+        order: The plan.
+        place: Where the run lies: its folder, absolute, or its URL.
+        name: Of the stage, for people.
+        key: Hash of its settings, as the process that began the run has it.
+    """
+    try:
+        plan, storage = _made(order, place)
+        tasks = {task.stage.name: task for task in plan.tasks}
+        if name not in tasks or tasks[name].stage.key != key:
+            raise ServaxError(
+                f"{name}: this stage is another one on {socket.gethostname()}, expected the same "
+                "servax and the same recordings on every machine."
+            )
+        task = tasks[name]
+        storage.fetch(task.stage)
+        if task.stage.result() is None:
+            for need in task.needs:
+                seen(need, storage)
+        perform_here(task, on_cluster(plan.resources), Watcher(), storage)
+    except ServaxError as error:
+        return Refusal(str(error), error.exit_code)
+    return None
+
+
+def on_cluster(resources: Resources) -> Resources:
+    """Return what stages take of a cluster: one CPU where the recipe does not say."""
+
+    def share(given: Share) -> Share:
+        return replace(given, cpus=given.cpus or 1)
+
+    return replace(resources, train=share(resources.train), attack=share(resources.attack))
+
+
+def seen(stage: Stage, storage: Storage) -> None:
+    """Wait until a stage that another machine has done is seen on this one.
+
+    Raises:
+        ServaxError: It is not seen in time.
+    """
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        storage.fetch(stage)
+        if stage.result() is not None:
+            return
+        if time.monotonic() > until:
+            raise ServaxError(
+                f"{stage.name}: was done by another machine, but its result is not seen on "
+                f"{socket.gethostname()} in {stage.folder}; give a folder that all machines share, "
+                "or a URL such as s3://…, as --out."
+            )
+        time.sleep(0.5)
+
+
+@lru_cache(maxsize=1)
+def _made(order: Order, place: str) -> tuple[Plan, Storage]:
+    """Return the plan and the storage of a run; made once in each process."""
+    storage = Storage.of(place)
+    if not is_url(place) and not storage.folder.is_dir():
+        raise ServaxError(
+            f"{place}: is not there on {socket.gethostname()}; give a folder that all "
+            "machines share, or a URL such as s3://…, as --out."
+        )
+    cache = cache_folder()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        # Processes that begin together on one machine: one extracts the features for all.
+        with FileLock(cache / "prepare.lock"):
+            return order.plan(storage.folder), storage
+    except OSError as error:
+        raise ServaxError(f"{cache}: {unwritable(error)}.") from None
