@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servax import audio
-from servax.corpora.folders import data_folder
+from servax.corpora import data_folder
 
 RATE = 16_000
 CLIP_SAMPLES = 96_000

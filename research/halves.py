@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 
-from servax.corpora import Corpus, Fold, load
-from servax.corpora.folders import cache_folder
+from servax.corpora import Corpus, Fold, cache_folder, load
 from servax.features import (
     Dataset,
     Features,

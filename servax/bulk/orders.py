@@ -16,8 +16,7 @@ from typing import Literal
 
 from servax import audio
 from servax.bulk.folders import SOUNDS, files_below, identity, no_sound, same_file, unread
-from servax.corpora.description import Utterance
-from servax.corpora.manifest import is_manifest, read_manifest
+from servax.corpora import Utterance, is_manifest, read_manifest
 from servax.errors import AudioError, PathError, shown
 
 LOGMEL = ".npy"

@@ -10,7 +10,7 @@ from servax.bulk.orders import Outcome, plan_purification
 from servax.bulk.processes import purify_here
 from servax.cli.output import print_json, print_table, say
 from servax.cli.summary import as_data, counts, end, refuse_existing, watched
-from servax.corpora.manifest import is_manifest
+from servax.corpora import is_manifest
 from servax.errors import SettingError
 from servax.files import expanded, remove_unfinished
 

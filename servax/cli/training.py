@@ -11,8 +11,7 @@ from typing import Any
 
 from servax.cli.options import Groups
 from servax.cli.processes import folder_of_main, main_bar, main_say
-from servax.corpora import cache_folder, load
-from servax.corpora.loading import COLUMN_SCHEMES
+from servax.corpora import COLUMN_SCHEMES, cache_folder, load
 from servax.errors import SettingError
 from servax.experiments.training import Parts, fold_parts, train_purifier, train_recogniser
 from servax.features import FrontEnd, FrontEndSettings, extract

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from servax.corpora.corpus import COLUMNS, Corpus
-from servax.corpora.description import Description, Utterance
-from servax.corpora.fetching import fetch
-from servax.corpora.fold import Fold
+from servax.corpora.corpus import COLUMNS, Corpus, Fold
+from servax.corpora.description import EMOTIONS, FOUR, Description, Download, Utterance
+from servax.corpora.download import fetch
 from servax.corpora.folders import cache_folder, data_folder
-from servax.corpora.loading import NAMES, SCHEMES, describe, load
-from servax.corpora.verification import Verification
+from servax.corpora.folds import Groups, check_groups
+from servax.corpora.loading import COLUMN_SCHEMES, NAMES, SCHEMES, describe, load
+from servax.corpora.manifest import is_manifest, read_manifest
+from servax.corpora.recordings import Verification
 
 __all__ = [
     "COLUMNS",
+    "COLUMN_SCHEMES",
+    "EMOTIONS",
+    "FOUR",
     "NAMES",
     "SCHEMES",
     "Corpus",
     "Description",
+    "Download",
     "Fold",
+    "Groups",
     "Utterance",
     "Verification",
     "cache_folder",
+    "check_groups",
     "data_folder",
     "describe",
     "fetch",
+    "is_manifest",
     "load",
+    "read_manifest",
 ]

@@ -1,29 +1,33 @@
-"""Who said what, with which feeling: a table of utterances with a label scheme."""
+"""Who said what, with which feeling: a table of utterances with a label scheme, and its folds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from servax.corpora.description import Description
-from servax.corpora.fold import Fold
-from servax.corpora.partition import (
-    check_groups,
-    grouped,
-    leave_one_speaker_out,
-    natural_order,
+from servax.corpora.description import Description, Progress
+from servax.corpora.folds import divide, natural_order
+from servax.corpora.recordings import (
+    Apart,
+    Stretch,
+    Verification,
+    duplicates,
+    listen,
+    refuse_leaks,
 )
-from servax.corpora.shared import leave_one_text_out, official
-from servax.corpora.verification import Progress, Verification, verify
-from servax.errors import CorpusError, SettingError
+from servax.errors import CorpusError, FetchError, SettingError, unwritable
+from servax.files import json_text, whole_file
 
-__all__ = ["COLUMNS", "Corpus"]
+__all__ = ["COLUMNS", "Corpus", "Fold"]
 
 COLUMNS = (
     "utterance",
@@ -38,6 +42,8 @@ COLUMNS = (
     "end",
 )
 """Columns of `Corpus.utterances`; `servax.corpora.description.Utterance` says what they hold."""
+FORMAT = "servax fold 1"
+PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +110,7 @@ class Corpus:
         return tuple(self.root / path for path in self.utterances["path"])
 
     @cached_property
-    def stretches(self) -> tuple[tuple[str, Path, float, float], ...]:
+    def stretches(self) -> tuple[Stretch, ...]:
         """Name, file, start and end of each utterance; an end of NaN is the end of the file."""
         table = self.utterances
         columns = (table["utterance"], self.paths, table["start"], table["end"])
@@ -151,7 +157,23 @@ class Corpus:
         Args:
             progress: Told after each file how many are done, of how many.
         """
-        return verify(self, progress=progress)
+        counts = self._counts()
+        problems = list(self.left_out)
+        if self.complete and self.description is not None:
+            problems += self.description.differences(counts, self.emotions, self.speakers)
+        sounds, unreadable = listen(self.stretches, progress)
+        known = self.description.known_duplicates if self.description else ()
+        found, defects = duplicates(sounds, known)
+        silent = [f"{name} is silent from end to end." for name, s in sounds.items() if s.peak == 0]
+        return Verification(
+            name=self.name,
+            utterances=len(self),
+            speakers=len(self.speakers),
+            counts=counts,
+            seconds=sum(sound.seconds for sound in sounds.values()),
+            problems=tuple(problems + unreadable + found + silent),
+            known_defects=tuple(defects),
+        )
 
     def folds(self, groups: int | str) -> list[Fold]:
         """Return folds, always the same ones for the same utterances.
@@ -170,28 +192,149 @@ class Corpus:
             LeakError: A recording stands in two parts of a fold.
             AudioError: A recording cannot be decoded.
         """
-        check_groups(groups, self.scheme)
-        if groups == "text":
-            return leave_one_text_out(self)
-        if groups == "official":
-            return [official(self)]
-        if isinstance(groups, str):
-            parts = leave_one_speaker_out(self._sessions())
-        else:
-            parts = grouped(self.speakers, groups)
+        apart, folds = divide(
+            self.utterances,
+            groups,
+            name=self.name,
+            scheme=self.scheme,
+            is_test=self.description.official_test if self.description else None,
+            together=self.description.known_duplicates if self.description else (),
+        )
         return [
             Fold(
                 index,
-                train=self.subset(speakers=train),
-                validation=self.subset(speakers=validation),
-                test=self.subset(speakers=test),
+                train=self.subset(train),
+                validation=self.subset(validation),
+                test=self.subset(test),
+                apart=apart,
             )
-            for index, (train, validation, test) in enumerate(parts)
+            for index, (train, validation, test) in enumerate(folds)
         ]
 
-    def _sessions(self) -> dict[str, frozenset[str]]:
-        """Return the named sessions of each speaker."""
-        found: dict[str, frozenset[str]] = {}
-        for speaker, rows in self.utterances.groupby("speaker"):
-            found[str(speaker)] = frozenset(set(rows["session"]) - {""})
-        return found
+    def _counts(self) -> dict[str, int]:
+        """Return native label → number of utterances."""
+        return {str(e): int(n) for e, n in self.utterances.groupby("emotion").size().items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """One split of a corpus, speaker-independent unless `apart` says otherwise.
+
+    Raises:
+        LeakError: An identical recording, or what `apart` names, stands in two parts.
+    """
+
+    index: int
+    """Position among the folds, from 0."""
+    train: Corpus
+    """Utterances that weights and scales may be fitted on."""
+    validation: Corpus
+    """Utterances that decide when to stop."""
+    test: Corpus
+    """Utterances that are only ever scored."""
+    apart: Apart = "speaker"
+    """``speaker``, ``text`` (no tested text is heard in training) or ``utterance``."""
+
+    def __post_init__(self) -> None:
+        parts: dict[str, Corpus] = {part: getattr(self, part) for part in PARTS}
+        refuse_leaks(
+            {name: part.stretches for name, part in parts.items()},
+            speakers={name: part.speakers for name, part in parts.items()}
+            if self.apart == "speaker"
+            else None,
+            texts={name: part.utterances["text"] for name, part in parts.items()}
+            if self.apart == "text"
+            else None,
+        )
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over the utterances of each part; equal splits have equal hashes."""
+        return _hash(self._names())
+
+    def save(self, path: str | Path) -> None:
+        """Write the split as JSON; the file appears whole or not at all.
+
+        Raises:
+            FetchError: The file cannot be written.
+        """
+        path = Path(path)
+        record: dict[str, Any] = {
+            "format": FORMAT,
+            "corpus": self.train.name,
+            "scheme": self.train.scheme,
+            "index": self.index,
+            "hash": self.hash,
+        }
+        if self.apart != "speaker":
+            record["apart"] = self.apart  # the default is not named: the files stay as they were
+        record |= self._names()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as part:
+                part.write_text(json_text(record, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise FetchError(f"{path}: {unwritable(error)}.") from None
+
+    @classmethod
+    def load(cls, path: str | Path, corpus: Corpus) -> Fold:
+        """Return the split that `save` wrote, over `corpus`.
+
+        Raises:
+            CorpusError: The file is missing, is no fold, was edited, or names utterances that
+                `corpus` does not have.
+            LeakError: As the constructor.
+        """
+        path = Path(path)
+        record = _read_record(path)
+        if record["corpus"] != corpus.name:
+            raise CorpusError(
+                f"{path}: is a fold of {record['corpus']!r}, it cannot split {corpus.name!r}."
+            )
+        if _hash({part: record[part] for part in PARTS}) != record["hash"]:
+            raise CorpusError(f"{path}: its hash does not fit its utterances, make the fold again.")
+        known = corpus.utterances["utterance"]
+        parts: dict[str, Corpus] = {}
+        for part in PARTS:
+            missing = sorted(set(record[part]) - set(known))
+            if missing:
+                raise CorpusError(
+                    f"{path}: {len(missing)} utterances of {part} are not in this corpus, "
+                    f"first {missing[0]!r}: load the corpus with scheme {record['scheme']!r}."
+                )
+            parts[part] = corpus.subset(np.asarray(known.isin(record[part])))
+        return cls(record["index"], **parts, apart=record["apart"])
+
+    def _names(self) -> dict[str, list[str]]:
+        """Return the utterances of each part."""
+        return {part: list(getattr(self, part).utterances["utterance"]) for part in PARTS}
+
+
+def _hash(parts: Mapping[str, Sequence[str]]) -> str:
+    """Return SHA-256 over sorted utterance names, part by part."""
+    canonical = json.dumps([[part, sorted(parts[part])] for part in PARTS])
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """Return the JSON of a fold after checking the type of every entry."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read ({error.strerror}).") from None
+    except ValueError:
+        raise CorpusError(f"{path}: is not JSON, expected a file written by Fold.save.") from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise CorpusError(f"{path}: is not a fold, expected a file written by Fold.save.")
+    kinds = {"corpus": str, "scheme": str, "index": int, "hash": str}
+    sound = {key: isinstance(record.get(key), kind) for key, kind in kinds.items()}
+    sound |= {part: _are_names(record.get(part)) for part in PARTS}
+    sound["apart"] = record.setdefault("apart", "speaker") in get_args(Apart)
+    for key, fine in sound.items():
+        if not fine:
+            raise CorpusError(f"{path}: its entry {key!r} is missing or malformed.")
+    return record
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, str) for each in value)

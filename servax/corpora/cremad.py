@@ -21,20 +21,20 @@ The repository keeps its sound in Git LFS: without ``git lfs pull`` every file i
 
 from __future__ import annotations
 
-import csv
 import re
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
-from servax.corpora.description import Description, Scan, Utterance
-from servax.corpora.filenames import scan_names
+import pandas as pd
+
+from servax.corpora.description import Description, FileNames, Scan
 from servax.errors import CorpusError
 
 __all__ = ["DESCRIPTION", "scan"]
 
 NAME = re.compile(
-    r"(10[0-9]{2})_(IEO|TIE|IOM|IWW|TAI|MTI|IWL|ITH|DFA|ITS|TSI|WSI)"
-    r"_(ANG|DIS|FEA|HAP|NEU|SAD)_(LO|MD|HI|XX?)"
+    r"(?P<speaker>10[0-9]{2})_(?P<text>IEO|TIE|IOM|IWW|TAI|MTI|IWL|ITH|DFA|ITS|TSI|WSI)"
+    r"_(?P<emotion>ANG|DIS|FEA|HAP|NEU|SAD)_(?:LO|MD|HI|XX?)"
 )
 EMOTION = {
     "ANG": "angry",
@@ -44,8 +44,14 @@ EMOTION = {
     "NEU": "neutral",
     "SAD": "sad",
 }
-WITHOUT_SOUND = "1076_MTI_SAD_XX"
 DEMOGRAPHICS = "VideoDemographics.csv"
+NAMES = FileNames(
+    ("AudioWAV/*.wav", "*.wav"),
+    "AAAA_SSS_EEE_LL.wav",
+    NAME,
+    EMOTION,
+    passed_over=re.compile("1076_MTI_SAD_XX"),  # without sound
+)
 
 
 def scan(root: Path) -> Scan:
@@ -54,45 +60,21 @@ def scan(root: Path) -> Scan:
     Raises:
         CorpusError: ``VideoDemographics.csv`` is there but is not the published table.
     """
-    return scan_names(
-        root,
-        ("AudioWAV/*.wav", "*.wav"),
-        partial(_read, genders=_genders(root)),
-        grammar="AAAA_SSS_EEE_LL.wav",
-        skip=lambda stem: stem == WITHOUT_SOUND,
-    )
-
-
-def _read(stem: str, path: str, *, genders: dict[str, str]) -> Utterance | None:
-    """Return the utterance of a name, or None when it does not follow the grammar."""
-    match = NAME.fullmatch(stem)
-    if match is None:
-        return None
-    actor, sentence, emotion, _ = match.groups()
-    return Utterance(
-        utterance=stem,
-        path=path,
-        emotion=EMOTION[emotion],
-        speaker=actor,
-        gender=genders.get(actor, ""),
-        text=sentence,
-    )
-
-
-def _genders(root: Path) -> dict[str, str]:
-    """Return actor → gender from the published table, or nothing when it is not there."""
     table = root / DEMOGRAPHICS
     if not table.is_file():
-        return {}
+        return NAMES(root)
     try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-        return {row["ActorID"]: {"Male": "male", "Female": "female"}[row["Sex"]] for row in rows}
-    except (KeyError, UnicodeDecodeError, csv.Error):
+        rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+        sexes = rows.set_index("ActorID")["Sex"]
+        genders = {
+            str(actor): {"Male": "male", "Female": "female"}[sex] for actor, sex in sexes.items()
+        }
+    except (KeyError, ValueError):
         raise CorpusError(
             f"{table}: is not the published table, expected columns ActorID and Sex "
             f"(Male or Female)."
         ) from None
+    return replace(NAMES, genders=genders)(root)
 
 
 DESCRIPTION = Description(

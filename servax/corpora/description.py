@@ -1,17 +1,21 @@
 """What a corpus file says about its corpus, and what reading its folder gives back.
 
-Each corpus has one file with a `Description` (its story and its numbers) and a `scan` function
-that reads names and tables, never sound. Emotions are spelled alike everywhere, so that one map
+Each corpus has one file with a `Description`: its story, its numbers, and what reads names and
+tables, never sound; most are a `FileNames`. Emotions are spelled alike everywhere, so that one map
 serves the four-class scheme of all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["EMOTIONS", "FOUR", "Description", "Download", "Scan", "Utterance"]
+__all__ = ["EMOTIONS", "FOUR", "Description", "Download", "FileNames", "Scan", "Utterance"]
+
+Progress = Callable[[int, int], None]
+"""Told how many are done, of how many."""
 
 EMOTIONS = (
     "angry",
@@ -74,6 +78,52 @@ class Scan:
 
 
 @dataclass(frozen=True)
+class FileNames:
+    """Reads a corpus whose labels stand in the names of its files; call it with the root."""
+
+    patterns: tuple[str, ...]
+    """Where its files lie below the root: the first glob pattern that finds any counts."""
+    grammar: str
+    """Shape of a name, for the sentence on those left out."""
+    name: re.Pattern[str]
+    """A name without suffix, with the groups ``emotion``, ``speaker`` and ``text``."""
+    emotions: Mapping[str, str]
+    """What a name says → native label."""
+    genders: Mapping[str, str] = field(default_factory=dict)
+    """Speaker → ``female`` or ``male``."""
+    passed_over: re.Pattern[str] = re.compile("(?!)")
+    """Names without suffix that are left out without a word."""
+
+    def __call__(self, root: Path) -> Scan:
+        """Return what lies below a root, in the order of the paths."""
+        utterances: list[Utterance] = []
+        left_out: list[str] = []
+        files = next((found for p in self.patterns if (found := sorted(root.glob(p)))), [])
+        for file in files:
+            if file.name.startswith(".") or self.passed_over.fullmatch(file.stem):
+                continue  # ._x.wav is a file manager's leftover
+            path = file.relative_to(root).as_posix()
+            shown = path.encode("utf-8", "backslashreplace").decode()
+            match = self.name.fullmatch(file.stem)
+            if shown != path:  # tables and splits are kept in UTF-8
+                left_out.append(f"{shown} has a name that is not UTF-8, it is left out.")
+            elif match is None:
+                left_out.append(f"{path} does not follow {self.grammar}, it is left out.")
+            else:
+                utterances.append(
+                    Utterance(
+                        utterance=file.stem,
+                        path=path,
+                        emotion=self.emotions[match["emotion"]],
+                        speaker=match["speaker"],
+                        gender=self.genders.get(match["speaker"], ""),
+                        text=match["text"],
+                    )
+                )
+        return Scan(tuple(utterances), tuple(left_out))
+
+
+@dataclass(frozen=True)
 class Download:
     """One archive that `fetch` may load, with the checksum its publisher states."""
 
@@ -124,3 +174,30 @@ class Description:
     def labels(self) -> tuple[str, ...]:
         """Native labels, sorted."""
         return tuple(sorted(self.counts))
+
+    def differences(
+        self, counts: Mapping[str, int], emotions: Iterable[str], speakers: Sequence[str]
+    ) -> list[str]:
+        """Return sentences on absent and strange speakers and on each label with the wrong count.
+
+        Args:
+            counts: Utterances that were found, for each native label.
+            emotions: Native labels to compare.
+            speakers: Who was found.
+        """
+        sentences = []
+        absent = [s for s in self.speakers if s not in speakers]
+        if absent:
+            sentences.append(
+                f"{len(absent)} of {len(self.speakers)} speakers are missing: {', '.join(absent)}."
+            )
+        strangers = [s for s in speakers if s not in self.speakers]
+        if strangers and self.speakers:
+            sentences.append(
+                f"{len(strangers)} speakers are not of this corpus: {', '.join(strangers)}."
+            )
+        for emotion in emotions:
+            count, expected = counts.get(emotion, 0), self.counts[emotion]
+            if count != expected:
+                sentences.append(f"{emotion} has {count} utterances, the corpus has {expected}.")
+        return sentences

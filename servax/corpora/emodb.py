@@ -19,16 +19,15 @@ v     version    a, b, c, …: takes of the same sentence and emotion, some are 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-from servax.corpora.description import Description, Scan, Utterance
-from servax.corpora.filenames import scan_names
+from servax.corpora.description import Description, FileNames
 
-__all__ = ["DESCRIPTION", "scan"]
+__all__ = ["DESCRIPTION"]
 
-MALE = ("03", "10", "11", "12", "15")
-FEMALE = ("08", "09", "13", "14", "16")
-NAME = re.compile(r"(03|08|09|1[0-6])([ab]\d\d)([WLEAFTN])[a-z]")
+GENDER = dict.fromkeys(("03", "10", "11", "12", "15"), "male") | dict.fromkeys(
+    ("08", "09", "13", "14", "16"), "female"
+)
+NAME = re.compile(r"(?P<speaker>03|08|09|1[0-6])(?P<text>[ab]\d\d)(?P<emotion>[WLEAFTN])[a-z]")
 EMOTION = {
     "W": "angry",
     "L": "bored",
@@ -38,32 +37,6 @@ EMOTION = {
     "T": "sad",
     "N": "neutral",
 }
-
-
-def scan(root: Path) -> Scan:
-    """Read ``wav/*.wav`` below `root`, or ``*.wav`` in it."""
-    return scan_names(
-        root,
-        ("wav/*.wav", "*.wav"),
-        _read,
-        grammar="SSTTTEv.wav",
-    )
-
-
-def _read(stem: str, path: str) -> Utterance | None:
-    """Return the utterance of a name, or None when it does not follow the grammar."""
-    match = NAME.fullmatch(stem)
-    if match is None:
-        return None
-    speaker, text, letter = match.groups()
-    return Utterance(
-        utterance=stem,
-        path=path,
-        emotion=EMOTION[letter],
-        speaker=speaker,
-        gender="male" if speaker in MALE else "female",
-        text=text,
-    )
 
 
 DESCRIPTION = Description(
@@ -82,7 +55,7 @@ DESCRIPTION = Description(
         "neutral": 79,
         "sad": 62,
     },
-    speakers=tuple(sorted(MALE + FEMALE)),
-    scan=scan,
+    speakers=tuple(sorted(GENDER)),
+    scan=FileNames(("wav/*.wav", "*.wav"), "SSTTTEv.wav", NAME, EMOTION, GENDER),
     by_hand="download the archive from http://emodb.bilderbar.info and unpack its folder wav",
 )

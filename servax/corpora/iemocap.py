@@ -58,7 +58,8 @@ NO_AGREEMENT = "xxx"
 
 def scan(root: Path) -> Scan:
     """Read ``Session{1..5}`` below `root` or one folder deeper (``IEMOCAP_full_release``)."""
-    base = root if (root / "Session1").is_dir() else next(_holders(root), root)
+    holders = (f for f in (root, *sorted(root.glob("*"))) if (f / "Session1").is_dir())
+    base = next(holders, root)
     utterances: list[Utterance] = []
     left_out: list[str] = []
     seen: set[str] = set()
@@ -72,11 +73,6 @@ def scan(root: Path) -> Scan:
             seen.add(found.utterance)
             utterances.append(found)
     return Scan(tuple(utterances), tuple(left_out))
-
-
-def _holders(root: Path) -> Iterator[Path]:
-    """Yield the folders of `root` that hold sessions."""
-    return (folder for folder in sorted(root.glob("*")) if (folder / "Session1").is_dir())
 
 
 def _label_lines(base: Path) -> Iterator[tuple[Path, str]]:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from servax.corpora import cremad, emodb, fsdd, iemocap, nemo, ravdess, synthetic
 from servax.corpora.corpus import COLUMNS, Corpus
-from servax.corpora.description import EMOTIONS, FOUR, Description, Scan, Utterance
+from servax.corpora.description import EMOTIONS, FOUR, Description, Scan
 from servax.corpora.folders import data_folder
+from servax.corpora.folds import natural_order
 from servax.corpora.manifest import is_manifest, read_manifest
-from servax.corpora.partition import natural_order
 from servax.errors import CorpusError, SettingError, nearest
 from servax.files import expanded
 from servax.kinds import check
 
-__all__ = ["NAMES", "SCHEMES", "describe", "load"]
+__all__ = ["COLUMN_SCHEMES", "NAMES", "SCHEMES", "describe", "load"]
 
 NAMES: dict[str, Description] = {
     module.DESCRIPTION.name: module.DESCRIPTION
@@ -71,23 +70,16 @@ def load(
         check(said, value, "str | Path | None")
     check("scheme", scheme, "str")
     name = str(name)
-    root = None if root is None else expanded(root)
+    folder = None if root is None else expanded(root)
     if scheme not in SCHEMES:
         raise SettingError.choice("scheme", scheme, SCHEMES)
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise SettingError("limit", limit, "None or a whole number >= 1")
     if is_manifest(name):
         table = expanded(name)
-        folder = table.parent if root is None else root
-        return _build(read_manifest(table, folder), table.stem, folder, scheme, None, limit)
+        folder = table.parent if folder is None else folder
+        return _labelled(read_manifest(table, folder), table.stem, folder, scheme, None, limit)
     description = describe(name)
-    folder, found = _scan(description, root, scheme, seed)
-    return _build(found, name, folder, scheme, description, limit)
-
-
-def _scan(description: Description, root: Path | None, scheme: str, seed: int) -> tuple[Path, Scan]:
-    """Return the folder of a described corpus and what it holds."""
-    name = description.name
     if scheme not in description.schemes:
         raise CorpusError(
             f"{name} cannot serve scheme {scheme!r}: its labels are "
@@ -95,36 +87,29 @@ def _scan(description: Description, root: Path | None, scheme: str, seed: int) -
             f"Use scheme {' or '.join(repr(served) for served in description.schemes)}."
         )
     if name == synthetic.DESCRIPTION.name:
-        folder = synthetic.generate(root, seed=seed)
-    else:
-        folder = _find(description, root)
-    found = description.scan(folder)
-    if not found.utterances:
-        raise CorpusError(f"{folder}: holds no utterance of {name}. {_advice(description)}")
-    return folder, found
+        folder = synthetic.generate(folder, seed=seed)
+    folder, found = _scan(description, data_folder() / name if folder is None else folder)
+    return _labelled(found, name, folder, scheme, description, limit)
 
 
-def _find(description: Description, root: Path | None) -> Path:
-    """Return the existing folder of a corpus."""
-    folder = data_folder() / description.name if root is None else root
-    if not folder.is_dir():
-        raise CorpusError(
-            f"{description.name} was looked for in {folder}, which is not a folder. "
-            f"{_advice(description)}"
-        )
-    return folder
-
-
-def _advice(description: Description) -> str:
-    """Return what to do when a corpus is not there."""
+def _scan(description: Description, folder: Path) -> tuple[Path, Scan]:
+    """Return the folder of a described corpus and what it holds."""
     if description.download:
         how = f"Run 'servax corpus fetch {description.name}'"
     else:
         how = f"It must be fetched by hand: {description.by_hand}"
-    return f"{how}, or pass the folder that holds it as root."
+    advice = f"{how}, or pass the folder that holds it as root."
+    if not folder.is_dir():
+        raise CorpusError(
+            f"{description.name} was looked for in {folder}, which is not a folder. {advice}"
+        )
+    found = description.scan(folder)
+    if not found.utterances:
+        raise CorpusError(f"{folder}: holds no utterance of {description.name}. {advice}")
+    return folder, found
 
 
-def _build(
+def _labelled(
     found: Scan,
     name: str,
     root: Path,
@@ -133,23 +118,21 @@ def _build(
     limit: int | None,
 ) -> Corpus:
     """Apply the scheme and the limit to what was found."""
-    native = tuple(description.counts) if description else {u.emotion for u in found.utterances}
-    emotions = _scheme("native" if scheme in COLUMN_SCHEMES else scheme, native, name)
-    kept = [u for u in found.utterances if u.emotion in emotions]
-    by_column = scheme in COLUMN_SCHEMES
-    labels = _column(scheme, kept, name) if by_column else set(emotions.values())
-    if limit is not None:
-        kept = _spread(kept, limit)
-    rows = [
-        {**asdict(u), "label": getattr(u, scheme) if by_column else emotions[u.emotion]}
-        for u in kept
-    ]
+    table = pd.DataFrame(list(found.utterances), columns=[c for c in COLUMNS if c != "label"])
+    native = tuple(description.counts) if description else set(table["emotion"])
+    emotions = {e: e for e in native} if scheme != "four" else _four(native, name)
+    table = table[table["emotion"].isin(list(emotions))]
+    table["label"] = table[scheme] if scheme in COLUMN_SCHEMES else table["emotion"].map(emotions)
+    labels = _classes(table[scheme], name) if scheme in COLUMN_SCHEMES else set(emotions.values())
+    if limit is not None:  # one of each speaker and label first
+        turn = table.groupby(["speaker", "emotion"]).cumcount()
+        table = table.loc[turn.sort_values(kind="stable").index[:limit].sort_values()]
     return Corpus(
         name=name,
         root=root,
         scheme=scheme,
         labels=tuple(sorted(labels, key=natural_order)),
-        utterances=pd.DataFrame(rows, columns=list(COLUMNS)),
+        utterances=table[list(COLUMNS)].reset_index(drop=True),
         description=description,
         emotions=tuple(sorted(emotions, key=natural_order)),
         complete=limit is None,
@@ -157,10 +140,8 @@ def _build(
     )
 
 
-def _scheme(scheme: str, native: Sequence[str] | set[str], name: str) -> Mapping[str, str]:
-    """Return native label → label, for the native labels that the scheme keeps."""
-    if scheme == "native":
-        return {emotion: emotion for emotion in native}
+def _four(native: Collection[str], name: str) -> Mapping[str, str]:
+    """Return native label → label of scheme ``four``, for the native labels that it keeps."""
     for emotion in sorted(native):
         if emotion not in EMOTIONS:
             raise CorpusError(
@@ -170,29 +151,17 @@ def _scheme(scheme: str, native: Sequence[str] | set[str], name: str) -> Mapping
     return {emotion: FOUR[emotion] for emotion in native if emotion in FOUR}
 
 
-def _column(scheme: str, utterances: Sequence[Utterance], name: str) -> set[str]:
+def _classes(column: pd.Series[str], name: str) -> set[str]:
     """Return the classes of a scheme whose label is a column of the table."""
-    found = [getattr(utterance, scheme) for utterance in utterances]
-    if found.count(""):
+    scheme, empty, found = column.name, int((column == "").sum()), sorted(set(column))
+    if empty:
         raise CorpusError(
-            f"{name} cannot serve scheme {scheme!r}: {found.count('')} of {len(found)} utterances "
+            f"{name} cannot serve scheme {scheme!r}: {empty} of {len(column)} utterances "
             f"do not say their {scheme}. Use scheme 'native', or name it for each utterance."
         )
-    if len(set(found)) == 1:
+    if len(found) == 1:
         raise CorpusError(
             f"{name} cannot serve scheme {scheme!r}: every utterance is of {found[0]!r}, "
             f"expected at least two classes. Use scheme 'native'."
         )
     return set(found)
-
-
-def _spread(utterances: Sequence[Utterance], limit: int) -> list[Utterance]:
-    """Return at most `limit` utterances: one of each speaker and label first."""
-    turn: dict[tuple[str, str], int] = {}
-    order = []
-    for position, utterance in enumerate(utterances):
-        key = (utterance.speaker, utterance.emotion)
-        turn[key] = turn.get(key, 0) + 1
-        order.append((turn[key], position))
-    kept = sorted(position for _, position in sorted(order)[:limit])
-    return [utterances[position] for position in kept]

@@ -23,7 +23,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,11 +67,27 @@ def read_manifest(path: Path, root: Path, *, with_files: bool = True) -> Scan:
     _check_columns(path, columns)
     if not rows:
         raise CorpusError(f"{path}: has no rows, expected one per utterance.")
-    stretches = [_utterance(path, line, row) for line, row in rows]
     lines = [line for line, _ in rows]
-    _refuse_repeated_stretches(path, lines, stretches)
-    utterances = _named(stretches)
-    _refuse_repeated_names(path, lines, utterances)
+    stretches = [_utterance(path, line, row) for line, row in rows]
+    # NaN is not equal to itself.
+    if twice := _repeated([(u.path, u.start, str(u.end)) for u in stretches]):
+        first, again = twice
+        raise CorpusError(
+            f"{path}: {lines[again]} repeats {lines[first]} ({stretches[again].path})."
+        )
+    times = Counter(u.path for u in stretches)
+    utterances = [
+        replace(u, utterance=u.path if times[u.path] == 1 else f"{u.path}@{u.start!r}-{u.end!r}")
+        if not u.utterance
+        else u
+        for u in stretches
+    ]
+    if twice := _repeated([u.utterance for u in utterances]):
+        first, again = twice
+        raise CorpusError(
+            f"{path}: {lines[again]} has the utterance name {utterances[again].utterance!r} of "
+            f"{lines[first]}."
+        )
     if with_files:
         _refuse_missing_files(path, root, lines, utterances)
     return Scan(tuple(utterances))
@@ -112,18 +128,16 @@ def _read_parquet(path: Path) -> tuple[list[str], list[tuple[str, Row]]]:
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise CorpusError(f"{path}: is not a Parquet table ({reason}).") from None
-    columns = list(table.column_names)
     texts: dict[str, list[str]] = {}
-    for name in columns:
+    for name, cells in zip(table.column_names, table.columns, strict=True):
         if name in NEEDED + OPTIONAL:
-            kind = table.schema.types[columns.index(name)]
-            if pyarrow.types.is_nested(kind) or pyarrow.types.is_binary(kind):
+            if pyarrow.types.is_nested(cells.type) or pyarrow.types.is_binary(cells.type):
                 raise CorpusError(
-                    f"{path}: column {name!r} holds {kind}, expected text or numbers."
+                    f"{path}: column {name!r} holds {cells.type}, expected text or numbers."
                 )
-            texts[name] = [_text(value) for value in table.columns[columns.index(name)].to_pylist()]
+            texts[name] = [_text(value) for value in cells.to_pylist()]
     rows = zip(*texts.values(), strict=True)
-    return columns, [
+    return list(table.column_names), [
         (f"row {number}", dict(zip(texts, row, strict=True))) for number, row in enumerate(rows, 1)
     ]
 
@@ -190,39 +204,12 @@ def _seconds(path: Path, line: str, name: str, cell: str, *, empty: float) -> fl
     return value
 
 
-def _refuse_repeated_stretches(
-    path: Path, lines: Sequence[str], utterances: Sequence[Utterance]
-) -> None:
-    seen: dict[tuple[str, float, str], str] = {}
-    for line, utterance in zip(lines, utterances, strict=True):
-        key = (utterance.path, utterance.start, str(utterance.end))  # NaN is not equal to itself
-        first = seen.setdefault(key, line)
-        if first != line:
-            raise CorpusError(f"{path}: {line} repeats {first} ({utterance.path}).")
-
-
-def _named(utterances: Iterable[Utterance]) -> list[Utterance]:
-    """Return the utterances with a name for each that has none."""
-    utterances = list(utterances)
-    times = Counter(utterance.path for utterance in utterances)
-    return [
-        replace(u, utterance=u.path if times[u.path] == 1 else f"{u.path}@{u.start!r}-{u.end!r}")
-        if not u.utterance
-        else u
-        for u in utterances
-    ]
-
-
-def _refuse_repeated_names(
-    path: Path, lines: Sequence[str], utterances: Sequence[Utterance]
-) -> None:
-    seen: dict[str, str] = {}
-    for line, utterance in zip(lines, utterances, strict=True):
-        first = seen.setdefault(utterance.utterance, line)
-        if first != line:
-            raise CorpusError(
-                f"{path}: {line} has the utterance name {utterance.utterance!r} of {first}."
-            )
+def _repeated(keys: Sequence[Hashable]) -> tuple[int, int] | None:
+    """Return where a key stands first, and where it stands again; None where none does."""
+    seen: dict[Hashable, int] = {}
+    return next(
+        ((first, i) for i, key in enumerate(keys) if (first := seen.setdefault(key, i)) != i), None
+    )
 
 
 def _refuse_missing_files(

@@ -19,16 +19,18 @@ of the files are what we read.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-from servax.corpora.description import Description, Scan, Utterance
-from servax.corpora.filenames import scan_names
+from servax.corpora.description import Description, FileNames
 
-__all__ = ["DESCRIPTION", "scan"]
+__all__ = ["DESCRIPTION"]
 
-FEMALE = ("EB0", "IC0", "KD0", "MK0")
-MALE = ("KS0", "MP0", "SM0", "TP0", "WR0")
-NAME = re.compile(r"([A-Z]{2}0)_(anger|fear|happiness|neutral|sadness|surprised)_([1-9][0-9]?)")
+GENDER = dict.fromkeys(("EB0", "IC0", "KD0", "MK0"), "female") | dict.fromkeys(
+    ("KS0", "MP0", "SM0", "TP0", "WR0"), "male"
+)
+NAME = re.compile(
+    rf"(?P<speaker>{'|'.join(GENDER)})"
+    r"_(?P<emotion>anger|fear|happiness|neutral|sadness|surprised)_(?P<text>[1-9][0-9]?)"
+)
 EMOTION = {
     "anger": "angry",
     "fear": "fearful",
@@ -37,32 +39,6 @@ EMOTION = {
     "sadness": "sad",
     "surprised": "surprised",
 }
-
-
-def scan(root: Path) -> Scan:
-    """Read ``samples/*.wav`` below `root`, or ``*.wav`` in it."""
-    return scan_names(
-        root,
-        ("samples/*.wav", "*.wav"),
-        _read,
-        grammar="speaker_emotion_sentence.wav",
-    )
-
-
-def _read(stem: str, path: str) -> Utterance | None:
-    """Return the utterance of a name, or None when it does not follow the grammar."""
-    match = NAME.fullmatch(stem)
-    if match is None or match[1] not in MALE + FEMALE:
-        return None
-    speaker, emotion, sentence = match.groups()
-    return Utterance(
-        utterance=stem,
-        path=path,
-        emotion=EMOTION[emotion],
-        speaker=speaker,
-        gender="male" if speaker in MALE else "female",
-        text=sentence,
-    )
 
 
 DESCRIPTION = Description(
@@ -80,7 +56,9 @@ DESCRIPTION = Description(
         "sad": 769,
         "surprised": 669,
     },
-    speakers=tuple(sorted(FEMALE + MALE)),
-    scan=scan,
+    speakers=tuple(sorted(GENDER)),
+    scan=FileNames(
+        ("samples/*.wav", "*.wav"), "speaker_emotion_sentence.wav", NAME, EMOTION, GENDER
+    ),
     by_hand="clone https://github.com/amu-cai/nEMO, which holds the folder samples",
 )

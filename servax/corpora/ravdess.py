@@ -25,15 +25,16 @@ recordings are very quiet: level them before any fixed decibel window.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-from servax.corpora.description import Description, Download, Scan, Utterance
-from servax.corpora.filenames import scan_names
+from servax.corpora.description import Description, Download, FileNames
 
-__all__ = ["DESCRIPTION", "scan"]
+__all__ = ["DESCRIPTION"]
 
-NAME = re.compile(r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1[0-9]|2[0-4])")
+NAME = re.compile(
+    r"03-01-(?P<emotion>0[1-8])-0[12]-(?P<text>0[12])-0[12]-(?P<speaker>0[1-9]|1[0-9]|2[0-4])"
+)
 SONG = re.compile(r"03-02-\d\d-\d\d-\d\d-\d\d-\d\d")
+GENDER = {f"{actor:02d}": "male" if actor % 2 else "female" for actor in range(1, 25)}
 EMOTION = {
     "01": "neutral",
     "02": "calm",
@@ -46,33 +47,6 @@ EMOTION = {
 }
 
 
-def scan(root: Path) -> Scan:
-    """Read ``Actor_NN/*.wav`` below `root` or one folder deeper; songs are passed over."""
-    return scan_names(
-        root,
-        ("Actor_*/*.wav", "*/Actor_*/*.wav"),
-        _read,
-        grammar="MM-VV-EE-II-SS-RR-AA.wav",
-        skip=lambda stem: SONG.fullmatch(stem) is not None,
-    )
-
-
-def _read(stem: str, path: str) -> Utterance | None:
-    """Return the utterance of a name, or None when it does not follow the grammar."""
-    match = NAME.fullmatch(stem)
-    if match is None:
-        return None
-    emotion, _, statement, _, actor = match.groups()
-    return Utterance(
-        utterance=stem,
-        path=path,
-        emotion=EMOTION[emotion],
-        speaker=actor,
-        gender="male" if int(actor) % 2 else "female",
-        text=statement,
-    )
-
-
 DESCRIPTION = Description(
     name="ravdess",
     title="Ryerson Audio-Visual Database of Emotional Speech and Song (speech)",
@@ -81,8 +55,15 @@ DESCRIPTION = Description(
     reference="Livingstone & Russo (2018), PLoS ONE 13(5): e0196391",
     language="English (North American)",
     counts={emotion: 96 if emotion == "neutral" else 192 for emotion in EMOTION.values()},
-    speakers=tuple(f"{actor:02d}" for actor in range(1, 25)),
-    scan=scan,
+    speakers=tuple(GENDER),
+    scan=FileNames(
+        ("Actor_*/*.wav", "*/Actor_*/*.wav"),
+        "MM-VV-EE-II-SS-RR-AA.wav",
+        NAME,
+        EMOTION,
+        GENDER,
+        passed_over=SONG,
+    ),
     known_duplicates=(frozenset({"03-01-03-01-02-01-07", "03-01-03-01-02-02-07"}),),
     download=Download(
         url="https://zenodo.org/records/1188976/files/Audio_Speech_Actors_01-24.zip",

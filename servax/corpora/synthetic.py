@@ -17,13 +17,15 @@ The same settings give the same bytes, in this process or another one. Sound lie
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
 import shutil
+import struct
+import subprocess
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -31,16 +33,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 import soxr
 
 from servax import audio
-from servax.corpora.description import Description, Scan, Utterance
+from servax.corpora.description import Description, Progress, Scan, Utterance
 from servax.corpora.folders import cache_folder
-from servax.corpora.speaking import speak
-from servax.corpora.verification import Progress
 from servax.errors import CorpusError, FetchError, SettingError
 
-__all__ = ["DESCRIPTION", "PROSODY", "SENTENCES", "VOICES", "Prosody", "generate", "scan"]
+__all__ = ["DESCRIPTION", "PROSODY", "SENTENCES", "VOICES", "Prosody", "generate", "scan", "speak"]
 
 VERSION = 1
 """Goes into the hash: raise it when the same settings begin to give other sound."""
@@ -131,17 +133,51 @@ def scan(root: Path) -> Scan:
         CorpusError: The table is not the one that `generate` writes.
     """
     try:
-        with (root / TABLE).open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
-        return Scan(tuple(_utterance(row) for row in rows))
-    except (OSError, KeyError, ValueError, csv.Error):
+        table = pd.read_csv(root / TABLE, dtype=str, keep_default_na=False)
+        rows = table[list(TABLE_COLUMNS)].to_dict("records")
+        return Scan(tuple(Utterance(**{str(k): v for k, v in row.items()}) for row in rows))
+    except (OSError, KeyError, ValueError):
         raise CorpusError(
             f"{root}: is no synthetic corpus or a damaged one, remove it and try again."
         ) from None
 
 
-def _utterance(row: Mapping[str, Any]) -> Utterance:
-    return Utterance(**{column: row[column] for column in TABLE_COLUMNS})
+def speak(
+    voice: str, lines: Sequence[Mapping[str, Any]]
+) -> list[tuple[npt.NDArray[np.int16], int]]:
+    """Return samples (T,), int16, and their rate in hertz for each line.
+
+    A line sounds the same each time the whole list is spoken, by a process of its own:
+    `servax.corpora.espeak` says why.
+
+    Args:
+        voice: espeak-ng's name: ``en+m1``, ….
+        lines: ``text``, ``rate`` (words per minute), ``pitch`` and ``pitch_range`` (0 to 100).
+
+    Raises:
+        FetchError: espeak-ng fails.
+    """
+    result = subprocess.run(
+        # -P: the folder of the program must not shadow other modules.
+        [sys.executable, "-P", str(Path(__file__).with_name("espeak.py"))],
+        input=json.dumps({"voice": voice, "lines": list(lines)}).encode(),
+        capture_output=True,
+        check=False,
+    )
+    if result.returncode != 0:
+        reason = result.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise FetchError(
+            f"espeak-ng could not speak as {voice} ({''.join(reason)}): "
+            f"reinstall espeakng-loader and try again."
+        )
+    (rate,) = struct.unpack_from("<I", result.stdout)
+    offset = 4
+    spoken = []
+    for _ in lines:
+        (count,) = struct.unpack_from("<I", result.stdout, offset)
+        spoken.append((np.frombuffer(result.stdout, "<i2", count, offset + 4), rate))
+        offset += 4 + 2 * count
+    return spoken
 
 
 def _speaker(voice: str) -> str:
@@ -189,10 +225,9 @@ def _speak_all(
             rows += voice_rows
             if progress is not None:
                 progress(done, len(plan))
-    with (folder / TABLE).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, TABLE_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    pd.DataFrame(rows, columns=list(TABLE_COLUMNS)).to_csv(
+        folder / TABLE, index=False, lineterminator="\n"
+    )
 
 
 def _speak_voice(folder: Path, voice: str, lines: list[dict[str, Any]]) -> list[dict[str, str]]:

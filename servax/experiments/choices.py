@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from servax.corpora.loading import SCHEMES
+from servax.corpora import SCHEMES
 from servax.defences.adversarial import (
     AdversarialTraining,
     MadryPGD,

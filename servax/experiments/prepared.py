@@ -7,8 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from servax.corpora import Corpus, Fold, load
-from servax.corpora.folders import cache_folder
+from servax.corpora import Corpus, Fold, cache_folder, load
 from servax.errors import ServaxError, unwritable
 from servax.experiments.recipe import Recipe
 from servax.experiments.training import Parts, fold_parts

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
-from servax.corpora.partition import Groups, check_groups
+from servax.corpora import Groups, check_groups
 from servax.errors import RecipeError, ServaxError, SettingError
 from servax.evaluation.grid import AttackGrid
 from servax.experiments.building import build

@@ -21,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from servax.corpora.folders import cache_folder
+from servax.corpora import cache_folder
 from servax.errors import ServaxError, SettingError, unwritable
 from servax.stages.engine import Order, Plan, Resources, Share, perform_here
 from servax.stages.ray_session import check_reachable, joined, last_line, load_ray

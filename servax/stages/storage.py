@@ -20,7 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 from fsspec import available_protocols
 from fsspec.core import url_to_fs
 
-from servax.corpora.folders import cache_folder
+from servax.corpora import cache_folder
 from servax.errors import PathError, ServaxError, nearest, unwritable
 from servax.files import whole_file
 from servax.stages.stage import DONE, STAGES, Stage

@@ -21,7 +21,7 @@ import soundfile
 from servax import audio
 from servax.bulk import Order, purify_file
 from servax.cli import main
-from servax.corpora.folders import cache_folder
+from servax.corpora import cache_folder
 from servax.errors import PathError, SettingError
 from servax.pretrained import folder
 from servax.purifier import Purifier

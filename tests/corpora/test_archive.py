@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from servax.corpora.archive import unpack
+from servax.corpora.download import unpack
 from servax.errors import CorpusError
 
 

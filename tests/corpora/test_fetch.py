@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from servax.corpora import describe, fetch, load
-from servax.corpora.description import Download
+from servax.corpora import Download, describe, fetch, load
 from servax.corpora.download import _SafeRedirects, download
 from servax.errors import CorpusError, SettingError
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from servax.corpora import load
-from servax.corpora.fsdd import official_split
 from servax.errors import CorpusError
 
 Real = Callable[[str], Path]
@@ -198,13 +197,8 @@ def test_fsdd_and_its_official_split(real_data: Real) -> None:
     corpus = load("fsdd", real_data("fsdd"))
     assert corpus.labels == tuple("0123456789")
     assert np.bincount(corpus.label_index).tolist() == [300] * 10
-    train, test = official_split(corpus)
-    assert (len(train), len(test)) == (2700, 300)
+    (fold,) = corpus.folds("official")
+    test = fold.test
+    assert (len(fold.train) + len(fold.validation), len(test)) == (2700, 300)
     assert {name.rsplit("_")[-1] for name in test.utterances["utterance"]} == set("01234")
     assert test.speakers == corpus.speakers
-
-
-def test_only_fsdd_has_an_official_split(tmp_path: Path) -> None:
-    corpus = load("emodb", touch(tmp_path, "03a01Wa.wav"))
-    with pytest.raises(CorpusError, match=r"^emodb has no official split, only fsdd has one\.$"):
-        official_split(corpus)

@@ -13,7 +13,7 @@ import pytest
 
 from servax import audio
 from servax.corpora import Corpus, Fold
-from servax.corpora.leaks import heard
+from servax.corpora.recordings import heard
 from servax.errors import AudioError, CorpusError, LeakError, SettingError
 
 Build = Callable[..., Corpus]

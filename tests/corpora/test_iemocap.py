@@ -60,7 +60,7 @@ def test_the_speaker_is_not_the_dialogue_prefix(root: Path) -> None:
 
 def test_ten_folds_of_the_paper(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The files of this tree are empty, so recordings cannot be compared here.
-    monkeypatch.setattr("servax.corpora.fold.refuse_leaks", lambda parts, **_: None)
+    monkeypatch.setattr("servax.corpora.corpus.refuse_leaks", lambda parts, **_: None)
     folds = load("iemocap", root, scheme="four").folds("speaker")
     assert len(folds) == 10
     for fold in folds:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from servax.corpora import NAMES, cache_folder, data_folder, describe, load
-from servax.corpora.description import EMOTIONS, FOUR
+from servax.corpora import EMOTIONS, FOUR, NAMES, cache_folder, data_folder, describe, load
 from servax.errors import CorpusError, SettingError
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 from sklearn.model_selection import LeaveOneGroupOut
 
-from servax.corpora.partition import grouped, leave_one_speaker_out, natural_order
+from servax.corpora.folds import grouped, leave_one_speaker_out, natural_order
 from servax.errors import SettingError
 
 

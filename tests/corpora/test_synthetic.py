@@ -12,7 +12,7 @@ import pytest
 
 from servax import audio
 from servax.corpora import Corpus, fetch, load, synthetic
-from servax.corpora.speaking import speak
+from servax.corpora.synthetic import speak
 from servax.errors import CorpusError, SettingError
 
 SMALL = ("m1", "f1", "m2")

@@ -14,7 +14,7 @@ import fsspec
 import pandas as pd
 import pytest
 
-from servax.corpora.folders import cache_folder
+from servax.corpora import cache_folder
 from servax.errors import ServaxError
 from servax.experiments import Recipe, load_recipe, run
 from servax.stages import DONE, Stage, Storage, Watcher, make_stage, without_password

@@ -9,8 +9,7 @@ import numpy as np
 import soxr
 
 from servax import audio
-from servax.corpora.speaking import speak
-from servax.corpora.synthetic import PROSODY, SENTENCES
+from servax.corpora.synthetic import PROSODY, SENTENCES, speak
 from servax.errors import AudioError
 from servax.features.full_scale import read_in_range
 from servax.service.models import Models
