@@ -76,14 +76,14 @@ class Duel:
 
 def outside(path: str, **settings: Any) -> Make:
     """Return what makes an attack of a library, L-inf."""
-    return lambda radius: Outside(path=path, radius=radius, settings=settings)
+    return lambda radius: Outside(path=path, epsilon=radius, settings=settings)
 
 
 def stepping(path: str, *, step: str, relative: bool = False, **settings: Any) -> Make:
     """Return the same with a step of a quarter of the radius, by the library's name for it."""
     return lambda radius: Outside(
         path=path,
-        radius=radius,
+        epsilon=radius,
         settings={**settings, step: STEP * (1.0 if relative else radius)},
     )
 
@@ -94,7 +94,7 @@ def duels(steps: int, auto_steps: int, queries: int) -> dict[str, Duel]:
     own = {"n_restarts": 1, "steps": auto_steps}
     return {
         "PGD": Duel(
-            ours=lambda r: PGD(radius=r, step=STEP * r, steps=steps),
+            ours=lambda r: PGD(epsilon=r, step=STEP * r, steps=steps),
             theirs={
                 "foolbox": stepping(
                     "foolbox.attacks.LinfPGD",
@@ -110,7 +110,7 @@ def duels(steps: int, auto_steps: int, queries: int) -> dict[str, Duel]:
             },
         ),
         "MI-FGSM": Duel(
-            ours=lambda r: MomentumPGD(radius=r, step=STEP * r, steps=steps),
+            ours=lambda r: MomentumPGD(epsilon=r, step=STEP * r, steps=steps),
             theirs={
                 "foolbox": stepping(
                     "foolbox.attacks.LinfMomentumIterativeFastGradientMethod",
@@ -123,7 +123,7 @@ def duels(steps: int, auto_steps: int, queries: int) -> dict[str, Duel]:
             },
         ),
         "APGD-CE": Duel(
-            ours=lambda r: APGD(radius=r, steps=auto_steps),
+            ours=lambda r: APGD(epsilon=r, steps=auto_steps),
             theirs={
                 "ART": outside(
                     f"{art}.AutoProjectedGradientDescent",
@@ -135,15 +135,15 @@ def duels(steps: int, auto_steps: int, queries: int) -> dict[str, Duel]:
             },
         ),
         "APGD-DLR": Duel(
-            ours=lambda r: APGD(radius=r, steps=auto_steps, loss="dlr"),
+            ours=lambda r: APGD(epsilon=r, steps=auto_steps, loss="dlr"),
             theirs={"torchattacks": outside(f"{images}.APGD", loss="dlr", **own)},
         ),
         "APGD-DLR-T": Duel(
-            ours=lambda r: TargetedAPGD(radius=r, steps=auto_steps),
+            ours=lambda r: TargetedAPGD(epsilon=r, steps=auto_steps),
             theirs={"torchattacks": outside(f"{images}.APGDT", **own)},
         ),
         "Square": Duel(
-            ours=lambda r: Square(radius=r, queries=queries),
+            ours=lambda r: Square(epsilon=r, queries=queries),
             theirs={
                 # One of its iterations asks three times.
                 "ART": outside(f"{art}.SquareAttack", max_iter=queries // 3),

@@ -37,7 +37,7 @@ Run = Callable[[Tensor, Tensor], Tensor]
 
 def by_servax(network: nn.Module, given: argparse.Namespace) -> Run:
     """Return AutoAttack of servax."""
-    attack = AutoAttack(radius=given.radius, steps=given.steps, queries=given.queries)
+    attack = AutoAttack(epsilon=given.radius, steps=given.steps, queries=given.queries)
 
     def run(x: Tensor, y: Tensor) -> Tensor:
         return attack(network, x, y, generator=torch.Generator().manual_seed(given.seed))

@@ -98,7 +98,7 @@ def _steps() -> list[Callable[[], object]]:
     torch.manual_seed(0)
     network = frozen(VGG16(4, 16))
     x, y = torch.rand(4, 1, 64, 373), torch.arange(4)
-    return [lambda k=k: PGD(step=0.003, radius=0.02, steps=k)(network, x, y) for k in STEPS]
+    return [lambda k=k: PGD(step=0.003, epsilon=0.02, steps=k)(network, x, y) for k in STEPS]
 
 
 if __name__ == "__main__":

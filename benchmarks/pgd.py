@@ -47,7 +47,7 @@ def by_torchattacks(network: nn.Module, pgd: PGD) -> Run:
     import torchattacks  # type: ignore[import-untyped]
 
     attack = torchattacks.PGD(
-        network, eps=pgd.radius, alpha=pgd.step, steps=pgd.steps, random_start=False
+        network, eps=pgd.epsilon, alpha=pgd.step, steps=pgd.steps, random_start=False
     )
     return lambda x, y: cast(Tensor, attack(x, y))
 
@@ -58,7 +58,7 @@ def by_foolbox(network: nn.Module, pgd: PGD) -> Run:
 
     model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
     attack = foolbox.attacks.LinfPGD(abs_stepsize=pgd.step, steps=pgd.steps, random_start=False)
-    return lambda x, y: cast(Tensor, attack(model, x, y, epsilons=pgd.radius)[1])
+    return lambda x, y: cast(Tensor, attack(model, x, y, epsilons=pgd.epsilon)[1])
 
 
 def by_art(network: nn.Module, pgd: PGD) -> Run:
@@ -77,7 +77,7 @@ def by_art(network: nn.Module, pgd: PGD) -> Run:
         )
         attack = ProjectedGradientDescent(
             classifier,
-            eps=pgd.radius,
+            eps=pgd.epsilon,
             eps_step=pgd.step,
             max_iter=pgd.steps,
             batch_size=len(x),
@@ -128,7 +128,7 @@ def rows(
     folded = rival.replace("plain", "folded")
     exact = measure_rates()
     fast = None if given.brief else measure_rates(torch.bfloat16)
-    needed = work(who, PGD(step=given.step, radius=given.radius, steps=given.steps))
+    needed = work(who, PGD(step=given.step, epsilon=given.radius, steps=given.steps))
     others = [library for library in given.against if library != rival.partition(" ")[0]]
     beaten = f", the fastest of it, {' and '.join(others)}" if others else ""
     made = []
@@ -164,7 +164,7 @@ def main() -> int:
     given = arguments()
     torch.set_num_threads(given.threads)
     who = subject(given, batches=given.rounds)
-    pgd = PGD(step=given.step, radius=given.radius, steps=given.steps)
+    pgd = PGD(step=given.step, epsilon=given.radius, steps=given.steps)
     every = contenders(given, who, pgd)
     times = race(
         {name: Turns(run, who.batches) for name, run in every.items()}, rounds=given.rounds
@@ -181,7 +181,7 @@ def main() -> int:
         rates=given.rates,
         packages=PACKAGES,
         folder=given.results,
-        pgd={"step": pgd.step, "radius": pgd.radius, "steps": pgd.steps},
+        pgd={"step": pgd.step, "radius": pgd.epsilon, "steps": pgd.steps},
         clips=len(who.clips),
         clean_uar=who.clean_uar(),
         attacked_uar=uars,

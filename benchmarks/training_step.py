@@ -83,7 +83,7 @@ class Transcription:
             distance = nn.functional.mse_loss(self.features(moved), self.features(x).detach())
             distance.backward()  # type: ignore[no-untyped-call]
             ahead = moved + ssa.step * cast(Tensor, moved.grad).sign()
-            moved = x + (ahead - x).clamp(-ssa.budget, ssa.budget)
+            moved = x + (ahead - x).clamp(-ssa.epsilon, ssa.epsilon)
             moved = moved.clamp(0.0, 1.0)
         return moved.detach()
 

@@ -25,7 +25,7 @@ from servax.perturbation import Ball, Linf, into_reach
 class BestCorner(sx.attacks.Attack):
     """The best of some random corners of the ball: no gradient, `tries` questions."""
 
-    radius: float = 0.02
+    epsilon: float = 0.02
     """Size of the ball, in units of the input; an audit gives its own."""
     tries: int = 20
     """Corners that are tried."""
@@ -33,14 +33,14 @@ class BestCorner(sx.attacks.Attack):
     @property
     def ball(self) -> Ball:
         """The changes this attack may make."""
-        return Linf(self.radius)
+        return Linf(self.epsilon)
 
     def iterates(self, problem: sx.attacks.Problem) -> Iterator[torch.Tensor]:
         """Yield the best corner so far."""
         best, ball = problem.x, problem.within(self.ball)  # masked frames do not move
         for _ in range(self.tries):
             corner = ball.steepest(ball.sample(problem.x, problem.random()))
-            z = into_reach(problem.x, problem.x + self.radius * corner, ball, problem.bounds)
+            z = into_reach(problem.x, problem.x + self.epsilon * corner, ball, problem.bounds)
             old, new = (problem.gain(margin, problem.scores(inputs)) for inputs in (best, z))
             better = (new > old).view(-1, *[1] * (z.ndim - 1))
             best = torch.where(better, z, best)

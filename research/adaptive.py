@@ -45,12 +45,12 @@ BATCH = 16
 
 def attacks(radius: float, *, noisy: bool) -> dict[str, tuple[Attack, int]]:
     """Return the attacks of a radius with the draws that each gradient averages."""
-    pgd = PGD(step=radius / 4, radius=radius, steps=100, random_start=True, leave=True)
-    short = PGD(step=radius / 4, radius=radius, steps=20, random_start=True, leave=True)
+    pgd = PGD(step=radius / 4, epsilon=radius, steps=100, random_start=True, early_stop=True)
+    short = PGD(step=radius / 4, epsilon=radius, steps=20, random_start=True, early_stop=True)
     found: dict[str, tuple[Attack, int]] = {
         "PGD-100, 5 starts": (Restarts(pgd, 5), 1),
-        "APGD-100, cross-entropy": (APGD(radius=radius, steps=100), 1),
-        "APGD-100, DLR": (APGD(radius=radius, steps=100, loss="dlr"), 1),
+        "APGD-100, cross-entropy": (APGD(epsilon=radius, steps=100), 1),
+        "APGD-100, DLR": (APGD(epsilon=radius, steps=100, loss="dlr"), 1),
     }
     if noisy:
         found["PGD-20, EOT 8"] = (short, 8)

@@ -79,7 +79,7 @@ def _attack(target: Target, data: Dataset) -> None:
         inputs = {"clean": batch.x}
         for epsilon in EPSILONS:
             inputs[f"fgsm-{epsilon}"] = FGSM(epsilon=epsilon)(target.network, batch.x, batch.y)
-        pgd = PGD(step=0.003, radius=0.02, steps=max(STEPS))
+        pgd = PGD(step=0.003, epsilon=0.02, steps=max(STEPS))
         for k, x in enumerate(pgd.trajectory(target.network, batch.x, batch.y), start=1):
             if k in STEPS:
                 inputs[f"pgd-{k}"] = x

@@ -455,7 +455,7 @@ def adaptive(purifier: nn.Module, group: int, radius: float, every: int = 2) -> 
     x = torch.from_numpy(np.array(attacked("vgg16", group, "clean")[::every]))
     y = torch.from_numpy(target.labels[::every])
     system = Defended(target.network, purifier)
-    attack = PGD(step=radius / 4, radius=radius, steps=10)
+    attack = PGD(step=radius / 4, epsilon=radius, steps=10)
     found = [
         system(attack(system, x[i : i + 16], y[i : i + 16])).argmax(1).numpy()
         for i in range(0, len(x), 16)

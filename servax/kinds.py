@@ -13,14 +13,16 @@ import functools
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from numbers import Real
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from servax.errors import SettingError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Made = TypeVar("Made", bound=Callable[..., Any])
 
 OF_TORCH = {
     "Tensor": ("Tensor", "a torch.Tensor; torch.as_tensor makes one of an array or a list"),
@@ -55,6 +57,76 @@ def typed(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return checked
+
+
+def renamed(**former: str) -> Callable[[Made], Made]:
+    """Return a decorator that takes settings by their former names too, and warns.
+
+    Of a class also the attributes. To be dropped with the version after this one; files that hold
+    the former names are read for good (`stored`).
+
+    Args:
+        former: The name of today, by the former one.
+
+    Example:
+        >>> @renamed(radius="epsilon")
+        ... def size(*, epsilon: float) -> float:
+        ...     return epsilon
+        >>> size(epsilon=0.5)
+        0.5
+    """
+
+    def translated(given: dict[str, Any]) -> dict[str, Any]:
+        # A former name goes first: `dataclasses.replace` gives all of today's beside it.
+        for old in former.keys() & given.keys():
+            _warn(old, former[old], stacklevel=4)
+            given[former[old]] = given.pop(old)
+        return given
+
+    def decorate(made: Made) -> Made:
+        function: Any = made.__init__ if isinstance(made, type) else made  # type: ignore[misc]
+
+        @functools.wraps(function)
+        def taking(*args: Any, **given: Any) -> Any:
+            return function(*args, **translated(given))
+
+        if not isinstance(made, type):
+            return cast(Made, taking)
+        setattr(made, "__init__", taking)  # noqa: B010  mypy knows no other way
+        for old, new in former.items():
+            setattr(made, old, property(functools.partial(_former, old, new)))
+        setattr(made, FORMER, former)
+        return cast(Made, made)
+
+    return decorate
+
+
+FORMER = "_former_names"
+"""Where a class keeps today's names of its settings, by the former ones."""
+
+
+def _former(old: str, new: str, settings: object) -> Any:
+    _warn(old, new, stacklevel=3)
+    return getattr(settings, new)
+
+
+def _warn(old: str, new: str, *, stacklevel: int) -> None:
+    sentence = f"{old} is called {new} since servax 0.2; the former name goes with servax 0.3."
+    warnings.warn(sentence, DeprecationWarning, stacklevel=stacklevel)
+
+
+def stored(settings: Any) -> dict[str, Any]:
+    """Return a dataclass as `dataclasses.asdict` does, under the names that files know.
+
+    Hashes of settings are made of these, so that work stays found when a setting is renamed.
+    """
+    told = dataclasses.asdict(settings)
+    for name in told:
+        inner = getattr(settings, name)
+        if dataclasses.is_dataclass(inner):
+            told[name] = stored(inner)
+    names = {new: old for old, new in getattr(settings, FORMER, {}).items()}
+    return {names.get(name, name): value for name, value in told.items()}
 
 
 def check_types(settings: Any, *, whole: bool = True) -> None:

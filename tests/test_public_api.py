@@ -13,7 +13,7 @@ import servax as sx
 def test_names_of_the_contract_exist() -> None:
     assert sx.LogMel.speech_16k().settings.mels == 64
     assert sx.models.VGG16(classes=4, width=4).settings.classes == 4
-    assert sx.attacks.PGD(step=0.003, radius=0.02, steps=15).steps == 15
+    assert sx.attacks.PGD(step=0.003, epsilon=0.02, steps=15).steps == 15
     assert sx.attacks.FGSM(epsilon=0.003).epsilon == 0.003
     assert callable(sx.Purifier.from_pretrained)
     assert callable(sx.corpora.load)

@@ -44,7 +44,7 @@ def settings() -> list[type]:
 
 
 REQUIRED: dict[str, dict[str, Any]] = {
-    "UniversalPerturbation": {"change": torch.zeros(1, 2, 3), "radius": 0.1},
+    "UniversalPerturbation": {"change": torch.zeros(1, 2, 3), "epsilon": 0.1},
     "WaveformPGD": {"epsilon": 0.01},
     "Restarts": {"attack": attacks.PGD()},
     "Cascade": {"attacks": [attacks.PGD()]},
@@ -117,14 +117,14 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "fit": (
         attacks.UniversalPerturbation.fit,
-        {"model": MODEL, "batches": [(X, Y)], "generator": generator(), "radius": 0.1}
+        {"model": MODEL, "batches": [(X, Y)], "generator": generator(), "epsilon": 0.1}
         | {"norm": Linf, "step": 0.1, "epochs": 1, "clip": 9.0},
     ),
     "load": (attacks.UniversalPerturbation.load, {"folder": "nowhere"}),
     "class_loss": (lambda **given: attacks.class_loss(**given)(X), {"model": MODEL, "y": Y}),
     "Counting": (attacks.Counting, {"model": MODEL}),
     "FastGradients": (attacks.FastGradients, {"model": MODEL}),
-    "nearest": (attacks.presets.nearest, {"steps": 3, "radius": 0.1}),
+    "nearest": (attacks.presets.nearest, {"steps": 3, "epsilon": 0.1}),
     "Defended": (sx.Defended, {"model": MODEL, "defence": SAME}),
     "a defended model": (sx.Defended(MODEL, SAME), {"x": X}),
     "Bpda": (defences.Bpda, {"model": MODEL, "defence": SAME}),

@@ -17,8 +17,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from servax.attacks.early_stopping import Gain, Strongest, View, look, to_attack
 from servax.attacks.problem import Problem
-from servax.attacks.standing import Gain, Strongest, View, look, to_attack
 from servax.perturbation import Ball, into_reach
 
 MOMENTUM = 0.75
@@ -33,7 +33,7 @@ def auto_ascend(
     start: Tensor,
     steps: int,
     rho: float,
-    leave: bool,
+    early_stop: bool,
 ) -> Iterator[Tensor]:
     """Yield the strongest inputs (n, ...) at the start and after each step of algorithm 1.
 
@@ -44,9 +44,9 @@ def auto_ascend(
         start: Where to begin, inside ball and bounds.
         steps: How many.
         rho: As in `APGD`.
-        leave: Stop once an utterance is fooled; one whose clean input does is not moved.
+        early_stop: Stop once an utterance is fooled; one whose clean input does is not moved.
     """
-    rows = to_attack(problem, leave=leave)
+    rows = to_attack(problem, early_stop=early_stop)
     strongest = Strongest(problem.x.index_copy(0, rows, start[rows]))
     if len(rows) == 0:
         yield strongest.inputs
@@ -57,7 +57,7 @@ def auto_ascend(
     yield strongest.inputs
     windows = {end: end - begin for begin, end in pairwise([0, *checkpoints(steps)])}
     for number in range(1, steps + 1):
-        if leave:
+        if early_stop:
             state.keep(~seen.fooled)
         if len(state.rows) == 0:
             return

@@ -20,6 +20,7 @@ from servax.attacks.outside.presets import nearest
 from servax.attacks.schedule import Schedule
 from servax.attacks.square import Square
 from servax.errors import SettingError
+from servax.kinds import renamed
 from servax.perturbation import Ball, Bounds, Linf
 
 Version = Literal["standard", "rand"]
@@ -27,6 +28,7 @@ RAND_DRAWS = 20
 """Draws whose mean is one gradient of a random defence, in the authors' `rand` version."""
 
 
+@renamed(radius="epsilon")
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack(Schedule):
     """APGD on cross-entropy, targeted APGD on DLR, a minimum-norm attack, then Square.
@@ -37,7 +39,7 @@ class AutoAttack(Schedule):
     `RAND_DRAWS` draws (`servax.defences.ExpectationOverDraws`), and needs no foolbox.
     """
 
-    radius: float = 0.02
+    epsilon: float = 0.02
     """Size of the ball around the clean input, in units of the input."""
     norm: Norm = Linf
     """`Linf` or `L2`."""
@@ -60,12 +62,12 @@ class AutoAttack(Schedule):
     @property
     def ball(self) -> Ball:
         """The ball of the norm and radius."""
-        return self.norm(self.radius)
+        return self.norm(self.epsilon)
 
     @property
     def attempts(self) -> Sequence[Attack]:
         """The four attacks of the standard version, or the two of `rand`."""
-        ball: dict[str, Any] = {"radius": self.radius, "norm": self.norm, "bounds": self.bounds}
+        ball: dict[str, Any] = {"epsilon": self.epsilon, "norm": self.norm, "bounds": self.bounds}
         first = APGD(steps=self.steps, labels=self.labels, **ball)
         if self.version == "rand":
             return first, replace(first, loss="dlr")

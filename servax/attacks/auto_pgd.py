@@ -15,23 +15,21 @@ import torch
 from torch import Tensor
 
 from servax.attacks.auto_ascent import auto_ascend
-from servax.attacks.base import Attack, Norm
-from servax.attacks.gradient import check_norm, check_whole
+from servax.attacks.base import BallAttack
+from servax.attacks.early_stopping import Strongest, last_of
+from servax.attacks.gradient import check_whole
 from servax.attacks.losses import LOSSES, LossName, dlr_targeted, margin
 from servax.attacks.problem import Problem
-from servax.attacks.standing import Strongest, last_of
 from servax.errors import SettingError
-from servax.perturbation import Ball, Linf, check_radius, into_reach
+from servax.kinds import renamed
+from servax.perturbation import Ball, into_reach
 
 
+@renamed(radius="epsilon", leave="early_stop")
 @dataclass(frozen=True, kw_only=True)
-class APGD(Attack):
+class APGD(BallAttack):
     """Auto-PGD on one loss; `steps` is all there is to choose."""
 
-    radius: float = 0.02
-    """Size of the ball around the clean input, in units of the input."""
-    norm: Norm = Linf
-    """`Linf` or `L2`."""
     steps: int = 100
     """Number of steps; each costs one gradient, and the start one more."""
     loss: LossName = "cross-entropy"
@@ -40,19 +38,14 @@ class APGD(Attack):
     """The step is halved when the loss rose in at most this share of the steps of a window."""
     random_start: bool = True
     """Begin at a random point of the ball instead of the clean input."""
-    leave: bool = True
+    early_stop: bool = True
     """Stop once an utterance is fooled; otherwise its loss is raised to the end (for transfer)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_settings(self.radius, self.norm, self.steps, self.rho)
+        check_settings(self.steps, self.rho)
         if self.loss not in LOSSES:
             raise SettingError.choice("loss", self.loss, LOSSES)
-
-    @property
-    def ball(self) -> Ball:
-        """The ball of the norm and radius."""
-        return self.norm(self.radius)
 
     def iterates(self, problem: Problem) -> Iterator[Tensor]:
         """Yield the strongest inputs, start first: those that fool, else of the highest loss."""
@@ -65,22 +58,19 @@ class APGD(Attack):
             start=start,
             steps=int(self.steps),
             rho=self.rho,
-            leave=self.leave,
+            early_stop=self.early_stop,
         )
 
 
+@renamed(radius="epsilon", leave="early_stop")
 @dataclass(frozen=True, kw_only=True)
-class TargetedAPGD(Attack):
+class TargetedAPGD(BallAttack):
     """Auto-PGD towards one other class after the other, the most likely first.
 
     What counts is still that the model leaves `y`. The targeted DLR needs four classes; with fewer
     the difference of the two logits stands in its place.
     """
 
-    radius: float = 0.02
-    """Size of the ball around the clean input, in units of the input."""
-    norm: Norm = Linf
-    """`Linf` or `L2`."""
     steps: int = 100
     """Number of steps per class."""
     targets: int | None = None
@@ -89,12 +79,12 @@ class TargetedAPGD(Attack):
     """The step is halved when the loss rose in at most this share of the steps of a window."""
     random_start: bool = True
     """Begin at a random point of the ball instead of the clean input."""
-    leave: bool = True
+    early_stop: bool = True
     """Stop once an utterance is fooled; otherwise all classes are tried to the end on all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_settings(self.radius, self.norm, self.steps, self.rho)
+        check_settings(self.steps, self.rho)
         if self.targets is not None:
             check_whole("targets", self.targets)
         if self.targeted:
@@ -105,11 +95,6 @@ class TargetedAPGD(Attack):
                 "use APGD(targeted=True)",
             )
 
-    @property
-    def ball(self) -> Ball:
-        """The ball of the norm and radius."""
-        return self.norm(self.radius)
-
     def iterates(self, problem: Problem) -> Iterator[Tensor]:
         """Yield the strongest inputs after each class: those that fool, else of highest margin."""
         if self.random_start:
@@ -119,11 +104,11 @@ class TargetedAPGD(Attack):
         count = min(int(self.targets or logits.shape[1]), logits.shape[1] - 1)
         every = torch.arange(len(logits), device=logits.device)
         strongest = Strongest(problem.x)
-        if self.leave:
+        if self.early_stop:
             strongest.offer(every, problem.x, problem.fooled(logits), margin(logits, problem.y))
         yield strongest.inputs
         for towards in likely[:, :count].unbind(1):
-            rows = strongest.standing() if self.leave else every
+            rows = strongest.standing() if self.early_stop else every
             if len(rows) == 0:
                 return
             found = self._towards(problem, rows, towards[rows])
@@ -148,15 +133,13 @@ class TargetedAPGD(Attack):
             start=start[rows],
             steps=int(self.steps),
             rho=self.rho,
-            leave=self.leave,
+            early_stop=self.early_stop,
         )
         return last_of(walk, part.x)
 
 
-def check_settings(radius: float, norm: object, steps: float, rho: float) -> None:
+def check_settings(steps: float, rho: float) -> None:
     """Refuse what no Auto-PGD can run with."""
-    check_radius(radius)
-    check_norm(norm)
     check_whole("steps", steps)
     if not 0 < rho < 1:
         raise SettingError("rho", rho, "a number in (0, 1), .75 in the paper")

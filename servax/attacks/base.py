@@ -8,17 +8,17 @@ classifier are such modules too, so an attack works on them unchanged. An attack
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from servax.attacks.problem import Problem, logits_of
 from servax.errors import ServaxError, SettingError, ShapeError
-from servax.kinds import check, check_types
+from servax.kinds import check, check_list, check_types
 from servax.models import classes_of
 from servax.perturbation import (
     L2,
@@ -26,6 +26,7 @@ from servax.perturbation import (
     Bounds,
     Linf,
     Masked,
+    check_radius,
     exact_change,
     in_reach,
     into_ball,
@@ -119,6 +120,44 @@ class Attack(ABC):
             for adversarial in self.iterates(problem):
                 yield held(problem.x, adversarial, ball, self.bounds)
 
+    def sweep(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        epsilons: Sequence[float],
+        *,
+        generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
+    ) -> Iterator[tuple[float, Tensor]]:
+        """Yield each size of the ball, the smallest first, with the result of the attack in it.
+
+        What fools the model in a small ball does so in every larger one, so an utterance that fell
+        is not attacked again. All other settings stay. Other arguments and errors as for a call.
+        """
+        attacks = self._of_sizes(epsilons)
+        with self.facing(model, x, y, generator=generator, mask=mask) as problem:
+            found = problem.x.clone()
+            still = torch.arange(len(found), device=found.device)
+            for attack in attacks:
+                if len(still) > 0:
+                    part = problem.at(still)
+                    ball = part.within(attack.ball_around(part.x))
+                    *_, last = attack.iterates(part)
+                    found[still] = held(part.x, last, ball, self.bounds)
+                    still = still[~part.fooled(part.scores(found[still]))]
+                yield attack.ball.radius, found.clone()
+
+    def _of_sizes(self, epsilons: Sequence[float]) -> list[Self]:
+        """Return this attack with each size of its ball, the smallest first."""
+        check_list("epsilons", epsilons)
+        if "epsilon" not in {field.name for field in fields(self)}:
+            expected = "an attack with the setting epsilon"
+            raise SettingError("the attack of a sweep", type(self).__name__, expected)
+        sizes: list[dict[str, Any]] = [{"epsilon": epsilon} for epsilon in epsilons]
+        sized = [replace(self, **size) for size in sizes]
+        return sorted(sized, key=lambda attack: attack.ball.radius)
+
     @contextmanager
     def facing(
         self,
@@ -155,6 +194,32 @@ class Attack(ABC):
             return y
         with torch.no_grad():
             return classes_of(logits_of(model, x))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BallAttack(Attack):
+    """An attack inside a ball of a norm; most attacks are."""
+
+    epsilon: float = 0.02
+    """Size of the ball around the clean input, in units of the input."""
+    norm: Norm = Linf
+    """`Linf` or `L2`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_norm(self.norm)
+        check_radius(self.epsilon, "epsilon")
+
+    @property
+    def ball(self) -> Ball:
+        """The ball of the norm, of radius epsilon."""
+        return self.norm(self.epsilon)
+
+
+def check_norm(norm: object) -> None:
+    """Refuse a norm that is not a kind of ball, such as a name."""
+    if norm is not Linf and norm is not L2:
+        raise SettingError("norm", norm, "servax.perturbation.Linf or L2 (the class)")
 
 
 def check_bounds(bounds: Bounds) -> None:

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from servax.attacks.base import Norm
-from servax.attacks.gradient import STRIDE, check_norm, check_whole
+from servax.attacks.gradient import STRIDE, check_whole
 from servax.attacks.problem import Problem
 from servax.attacks.queries import Found, QueryAttack, Search, check_positive
-from servax.perturbation import Ball, Linf, check_radius, into_reach
+from servax.kinds import renamed
+from servax.perturbation import into_reach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +28,7 @@ class EstimatedAscent(QueryAttack):
     """What NES and SPSA share: all but the directions of the questions."""
 
     step: float | None = None
-    """Length of one step, in units of the input; default `STRIDE` of the radius."""
-    radius: float = 0.02
-    """Size of the ball around the clean input, in units of the input."""
-    norm: Norm = Linf
-    """`Linf` or `L2`."""
+    """Length of one step, in units of the input; default `STRIDE` of epsilon."""
     samples: int = 25
     """Pairs of questions per step; fewer in the last one when the budget ends."""
     sigma: float = 0.001
@@ -44,13 +40,6 @@ class EstimatedAscent(QueryAttack):
             check_positive("step", self.step)
         check_positive("sigma", self.sigma)
         check_whole("samples", self.samples)
-        check_norm(self.norm)
-        check_radius(self.radius)
-
-    @property
-    def ball(self) -> Ball:
-        """The ball of the norm and radius."""
-        return self.norm(self.radius)
 
     @abstractmethod
     def directions(self, like: Tensor, generator: torch.Generator) -> Tensor:
@@ -59,7 +48,7 @@ class EstimatedAscent(QueryAttack):
     def search(self, problem: Problem) -> Iterator[Found]:
         """Yield the search after each step; the input with the highest loss is its result."""
         generator = problem.random()
-        step = STRIDE * self.radius if self.step is None else self.step
+        step = STRIDE * self.epsilon if self.step is None else self.step
         search = Search(problem, self.loss)
         current = problem.x[search.offer(problem.x)]
         while not search.done and (pairs := self._pairs(search.asked)) > 0:
@@ -103,6 +92,7 @@ class EstimatedAscent(QueryAttack):
         return min(int(self.samples), (int(self.queries) - asked - 1) // 2)
 
 
+@renamed(radius="epsilon")
 @dataclass(frozen=True, kw_only=True)
 class NES(EstimatedAscent):
     """Natural evolution strategies: Gaussian directions."""
@@ -112,6 +102,7 @@ class NES(EstimatedAscent):
         return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
 
 
+@renamed(radius="epsilon")
 @dataclass(frozen=True, kw_only=True)
 class SPSA(EstimatedAscent):
     """Simultaneous perturbation stochastic approximation: directions of -1 and 1."""

@@ -7,24 +7,20 @@ neither PGD's step nor its radius; step .003 and radius .02 are ours (docs/metho
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from servax.attacks.base import Attack, Norm, held
+from servax.attacks.base import BallAttack, held
+from servax.attacks.early_stopping import walk
 from servax.attacks.losses import LOSSES, LossName, cross_entropy
 from servax.attacks.problem import Problem
-from servax.attacks.standing import walk
 from servax.errors import SettingError
-from servax.kinds import check_list, check_number, typed
+from servax.kinds import check_number, renamed, typed
 from servax.perturbation import (
-    L2,
-    Ball,
-    Linf,
     Objective,
     ascend,
-    check_radius,
     input_gradient,
     into_reach,
 )
@@ -47,23 +43,20 @@ def class_loss(model: nn.Module, y: Tensor) -> Objective:
     return Problem(model=model, x=y, y=y).objective(cross_entropy)
 
 
+@renamed(radius="epsilon", leave="early_stop")
 @dataclass(frozen=True, kw_only=True)
-class PGD(Attack):
+class PGD(BallAttack):
     """Projected gradient descent (eq. 11), `steps` steps of length `step` in a ball."""
 
     step: float = 0.003
     """Length of one step, in units of the input (.003 is .24 dB on the default scale)."""
-    radius: float = 0.02
-    """Size of the ball around the clean input, in units of the input."""
     steps: int = 15
     """Number of steps, the paper's k."""
-    norm: Norm = Linf
-    """`Linf` or `L2`."""
     random_start: bool = False
     """Begin at a random point of the ball instead of the clean input."""
     loss: LossName = "cross-entropy"
     """What is raised: `cross-entropy` (eq. 11), `margin` or `dlr`."""
-    leave: bool = False
+    early_stop: bool = False
     """Stop once an utterance is fooled, and save its passes; the paper takes all steps."""
 
     def __post_init__(self) -> None:
@@ -73,19 +66,12 @@ class PGD(Attack):
         check_whole("steps", self.steps)
         if self.loss not in LOSSES:
             raise SettingError.choice("loss", self.loss, LOSSES)
-        check_norm(self.norm)
-        check_radius(self.radius)
-
-    @property
-    def ball(self) -> Ball:
-        """The ball of the norm and radius."""
-        return self.norm(self.radius)
 
     def iterates(self, problem: Problem) -> Iterator[Tensor]:
         """Yield x_1 ... x_steps: without a random start, x_k is the result of PGD with k steps."""
         x, ball = problem.x, problem.within(self.ball)
         start = self.start(problem)
-        if self.leave:
+        if self.early_stop:
             yield from walk(
                 problem,
                 self.ball,
@@ -93,7 +79,7 @@ class PGD(Attack):
                 step=self.step,
                 steps=int(self.steps),
                 start=start,
-                leave=True,
+                early_stop=True,
             )
             return
         yield from ascend(
@@ -114,24 +100,17 @@ class PGD(Attack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FGSM(Attack):
+class FGSM(BallAttack):
     """Fast gradient sign method (eq. 10): one PGD step as long as the ball is wide."""
 
     epsilon: float = 0.003
     """Size of the change, in units of the input (.003 is .24 dB on the default scale)."""
-    norm: Norm = Linf
-    """`Linf` or `L2`."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        check_number("epsilon", self.epsilon)
         if not 0 < self.epsilon < float("inf"):
             raise SettingError("epsilon", self.epsilon, "a finite number above 0")
-        check_norm(self.norm)
-
-    @property
-    def ball(self) -> Ball:
-        """The ball of radius epsilon."""
-        return self.norm(self.epsilon)
+        super().__post_init__()
 
     def iterates(self, problem: Problem) -> Iterator[Tensor]:
         """Yield the one step."""
@@ -151,21 +130,22 @@ class FGSM(Attack):
         y: Tensor,
         epsilons: Sequence[float],
         *,
+        generator: torch.Generator | None = None,
         mask: Tensor | None = None,
-    ) -> Iterator[Tensor]:
-        """Yield the result for each of `epsilons` from a single gradient.
+    ) -> Iterator[tuple[float, Tensor]]:
+        """Yield each size, the smallest first, with its result, all from a single gradient.
 
-        The gradient is taken at the clean input, so it is the same for every size. Other arguments
-        and errors as for a call.
+        The gradient is taken at the clean input, so it is the same for every size, and every
+        utterance is moved by all of them. Other arguments and errors as for a call.
         """
-        check_list("epsilons", epsilons)
-        balls = [replace(self, epsilon=epsilon).ball for epsilon in epsilons]
-        with self.facing(model, x, y, mask=mask) as problem:
+        attacks = self._of_sizes(epsilons)
+        with self.facing(model, x, y, generator=generator, mask=mask) as problem:
             x = problem.x
             gradient = input_gradient(problem.objective(cross_entropy), x)
-        for ball in map(problem.within, balls):
-            step = ball.radius * ball.steepest(gradient)
-            yield held(x, into_reach(x, x + step, ball, self.bounds), ball, self.bounds)
+        for attack in attacks:
+            ball = problem.within(attack.ball)
+            moved = into_reach(x, x + attack.epsilon * ball.steepest(gradient), ball, self.bounds)
+            yield attack.epsilon, held(x, moved, ball, self.bounds)
 
 
 def check_whole(name: str, value: float) -> None:
@@ -173,9 +153,3 @@ def check_whole(name: str, value: float) -> None:
     check_number(name, value)
     if not float(value).is_integer() or value < 1:
         raise SettingError(name, value, "a whole number of at least 1")
-
-
-def check_norm(norm: object) -> None:
-    """Refuse a norm that is not a kind of ball, such as a name."""
-    if norm is not Linf and norm is not L2:
-        raise SettingError("norm", norm, "servax.perturbation.Linf or L2 (the class)")

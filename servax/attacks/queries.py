@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from servax.attacks.base import Attack, held
+from servax.attacks.base import BallAttack, held
 from servax.attacks.gradient import check_whole
 from servax.attacks.losses import LOSSES, LossName
 from servax.attacks.problem import Problem
@@ -125,7 +125,7 @@ class Search:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QueryAttack(Attack):
+class QueryAttack(BallAttack):
     """An attack that asks for scores and no gradient; a subclass fills `search`.
 
     The model's own label, with ``labels="predicted"``, is one query more than `queries`.

@@ -18,10 +18,10 @@ from servax.attacks.base import (
     Labels,
     held,
 )
+from servax.attacks.early_stopping import Strongest, last_of
 from servax.attacks.gradient import check_whole
 from servax.attacks.losses import margin
 from servax.attacks.problem import Problem
-from servax.attacks.standing import Strongest, last_of
 from servax.errors import SettingError
 from servax.kinds import check_kind, check_list
 from servax.perturbation import Ball, Bounds

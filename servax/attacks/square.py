@@ -17,13 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from servax.attacks.base import Norm
-from servax.attacks.gradient import check_norm
 from servax.attacks.problem import Problem
 from servax.attacks.queries import Found, QueryAttack, Search
 from servax.attacks.windows import Windows, as_grid, extents, two_pyramids
 from servax.errors import SettingError
-from servax.perturbation import L2, Ball, Bounds, Linf, check_radius, into_reach
+from servax.kinds import renamed
+from servax.perturbation import L2, Bounds, Linf, into_reach
 from servax.training.seeding import drawn
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -32,28 +31,18 @@ TILES = 5
 """The L2 start has as many tiles across and down."""
 
 
+@renamed(radius="epsilon")
 @dataclass(frozen=True, kw_only=True)
 class Square(QueryAttack):
     """Random search: a window of the change is set anew and kept when the loss rises."""
 
-    radius: float = 0.02
-    """Size of the ball around the clean input, in units of the input."""
-    norm: Norm = Linf
-    """`Linf` or `L2`."""
     share: float = 0.8
     """Share of the elements that the first windows cover, the paper's p."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_norm(self.norm)
-        check_radius(self.radius)
         if not 0 < self.share <= 1:
             raise SettingError("share", self.share, "a number above 0 and at most 1")
-
-    @property
-    def ball(self) -> Ball:
-        """The ball of the norm and radius."""
-        return self.norm(self.radius)
 
     def search(self, problem: Problem) -> Iterator[Found]:
         """Yield the search after each hundredth of its queries, and at its end."""
@@ -67,7 +56,7 @@ class Square(QueryAttack):
             if search.done:
                 break
             rows = search.rows.cpu()
-            place = Place(search.open, search.best, box.at(rows), self.radius)
+            place = Place(search.open, search.best, box.at(rows), self.epsilon)
             random.rows = rows
             if query == 1:
                 search.offer(self._started(place, random), always=True)
@@ -113,13 +102,13 @@ class Draws:
 class Place:
     """The open utterances as grids (n, c, H, W), and the next inputs to ask about."""
 
-    def __init__(self, problem: Problem, best: Tensor, box: Windows, radius: float) -> None:
+    def __init__(self, problem: Problem, best: Tensor, box: Windows, epsilon: float) -> None:
         self.shape = problem.x.shape
         self.bounds: Bounds = problem.bounds
         self.x = as_grid(problem.x)
         self.best = as_grid(best)
         self.box = box
-        self.radius = radius
+        self.epsilon = epsilon
         everywhere = torch.ones((), dtype=torch.bool, device=self.x.device)
         mask = everywhere if problem.mask is None else problem.mask
         self.allowed = as_grid(mask.expand(problem.x.shape))
@@ -165,14 +154,14 @@ class Place:
         there = self.box.place(*sides, random.uniform(2)).inside(self.x)
         change = self.best - self.x
         spent = change.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        left_over = (self.radius**2 - spent**2).clamp(min=0.0) / self.x.shape[1]
+        left_over = (self.epsilon**2 - spent**2).clamp(min=0.0) / self.x.shape[1]
         freed = _channel_norm(change * (here | there)) ** 2
         new = self._pattern(window, random) + _channel_unit(change * here)
         new = _channel_unit(new) * (left_over + freed).sqrt()
         return self._at_the_rim(torch.where(here, new, change * ~there))
 
     def _painted(self, inside: Tensor, signs: Tensor) -> Tensor:
-        corner = into_reach(self.x, self.x + self.radius * signs, Linf(self.radius), self.bounds)
+        corner = into_reach(self.x, self.x + self.epsilon * signs, Linf(self.epsilon), self.bounds)
         return torch.where(inside, corner, self.best)
 
     def _pattern(self, window: Windows, random: Draws) -> Tensor:
@@ -184,9 +173,9 @@ class Place:
         return two_pyramids(window, upright, self.x) * signs * self.allowed
 
     def _at_the_rim(self, change: Tensor) -> Tensor:
-        """Return inputs whose change is scaled to the radius, then clamped to the bounds."""
-        ball = L2(self.radius)
-        moved = self.x + self.radius * ball.steepest(change)
+        """Return inputs whose change is scaled to the epsilon, then clamped to the bounds."""
+        ball = L2(self.epsilon)
+        moved = self.x + self.epsilon * ball.steepest(change)
         return into_reach(self.x, moved, ball, self.bounds).reshape(self.shape)
 
 

@@ -15,15 +15,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from servax.attacks.early_stopping import Show, walk
 from servax.attacks.gradient import PGD
 from servax.attacks.losses import LOSSES
 from servax.attacks.problem import Problem
-from servax.attacks.standing import Show, walk
 from servax.errors import SettingError, ShapeError
+from servax.kinds import renamed
 from servax.perturbation import Bounds
 from servax.training.seeding import drawn
 
 
+@renamed(radius="epsilon", leave="early_stop")
 @dataclass(frozen=True, kw_only=True)
 class MomentumPGD(PGD):
     """PGD along a running sum of gradients (MI-FGSM, eq. 6 and 7)."""
@@ -47,7 +49,7 @@ class MomentumPGD(PGD):
             start=self.start(problem),
             decay=self.decay,
             show=self.show(problem),
-            leave=self.leave,
+            early_stop=self.early_stop,
         )
 
     def show(self, problem: Problem) -> Show | None:
@@ -55,6 +57,7 @@ class MomentumPGD(PGD):
         return None
 
 
+@renamed(radius="epsilon", leave="early_stop")
 @dataclass(frozen=True, kw_only=True)
 class DiversePGD(MomentumPGD):
     """PGD whose gradients are taken at randomly shrunk and padded copies of the inputs.

@@ -19,23 +19,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from servax.attacks.base import Attack, Labels, Norm, evaluating
-from servax.attacks.gradient import STRIDE, check_norm, check_whole
+from servax.attacks.base import BallAttack, Labels, Norm, evaluating
+from servax.attacks.gradient import STRIDE, check_whole
 from servax.attacks.losses import cross_entropy
 from servax.attacks.problem import Problem
 from servax.attacks.queries import check_positive
 from servax.errors import CheckpointError, ServaxError, SettingError, ShapeError, unwritable
 from servax.features import check_tensor
 from servax.files import json_text, whole_file
-from servax.kinds import check, check_kind, typed
+from servax.kinds import check, check_kind, renamed, typed
 from servax.perturbation import (
     L2,
-    Ball,
     Bounds,
     Linf,
     Masked,
     Objective,
-    check_radius,
     input_gradient,
     into_ball,
     into_bounds,
@@ -50,32 +48,24 @@ EVERYWHERE: Bounds = (-math.inf, math.inf)
 NORMS: Mapping[str, Norm] = {"Linf": Linf, "L2": L2}
 
 
+@renamed(radius="epsilon")
 @dataclass(frozen=True, kw_only=True, eq=False)
-class UniversalPerturbation(Attack):
+class UniversalPerturbation(BallAttack):
     """The same change added to every input; made by `fit`, and asks the model nothing."""
 
     change: Tensor
     """What is added (1, ...), in units of the input."""
-    radius: float
+    epsilon: float
     """Size of the ball it was fitted in, in units of the input."""
-    norm: Norm = Linf
-    """`Linf` or `L2`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_norm(self.norm)
-        check_radius(self.radius)
         check("change", self.change, "Tensor")
         if self.change.ndim < 2 or len(self.change) != 1:
             raise ShapeError("change", self.change.shape, "(1, ...), one change for all inputs")
         size = float(self.ball.norm(self.change))
-        if not size <= self.radius * (1 + 1e-5):
-            raise SettingError("change", f"{size:.4g} large", f"at most the radius {self.radius:g}")
-
-    @property
-    def ball(self) -> Ball:
-        """The ball of the norm and radius."""
-        return self.norm(self.radius)
+        if not size <= self.epsilon * (1 + 1e-5):
+            raise SettingError("change", f"{size:.4g} large", f"at most epsilon, {self.epsilon:g}")
 
     def iterates(self, problem: Problem) -> Iterator[Tensor]:
         """Yield the inputs with the change."""
@@ -99,6 +89,7 @@ class UniversalPerturbation(Attack):
         return into_ball(x, z, ball)
 
     @classmethod
+    @renamed(radius="epsilon")
     @typed
     def fit(
         cls,
@@ -106,7 +97,7 @@ class UniversalPerturbation(Attack):
         batches: Sequence[Batch],
         *,
         generator: torch.Generator,
-        radius: float = 0.02,
+        epsilon: float = 0.02,
         norm: Norm = Linf,
         step: float | None = None,
         epochs: int = 5,
@@ -121,10 +112,10 @@ class UniversalPerturbation(Attack):
             model: From inputs (B, ...) to logits (B, C); in evaluation mode meanwhile.
             batches: Inputs and classes, all inputs of one shape; a mask may be the third.
             generator: Draws the order of the batches, anew in each epoch.
-            radius: Size of the ball, in units of the input.
+            epsilon: Size of the ball, in units of the input.
             norm: `Linf` or `L2`.
             step: Length of a step, one for each batch, in units of the input; default `STRIDE` of
-                the radius.
+                epsilon.
             epochs: How often each batch is seen.
             clip: The paper's beta: an utterance of a higher cross-entropy counts no more.
             bounds: Lowest and highest value of a valid input.
@@ -147,13 +138,13 @@ class UniversalPerturbation(Attack):
             check_tensor("x", batch[0] if batch else None)
         blank = torch.zeros_like(batches[0][0][:1].detach())
         settings: dict[str, Any] = {"bounds": bounds, "labels": labels, "targeted": targeted}
-        start = cls(change=blank, radius=radius, norm=norm, **settings)
-        step, change = STRIDE * radius if step is None else step, blank
+        start = cls(change=blank, epsilon=epsilon, norm=norm, **settings)
+        step, change = STRIDE * epsilon if step is None else step, blank
         with evaluating(model):
             for _ in range(int(epochs)):
                 for position in torch.randperm(len(batches), generator=generator).tolist():
                     change = start._climbed(model, batches[position], change, step, clip)
-        return cls(change=change, radius=radius, norm=norm, **settings)
+        return cls(change=change, epsilon=epsilon, norm=norm, **settings)
 
     @typed
     def save(self, folder: str | Path) -> None:
@@ -164,7 +155,7 @@ class UniversalPerturbation(Attack):
         """
         folder = Path(folder)
         settings = {
-            "radius": self.radius,
+            "epsilon": self.epsilon,
             "norm": self.norm.__name__,
             "bounds": list(self.bounds),
             "labels": self.labels,
@@ -198,6 +189,8 @@ class UniversalPerturbation(Attack):
         try:
             change = load_file(folder / CHANGE)["change"]
             settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+            # Of folders that servax 0.1 wrote.
+            settings = {"epsilon" if key == "radius" else key: settings[key] for key in settings}
             settings["norm"] = NORMS[settings["norm"]]
             settings["bounds"] = tuple(settings["bounds"])
             return cls(change=change, **settings)

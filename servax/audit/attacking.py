@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from servax.attacks import FGSM, Counting
+from servax.attacks import Counting
 from servax.attacks.fast import with_gradients
 from servax.attacks.problem import logits_of
 from servax.audit.material import Material
@@ -161,37 +161,10 @@ def _run(
     if threat.towards:
         y = torch.full_like(y, material.number(threat.towards))
     mask = None if material.mask is None else material.mask[positions]
-    if threat.sweep and isinstance(threat.attack, FGSM):
-        yield from zip(
-            threat.sweep, threat.attack.sweep(model, x, y, threat.sweep, mask=mask), strict=True
-        )
-    elif threat.sweep:
-        yield from _ascending(threat, model, x, y, mask, draws)
+    if threat.sweep:
+        yield from threat.attack.sweep(model, x, y, threat.sweep, generator=draws, mask=mask)
     else:
         yield threat.strength, threat.attack(model, x, y, generator=draws, mask=mask)
-
-
-def _ascending(
-    threat: Threat,
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    mask: Tensor | None,
-    draws: torch.Generator,
-) -> Iterator[tuple[float, Tensor]]:
-    """Yield (radius, inputs), the smallest radius first.
-
-    What fools the model within a small ball does so within every larger one.
-    """
-    found, still = x.clone(), torch.arange(len(x))
-    for radius in threat.sweep:
-        if len(still):
-            attack = replace(threat.attack, radius=radius)  # type: ignore[call-arg]
-            part = None if mask is None else mask[still]
-            found[still] = attack(model, x[still], y[still], generator=draws, mask=part)
-            right = predict(model, found[still], batch_size=len(still)) == y[still]
-            still = still[right]
-        yield radius, found.clone()
 
 
 @torch.no_grad()

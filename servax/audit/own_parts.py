@@ -60,7 +60,7 @@ def own_attacks(wanted: Sequence[str], budget: Budget, taken: Sequence[str]) -> 
 
     Args:
         wanted: ``NAME=package.module:Name`` or the class path alone. The class is called with those
-            of `radius`, `norm` and `bounds` that it takes.
+            of `epsilon`, `norm` and `bounds` that it takes.
         budget: How far it may go.
         taken: Names of the attacks of the tier.
 
@@ -83,7 +83,9 @@ def own_attacks(wanted: Sequence[str], budget: Budget, taken: Sequence[str]) -> 
 
 
 def _own_attack(name: str, path: str, budget: Budget) -> OwnAttack:
-    reach = {"radius": budget.radius, "norm": budget.ball, "bounds": budget.bounds}
+    # Classes written for servax 0.1 call their epsilon radius.
+    sizes = {"epsilon": budget.radius, "radius": budget.radius}
+    reach = {**sizes, "norm": budget.ball, "bounds": budget.bounds}
     module, attack = make(path, {}, offered=reach, what="attack")
     if not isinstance(attack, Attack):
         raise PathError(path, f"makes a {type(attack).__name__}, expected a servax.attacks.Attack")
@@ -92,7 +94,7 @@ def _own_attack(name: str, path: str, budget: Budget) -> OwnAttack:
             "attack",
             path,
             f"one with the ball and the bounds of the audit, {budget.ball(budget.radius)} and "
-            f"{budget.bounds}: take radius (norm, bounds) as settings",
+            f"{budget.bounds}: take epsilon (norm, bounds) as settings",
         )
     return OwnAttack(name=name, attack=attack, code=_hash(code(module, attack)))
 

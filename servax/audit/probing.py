@@ -49,15 +49,15 @@ class _Probe:
     def bounds(self) -> tuple[float, float]:
         return self.subject.bounds
 
-    def pgd(self, *, leave: bool = True) -> PGD:
+    def pgd(self, *, early_stop: bool = True) -> PGD:
         budget = self.catalogue.budget
         return PGD(
-            radius=budget.radius,
+            epsilon=budget.radius,
             norm=budget.ball,
             step=STRIDE * budget.radius,
             steps=min(30, self.catalogue.effort.pgd),
             bounds=self.bounds,
-            leave=leave,
+            early_stop=early_stop,
         )
 
     @property
@@ -248,7 +248,7 @@ def _of_attacks(case: _Probe) -> Checks:
         "planted": lambda: checks.planted(
             model,
             x[:few],
-            attack=case.pgd(leave=case.votes == 1),
+            attack=case.pgd(early_stop=case.votes == 1),
             subject=name,
             generator=draws,
             planting=Planting(inner=_inner(case.catalogue), batch_size=case.batch_size),
@@ -259,10 +259,14 @@ def _of_attacks(case: _Probe) -> Checks:
 
 def _wide(case: _Probe) -> Callable[[float], Attack]:
     # Auto-PGD, since in a ball that wide a fixed step leads to where ReLUs have no gradient. Who
-    # leaves at the first draw that errs was lucky: a random system is attacked to the end.
+    # early_stops at the first draw that errs was lucky: a random system is attacked to the end.
     budget = case.catalogue.budget
     return lambda radius: APGD(
-        radius=radius, norm=budget.ball, bounds=case.bounds, steps=WIDE_STEPS, leave=case.votes == 1
+        epsilon=radius,
+        norm=budget.ball,
+        bounds=case.bounds,
+        steps=WIDE_STEPS,
+        early_stop=case.votes == 1,
     )
 
 

@@ -140,7 +140,7 @@ class Catalogue:
         e = self.effort
         threats = [self._fgsm("oblivious"), self._papers("oblivious")]
         if self.tier != "smoke":
-            attack = APGD(**self._ball(), steps=e.transfer, leave=False)
+            attack = APGD(**self._ball(), steps=e.transfer, early_stop=False)
             threats.append(self._threat("apgd-ce", "oblivious", attack, gradients=e.transfer + 1))
         return threats
 
@@ -152,7 +152,7 @@ class Catalogue:
         )
         return [
             self._pgd(
-                f"pgd-{surrogate}", "transfer", PAPERS_STEPS, leave=False, surrogate=surrogate
+                f"pgd-{surrogate}", "transfer", PAPERS_STEPS, early_stop=False, surrogate=surrogate
             ),
             self._threat(
                 f"mi-di-{surrogate}", "transfer", diverse, gradients=steps, surrogate=surrogate
@@ -264,7 +264,7 @@ class Catalogue:
     def _papers(self, knowledge: Knowledge) -> Threat:
         """Return the paper's longest PGD, to the end; its inputs become sound afterwards."""
         name = "pgd" if self.effort.pgd == PAPERS_STEPS else f"pgd-{PAPERS_STEPS}"
-        return replace(self._pgd(name, knowledge, PAPERS_STEPS, leave=False), kept=True)
+        return replace(self._pgd(name, knowledge, PAPERS_STEPS, early_stop=False), kept=True)
 
     def _pgd(
         self,
@@ -272,11 +272,13 @@ class Catalogue:
         knowledge: Knowledge,
         steps: int,
         *,
-        leave: bool = True,
+        early_stop: bool = True,
         surrogate: str = "",
     ) -> Threat:
         # The paper's step and radius, .003 in .02, for any radius; more steps are as long as that.
-        attack = PGD(**self._ball(), step=STRIDE * self.budget.radius, steps=steps, leave=leave)
+        attack = PGD(
+            **self._ball(), step=STRIDE * self.budget.radius, steps=steps, early_stop=early_stop
+        )
         return self._threat(name, knowledge, attack, gradients=steps, surrogate=surrogate)
 
     def _apgd(self, knowledge: Knowledge) -> Threat:
@@ -288,7 +290,7 @@ class Catalogue:
 
     def _random_pgd(self, steps: int) -> Attack:
         step = max(2.5 * self.budget.radius / steps, 0.05 * self.budget.radius)
-        return PGD(**self._ball(), step=step, steps=steps, random_start=True, leave=True)
+        return PGD(**self._ball(), step=step, steps=steps, random_start=True, early_stop=True)
 
     def _sizes(self, shares: tuple[float, ...]) -> tuple[float, ...]:
         """Return shares of the radius without the dust of floats; the radius stays as it is."""
@@ -299,7 +301,7 @@ class Catalogue:
         return {"norm": self.budget.ball, **self._reach()}
 
     def _reach(self) -> dict[str, Any]:
-        return {"radius": self.budget.radius, "bounds": self.budget.bounds}
+        return {"epsilon": self.budget.radius, "bounds": self.budget.bounds}
 
     def _threat(
         self,

@@ -72,7 +72,9 @@ class Attacker:
 
     def attack(self, radius: float) -> Restarts:
         """Return the attack of one radius."""
-        pgd = PGD(step=radius / 4, radius=radius, steps=self.steps, random_start=True, leave=True)
+        pgd = PGD(
+            step=radius / 4, epsilon=radius, steps=self.steps, random_start=True, early_stop=True
+        )
         return Restarts(pgd, self.restarts)
 
 

@@ -103,7 +103,7 @@ def choose_attack(
     if snr is not None:
         raise SettingError("snr", snr, "none: it is a budget of --on waveform")
     if method == "pgd":
-        return PGD(step=step, radius=radius, steps=steps)
+        return PGD(step=step, epsilon=radius, steps=steps)
     return FGSM(epsilon=epsilon)
 
 

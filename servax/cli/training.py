@@ -15,6 +15,7 @@ from servax.corpora import COLUMN_SCHEMES, cache_folder, load
 from servax.errors import SettingError
 from servax.experiments.training import Parts, fold_parts, train_purifier, train_recogniser
 from servax.features import FrontEnd, FrontEndSettings, extract
+from servax.kinds import stored
 from servax.models import DiscriminatorSettings, RestorerSettings
 from servax.purifier import PurifierTraining, SurrogateTraining
 from servax.purifier import preset as purifier_preset
@@ -121,7 +122,7 @@ def _purifier(
     settings = identity(
         parts,
         network=asdict(network),
-        training=asdict(training),
+        training=stored(training),
         extractor=str(Path(extractor).resolve()),
         seed=seed,
     )

@@ -26,6 +26,7 @@ from servax.corpora import Corpus
 from servax.errors import ServaxError, SettingError
 from servax.features import Dataset
 from servax.models import classes_of
+from servax.perturbation import check_radius
 from servax.training import Compute
 
 PAPER_RISK = 0.89
@@ -66,6 +67,7 @@ class CalibrationGrid:
             if not min(values) > 0:
                 raise SettingError(name, values, "sizes above 0")
         for step, radius in self.pairs:
+            check_radius(radius)
             self.pgd(step, radius)
 
     @property
@@ -75,7 +77,7 @@ class CalibrationGrid:
 
     def pgd(self, step: float, radius: float) -> PGD:
         """Return the attack of one pair, from the clean input."""
-        return PGD(step=step, radius=radius, steps=self.steps)
+        return PGD(step=step, epsilon=radius, steps=self.steps)
 
 
 def risks(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from servax.attacks import FGSM, PGD
 from servax.errors import SettingError
 from servax.kinds import check_list, check_types
+from servax.perturbation import check_radius
 from servax.training.device import Precision
 
 TABLE_STEPS = (3, 6, 9, 12, 15)
@@ -53,6 +54,7 @@ class AttackGrid:
             raise SettingError.choice("label", self.label, ("true", "predicted"))
         if self.gradients not in ("float32", "bfloat16"):
             raise SettingError.choice("gradients", self.gradients, ("float32", "bfloat16"))
+        check_radius(self.radius)
         self.pgd(self.steps)
 
     @property
@@ -80,4 +82,4 @@ class AttackGrid:
 
     def pgd(self, steps: int) -> PGD:
         """Return PGD with `steps` steps, from the clean input."""
-        return PGD(step=self.step, radius=self.radius, steps=steps)
+        return PGD(step=self.step, epsilon=self.radius, steps=steps)

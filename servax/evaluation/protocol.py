@@ -251,9 +251,7 @@ def _inputs(
     # The copy leaves inference mode: a loss may keep it for its gradient.
     y = batch.y if grid.label == "true" else classes_of(_logits(model, batch.x)).clone()
     if attack == "fgsm":
-        fgsm = grid.fgsm(grid.epsilons[0])
-        moved = fgsm.sweep(model, batch.x, y, grid.epsilons)
-        yield from zip(grid.epsilons, moved, strict=True)
+        yield from grid.fgsm(grid.epsilons[0]).sweep(model, batch.x, y, grid.epsilons)
         tick()
         return
     for k, x in enumerate(grid.pgd(steps).trajectory(model, batch.x, y), start=1):

@@ -15,6 +15,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from servax.errors import ServaxError, SettingError, nearest
+from servax.kinds import FORMER
 
 Settings = TypeVar("Settings")
 
@@ -44,10 +45,13 @@ def build(kind: type[Settings], given: Mapping[Any, Any], where: str = "") -> Se
             rule.
     """
     hints = get_type_hints(kind)
+    former = getattr(kind, FORMER, {})  # files keep the names that settings had at first
+    given = {former.get(key, key): value for key, value in given.items()}
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     for key in given:
         if key not in known:
-            allowed = sorted(known)
+            names = {new: old for old, new in former.items()}
+            allowed = sorted(names.get(name, name) for name in known)
             hint = nearest(str(key), allowed)
             raise ServaxError(
                 f"unknown key '{where}{key}', expected one of {', '.join(allowed)}.{hint}"

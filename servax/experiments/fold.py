@@ -11,6 +11,7 @@ from servax.defences.adversarial import Objective
 from servax.experiments.adversarial import START, start_adversarial, train_adversarial
 from servax.experiments.prepared import Prepared
 from servax.experiments.training import epochs_note, train_purifier, train_recogniser
+from servax.kinds import stored
 from servax.recognition import MODEL, NetworkName, Recogniser
 from servax.stages import Stage, Task, Watcher, make_stage
 from servax.training import Progress, derive
@@ -99,7 +100,7 @@ class FoldTraining:
             name,
             {
                 "network": asdict(network),
-                "training": asdict(training),
+                "training": stored(training),
                 "discriminator": asdict(r.discriminator),
                 "extractor": extractor.key,
                 "seed": seed,

@@ -38,11 +38,11 @@ class Ball(Protocol):
         """Return uniformly drawn allowed changes of the shape of `like`."""
 
 
-def check_radius(radius: float) -> None:
+def check_radius(radius: float, name: str = "radius") -> None:
     """Refuse a radius that is negative or not finite."""
-    check_number("radius", radius)
+    check_number(name, radius)
     if not (math.isfinite(radius) and radius >= 0):
-        raise SettingError("radius", radius, "a finite number of at least 0")
+        raise SettingError(name, radius, "a finite number of at least 0")
 
 
 @dataclass(frozen=True)

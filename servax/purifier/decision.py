@@ -16,18 +16,19 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 
 from servax.errors import SettingError
-from servax.kinds import check_types, typed
+from servax.kinds import check_types, renamed, typed
 from servax.perturbation import Linf, ascend, into_ball
 from servax.training.seeding import drawn
 
 
+@renamed(budget="epsilon")
 @dataclass(frozen=True)
 class DecisionSSA:
     """Settings of the augmentation."""
 
-    budget: float = 0.04
+    epsilon: float = 0.04
     """Largest change of an element, on the [0, 1] scale (.04 is 3.2 dB); that of an utterance is
-    uniform in [0, budget]."""
+    uniform in [0, epsilon]."""
     steps: int = 4
     """Most ascent steps; those of a batch are uniform in 1 … steps."""
     clean_share: float = 0.25
@@ -35,8 +36,8 @@ class DecisionSSA:
 
     def __post_init__(self) -> None:
         check_types(self)
-        if not 0 < self.budget <= 1:
-            raise SettingError("budget", self.budget, "a number in (0, 1]")
+        if not 0 < self.epsilon <= 1:
+            raise SettingError("epsilon", self.epsilon, "a number in (0, 1]")
         if self.steps < 1:
             raise SettingError("steps", self.steps, "a whole number of at least 1")
         if not 0 <= self.clean_share < 1:
@@ -56,7 +57,7 @@ class DecisionSSA:
         """
         each = torch.Size((len(x), 1, 1, 1))
         clean = drawn(torch.rand, each, generator, x.dtype) < self.clean_share
-        budgets = (self.budget * drawn(torch.rand, each, generator, x.dtype)).masked_fill(clean, 0)
+        budgets = (self.epsilon * drawn(torch.rand, each, generator, x.dtype)).masked_fill(clean, 0)
         budgets = budgets.to(x.device)
         steps = int(torch.randint(1, self.steps + 1, (), generator=generator))
         step = 1.0 / steps
@@ -77,7 +78,7 @@ class DecisionSSA:
             bounds=(-1.0, 1.0),
         ):
             unit = iterate
-        return into_ball(x, change(unit), Linf(self.budget))
+        return into_ball(x, change(unit), Linf(self.epsilon))
 
 
 def divergence(reference: Tensor, logits: Tensor) -> Tensor:

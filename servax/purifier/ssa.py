@@ -17,17 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from servax.errors import SettingError
-from servax.kinds import check_types, typed
+from servax.kinds import check_types, renamed, typed
 from servax.perturbation import Linf, ascend
 
 
+@renamed(budget="epsilon")
 @dataclass(frozen=True)
 class SSA:
-    """Settings of the augmentation; step and budget are the paper's, section 3.2.2."""
+    """Settings of the augmentation; step and epsilon are the paper's, section 3.2.2."""
 
     step: float = 0.01
     """s of eq. 2, on the [0, 1] scale."""
-    budget: float = 0.06
+    epsilon: float = 0.06
     """δ of eq. 1 and 3: largest change of an element, on the [0, 1] scale (.06 is 4.8 dB)."""
     steps: int = 10
     """Number of ascent steps T (not printed in the paper)."""
@@ -39,8 +40,8 @@ class SSA:
         check_types(self)
         if not 0 < self.step <= 1:
             raise SettingError("step", self.step, "a number in (0, 1]")
-        if not 0 < self.budget <= 1:
-            raise SettingError("budget", self.budget, "a number in (0, 1]")
+        if not 0 < self.epsilon <= 1:
+            raise SettingError("epsilon", self.epsilon, "a number in (0, 1]")
         if self.steps < 1:
             raise SettingError("steps", self.steps, "a whole number of at least 1")
         if self.start not in ("step", "ball"):
@@ -68,7 +69,7 @@ class SSA:
         yield from ascend(
             lambda moved: (extractor(moved) - features).pow(2).flatten(1).mean(1),
             x,
-            Linf(self.budget),
+            Linf(self.epsilon),
             step=self.step,
             steps=self.steps,
             start=self._start(x, generator),
@@ -76,5 +77,5 @@ class SSA:
 
     def _start(self, x: Tensor, generator: torch.Generator) -> Tensor:
         if self.start == "step":
-            return x + Linf(min(self.step, self.budget)).sample(x, generator)
-        return x + self.budget * Linf(1.0).sample(x, generator).sign()
+            return x + Linf(min(self.step, self.epsilon)).sample(x, generator)
+        return x + self.epsilon * Linf(1.0).sample(x, generator).sign()

@@ -31,7 +31,7 @@ class Entry:
     """How an attack is made, and what it can do."""
 
     make: Callable[..., Attack]
-    """From ``norm``, ``radius`` and the shared settings (bounds, labels, targeted)."""
+    """From ``norm``, ``epsilon`` and the shared settings (bounds, labels, targeted)."""
     norms: tuple[type, ...] = (Linf, L2)
     random: bool = False
     """Whether it needs a generator."""
@@ -43,38 +43,38 @@ class Entry:
 
 def walk(kind, **settings):
     """Return what makes a PGD of some kind, with a step of a quarter of its ball."""
-    return lambda *, norm, radius, **shared: kind(
-        norm=norm, radius=radius, step=radius / 4, steps=STEPS, **settings, **shared
+    return lambda *, norm, epsilon, **shared: kind(
+        norm=norm, epsilon=epsilon, step=epsilon / 4, steps=STEPS, **settings, **shared
     )
 
 
 def auto(kind, **settings):
-    return lambda *, norm, radius, **shared: kind(
-        norm=norm, radius=radius, **{"steps": STEPS, **settings}, **shared
+    return lambda *, norm, epsilon, **shared: kind(
+        norm=norm, epsilon=epsilon, **{"steps": STEPS, **settings}, **shared
     )
 
 
-def one_step(*, norm, radius, **shared):
-    return FGSM(norm=norm, epsilon=radius, **shared)
+def one_step(*, norm, epsilon, **shared):
+    return FGSM(norm=norm, epsilon=epsilon, **shared)
 
 
 def cascade(**settings):
-    return Cascade([walk(PGD, leave=True)(**settings), auto(APGD)(**settings)])
+    return Cascade([walk(PGD, early_stop=True)(**settings), auto(APGD)(**settings)])
 
 
 def restarts(**settings):
-    return Restarts(walk(PGD, random_start=True, leave=True)(**settings), 3)
+    return Restarts(walk(PGD, random_start=True, early_stop=True)(**settings), 3)
 
 
 def square(**settings):
-    return lambda *, norm, radius, **shared: Square(
-        norm=norm, radius=radius, queries=60, **settings, **shared
+    return lambda *, norm, epsilon, **shared: Square(
+        norm=norm, epsilon=epsilon, queries=60, **settings, **shared
     )
 
 
 def estimated(kind):
-    return lambda *, norm, radius, **shared: kind(
-        norm=norm, radius=radius, step=radius / 4, samples=8, queries=150, **shared
+    return lambda *, norm, epsilon, **shared: kind(
+        norm=norm, epsilon=epsilon, step=epsilon / 4, samples=8, queries=150, **shared
     )
 
 
@@ -85,33 +85,35 @@ def foolbox(*, norm, **settings):
     )
 
 
-def torchattacks(*, norm, radius, **shared):
-    return Outside(path="torchattacks.BIM", norm=norm, radius=radius, **shared)
+def torchattacks(*, norm, epsilon, **shared):
+    return Outside(path="torchattacks.BIM", norm=norm, epsilon=epsilon, **shared)
 
 
 ATTACKS = {
     "FGSM": Entry(make=one_step),
     "PGD": Entry(make=walk(PGD)),
     "PGD random start": Entry(make=walk(PGD, random_start=True), random=True),
-    "PGD leave": Entry(make=walk(PGD, leave=True), leaves=True),
+    "PGD leave": Entry(make=walk(PGD, early_stop=True), leaves=True),
     "PGD margin": Entry(make=walk(PGD, loss="margin")),
     "MomentumPGD": Entry(make=walk(MomentumPGD)),
     "MomentumPGD leave": Entry(
-        make=walk(MomentumPGD, leave=True, random_start=True), random=True, leaves=True
+        make=walk(MomentumPGD, early_stop=True, random_start=True), random=True, leaves=True
     ),
     "DiversePGD": Entry(make=walk(DiversePGD), random=True),
     "DiversePGD leave": Entry(
-        make=walk(DiversePGD, leave=True, decay=1.0), random=True, leaves=True
+        make=walk(DiversePGD, early_stop=True, decay=1.0), random=True, leaves=True
     ),
     "APGD": Entry(make=auto(APGD), random=True, leaves=True),
     "APGD clean start": Entry(make=auto(APGD, random_start=False), leaves=True),
     "APGD DLR": Entry(make=auto(APGD, loss="dlr"), random=True, leaves=True),
-    "APGD margin": Entry(make=auto(APGD, loss="margin", leave=False), random=True),
+    "APGD margin": Entry(make=auto(APGD, loss="margin", early_stop=False), random=True),
     "TargetedAPGD": Entry(make=auto(TargetedAPGD), random=True, targeted=False, leaves=True),
     "TargetedAPGD clean start": Entry(
         make=auto(TargetedAPGD, random_start=False, targets=2), targeted=False, leaves=True
     ),
-    "TargetedAPGD stay": Entry(make=auto(TargetedAPGD, leave=False), random=True, targeted=False),
+    "TargetedAPGD stay": Entry(
+        make=auto(TargetedAPGD, early_stop=False), random=True, targeted=False
+    ),
     "Restarts": Entry(make=restarts, random=True, leaves=True),
     "Cascade": Entry(make=cascade, random=True, leaves=True),
     "Square": Entry(make=square(), random=True, leaves=True),

@@ -56,7 +56,7 @@ def clean(bounds=(0.0, 1.0), *, batch=6, shape=(1, HEIGHT, WIDTH)):
 
 
 def radius_of(norm, share=1.0):
-    """Return a radius that moves elements about as far in either norm."""
+    """Return a epsilon that moves elements about as far in either norm."""
     return share * (0.1 if norm.__name__ == "Linf" else 0.1 * math.sqrt(HEIGHT * WIDTH))
 
 
@@ -78,7 +78,7 @@ def check_reach(attack, x, found, bounds):
 def test_the_ball_is_kept_for_any_number_of_classes(entry, norm, classes):
     model, x = classifier(classes), clean()
     y = said(model, x)
-    attack = entry.make(norm=norm, radius=radius_of(norm))
+    attack = entry.make(norm=norm, epsilon=radius_of(norm))
     found = attack(model, x, y, generator=seeded())
     check_reach(attack, x, found, (0.0, 1.0))
     assert not torch.equal(found, x)
@@ -88,7 +88,7 @@ def test_the_ball_is_kept_for_any_number_of_classes(entry, norm, classes):
 @cases()
 def test_the_bounds_are_kept(entry, norm, bounds):
     model, x = classifier(4), clean(bounds)
-    attack = entry.make(norm=norm, radius=radius_of(norm), bounds=bounds)
+    attack = entry.make(norm=norm, epsilon=radius_of(norm), bounds=bounds)
     found = attack(model, x, said(model, x), generator=seeded())
     check_reach(attack, x, found, bounds)
     assert not torch.equal(found, x)
@@ -100,7 +100,7 @@ def test_the_bounds_are_kept(entry, norm, bounds):
 @cases()
 def test_inputs_of_any_shape_are_attacked(entry, norm, shape):
     model, x = classifier(3, shape=shape), clean(shape=shape)
-    attack = entry.make(norm=norm, radius=0.2)
+    attack = entry.make(norm=norm, epsilon=0.2)
     check_reach(attack, x, attack(model, x, said(model, x), generator=seeded()), (0.0, 1.0))
 
 
@@ -112,7 +112,7 @@ def test_what_a_mask_hides_is_left_alone(entry, norm, lengths):
         mask = (torch.arange(WIDTH) < 4).view(1, 1, 1, WIDTH)
     else:
         mask = (torch.arange(WIDTH) < torch.arange(1, 7).view(-1, 1)).view(6, 1, 1, WIDTH)
-    attack = entry.make(norm=norm, radius=radius_of(norm))
+    attack = entry.make(norm=norm, epsilon=radius_of(norm))
     y = said(model, x)
     found = attack(model, x, y, generator=seeded(), mask=mask)
     hidden = ~mask.expand(x.shape)
@@ -127,7 +127,7 @@ def test_a_targeted_attack_reaches_its_class_on_an_easy_model(entry, norm, class
     model, x = classifier(classes, curved=False), clean((-math.inf, math.inf))
     wanted = (said(model, x) + 1) % classes
     attack = entry.make(
-        norm=norm, radius=radius_of(norm, 40.0), bounds=(-math.inf, math.inf), targeted=True
+        norm=norm, epsilon=radius_of(norm, 40.0), bounds=(-math.inf, math.inf), targeted=True
     )
     assert torch.equal(said(model, attack(model, x, wanted, generator=seeded())), wanted)
 
@@ -137,7 +137,7 @@ def test_a_targeted_attack_reaches_its_class_on_an_easy_model(entry, norm, class
 def test_an_attack_fools_an_easy_model(entry, norm, classes):
     model, x = classifier(classes, curved=False), clean((-math.inf, math.inf))
     y = said(model, x)
-    attack = entry.make(norm=norm, radius=radius_of(norm, 20.0), bounds=(-math.inf, math.inf))
+    attack = entry.make(norm=norm, epsilon=radius_of(norm, 20.0), bounds=(-math.inf, math.inf))
     assert not (said(model, attack(model, x, y, generator=seeded())) == y).any()
 
 
@@ -145,7 +145,7 @@ def test_an_attack_fools_an_easy_model(entry, norm, classes):
 def test_an_attack_repeats_with_its_seed_and_leaves_the_global_one_alone(entry, norm):
     model, x = classifier(4), clean()
     y = said(model, x)
-    attack = entry.make(norm=norm, radius=radius_of(norm, 0.2))
+    attack = entry.make(norm=norm, epsilon=radius_of(norm, 0.2))
     state = torch.random.get_rng_state()
     first, same = (attack(model, x, y, generator=seeded(1)) for _ in range(2))
     assert torch.equal(first, same)
@@ -155,7 +155,7 @@ def test_an_attack_repeats_with_its_seed_and_leaves_the_global_one_alone(entry, 
 @cases()
 def test_a_generator_is_needed_only_where_something_is_random(entry, norm):
     model, x = classifier(4), clean()
-    attack = entry.make(norm=norm, radius=radius_of(norm, 0.2))
+    attack = entry.make(norm=norm, epsilon=radius_of(norm, 0.2))
     if not entry.random:
         attack(model, x, said(model, x))
         return
@@ -182,7 +182,7 @@ class Counted(nn.Module):
 @cases()
 def test_the_models_mode_is_put_back(entry, norm):
     model, x = Counted(classifier(4)).train(), clean()
-    attack = entry.make(norm=norm, radius=radius_of(norm))
+    attack = entry.make(norm=norm, epsilon=radius_of(norm))
     attack(model, x, torch.zeros(6, dtype=torch.int64), generator=seeded())
     assert model.modes == {False}
     assert all(part.training for part in model.modules())
@@ -193,7 +193,7 @@ def test_utterances_that_are_wrong_already_cost_one_look_and_stay_clean(entry, n
     model, x = Counted(classifier(4)), clean()
     y = said(model.model, x)
     wrong = torch.tensor([True, False, True, True, False, True])
-    attack = entry.make(norm=norm, radius=radius_of(norm))
+    attack = entry.make(norm=norm, epsilon=radius_of(norm))
     found = attack(model, x, torch.where(wrong, (y + 1) % 4, y), generator=seeded())
     assert torch.equal(found[wrong], x[wrong])
     assert not torch.equal(found[~wrong], x[~wrong])
@@ -208,9 +208,9 @@ def test_fooled_utterances_leave_the_batch(entry, norm):
     model, x = Counted(classifier(4, curved=False)), clean((-math.inf, math.inf))
     y = said(model.model, x)
     settings = {"norm": norm, "bounds": (-math.inf, math.inf)}
-    entry.make(radius=radius_of(norm, 1e-3), **settings)(model, x, y, generator=seeded())
+    entry.make(epsilon=radius_of(norm, 1e-3), **settings)(model, x, y, generator=seeded())
     in_vain, model.rows = model.rows, 0
-    entry.make(radius=radius_of(norm, 20.0), **settings)(model, x, y, generator=seeded())
+    entry.make(epsilon=radius_of(norm, 20.0), **settings)(model, x, y, generator=seeded())
     assert model.rows < in_vain
 
 
@@ -224,7 +224,7 @@ def test_a_defended_model_is_a_model(entry, norm):
     model = Defended(classifier(4), Halve())
     x = clean()
     y = said(model, x)
-    attack = entry.make(norm=norm, radius=radius_of(norm))
+    attack = entry.make(norm=norm, epsilon=radius_of(norm))
     found = attack(model, x, y, generator=seeded())
     check_reach(attack, x, found, (0.0, 1.0))
     assert not torch.equal(found, x)
@@ -234,7 +234,7 @@ def test_a_defended_model_is_a_model(entry, norm):
 def test_gradients_may_be_off_outside(entry, norm):
     model, x = classifier(4), clean()
     y = said(model, x)
-    attack = entry.make(norm=norm, radius=radius_of(norm))
+    attack = entry.make(norm=norm, epsilon=radius_of(norm))
     expected = attack(model, x, y, generator=seeded())
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
@@ -245,7 +245,7 @@ def test_gradients_may_be_off_outside(entry, norm):
 @cases()
 def test_float32_is_kept(entry, norm):
     model, x = classifier(4).float(), clean().float()
-    attack = entry.make(norm=norm, radius=radius_of(norm))
+    attack = entry.make(norm=norm, epsilon=radius_of(norm))
     found = attack(model, x, said(model, x), generator=seeded())
     assert found.dtype == torch.float32
     assert not found.requires_grad
@@ -287,7 +287,7 @@ def test_a_model_that_writes_into_its_input_is_attacked_like_one_that_does_not(e
         def forward(self, x):
             return model(pure(x))
 
-    attack = entry.make(norm=norm, radius=radius_of(norm))
+    attack = entry.make(norm=norm, epsilon=radius_of(norm))
     found, expected = (
         attack(each, x, y, generator=seeded(4)) for each in (Writing(writes, model), Pure())
     )
@@ -301,7 +301,7 @@ def test_asking_for_the_predicted_label_leaves_the_input_alone():
     given, model = x.clone(), Writing(half_shifted, classifier(4))
     attack = FGSM(epsilon=0.1, labels="predicted")
     attack.target(model, x, torch.zeros(len(x), dtype=torch.int64))
-    UniversalPerturbation.fit(model, [(x, torch.arange(6) % 4)], generator=seeded(), radius=0.1)
+    UniversalPerturbation.fit(model, [(x, torch.arange(6) % 4)], generator=seeded(), epsilon=0.1)
     assert torch.equal(x, given)
 
 

@@ -18,8 +18,8 @@ from servax.perturbation import Ball, Linf
 EPSILONS = (0.003, 0.006)
 ATTACKS = {
     "FGSM": FGSM(epsilon=0.05),
-    "PGD": PGD(step=0.02, radius=0.05, steps=4),
-    "PGD random start": PGD(step=0.02, radius=0.05, steps=4, random_start=True),
+    "PGD": PGD(step=0.02, epsilon=0.05, steps=4),
+    "PGD random start": PGD(step=0.02, epsilon=0.05, steps=4, random_start=True),
 }
 attacks = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
 
@@ -63,8 +63,8 @@ def test_an_attack_that_leaves_its_ball_is_found_out(build, inputs, bounds):
         (lambda: PGD(steps=0), "steps is 0, expected a whole number of at least 1."),
         (lambda: PGD(steps=2.5), "steps is 2.5, expected a whole number of at least 1."),
         (lambda: PGD(steps=math.nan), "steps is nan, expected a whole number of at least 1."),
-        (lambda: PGD(radius=-1.0), "radius is -1.0, expected a finite number of at least 0."),
-        (lambda: PGD(radius=math.inf), "radius is inf, expected a finite number of at least 0."),
+        (lambda: PGD(epsilon=-1.0), "epsilon is -1.0, expected a finite number of at least 0."),
+        (lambda: PGD(epsilon=math.inf), "epsilon is inf, expected a finite number of at least 0."),
         (
             lambda: PGD(bounds=(1.0, 0.0)),
             "bounds is (1.0, 0.0), expected (low, high) with low < high.",

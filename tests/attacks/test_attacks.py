@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from servax.attacks import FGSM, PGD, class_loss
+from servax.attacks import FGSM, PGD, Restarts, class_loss
 from servax.defences import Defended, GaussianNoise, MeanFilter, Quantise
+from servax.errors import SettingError
 from servax.features import FrontEnd, FrontEndSettings, Scale, ScaleSettings
 from servax.models import VGG16, WaveformClassifier
 from servax.perturbation import L2, Linf
@@ -18,9 +21,9 @@ EPSILONS = (0.003, 0.006, 0.05, 0.4)
 ATTACKS = {
     "FGSM": FGSM(epsilon=0.05),
     "FGSM L2": FGSM(epsilon=0.4, norm=L2),
-    "PGD": PGD(step=0.02, radius=0.05, steps=4),
-    "PGD L2": PGD(step=0.2, radius=0.5, steps=4, norm=L2),
-    "PGD random start": PGD(step=0.02, radius=0.05, steps=4, random_start=True),
+    "PGD": PGD(step=0.02, epsilon=0.05, steps=4),
+    "PGD L2": PGD(step=0.2, epsilon=0.5, steps=4, norm=L2),
+    "PGD random start": PGD(step=0.02, epsilon=0.05, steps=4, random_start=True),
 }
 attacks = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
 
@@ -39,10 +42,35 @@ def test_a_sweep_equals_separate_attacks_and_costs_one_gradient(build, inputs, w
     x, y = inputs()
     swept = list(FGSM(norm=norm, labels=labels).sweep(model, x, y, EPSILONS))
     assert model.backwards == 1
-    for epsilon, found in zip(EPSILONS, swept, strict=True):
+    assert [size for size, _ in swept] == sorted(EPSILONS)
+    for epsilon, found in swept:
         alone = FGSM(epsilon=epsilon, norm=norm, labels=labels)(model, x, y)
         assert torch.equal(found, alone)
     assert model.backwards == 1 + len(EPSILONS)
+
+
+@pytest.mark.parametrize("norm", [Linf, L2])
+def test_a_sweep_attacks_only_what_still_stands(build, inputs, norm):
+    model, (x, _) = build("conv"), inputs()
+    y = model(x).argmax(1)
+    attack = PGD(step=0.02, steps=3, norm=norm)
+    sizes = (0.4, 0.01, 0.1) if norm is L2 else (0.2, 0.005, 0.03)
+    swept = list(attack.sweep(model, x, y, sizes))
+    assert [size for size, _ in swept] == sorted(sizes)
+    still = torch.ones(len(x), dtype=torch.bool)
+    before = x
+    for size, found in swept:
+        alone = replace(attack, epsilon=size)(model, x[still], y[still])
+        assert torch.equal(found[~still], before[~still])
+        torch.testing.assert_close(found[still], alone)
+        still &= model(found).argmax(1) == y
+        before = found
+
+
+def test_a_sweep_of_an_attack_without_epsilon_is_refused(build, inputs):
+    sentence = "the attack of a sweep is 'Restarts', expected an attack with the setting epsilon."
+    with pytest.raises(SettingError, match=f"^{re.escape(sentence)}$"):
+        next(Restarts(attack=PGD(random_start=True)).sweep(build("conv"), *inputs(), [0.1]))
 
 
 @pytest.mark.parametrize("norm", [Linf, L2])
@@ -51,7 +79,7 @@ def test_iterate_k_is_the_attack_of_k_steps_and_a_trajectory_costs_one_gradient_
 ):
     model = watch(build("conv"))
     x, y = inputs()
-    settings = {"step": 0.05, "radius": 0.12, "norm": norm}
+    settings = {"step": 0.05, "epsilon": 0.12, "norm": norm}
     walk = list(PGD(steps=6, **settings).trajectory(model, x, y))
     assert model.backwards == 6
     assert model.forwards == 6
@@ -231,9 +259,9 @@ def test_a_random_defence_draws_anew_at_each_step(build, inputs):
     [
         FGSM(epsilon=1e-3, bounds=(-1.0, 1.0)),
         FGSM(epsilon=0.05, norm=L2, bounds=(-1.0, 1.0)),
-        PGD(step=5e-4, radius=2e-3, steps=4, bounds=(-1.0, 1.0)),
-        PGD(step=0.05, radius=0.1, steps=4, norm=L2, bounds=(-1.0, 1.0)),
-        PGD(step=5e-4, radius=1e-3, steps=4, bounds=(-1.0, 1.0), random_start=True),
+        PGD(step=5e-4, epsilon=2e-3, steps=4, bounds=(-1.0, 1.0)),
+        PGD(step=0.05, epsilon=0.1, steps=4, norm=L2, bounds=(-1.0, 1.0)),
+        PGD(step=5e-4, epsilon=1e-3, steps=4, bounds=(-1.0, 1.0), random_start=True),
     ],
 )
 def test_waveforms_are_attacked_through_the_front_end(attack):
@@ -273,7 +301,7 @@ def test_inputs_without_bounds(build, inputs):
 def test_rounding_over_a_long_waveform_is_no_breach_of_a_small_l2_ball():
     x = torch.full((1, 96_000), 0.9)
     head = nn.Linear(96_000, 2)
-    found = PGD(step=1e-4, radius=1e-4, steps=2, norm=L2, bounds=(-1.0, 1.0))(
+    found = PGD(step=1e-4, epsilon=1e-4, steps=2, norm=L2, bounds=(-1.0, 1.0))(
         head, x, torch.tensor([0])
     )
     assert not torch.equal(found, x)

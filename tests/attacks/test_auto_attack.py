@@ -28,8 +28,8 @@ def seeded(seed=0):
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5, 12])
-@pytest.mark.parametrize(("norm", "radius"), [(Linf, 0.02), (L2, 0.15)])
-def test_it_breaks_what_can_be_broken_and_nothing_else(classes, norm, radius):
+@pytest.mark.parametrize(("norm", "epsilon"), [(Linf, 0.02), (L2, 0.15)])
+def test_it_breaks_what_can_be_broken_and_nothing_else(classes, norm, epsilon):
     model = Planes(classes)
     x = 0.2 + 0.6 * torch.rand(16, 1, 6, 8, generator=seeded(4), dtype=torch.float64)
     logits = model(x)
@@ -39,10 +39,10 @@ def test_it_breaks_what_can_be_broken_and_nothing_else(classes, norm, radius):
     length = apart.abs().sum(dim=-1) if norm is Linf else apart.norm(dim=-1)
     distance = (logits.gather(1, y.unsqueeze(1)) - logits) / length
     distance[torch.arange(16), y] = float("inf")
-    attack = AutoAttack(radius=radius, norm=norm, steps=20, queries=100)
+    attack = AutoAttack(epsilon=epsilon, norm=norm, steps=20, queries=100)
     outcome = attack.run(model, x, y, generator=seeded())
     nearest = distance.amin(dim=1)
-    assert torch.equal(outcome.fooled, nearest < radius)
+    assert torch.equal(outcome.fooled, nearest < epsilon)
     assert outcome.fooled.any()
     assert not outcome.fooled.all()
     assert torch.equal(outcome.adversarial[0], x[0])
@@ -56,7 +56,7 @@ def test_no_part_of_it_breaks_what_it_does_not(build, inputs):
     x, _ = inputs(torch.float32, 12)
     with torch.no_grad():
         y = model(x).argmax(dim=1)
-    attack = AutoAttack(radius=0.07, steps=15, queries=60)
+    attack = AutoAttack(epsilon=0.07, steps=15, queries=60)
     fooled = attack.run(model, x, y, generator=seeded()).fooled
     assert fooled.any()
     assert not fooled.all()
@@ -66,11 +66,11 @@ def test_no_part_of_it_breaks_what_it_does_not(build, inputs):
 
 
 def test_the_parts_are_those_of_the_paper_and_share_all_settings():
-    attack = AutoAttack(radius=0.3, norm=L2, bounds=(-1.0, 2.0), labels="predicted")
+    attack = AutoAttack(epsilon=0.3, norm=L2, bounds=(-1.0, 2.0), labels="predicted")
     kinds = [type(part) for part in attack.attempts]
     assert kinds == [APGD, TargetedAPGD, Outside, Square]
     for part in attack.attempts:
-        assert (part.radius, part.norm) == (0.3, L2)
+        assert (part.epsilon, part.norm) == (0.3, L2)
         assert (part.bounds, part.labels) == ((-1.0, 2.0), "predicted")
     assert attack.attempts[-1].queries == 5000
     assert attack.attempts[0].steps == 100
@@ -79,7 +79,7 @@ def test_the_parts_are_those_of_the_paper_and_share_all_settings():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"radius": -1.0}, r"radius is -1\.0"),
+        ({"epsilon": -1.0}, r"epsilon is -1\.0"),
         ({"steps": 0}, "steps is 0"),
         ({"queries": 0}, "queries is 0"),
         ({"norm": "L2"}, "norm is 'L2'"),
@@ -93,7 +93,7 @@ def test_settings_of_autoattack_outside_their_rule_are_refused(settings, sentenc
 
 def test_the_rand_version_is_two_attacks_and_needs_no_foolbox(monkeypatch):
     monkeypatch.setattr("servax.attacks.auto_attack.nearest", None)
-    attack = AutoAttack(version="rand", steps=7, radius=0.1, norm=L2)
+    attack = AutoAttack(version="rand", steps=7, epsilon=0.1, norm=L2)
     assert [(type(part), part.loss, part.steps) for part in attack.attempts] == [
         (APGD, "cross-entropy", 7),
         (APGD, "dlr", 7),

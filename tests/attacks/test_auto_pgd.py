@@ -79,10 +79,10 @@ def test_the_highest_loss_is_where_the_authors_code_finds_it(
     monkeypatch.setattr(norm, "sample", on_the_surface)
     torch.random.manual_seed(7)
     attack = APGD(
-        radius=RADIUS[norm],
+        epsilon=RADIUS[norm],
         norm=norm,
         loss="dlr" if loss == "dlr" else "cross-entropy",
-        leave=False,
+        early_stop=False,
     )
     ours = attack(model, x, y, generator=seeded())
     # Once fooled, DLR is flat (1 wherever y comes third): rounding decides which point is kept.
@@ -97,7 +97,7 @@ def test_apgd_is_not_weaker_than_torchattacks_at_equal_steps(torchattacks, input
     model, x, y = task(4, inputs)
     oracle = official(torchattacks, "APGD", model.float(), norm, steps=20)
     theirs = oracle.attack_single_run(x.float(), y)[0].detach().double()
-    ours = APGD(radius=RADIUS[norm], norm=norm, steps=20, leave=False)(
+    ours = APGD(epsilon=RADIUS[norm], norm=norm, steps=20, early_stop=False)(
         model.double(), x, y, generator=seeded()
     )
     assert margins(model, ours, y).mean() >= margins(model, theirs, y).mean() - 1e-3
@@ -111,7 +111,7 @@ def test_targeted_apgd_fools_what_torchattacks_fools(torchattacks, inputs, norm,
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = oracle(x.float(), y).double()
-    attack = TargetedAPGD(radius=RADIUS[norm], norm=norm, steps=20)
+    attack = TargetedAPGD(epsilon=RADIUS[norm], norm=norm, steps=20)
     ours = attack(model.double(), x, y, generator=seeded())
     fooled = margins(model, ours, y) > 0
     assert (fooled >= (margins(model, theirs, y) > 0)).all()
@@ -128,9 +128,9 @@ def test_a_linear_model_is_led_to_its_closed_form(norm, loss):
     y = torch.tensor([0, 1, 0, 1, 1])
     uphill = weight[1 - y] - weight[y]
     away = uphill.sign() if norm is Linf else uphill / uphill.norm(dim=1, keepdim=True)
-    settings = {"radius": 0.3, "norm": norm, "loss": loss, "bounds": (-math.inf, math.inf)}
+    settings = {"epsilon": 0.3, "norm": norm, "loss": loss, "bounds": (-math.inf, math.inf)}
     for attack in (
-        APGD(leave=False, steps=100, **settings),
+        APGD(early_stop=False, steps=100, **settings),
         PGD(step=0.1, steps=100, **settings),
     ):
         found = attack(model, x, y, generator=seeded())
@@ -147,16 +147,16 @@ def test_targeted_apgd_finds_the_nearest_other_class_of_a_linear_model(norm, cla
     with torch.no_grad():
         logits = model(x)
     y = logits.argmax(dim=1)
-    # Reached is class k iff  radius |w_k - w_y|_dual > z_y - z_k.
+    # Reached is class k iff  epsilon |w_k - w_y|_dual > z_y - z_k.
     apart = model.weight.detach()[None] - model.weight.detach()[y][:, None]
     dual = apart.abs().sum(dim=2) if norm is Linf else apart.norm(dim=2)
     needed = (logits.gather(1, y[:, None]) - logits) / dual
     needed = needed.scatter(1, y[:, None], math.inf).amin(dim=1)
-    radius = float(needed.median()) * 1.001
-    attack = TargetedAPGD(radius=radius, norm=norm, steps=40, bounds=(-math.inf, math.inf))
+    epsilon = float(needed.median()) * 1.001
+    attack = TargetedAPGD(epsilon=epsilon, norm=norm, steps=40, bounds=(-math.inf, math.inf))
     found = attack(model, x, y, generator=seeded())
-    near = (needed - radius).abs() < 1e-2 * radius
-    assert torch.equal((margins(model, found, y) > 0)[~near], (needed < radius)[~near])
+    near = (needed - epsilon).abs() < 1e-2 * epsilon
+    assert torch.equal((margins(model, found, y) > 0)[~near], (needed < epsilon)[~near])
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 10, 33, 50, 100, 1000])
@@ -174,7 +174,7 @@ def test_checkpoints_of_a_hundred_steps():
 
 def test_the_result_is_never_weaker_than_an_earlier_iterate(inputs):
     model, x, y = task(4, inputs)
-    attack = APGD(radius=0.1, steps=30, leave=False, loss="margin")
+    attack = APGD(epsilon=0.1, steps=30, early_stop=False, loss="margin")
     walk = list(attack.trajectory(model, x, y, generator=seeded()))
     values = torch.stack([margins(model, z, y) for z in walk])
     assert len(walk) == 31
@@ -183,9 +183,9 @@ def test_the_result_is_never_weaker_than_an_earlier_iterate(inputs):
 
 def test_more_steps_than_pgd_needs_no_step_to_be_chosen(inputs):
     model, x, y = task(4, inputs)
-    ours = APGD(radius=0.1, steps=50, leave=False)(model, x, y, generator=seeded())
+    ours = APGD(epsilon=0.1, steps=50, early_stop=False)(model, x, y, generator=seeded())
     for step in (0.002, 0.01, 0.05):
-        pgd = PGD(radius=0.1, step=step, steps=50)(model, x, y)
+        pgd = PGD(epsilon=0.1, step=step, steps=50)(model, x, y)
         assert margins(model, ours, y).mean() >= margins(model, pgd, y).mean() - 1e-3
 
 
@@ -193,7 +193,7 @@ def test_leaving_fools_whatever_staying_fools(inputs):
     model, x, y = task(4, inputs)
     for kind in (APGD, TargetedAPGD):
         stay, leave = (
-            margins(model, kind(radius=0.12, random_start=False, leave=s)(model, x, y), y) > 0
+            margins(model, kind(epsilon=0.12, random_start=False, early_stop=s)(model, x, y), y) > 0
             for s in (False, True)
         )
         assert (leave >= stay).all()
@@ -207,7 +207,7 @@ def test_fewer_targets_try_the_most_likely_classes_only(inputs):
     model.weight.data = torch.randn(5, 48, generator=seeded(3), dtype=torch.float64)
     with torch.no_grad():
         first, second = model(x).topk(2, dim=1).indices.unbind(1)
-    attack = TargetedAPGD(radius=0.5, targets=1, random_start=False)
+    attack = TargetedAPGD(epsilon=0.5, targets=1, random_start=False)
     with torch.no_grad():
         said = model(attack(model, x, first)).argmax(dim=1)
     assert torch.equal(said, second)
@@ -226,7 +226,7 @@ def test_fewer_targets_try_the_most_likely_classes_only(inputs):
             lambda: APGD(norm="L2"),
             "norm is 'L2', expected servax.perturbation.Linf or L2 (the class).",
         ),
-        (lambda: TargetedAPGD(radius=-1.0), "radius is -1.0, expected a finite number of at "),
+        (lambda: TargetedAPGD(epsilon=-1.0), "epsilon is -1.0, expected a finite number of at "),
         (lambda: TargetedAPGD(targets=0), "targets is 0, expected a whole number of at least 1."),
         (
             lambda: TargetedAPGD(targeted=True),

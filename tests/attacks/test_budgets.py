@@ -58,7 +58,7 @@ def said(model, x):
 
 
 @dtypes
-@pytest.mark.parametrize("radius", [0.003, 0.02])
+@pytest.mark.parametrize("epsilon", [0.003, 0.02])
 @pytest.mark.parametrize(
     ("entry", "norm"),
     [
@@ -67,12 +67,12 @@ def said(model, x):
         for norm in entry.norms
     ],
 )
-def test_no_attack_leaves_its_ball_by_rounding(entry, norm, radius, dtype):
+def test_no_attack_leaves_its_ball_by_rounding(entry, norm, epsilon, dtype):
     model, x = classifier(dtype), clean(dtype)
-    attack = entry.make(norm=norm, radius=radius, bounds=(0.0, 1.0))
+    attack = entry.make(norm=norm, epsilon=epsilon, bounds=(0.0, 1.0))
     found = attack(model, x, said(model, x), generator=seeded())
     assert found.dtype == dtype
-    assert (size(found, x, norm) <= radius).all()
+    assert (size(found, x, norm) <= epsilon).all()
     assert float(found.min()) >= 0
     assert float(found.max()) <= 1
 
@@ -82,10 +82,10 @@ def test_no_attack_leaves_its_ball_by_rounding(entry, norm, radius, dtype):
 def test_noise_and_a_universal_change_keep_their_budget(norm, dtype):
     model, x = classifier(dtype), clean(dtype)
     y = said(model, x)
-    noise = RandomNoise(norm=norm, radius=0.02)(model, x, y, generator=seeded())
+    noise = RandomNoise(norm=norm, epsilon=0.02)(model, x, y, generator=seeded())
     assert (size(noise, x, norm) <= 0.02).all()
     fitted = UniversalPerturbation.fit(
-        model, [(x, y)], generator=seeded(), norm=norm, radius=0.02, step=0.01
+        model, [(x, y)], generator=seeded(), norm=norm, epsilon=0.02, step=0.01
     )
     zero = torch.zeros_like(fitted.change)
     assert (size(fitted.change, zero, norm) <= 0.02).all()
@@ -97,8 +97,7 @@ def test_noise_and_a_universal_change_keep_their_budget(norm, dtype):
 def test_a_sweep_keeps_each_of_its_budgets(norm, dtype):
     model, x = classifier(dtype), clean(dtype)
     epsilons = (0.003, 0.006, 0.02)
-    moved = FGSM(norm=norm).sweep(model, x, said(model, x), epsilons)
-    for epsilon, found in zip(epsilons, moved, strict=True):
+    for epsilon, found in FGSM(norm=norm).sweep(model, x, said(model, x), epsilons):
         assert (size(found, x, norm) <= epsilon).all()
 
 
@@ -107,7 +106,7 @@ def test_a_sweep_keeps_each_of_its_budgets(norm, dtype):
 def test_a_masked_ball_keeps_its_budget_and_its_mask(norm, dtype):
     model, x = classifier(dtype), clean(dtype)
     mask = (torch.arange(7) < 4).view(1, 1, 1, 7)
-    found = PGD(norm=norm, radius=0.02, step=0.01)(model, x, said(model, x), mask=mask)
+    found = PGD(norm=norm, epsilon=0.02, step=0.01)(model, x, said(model, x), mask=mask)
     assert (size(found, x, norm) <= 0.02).all()
     assert torch.equal(found[..., 4:], x[..., 4:])
 
@@ -124,7 +123,7 @@ def test_bounds_that_the_type_does_not_know_are_kept(bounds, dtype):
         .to(dtype)
     )
     allowed = np.maximum(x.double().numpy(), bounds[1]), np.minimum(x.double().numpy(), bounds[0])
-    found = PGD(radius=0.3, step=0.2, bounds=bounds)(model, x, said(model, x)).double().numpy()
+    found = PGD(epsilon=0.3, step=0.2, bounds=bounds)(model, x, said(model, x)).double().numpy()
     assert (found <= allowed[0]).all()
     assert (found >= allowed[1]).all()
 
@@ -135,9 +134,9 @@ def test_self_supervised_augmentation_keeps_its_budget(dtype):
     with torch.no_grad():
         features = model(x)
     for budget in (0.02, 0.06):
-        found = SSA(budget=budget)(model, x, features, seeded())
+        found = SSA(epsilon=budget)(model, x, features, seeded())
         assert (size(found, x, Linf) <= budget).all()
-        found = DecisionSSA(budget=budget, clean_share=0.0)(model, x, features, seeded())
+        found = DecisionSSA(epsilon=budget, clean_share=0.0)(model, x, features, seeded())
         assert (size(found, x, Linf) <= budget).all()
 
 
@@ -165,15 +164,15 @@ def test_waveforms_keep_their_budget(dtype, sixteen_bit, masking):
 @pytest.mark.parametrize("kind", [Linf, L2])
 def test_reach_holds_wherever_one_wants_to_go(kind, dtype):
     x = clean(dtype, (50, 40))
-    for seed, radius in enumerate((1e-4, 0.003, 0.02, 0.1, 1.0)):
-        far = x + (4 * radius * torch.randn(x.shape, generator=seeded(seed))).to(dtype)
-        for ball in (kind(radius), Masked(kind(radius), torch.arange(40) < 30)):
+    for seed, epsilon in enumerate((1e-4, 0.003, 0.02, 0.1, 1.0)):
+        far = x + (4 * epsilon * torch.randn(x.shape, generator=seeded(seed))).to(dtype)
+        for ball in (kind(epsilon), Masked(kind(epsilon), torch.arange(40) < 30)):
             found = into_reach(x, far, ball, (0.0, 1.0))
-            assert (size(found, x, kind) <= radius).all()
+            assert (size(found, x, kind) <= epsilon).all()
             assert float(found.min()) >= 0
             assert float(found.max()) <= 1
             again = into_reach(x, found, ball, (0.0, 1.0))
-            assert (size(again, x, kind) <= radius).all()
+            assert (size(again, x, kind) <= epsilon).all()
 
 
 @dtypes

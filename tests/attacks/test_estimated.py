@@ -71,14 +71,14 @@ def test_a_linear_model_is_attacked_as_in_closed_form(build, inputs, kind, norm)
     wide = (-9.0, 9.0)
     if norm == "Linf":
         # One step, so small that nobody is fooled.
-        attack = kind(radius=1e-6, step=1e-6, samples=1500, queries=3002, bounds=wide)
+        attack = kind(epsilon=1e-6, step=1e-6, samples=1500, queries=3002, bounds=wide)
         found = (attack(model, x, y, generator=seeded()) - x) / 1e-6
         # Elements whose true gradient is small beside the noise may have the wrong sign.
         clear = true.abs() > 0.7 * true.abs().mean()
         assert bool((found.sign() == true.sign())[clear].all())
         torch.testing.assert_close(found.abs(), torch.ones_like(found), atol=1e-6, rtol=0.0)
     else:
-        attack = kind(radius=1e-6, step=1e-6, samples=1500, queries=3002, norm=L2, bounds=wide)
+        attack = kind(epsilon=1e-6, step=1e-6, samples=1500, queries=3002, norm=L2, bounds=wide)
         found = attack(model, x, y, generator=seeded()) - x
         cosine = torch.cosine_similarity(found.flatten(1), true.flatten(1))
         assert bool((cosine > 0.97).all())
@@ -95,7 +95,7 @@ def test_what_a_mask_hides_is_not_even_asked_about(build, inputs, kind, watch):
         mask[row, ..., : row + 1] = True
     seen = []
     model.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
-    kind(queries=60, samples=5, radius=1e-4)(model, x, y, generator=seeded(), mask=mask)
+    kind(queries=60, samples=5, epsilon=1e-4)(model, x, y, generator=seeded(), mask=mask)
     assert len(seen) > 5
     hidden = ~mask
     for asked in seen:
@@ -112,7 +112,7 @@ def test_pairs_asked_together_never_exceed_twice_the_batch(build, inputs, kind):
     y[7] = model(x).argmax(dim=1)[7]
     sizes = []
     model.register_forward_pre_hook(lambda module, arguments: sizes.append(len(arguments[0])))
-    kind(queries=100, samples=20, radius=1e-6)(model, x, y, generator=seeded())
+    kind(queries=100, samples=20, epsilon=1e-6)(model, x, y, generator=seeded())
     assert max(sizes) == 16
     assert len(sizes) < 20
 
@@ -131,9 +131,9 @@ def test_directions_are_normal_or_signs():
 
 
 @KINDS
-@pytest.mark.parametrize("radius", [0.001, 0.02, 1.0])
+@pytest.mark.parametrize("epsilon", [0.001, 0.02, 1.0])
 @pytest.mark.parametrize("norm", [Linf, L2])
-def test_the_step_grows_with_the_radius(build, inputs, kind, norm, radius):
+def test_the_step_grows_with_the_radius(build, inputs, kind, norm, epsilon):
     model = build("linear")
     x, _ = inputs()
     y = model(x).argmax(dim=1)
@@ -146,6 +146,6 @@ def test_the_step_grows_with_the_radius(build, inputs, kind, norm, radius):
             kept = torch.nn.functional.one_hot(y, logits.shape[1]).repeat(len(x) // len(y), 1)
             return logits + 1e3 * kept
 
-    attack = kind(radius=radius, norm=norm, queries=600, bounds=(-9.0, 9.0))
+    attack = kind(epsilon=epsilon, norm=norm, queries=600, bounds=(-9.0, 9.0))
     moved = attack.ball.norm(attack(Stubborn(), x, y, generator=seeded()) - x)
-    assert bool((moved >= 0.9 * radius).all())
+    assert bool((moved >= 0.9 * epsilon).all())

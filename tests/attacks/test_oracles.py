@@ -38,8 +38,8 @@ class Row:
         return getattr(self.attack, "random_start", False)
 
 
-def pgd(norm, steps, step, radius, random_start=False):
-    return PGD(norm=norm, steps=steps, step=step, radius=radius, random_start=random_start)
+def pgd(norm, steps, step, epsilon, random_start=False):
+    return PGD(norm=norm, steps=steps, step=step, epsilon=epsilon, random_start=random_start)
 
 
 ROWS = {
@@ -179,6 +179,6 @@ def test_l2_attacks_of_a_linear_model_have_a_closed_form(build, inputs):
     wide = {"norm": L2, "bounds": (-9.0, 9.0)}
     found = FGSM(epsilon=0.3, **wide)(model, x, y)
     torch.testing.assert_close(found, x + 0.3 * unit)
-    walk = PGD(step=0.1, radius=0.25, steps=4, **wide).trajectory(model, x, y)
+    walk = PGD(step=0.1, epsilon=0.25, steps=4, **wide).trajectory(model, x, y)
     for iterate, length in zip(walk, (0.1, 0.2, 0.25, 0.25), strict=True):
         torch.testing.assert_close(iterate, x + length * unit)

@@ -115,13 +115,13 @@ class Row:
     path: str
     settings: dict[str, Any] = field(default_factory=dict)
     norm: Any = Linf
-    radius: float = 0.06
+    epsilon: float = 0.06
     direct: dict[str, Any] = field(default_factory=dict)
     targets: bool = True
 
     @property
     def outside(self):
-        return Outside(path=self.path, norm=self.norm, radius=self.radius, settings=self.settings)
+        return Outside(path=self.path, norm=self.norm, epsilon=self.epsilon, settings=self.settings)
 
     def run(self, model, x, y, *, targeted=False, seed=0):
         with warnings.catch_warnings():
@@ -138,14 +138,14 @@ def foolbox(row, name, model, x, y, targeted, seed):
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
     wanted = foolbox.criteria.TargetedMisclassification(y) if targeted else y
     attack = getattr(foolbox.attacks, name)(**row.settings)
-    epsilon = None if row.radius is None else row.radius
+    epsilon = None if row.epsilon is None else row.epsilon
     return attack(wrapped, x, wanted, epsilons=epsilon)[1]
 
 
 def images(row, name, model, x, y, targeted, seed):
     import torchattacks
 
-    attack = getattr(torchattacks, name)(model, **row.settings, eps=row.radius, **row.direct)
+    attack = getattr(torchattacks, name)(model, **row.settings, eps=row.epsilon, **row.direct)
     if "seed" in vars(attack):
         attack.seed = seed
     if targeted:
@@ -166,7 +166,7 @@ def toolbox(row, name, model, x, y, targeted, seed):
         clip_values=(0.0, 1.0),
         device_type="cpu",
     )
-    settings = {**row.settings, **row.direct, "eps": row.radius}
+    settings = {**row.settings, **row.direct, "eps": row.epsilon}
     if targeted:
         settings["targeted"] = True
     attack = getattr(art.attacks.evasion, name)(classifier, **settings)
@@ -207,7 +207,7 @@ def test_the_bridge_changes_nothing_on_zero_to_one(build, row, targeted):
     y = (y + 1) % 3 if targeted else y
     seed = int(torch.randint(2**31 - 1, (1,), generator=seeded()))
     theirs = row.run(model, x, y, targeted=targeted, seed=seed)
-    settings = {k: getattr(row.outside, k) for k in ("path", "norm", "radius", "settings")}
+    settings = {k: getattr(row.outside, k) for k in ("path", "norm", "epsilon", "settings")}
     ours = Outside(targeted=targeted, **settings)(model, x, y, generator=seeded())
     assert not torch.equal(ours, x)
     torch.testing.assert_close(ours, theirs, rtol=0.0, atol=1e-6)
@@ -221,7 +221,7 @@ def test_other_bounds_are_the_same_problem_rescaled(build, row):
     moved = Outside(
         path=row.path,
         norm=row.norm,
-        radius=8 * row.radius,
+        epsilon=8 * row.epsilon,
         settings=row.settings,
         bounds=(-3.0, 5.0),
     )
@@ -257,13 +257,13 @@ def test_on_linear_boundaries_the_distance_has_a_closed_form(preset, norm, facto
     model = Planes() if "DeepFool" in preset().path else Bent()
     x, y = points(model)
     nearest = closed_form(Planes(), x, y, norm)
-    attack = preset(radius=float(nearest.median()) * factor)
+    attack = preset(epsilon=float(nearest.median()) * factor)
     distances = attack.distances(model, x, y, generator=seeded())
     assert (distances >= nearest * (1 - 1e-5)).all()
     assert (distances <= nearest * worst + 3e-4).all()
     assert float(((distances - 3e-4) / nearest).median()) <= factor
     found = attack(model, x, y, generator=seeded())
-    near = distances <= attack.radius * (1 + 1e-6)
+    near = distances <= attack.epsilon * (1 + 1e-6)
     assert near.any()
     assert not near.all()
     assert ((model(found).argmax(dim=1) != y) == near).all()
@@ -296,12 +296,12 @@ def test_a_target_is_further_away_than_the_nearest_class(preset):
 
 
 DECISIONS = {
-    "HopSkipJump": presets.hop_skip_jump(queries=900, radius=0.3),
-    "HopSkipJump L2": presets.hop_skip_jump(queries=900, norm=L2, radius=2.0),
+    "HopSkipJump": presets.hop_skip_jump(queries=900, epsilon=0.3),
+    "HopSkipJump L2": presets.hop_skip_jump(queries=900, norm=L2, epsilon=2.0),
     "ART HopSkipJump": Outside(
-        path="art.attacks.evasion.HopSkipJump", norm=L2, radius=2.0, settings={"max_iter": 6}
+        path="art.attacks.evasion.HopSkipJump", norm=L2, epsilon=2.0, settings={"max_iter": 6}
     ),
-    "boundary": presets.boundary(steps=400, radius=2.0),
+    "boundary": presets.boundary(steps=400, epsilon=2.0),
 }
 decisions = pytest.mark.parametrize("attack", DECISIONS.values(), ids=DECISIONS.keys())
 
@@ -344,7 +344,7 @@ def test_a_walk_that_loses_the_boundary_by_rounding_fails_on_that_utterance_alon
 
     x, y = points(Planes(2), batch=1)
     x, y = torch.cat([x, 1.0 - x]), torch.cat([y, 1 - y])
-    attack = presets.hop_skip_jump(queries=300, radius=2.0)
+    attack = presets.hop_skip_jump(queries=300, epsilon=2.0)
     found = attack(Forgetful(Planes(2)), x, y, generator=seeded())
     assert torch.equal(found[0], x[0])
     assert not torch.equal(found[1], x[1])
@@ -376,12 +376,12 @@ MASKS = {
 }
 MASKED = {
     "foolbox PGD": Outside(
-        path="foolbox.attacks.LinfPGD", radius=0.05, settings={"abs_stepsize": 0.02, "steps": 5}
+        path="foolbox.attacks.LinfPGD", epsilon=0.05, settings={"abs_stepsize": 0.02, "steps": 5}
     ),
     "torchattacks PGD": Outside(
-        path="torchattacks.PGD", radius=0.05, settings={"alpha": 0.05, "steps": 5}
+        path="torchattacks.PGD", epsilon=0.05, settings={"alpha": 0.05, "steps": 5}
     ),
-    "ART FGSM": Outside(path="art.attacks.evasion.FastGradientMethod", radius=0.05),
+    "ART FGSM": Outside(path="art.attacks.evasion.FastGradientMethod", epsilon=0.05),
 }
 
 
@@ -413,7 +413,7 @@ def test_an_attack_that_splits_the_batch_is_given_one_utterance_at_a_time(mask):
     # Square asks about those that still stand, without saying which these are.
     model = Planes()
     x, y = points(model)
-    square = Outside(path="torchattacks.Square", radius=0.1, settings={"n_queries": 60})
+    square = Outside(path="torchattacks.Square", epsilon=0.1, settings={"n_queries": 60})
     found = square(model, x, y, generator=seeded(), mask=mask)
     fooled = model(found).argmax(dim=1) != y
     assert fooled.any()
@@ -428,7 +428,7 @@ def test_random_numbers_come_from_the_generator_and_nothing_stays_of_a_run(build
     model = build("conv", torch.float32).train()
     x, y = points(build("conv", torch.float32), dtype=torch.float32)
     for path in ("foolbox.attacks.LinfPGD", "torchattacks.PGD", "torchattacks.TPGD"):
-        attack = Outside(path=path, radius=0.02)
+        attack = Outside(path=path, epsilon=0.02)
         states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
         handlers = list(logging.getLogger().handlers)
         found = attack(model, x, y, generator=seeded())
@@ -457,7 +457,7 @@ def test_it_does_not_matter_whether_gradients_are_off_outside_the_bridge(build, 
 def test_a_library_prints_nothing_about_a_model_without_weights(capfd):
     model = nn.Sequential(nn.Flatten(), nn.AvgPool1d(16))
     x, y = points(model)
-    found = Outside(path="torchattacks.PGD", radius=0.3)(model, x, y, generator=seeded())
+    found = Outside(path="torchattacks.PGD", epsilon=0.3)(model, x, y, generator=seeded())
     assert (model(found).argmax(dim=1) != y).any()
     assert capfd.readouterr() == ("", "")
 
@@ -469,8 +469,8 @@ def test_a_bridged_attack_is_as_strong_as_ours(build):
     model = build("conv")
     x, y = points(model, batch=24)
     settings = {"steps": 20, "abs_stepsize": 0.02, "random_start": False}
-    theirs = Outside(path="foolbox.attacks.LinfPGD", radius=0.2, settings=settings)
-    ours = PGD(radius=0.2, steps=20, step=0.02)
+    theirs = Outside(path="foolbox.attacks.LinfPGD", epsilon=0.2, settings=settings)
+    ours = PGD(epsilon=0.2, steps=20, step=0.02)
     assert torch.equal(
         model(theirs(model, x, y, generator=seeded())).argmax(dim=1),
         model(ours(model, x, y)).argmax(dim=1),
@@ -514,7 +514,7 @@ def outside(path="foolbox.attacks.LinfPGD", **settings):
         (outside("foolbox.attacks.VirtualAdversarialAttack", norm=L2), "a value for steps, which"),
         (outside("foolbox.attacks.LinfDeepFoolAttack", targeted=True), "LinfDeepFoolAttack knows"),
         (outside("art.attacks.evasion.DeepFool", targeted=True), "DeepFool knows no target"),
-        (outside(radius=-1.0), "radius is -1.0"),
+        (outside(epsilon=-1.0), "epsilon is -1.0"),
         (outside(norm="Linf"), "norm is 'Linf'"),
         (lambda: presets.hop_skip_jump(queries=10), "queries is 10, expected at least 140"),
     ],
@@ -570,7 +570,7 @@ def test_what_a_call_needs(build):
 def test_infinite_bounds_are_as_far_away_as_the_radius():
     model = Planes()
     x, y = points(model)
-    attack = presets.deepfool(radius=0.05, bounds=(-torch.inf, torch.inf))
+    attack = presets.deepfool(epsilon=0.05, bounds=(-torch.inf, torch.inf))
     near = closed_form(model, x, y, Linf) < 0.049
     found = attack(model, x, y, generator=seeded())
     assert torch.equal((found != x).flatten(1).any(dim=1), near)

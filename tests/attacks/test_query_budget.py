@@ -14,10 +14,10 @@ from servax.perturbation import L2
 
 RADIUS = 1e-4
 ATTACKS = {
-    "Square": Square(radius=RADIUS),
-    "Square L2": Square(radius=RADIUS, norm=L2),
-    "NES": NES(radius=RADIUS, samples=7),
-    "SPSA": SPSA(radius=RADIUS, samples=7, norm=L2),
+    "Square": Square(epsilon=RADIUS),
+    "Square L2": Square(epsilon=RADIUS, norm=L2),
+    "NES": NES(epsilon=RADIUS, samples=7),
+    "SPSA": SPSA(epsilon=RADIUS, samples=7, norm=L2),
 }
 attacks = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
 
@@ -59,7 +59,7 @@ def test_no_utterance_costs_more_than_the_budget(build, inputs, attack, queries)
 def test_counted_returns_what_a_call_returns(build, inputs, attack):
     model = build("conv")
     x, y = inputs()
-    attack = with_settings(attack, queries=60, radius=0.3)
+    attack = with_settings(attack, queries=60, epsilon=0.3)
     found = attack.counted(model, x, y, generator=seeded())
     assert torch.equal(found.inputs, attack(model, x, y, generator=seeded()))
     said = model(found.inputs).argmax(dim=1)
@@ -75,7 +75,7 @@ def test_more_queries_find_higher_losses(build, inputs, attack):
     x, y = correct(model, inputs)
 
     def margins(queries):
-        found = with_settings(attack, queries=queries, radius=0.02, loss="margin")(
+        found = with_settings(attack, queries=queries, epsilon=0.02, loss="margin")(
             model, x, y, generator=seeded()
         )
         logits = model(found)
@@ -113,7 +113,7 @@ class Broken(nn.Module):
         (lambda: NES(queries=2.5), "queries is 2.5, expected a whole number of at least 1."),
         (lambda: Square(share=0.0), "share is 0.0, expected a number above 0 and at most 1."),
         (lambda: Square(share=1.1), "share is 1.1, expected a number above 0 and at most 1."),
-        (lambda: Square(radius=-1.0), "radius is -1.0, expected a finite number of at least 0."),
+        (lambda: Square(epsilon=-1.0), "epsilon is -1.0, expected a finite number of at least 0."),
         (
             lambda: Square(loss="marginn"),
             "loss is 'marginn', expected one of cross-entropy, dlr, margin. Did you mean 'margin'?",

@@ -103,8 +103,8 @@ def test_more_restarts_fool_no_fewer_and_begin_with_the_same(build, inputs, norm
     model = build("conv")
     x, _ = inputs(batch=40)
     y = correct(model, x)
-    radius = 0.05 if norm is Linf else 0.3
-    attack = PGD(radius=radius, step=radius / 3, steps=3, norm=norm, random_start=True)
+    epsilon = 0.05 if norm is Linf else 0.3
+    attack = PGD(epsilon=epsilon, step=epsilon / 3, steps=3, norm=norm, random_start=True)
     once, often = (Restarts(attack, n).run(model, x, y, generator=seeded()) for n in (1, 6))
     assert (often.fooled >= once.fooled).all()
     assert torch.equal(often.adversarial[once.fooled], once.adversarial[once.fooled])
@@ -118,7 +118,7 @@ def test_a_cascade_is_the_worst_case_of_its_attacks(build, inputs):
     model = build("conv")
     x, _ = inputs(batch=40)
     y = correct(model, x)
-    attacks = [FGSM(epsilon=0.05), PGD(radius=0.08, step=0.02), APGD(radius=0.06, steps=20)]
+    attacks = [FGSM(epsilon=0.05), PGD(epsilon=0.08, step=0.02), APGD(epsilon=0.06, steps=20)]
     outcome = Cascade(attacks).run(model, x, y, generator=seeded())
     called = Cascade(attacks)(model, x, y, generator=seeded())
     for attack in attacks[:2]:
@@ -132,7 +132,7 @@ def test_a_cascade_is_the_worst_case_of_its_attacks(build, inputs):
 def test_predicted_labels_and_bounds_are_those_of_the_attacks(build, inputs):
     model = build("conv")
     x, y = inputs()
-    attack = PGD(labels="predicted", bounds=(-1.0, 2.0), radius=0.1, step=0.03)
+    attack = PGD(labels="predicted", bounds=(-1.0, 2.0), epsilon=0.1, step=0.03)
     schedule = Cascade([attack])
     assert (schedule.bounds, schedule.labels, schedule.targeted) == (
         (-1.0, 2.0),

@@ -50,18 +50,18 @@ def share_fooled(model, z, y):
         return float((model(z).argmax(dim=1) != y).float().mean())
 
 
-@pytest.mark.parametrize(("norm", "radius"), [(Linf, 0.04), (L2, 0.4)])
-def test_it_fools_no_fewer_than_torchattacks(torchattacks, square_problem, norm, radius):
+@pytest.mark.parametrize(("norm", "epsilon"), [(Linf, 0.04), (L2, 0.4)])
+def test_it_fools_no_fewer_than_torchattacks(torchattacks, square_problem, norm, epsilon):
     model, x, y = square_problem
     ours, theirs = [], []
     for seed in range(3):
-        attack = Square(radius=radius, norm=norm, queries=102)
+        attack = Square(epsilon=epsilon, norm=norm, queries=102)
         ours.append(share_fooled(model, attack(model, x, y, generator=seeded(seed)), y))
         # A hundred windows, after the clean input and the start.
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             oracle = torchattacks.Square(
-                model, norm=norm.__name__, eps=radius, n_queries=100, seed=seed
+                model, norm=norm.__name__, eps=epsilon, n_queries=100, seed=seed
             )
             theirs.append(share_fooled(model, oracle(x, y), y))
     assert 0.2 < sum(theirs) / 3 < 0.8
@@ -78,7 +78,7 @@ def test_rectangles_and_waveforms_keep_the_ball_and_raise_the_loss(norm, shape):
     model = drawn_network(nn.Flatten, lambda: nn.Linear(math.prod(shape), 5))
     x = torch.rand(3, *shape, generator=seeded(1))
     y = model(x).argmax(dim=1)
-    attack = Square(radius=1e-3, norm=norm, queries=40)
+    attack = Square(epsilon=1e-3, norm=norm, queries=40)
     found = attack(model, x, y, generator=seeded())
     distance = attack.ball.norm(found - x)
     assert (distance <= 1e-3 * (1 + 1e-4)).all()
@@ -92,7 +92,7 @@ def test_linf_starts_with_vertical_stripes_and_every_element_at_a_rim():
     model = drawn_network(nn.Flatten, lambda: nn.Linear(72, 3))
     x = 0.25 + 0.5 * torch.rand(4, 2, 6, 6, generator=seeded(1))
     y = model(x).argmax(dim=1)
-    start = Square(radius=1e-3, queries=2)(model, x, y, generator=seeded())
+    start = Square(epsilon=1e-3, queries=2)(model, x, y, generator=seeded())
     change = (start - x) / 1e-3
     torch.testing.assert_close(change.abs(), torch.ones_like(x), atol=1e-3, rtol=0.0)
     assert torch.equal(change.sign(), change.sign()[:, :, :1].expand_as(x))
@@ -105,7 +105,7 @@ def test_a_linear_models_worst_corner_is_found_where_every_window_is_one_element
     model = drawn_network(nn.Flatten, lambda: nn.Linear(24, 2)).double()
     x = torch.rand(2, 1, 4, 6, generator=seeded(1), dtype=torch.float64)
     y = model(x).argmax(dim=1)
-    attack = Square(radius=1e-3, queries=600, share=1 / 24, bounds=(-1.0, 2.0))
+    attack = Square(epsilon=1e-3, queries=600, share=1 / 24, bounds=(-1.0, 2.0))
     weights = model[1].weight.detach()
     corner = x + 1e-3 * (weights[1 - y] - weights[y]).sign().view_as(x)
     torch.testing.assert_close(attack(model, x, y, generator=seeded()), corner)
@@ -119,7 +119,7 @@ def test_padded_frames_do_not_weaken_it(norm):
     x = torch.rand(4, 1, 5, 20, generator=seeded(1), dtype=torch.float64)
     y = model(x).argmax(dim=1)
     mask = (torch.arange(20) < 6).view(1, 1, 1, 20)
-    attack = Square(radius=0.05, norm=norm, queries=60)
+    attack = Square(epsilon=0.05, norm=norm, queries=60)
     padded = attack(model, x, y, generator=seeded(), mask=mask)
     alone = attack(model, x[..., :6], y, generator=seeded())
     assert torch.equal(padded[..., 6:], x[..., 6:])
@@ -150,7 +150,7 @@ def test_an_utterance_that_may_not_change_costs_one_query_and_stays():
     x = torch.rand(2, 1, 4, 6, generator=seeded(1))
     y = model(x).argmax(dim=1)
     mask = torch.tensor([False, True]).view(2, 1, 1, 1)
-    found = Square(radius=1e-6, queries=9).counted(model, x, y, generator=seeded(), mask=mask)
+    found = Square(epsilon=1e-6, queries=9).counted(model, x, y, generator=seeded(), mask=mask)
     assert found.queries.tolist() == [1, 9]
     assert torch.equal(found.inputs[0], x[0])
 

@@ -31,14 +31,14 @@ def test_momentum_agrees_with_torchattacks(torchattacks, build, inputs, name, de
         warnings.simplefilter("ignore")
         oracle = torchattacks.MIFGSM(model, eps=RADIUS, alpha=STEP, steps=STEPS, decay=decay)
         theirs = oracle(x, y)
-    ours = MomentumPGD(step=STEP, radius=RADIUS, steps=STEPS, decay=decay)(model, x, y)
+    ours = MomentumPGD(step=STEP, epsilon=RADIUS, steps=STEPS, decay=decay)(model, x, y)
     torch.testing.assert_close(ours, theirs, rtol=0.0, atol=1e-12)
-    assert not torch.equal(ours, PGD(step=STEP, radius=RADIUS, steps=STEPS)(model, x, y)) or (
+    assert not torch.equal(ours, PGD(step=STEP, epsilon=RADIUS, steps=STEPS)(model, x, y)) or (
         name == "linear"
     )
 
 
-def transcribed(model, x, y, decay, radius, step, sign, mask):
+def transcribed(model, x, y, decay, epsilon, step, sign, mask):
     """MI-FGSM for one utterance after the other, as Dong et al. print it (L2: section 3.4)."""
     found = []
     for clean, label in zip(x, y, strict=True):
@@ -51,7 +51,7 @@ def transcribed(model, x, y, decay, radius, step, sign, mask):
             velocity = decay * velocity + gradient / gradient.abs().sum()
             moved = current + step * velocity / velocity.norm()
             change = moved - clean
-            change = change * min(1.0, radius / float(change.norm()))
+            change = change * min(1.0, epsilon / float(change.norm()))
             current = (clean + change).clamp(0.0, 1.0)
         found.append(current)
     return torch.stack(found)
@@ -64,7 +64,7 @@ def test_momentum_in_l2_follows_the_paper(build, inputs, targeted, masked):
     x, y = inputs()
     mask = torch.ones(1, 6, 8, dtype=torch.bool)
     mask[..., 5:] = not masked
-    attack = MomentumPGD(step=0.2, radius=0.5, steps=6, norm=L2, targeted=targeted, decay=0.9)
+    attack = MomentumPGD(step=0.2, epsilon=0.5, steps=6, norm=L2, targeted=targeted, decay=0.9)
     found = attack(model, x, y, mask=mask if masked else None)
     sign = -1.0 if targeted else 1.0
     expected = transcribed(model, x, y, 0.9, 0.5, 0.2, sign, mask)
@@ -72,7 +72,7 @@ def test_momentum_in_l2_follows_the_paper(build, inputs, targeted, masked):
 
 
 def test_without_momentum_it_is_pgd(build, inputs):
-    settings = {"step": STEP, "radius": RADIUS, "steps": STEPS}
+    settings = {"step": STEP, "epsilon": RADIUS, "steps": STEPS}
     model = build("conv")
     expected = PGD(**settings)(model, *inputs())
     assert torch.equal(MomentumPGD(decay=0.0, **settings)(model, *inputs()), expected)
@@ -85,7 +85,7 @@ def test_momentum_survives_gradients_that_all_but_vanish(scale):
     model = nn.Linear(4, 2, bias=False)
     model.weight.data = torch.stack([weight, -weight]) * scale
     x = torch.full((1, 4), 0.5)
-    found = MomentumPGD(step=0.1, radius=0.1, steps=3)(model, x, torch.tensor([0]))
+    found = MomentumPGD(step=0.1, epsilon=0.1, steps=3)(model, x, torch.tensor([0]))
     torch.testing.assert_close(found, torch.tensor([[0.4, 0.6, 0.5, 0.5]]))
 
 
@@ -95,14 +95,14 @@ def test_with_leave_utterances_stop_at_the_first_step_that_fools(build, inputs, 
     x, _ = inputs()
     with torch.no_grad():
         y = model(x).argmax(dim=1)
-    settings = {"step": 0.02, "radius": 0.3, "steps": 15}
+    settings = {"step": 0.02, "epsilon": 0.3, "steps": 15}
     walk = torch.stack(list(kind(**settings).trajectory(model, x, y)))
     with torch.no_grad():
         wrong = torch.stack([model(z).argmax(dim=1) != y for z in walk])
     first = torch.where(wrong.any(dim=0), wrong.int().argmax(dim=0), len(walk) - 1)
     assert len(first.unique()) > 1
     expected = walk[first, torch.arange(len(x))]
-    found = kind(leave=True, **settings)(model, x, y)
+    found = kind(early_stop=True, **settings)(model, x, y)
     torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-12)
 
 
@@ -161,7 +161,7 @@ def seen_by(attack, x):
 @pytest.mark.parametrize("probability", [0.25, 1.0])
 def test_copies_are_seen_with_the_probability_asked_for(probability):
     x = torch.rand(200, 1, 8, 12, generator=seeded(), dtype=torch.float64) * 0.5 + 0.25
-    attack = DiversePGD(probability=probability, smallest=0.3, step=1e-9, radius=1e-9, steps=5)
+    attack = DiversePGD(probability=probability, smallest=0.3, step=1e-9, epsilon=1e-9, steps=5)
     shown = seen_by(attack, x)
     assert len(shown) == 5
     changed = torch.stack([((z - x).abs().flatten(1) > 1e-6).any(dim=1) for z in shown])
@@ -177,7 +177,7 @@ def test_an_utterances_copies_do_not_depend_on_who_has_left(build, inputs):
         y = model(x).argmax(dim=1)
     wrong = y.clone()
     wrong[:4] = (wrong[:4] + 1) % 3
-    attack = DiversePGD(step=0.005, radius=0.03, steps=6, leave=True, smallest=0.5)
+    attack = DiversePGD(step=0.005, epsilon=0.03, steps=6, early_stop=True, smallest=0.5)
     among_all = attack(model, x, y, generator=seeded())
     among_few = attack(model, x, wrong, generator=seeded())
     torch.testing.assert_close(among_all[4:], among_few[4:])

@@ -33,7 +33,7 @@ def test_a_linear_models_change_has_a_closed_form(build, inputs, norm, targeted)
         model,
         [(x[:4], y[:4]), (x[4:], y[4:])],
         generator=seeded(),
-        radius=0.3,
+        epsilon=0.3,
         norm=norm,
         step=0.1,
         bounds=(-9.0, 9.0),
@@ -45,19 +45,19 @@ def test_a_linear_models_change_has_a_closed_form(build, inputs, norm, targeted)
     torch.testing.assert_close(found.apply(x), x + 0.3 * unit)
 
 
-@pytest.mark.parametrize("radius", [0.02, 1.0])
-def test_the_step_grows_with_the_radius(build, inputs, radius):
+@pytest.mark.parametrize("epsilon", [0.02, 1.0])
+def test_the_step_grows_with_the_radius(build, inputs, epsilon):
     x, y = inputs()
     found = UniversalPerturbation.fit(
         build("linear"),
         [(x, torch.zeros_like(y))],
         generator=seeded(),
-        radius=radius,
+        epsilon=epsilon,
         epochs=2,
         bounds=(-9.0, 9.0),
     )
     # Two steps straight up a linear model's slope.
-    torch.testing.assert_close(found.change.abs(), torch.full_like(found.change, 0.3 * radius))
+    torch.testing.assert_close(found.change.abs(), torch.full_like(found.change, 0.3 * epsilon))
 
 
 def test_it_fools_utterances_it_was_not_fitted_on(build):
@@ -69,9 +69,9 @@ def test_it_fools_utterances_it_was_not_fitted_on(build):
     x, y = draws[rows], y[rows]
     half = len(x) // 2
     batches = [(x[i : i + 8], y[i : i + 8]) for i in range(0, half, 8)]
-    radius = 0.15
+    epsilon = 0.15
     fitted = UniversalPerturbation.fit(
-        model, batches, generator=seeded(), radius=radius, step=0.02, epochs=6
+        model, batches, generator=seeded(), epsilon=epsilon, step=0.02, epochs=6
     )
     unseen, right = x[half:], y[half:]
 
@@ -79,13 +79,13 @@ def test_it_fools_utterances_it_was_not_fitted_on(build):
         return float((model(z).argmax(dim=1) != right).double().mean())
 
     signs = torch.randint(0, 2, (20, 1, 6, 8), generator=seeded(4)) * 2 - 1
-    noise = [fooled((unseen + radius * sign).clamp(0.0, 1.0)) for sign in signs]
+    noise = [fooled((unseen + epsilon * sign).clamp(0.0, 1.0)) for sign in signs]
     assert fooled(fitted(model, unseen, right)) > max(noise)
     # No change is worse than none.
     assert fooled(unseen) == 0.0
 
 
-def slowly_fitted(model, batches, *, radius, step, epochs, clip, order):
+def slowly_fitted(model, batches, *, epsilon, step, epochs, clip, order):
     """Return the change of algorithm 1, written out for two norms' simpler one, L-inf."""
     change = torch.zeros_like(batches[0][0][:1])
     for _ in range(epochs):
@@ -98,7 +98,7 @@ def slowly_fitted(model, batches, *, radius, step, epochs, clip, order):
                 loss = torch.logsumexp(logits[0], dim=0) - logits[0, label]
                 total = total + torch.minimum(loss, torch.tensor(clip, dtype=loss.dtype))
             total.backward()
-            change = (change + step * leaf.grad.sign()).clamp(-radius, radius)
+            change = (change + step * leaf.grad.sign()).clamp(-epsilon, epsilon)
     return change
 
 
@@ -107,7 +107,7 @@ def test_fitting_is_algorithm_1_of_the_paper(build, inputs, clip):
     model = build("conv")
     x, y = inputs()
     batches = [(x[:3], y[:3]), (x[3:6], y[3:6]), (x[6:], y[6:])]
-    settings = {"radius": 0.1, "step": 0.03, "epochs": 3, "clip": clip}
+    settings = {"epsilon": 0.1, "step": 0.03, "epochs": 3, "clip": clip}
     found = UniversalPerturbation.fit(model, batches, generator=seeded(7), **settings)
     expected = slowly_fitted(model, batches, order=seeded(7), **settings)
     torch.testing.assert_close(found.change, expected)
@@ -115,7 +115,7 @@ def test_fitting_is_algorithm_1_of_the_paper(build, inputs, clip):
 
 
 def fitted(model, inputs, **settings):
-    settings = {"radius": 0.1, "step": 0.02, "epochs": 2, **settings}
+    settings = {"epsilon": 0.1, "step": 0.02, "epochs": 2, **settings}
     return UniversalPerturbation.fit(model, [inputs()], generator=seeded(), **settings)
 
 
@@ -163,7 +163,7 @@ def test_broken_folders_are_refused(build, inputs, tmp_path):
     for change, sentence in (
         ({"norm": "L1"}, "is cut short or altered"),
         ({"extra": 1}, "is cut short or altered"),
-        ({"radius": 0.01}, "change is '0.04 large', expected at most the radius 0.01"),
+        ({"epsilon": 0.01}, "change is '0.04 large', expected at most epsilon, 0.01"),
         ({"bounds": [1.0, 0.0]}, re.escape("bounds is (1.0, 0.0), expected (low, high)")),
     ):
         (tmp_path / "settings.json").write_text(json.dumps({**settings, **change}))
@@ -190,7 +190,7 @@ def test_bad_uses_are_refused(build, inputs):
         ({"step": 0.0}, "step is 0.0, expected a finite number above 0."),
         ({"clip": -1.0}, "clip is -1.0, expected a finite number above 0."),
         ({"epochs": 0}, "epochs is 0, expected a whole number of at least 1."),
-        ({"radius": -1.0}, "radius is -1.0, expected a finite number of at least 0."),
+        ({"epsilon": -1.0}, "epsilon is -1.0, expected a finite number of at least 0."),
         ({"norm": "L2"}, "norm is 'L2', expected servax.perturbation.Linf or L2 (the class)."),
     ):
         with pytest.raises(SettingError, match=f"^{re.escape(sentence)}$"):
@@ -203,4 +203,4 @@ def test_bad_uses_are_refused(build, inputs):
     with pytest.raises(ShapeError, match=re.escape("expected (B, 1, 6, 8), as the change was")):
         universal(nn.Flatten(), x[..., :5], y)
     with pytest.raises(ShapeError, match=re.escape("(1, ...), one change for all inputs")):
-        UniversalPerturbation(change=x, radius=1.0)
+        UniversalPerturbation(change=x, epsilon=1.0)

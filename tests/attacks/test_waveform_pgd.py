@@ -84,9 +84,9 @@ def test_a_ratio_on_a_linear_model_goes_along_the_weights(linear, tmp_path, on_g
     weight = linear.weight.detach()
     for clean, moved in zip(x, found, strict=True):
         change = (moved - clean).numpy()
-        radius = float(clean.norm()) / 10**1.5
-        assert np.linalg.norm(change) <= radius * (1 + 1e-9)
-        best = radius * float(weight.norm())  # Cauchy-Schwarz
+        epsilon = float(clean.norm()) / 10**1.5
+        assert np.linalg.norm(change) <= epsilon * (1 + 1e-9)
+        best = epsilon * float(weight.norm())  # Cauchy-Schwarz
         assert -float(weight @ (moved - clean)) > 0.97 * best
         assert np.array_equal(np.round(moved.numpy() * 32768), moved.numpy() * 32768)
         assert np.array_equal(through_a_file(moved, tmp_path), moved.float().numpy())

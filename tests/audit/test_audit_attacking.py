@@ -88,7 +88,7 @@ def test_a_sweep_of_fgsm_costs_one_gradient(system: System, material: Material) 
 def test_what_is_wrong_already_costs_nothing_and_stays(system: System, material: Material) -> None:
     predictions = material.y.clone()
     predictions[[1, 4, 7]] = (predictions[[1, 4, 7]] + 1) % 4
-    pgd = PGD(step=0.02, radius=0.06, steps=5)
+    pgd = PGD(step=0.02, epsilon=0.06, steps=5)
     found, seen = attacked(threat(pgd), system, material, predictions)
     assert seen.rows == 5 * 5
     assert found.measures["attacked"] == 5
@@ -108,9 +108,9 @@ def test_nothing_to_attack_is_no_trouble(system: System, material: Material) -> 
 def test_who_falls_in_a_small_ball_is_not_attacked_in_a_larger(
     system: System, material: Material
 ) -> None:
-    one, seen = attacked(threat(APGD(radius=0.2, steps=5)), system, material)
+    one, seen = attacked(threat(APGD(epsilon=0.2, steps=5)), system, material)
     assert (one.frame["prediction"] != one.frame["label"]).all()
-    swept = threat(APGD(radius=0.4, steps=5), sweep=(0.2, 0.3, 0.4))
+    swept = threat(APGD(epsilon=0.4, steps=5), sweep=(0.2, 0.3, 0.4))
     found, again = attacked(swept, system, material)
     assert again.rows == seen.rows
     assert (found.frame["prediction"] != found.frame["label"]).all()
@@ -121,7 +121,7 @@ def test_a_source_is_attacked_once_whoever_is_scored(system: System, material: M
     source = Seen(system.model)
     turned = System(name="turned", model=nn.Sequential(system.model, nn.Softmin(dim=1)))
     found = attack_source(
-        threat(PGD(step=0.02, radius=0.06, steps=4), knowledge="oblivious"),
+        threat(PGD(step=0.02, epsilon=0.06, steps=4), knowledge="oblivious"),
         source,
         (system, turned),
         material,
@@ -139,7 +139,7 @@ def test_a_source_is_attacked_once_whoever_is_scored(system: System, material: M
 def test_padded_frames_are_left_alone(system: System, material: Material) -> None:
     mask = torch.arange(40) < 26
     masked = Material(**vars(material) | {"mask": mask.expand(8, 1, 1, 40)})
-    found, _ = attacked(threat(PGD(step=0.02, radius=0.06, steps=2)), system, masked)
+    found, _ = attacked(threat(PGD(step=0.02, epsilon=0.06, steps=2)), system, masked)
     change = found.inputs - material.x
     assert bool((change[..., 26:] == 0).all())
     assert bool((change[..., :26] != 0).any())
@@ -150,7 +150,7 @@ def test_led_to_a_class_is_what_comes_out_as_it(
     system: System, material: Material, radius: float
 ) -> None:
     for goal in ("angry", "sad"):
-        attack = APGD(radius=radius, steps=20, targeted=True)
+        attack = APGD(epsilon=radius, steps=20, targeted=True)
         # The stage leaves out what is of the class already.
         right = (system.model(material.x).argmax(1) == material.y) & (
             material.y != material.names.index(goal)

@@ -64,7 +64,7 @@ def test_the_bare_model_is_not_attacked_twice(done: Any, frame: pd.DataFrame) ->
     assert not {"adaptive pgd on undefended", "adaptive fgsm on undefended"} & set(planned)
     assert {"adaptive pgd on mean", "adaptive apgd-ce on undefended"} <= set(planned)
     material, model = done.scene.material, done.scene.subject.model
-    attack = PGD(radius=RADIUS, step=0.15 * RADIUS, steps=15)
+    attack = PGD(epsilon=RADIUS, step=0.15 * RADIUS, steps=15)
     expected = model(attack(model, material.x, material.y)).argmax(1)
     rows = part(frame, defence="undefended", attack="pgd", knowledge="adaptive")
     names = dict(zip(material.corpus.utterances["utterance"], expected.tolist(), strict=True))
@@ -101,7 +101,7 @@ def test_adaptive_rows_are_those_of_the_attack_on_the_defended_model(
     model = Defended(scene.subject.model, MeanFilter(3)).eval()
     x, y = scene.material.x, scene.material.y
     expected = {
-        "pgd": PGD(step=0.15 * RADIUS, radius=RADIUS, steps=15)(model, x, y),
+        "pgd": PGD(step=0.15 * RADIUS, epsilon=RADIUS, steps=15)(model, x, y),
         "fgsm": FGSM(epsilon=RADIUS)(model, x, y),
     }
     clean = model(x).argmax(1)

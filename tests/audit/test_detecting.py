@@ -31,7 +31,7 @@ class Squash(nn.Module):
 
 
 def threat(name: str, knowledge: Knowledge) -> Threat:
-    attack = PGD(step=0.1, radius=0.3, steps=1)
+    attack = PGD(step=0.1, epsilon=0.3, steps=1)
     return Threat(name=name, knowledge=knowledge, attack=attack, strength=0.3, kept=True)
 
 

@@ -119,7 +119,7 @@ def test_the_adaptive_attacker_goes_through_the_defence_and_is_stronger_than_one
     for radius in (0.05, 0.2):
         chosen = rows[rows["strength"] == radius]
         batch = SUBJECT.test.batch(np.array([names.index(n) for n in chosen["utterance"]]))
-        x = PGD(step=radius / 4, radius=radius, steps=3)(system, batch.x, batch.y)
+        x = PGD(step=radius / 4, epsilon=radius, steps=3)(system, batch.x, batch.y)
         single = int((system(x).argmax(1) == batch.y).sum())
         kept = int((chosen["prediction"] == chosen["label"]).sum())
         clean = int((system(batch.x).argmax(1) == batch.y).sum())

@@ -83,7 +83,7 @@ def test_a_sample_is_what_the_attacks_give_one_by_one(real_data: Callable[[str],
     attacks = {
         "clean": lambda model, x, y: x,
         "fgsm": FGSM(epsilon=0.009),
-        "pgd": PGD(step=0.003, radius=0.02, steps=9),
+        "pgd": PGD(step=0.003, epsilon=0.02, steps=9),
     }
     for name, attack in attacks.items():
         with torch.no_grad():

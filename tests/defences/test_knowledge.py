@@ -82,7 +82,7 @@ def test_attacks_pass_where_the_gradient_did_not():
     model, (x, y) = classifier(), inputs()
     defended = Defended(model, ThroughNumpy())
     loss = nn.functional.cross_entropy
-    found = PGD(radius=0.4, step=0.1)(Bpda(model, ThroughNumpy()), x, y)
+    found = PGD(epsilon=0.4, step=0.1)(Bpda(model, ThroughNumpy()), x, y)
     with torch.no_grad():
         assert loss(defended(found), y) > loss(defended(x), y)
 

@@ -235,7 +235,7 @@ def draws() -> torch.Generator:
 
 def pgd(radius: float, kind: type[PGD] = PGD, step: float = 0.2) -> PGD:
     """Return ten steps; `step` is a share of the radius."""
-    return kind(radius=radius, step=step * radius, steps=10)
+    return kind(epsilon=radius, step=step * radius, steps=10)
 
 
 SETTING = {"subject": "net"}
@@ -409,7 +409,7 @@ TABLE: dict[str, tuple[Check, Callable[[], nn.Module], str]] = {
     "sweep": (on_sweep(0.25), network, "passed"),
     "sweep, short": (on_sweep(1e-3), network, "warning"),
     "planted": (on_planted(pgd(0.3)), network, "passed"),
-    "planted, L2": (on_planted(PGD(radius=1.5, step=0.3, steps=10, norm=L2)), network, "passed"),
+    "planted, L2": (on_planted(PGD(epsilon=1.5, step=0.3, steps=10, norm=L2)), network, "passed"),
     "planted, behind a transform": (
         on_planted(pgd(0.3)),
         lambda: nn.Sequential(nn.AvgPool2d(3, 1, 1), network()),
@@ -628,7 +628,7 @@ def test_planted_discounts_what_a_random_search_finds(x) -> None:
     finding = checks.planted(
         model,
         x,
-        attack=PGD(radius=0.3, step=0.001, steps=60),
+        attack=PGD(epsilon=0.3, step=0.001, steps=60),
         subject="net",
         generator=draws(),
         planting=Planting(inner=3, candidates=20),
@@ -657,7 +657,7 @@ def test_planted_discounts_what_a_random_search_finds(x) -> None:
                 network(),
                 x,
                 y,
-                attack=PGD(radius=0.0),
+                attack=PGD(epsilon=0.0),
                 subject="a",
                 generator=draws(),
             ),

@@ -173,8 +173,8 @@ def test_a_classifier_may_stand_in_the_targets_place() -> None:
     )
     batch = test.batch(np.arange(8))
     moved = {
-        "oblivious": PGD(step=0.04, radius=0.1, steps=4)(target, batch.x, batch.y),
-        "adaptive": PGD(step=0.04, radius=0.1, steps=4)(twin, batch.x, batch.y),
+        "oblivious": PGD(step=0.04, epsilon=0.1, steps=4)(target, batch.x, batch.y),
+        "adaptive": PGD(step=0.04, epsilon=0.1, steps=4)(twin, batch.x, batch.y),
     }
     rows = frame[(frame["defence"] == "twin") & (frame["attack"] == "pgd")]
     rows = rows[rows["strength"] == 4]
@@ -193,7 +193,7 @@ def test_the_predicted_label_may_be_attacked() -> None:
     with torch.no_grad():
         predicted = target(batch.x).argmax(1)
         assert not torch.equal(predicted, batch.y)  # else the two labels are one
-    moved = PGD(step=0.04, radius=0.1, steps=2)(target, batch.x, predicted)
+    moved = PGD(step=0.04, epsilon=0.1, steps=2)(target, batch.x, predicted)
     with torch.no_grad():
         expected = [LABELS[int(i)] for i in target(moved).argmax(1)]
     rows = frame[(frame["strength"] == 2) & (frame["knowledge"] == "oblivious")]

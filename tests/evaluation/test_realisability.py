@@ -208,7 +208,7 @@ def test_two_real_recordings(real_data):
     nn.init.normal_(head[1].weight, std=0.05, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         labels = head(x).argmax(1)
-    adversarial = PGD(radius=0.02, steps=5, step=0.01)(head, x, labels)
+    adversarial = PGD(epsilon=0.02, steps=5, step=0.01)(head, x, labels)
     gap = realisability_gap(head, waveforms, adversarial, labels, front_end=settings, scale=scale)
     assert gap.clean.tolist() == gap.clean_again.tolist() == labels.tolist()
     for sound in gap.sounds:

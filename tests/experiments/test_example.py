@@ -85,7 +85,7 @@ def test_the_choice(
         f"as {purified[row]}"
     )
     batch = test.batch(np.array([row]))
-    moved = PGD(step=0.01, radius=0.02, steps=3)(target, batch.x, batch.y)
+    moved = PGD(step=0.01, epsilon=0.02, steps=3)(target, batch.x, batch.y)
     decibels = (moved[0, 0].numpy() - 1) * 80
     np.testing.assert_allclose(example.attacked, decibels, atol=1e-4)
     np.testing.assert_allclose(example.original, (batch.x[0, 0].numpy() - 1) * 80, atol=1e-4)

@@ -146,7 +146,7 @@ def test_records_are_what_the_saved_networks_predict(
     purifier = Purifier.from_pretrained(folder / "models" / "fold-3-ssad")
     assert purifier.scale.settings == parts.scale.settings
     batch = parts.test.batch(np.arange(len(parts.test)))
-    adversarial = PGD(step=0.02, radius=0.06, steps=2)(target, batch.x, batch.y)
+    adversarial = PGD(step=0.02, epsilon=0.06, steps=2)(target, batch.x, batch.y)
     with torch.no_grad():
         expected = {
             ("undefended", "none"): target(batch.x),

@@ -53,10 +53,10 @@ def test_the_clean_stage_of_an_audit_names_the_utterance() -> None:
 @pytest.mark.parametrize(
     "attack",
     [
-        PGD(leave=True, random_start=True),
+        PGD(early_stop=True, random_start=True),
         Square(queries=5),
         NES(queries=30, samples=2),
-        Cascade([PGD(leave=True)]),
+        Cascade([PGD(early_stop=True)]),
     ],
     ids=lambda attack: type(attack).__name__,
 )

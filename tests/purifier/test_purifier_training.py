@@ -333,7 +333,7 @@ def test_bfloat16_trains(make_dataset: Build) -> None:
 
 def test_the_papers_configuration_is_the_preset() -> None:
     training = preset("ssad").training
-    assert (training.ssa.step, training.ssa.budget, training.ssa.steps) == (0.01, 0.06, 10)
+    assert (training.ssa.step, training.ssa.epsilon, training.ssa.steps) == (0.01, 0.06, 10)
     assert (training.weights, training.tap) == (LossWeights(1.0, 1.0, 1.0), "conv3_3")
     assert (training.learning_rate, training.patience) == (1e-3, 5)
     network = preset("ssad").network

@@ -79,14 +79,14 @@ def slow_ssa(
 
 @pytest.mark.parametrize(
     ("ssa", "spread"),
-    [(SSA(), 0.01), (SSA(step=0.03, budget=0.02, steps=4), 0.02), (SSA(start="ball"), None)],
+    [(SSA(), 0.01), (SSA(step=0.03, epsilon=0.02, steps=4), 0.02), (SSA(start="ball"), None)],
     ids=["default", "wide step", "ball"],
 )
 def test_is_equations_1_to_3(ssa: SSA, spread: float | None) -> None:
     f, x = extractor(), inputs(3, 1, 9, 11)
     noise = uniform(x, gen())
-    start = x + (spread * noise if spread else ssa.budget * noise.sign())
-    expected = slow_ssa(f, x, start=start, step=ssa.step, budget=ssa.budget, steps=ssa.steps)
+    start = x + (spread * noise if spread else ssa.epsilon * noise.sign())
+    expected = slow_ssa(f, x, start=start, step=ssa.step, budget=ssa.epsilon, steps=ssa.steps)
     path = list(ssa.iterates(f, x, f(x), gen()))
     assert len(path) == ssa.steps
     for ours, slow in zip(path, expected, strict=True):
@@ -152,7 +152,7 @@ def started(ssa: SSA, x: Tensor) -> Tensor:
 
 def test_a_ball_start_is_a_corner_of_the_budget() -> None:
     x = inputs(2, 1, 20, 20)
-    start = started(SSA(start="ball", budget=0.05), x)
+    start = started(SSA(start="ball", epsilon=0.05), x)
     corners = torch.stack([(x - 0.05).clamp(0, 1), (x + 0.05).clamp(0, 1)])
     assert float((start - corners).abs().amin(0).max()) < 1e-12
     assert 0.4 < float((start > x).double().mean()) < 0.6
@@ -160,7 +160,7 @@ def test_a_ball_start_is_a_corner_of_the_budget() -> None:
 
 def test_a_step_start_is_uniform_in_a_step() -> None:
     x = torch.full((2, 1, 20, 20), 0.5, dtype=torch.float64)
-    for ssa, reach in ((SSA(), 0.01), (SSA(step=0.05, budget=0.02), 0.02)):
+    for ssa, reach in ((SSA(), 0.01), (SSA(step=0.05, epsilon=0.02), 0.02)):
         change = (started(ssa, x) - x) / reach
         assert float(change.abs().max()) <= 1.0
         quarters = torch.histc(change, 4, -1, 1) / change.numel()
@@ -190,7 +190,7 @@ def test_gradients_are_not_needed_around_it_nor_left_behind() -> None:
     [
         ({"step": 0.0}, "step is 0.0, expected a number in (0, 1]."),
         ({"step": math.nan}, "step is nan, expected a number in (0, 1]."),
-        ({"budget": 1.5}, "budget is 1.5, expected a number in (0, 1]."),
+        ({"epsilon": 1.5}, "epsilon is 1.5, expected a number in (0, 1]."),
         ({"steps": 0}, "steps is 0, expected a whole number of at least 1."),
         (
             {"start": "bal"},

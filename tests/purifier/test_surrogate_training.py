@@ -55,7 +55,7 @@ class TestDecisionSSA:
     def test_changes_stay_within_the_budget_and_raise_the_divergence(self):
         x, network = torch.rand(6, 1, 64, 40, generator=generator(0)), vgg()
         logits = network(x).detach()
-        ssa = DecisionSSA(budget=0.1, steps=4, clean_share=0.0)
+        ssa = DecisionSSA(epsilon=0.1, steps=4, clean_share=0.0)
         moved = ssa(network, x, logits, generator(1))
         assert (moved - x).abs().max() <= 0.1 + 1e-6
         assert moved.min() >= 0
@@ -66,7 +66,7 @@ class TestDecisionSSA:
 
     def test_budgets_differ_and_a_share_stays_clean(self):
         x, network = torch.full((64, 1, 32, 32), 0.5), vgg()
-        ssa = DecisionSSA(budget=0.2, steps=1, clean_share=0.5)
+        ssa = DecisionSSA(epsilon=0.2, steps=1, clean_share=0.5)
         moved = ssa(network, x, network(x).detach(), generator(0))
         largest = (moved - x).abs().amax(dim=(1, 2, 3))
         assert 20 < int((largest == 0).sum()) < 44
@@ -77,7 +77,7 @@ class TestDecisionSSA:
     def test_one_step_is_a_sign_step_from_the_start(self):
         x, network = torch.rand(2, 1, 32, 32, generator=generator(0)), vgg()
         logits = network(x).detach()
-        moved = DecisionSSA(budget=0.1, steps=1, clean_share=0.0)(network, x, logits, generator(3))
+        moved = DecisionSSA(epsilon=0.1, steps=1, clean_share=0.0)(network, x, logits, generator(3))
         draws = generator(3)
         torch.rand((2, 1, 1, 1), generator=draws)
         budgets = 0.1 * torch.rand((2, 1, 1, 1), generator=draws)
@@ -92,7 +92,7 @@ class TestDecisionSSA:
     @pytest.mark.parametrize(
         ("settings", "sentence"),
         [
-            ({"budget": 0}, "budget is 0, expected a number in (0, 1]"),
+            ({"epsilon": 0}, "epsilon is 0, expected a number in (0, 1]"),
             ({"steps": 0}, "steps is 0, expected a whole number of at least 1"),
             ({"clean_share": 1}, "clean_share is 1, expected a share in [0, 1)"),
         ],

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from servax.attacks.base import Attack, Norm
-from servax.attacks.gradient import check_norm
+from servax.attacks.base import BallAttack
 from servax.attacks.outside.art import Toolbox
 from servax.attacks.outside.foolbox import Foolbox
 from servax.attacks.outside.library import Library, Task
@@ -27,7 +26,8 @@ from servax.attacks.outside.starts import starting_points
 from servax.attacks.outside.torchattacks import Torchattacks
 from servax.attacks.problem import Problem
 from servax.errors import ServaxError, SettingError
-from servax.perturbation import Ball, Linf, check_radius, into_reach
+from servax.kinds import renamed
+from servax.perturbation import into_reach
 
 LIBRARIES: tuple[Library, ...] = (Foolbox(), Toolbox(), Torchattacks())
 """The packages that a path may lead into; nothing else is imported."""
@@ -35,8 +35,9 @@ ROUNDING = 1e-5
 """Share of the radius that rounding may add to a change; that much is taken back."""
 
 
+@renamed(radius="epsilon")
 @dataclass(frozen=True, kw_only=True)
-class Outside(Attack):
+class Outside(BallAttack):
     """An attack of another library.
 
     A fixed-radius attack is given the radius. A minimum-norm attack (DeepFool, Carlini & Wagner,
@@ -44,32 +45,21 @@ class Outside(Attack):
     the attack has failed, and the clean input is its result. `distances` tells how far it is.
 
     Example:
-        >>> Outside(path="foolbox.attacks.LinfPGD", settings={"steps": 10}).radius
+        >>> Outside(path="foolbox.attacks.LinfPGD", settings={"steps": 10}).epsilon
         0.02
     """
 
     path: str
     """Where the attack class is, below `foolbox.attacks`, `art.attacks.evasion`, `torchattacks`."""
-    radius: float = 0.02
-    """Size of the ball around the clean input, in units of the input."""
-    norm: Norm = Linf
-    """`Linf` or `L2`."""
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """What else its constructor is given. The library sees inputs in [0, 1]: lengths among these
     (steps, step sizes) are shares of the width of `bounds`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_norm(self.norm)
-        check_radius(self.radius)
         attack = self.attack
         self.library.check(attack, norm=self.norm, targeted=self.targeted)
         self.library.check_settings(attack, self.settings)
-
-    @property
-    def ball(self) -> Ball:
-        """The ball of the norm and radius."""
-        return self.norm(self.radius)
 
     @property
     def library(self) -> Library:
@@ -92,10 +82,10 @@ class Outside(Attack):
 
     def iterates(self, problem: Problem) -> Iterator[Tensor]:
         """Yield the attack's result: a library does not show its steps."""
-        found = self._found(problem, radius=self.radius)
+        found = self._found(problem, radius=self.epsilon)
         if self.minimum_norm:
             distance = problem.within(self.ball).norm(found - problem.x)
-            near = distance <= self.radius * (1 + ROUNDING)
+            near = distance <= self.epsilon * (1 + ROUNDING)
             found = torch.where(_per_input(near, found), found, problem.x)
         yield into_reach(problem.x, found, problem.within(self.ball), problem.bounds)
 

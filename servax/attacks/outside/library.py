@@ -128,7 +128,7 @@ class Library(ABC):
                 raise SettingError(
                     f"settings[{name!r}]",
                     settings[name],
-                    "no such setting: the bridge gives it (see radius, norm and targeted)",
+                    "no such setting: the bridge gives it (see epsilon, norm and targeted)",
                 )
             if name not in known:
                 raise SettingError.choice(f"a setting of {attack.__name__}", name, known)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 
-from servax.attacks.base import Norm
-from servax.attacks.gradient import check_norm
+from servax.attacks.base import Norm, check_norm
 from servax.attacks.outside.bridge import Outside
 from servax.errors import SettingError
-from servax.kinds import typed
+from servax.kinds import renamed, typed
 from servax.perturbation import L2, Bounds, Linf
 
 UNIT: Bounds = (0.0, 1.0)
@@ -23,9 +22,10 @@ SEARCH = 40
 """About what one step of HopSkipJump asks for beside that: step size and boundary."""
 
 
+@renamed(radius="epsilon")
 @typed
 def deepfool(
-    *, radius: float = 0.02, norm: Norm = Linf, steps: int = 50, bounds: Bounds = UNIT
+    *, epsilon: float = 0.02, norm: Norm = Linf, steps: int = 50, bounds: Bounds = UNIT
 ) -> Outside:
     """Return DeepFool (Moosavi-Dezfooli et al. 2016) of foolbox: quick, and a little too far.
 
@@ -35,17 +35,18 @@ def deepfool(
     name = "LinfDeepFoolAttack" if norm is Linf else "L2DeepFoolAttack"
     return Outside(
         path=f"foolbox.attacks.{name}",
-        radius=radius,
+        epsilon=epsilon,
         norm=norm,
         bounds=bounds,
         settings={"steps": steps, "candidates": None},
     )
 
 
+@renamed(radius="epsilon")
 @typed
 def carlini_wagner(
     *,
-    radius: float = 0.5,
+    epsilon: float = 0.5,
     steps: int = 100,
     searches: int = 9,
     bounds: Bounds = UNIT,
@@ -58,7 +59,7 @@ def carlini_wagner(
     """
     return Outside(
         path="foolbox.attacks.L2CarliniWagnerAttack",
-        radius=radius,
+        epsilon=epsilon,
         norm=L2,
         bounds=bounds,
         targeted=targeted,
@@ -66,9 +67,10 @@ def carlini_wagner(
     )
 
 
+@renamed(radius="epsilon")
 @typed
 def fmn(
-    *, radius: float = 0.02, steps: int = 100, bounds: Bounds = UNIT, targeted: bool = False
+    *, epsilon: float = 0.02, steps: int = 100, bounds: Bounds = UNIT, targeted: bool = False
 ) -> Outside:
     """Return the fast minimum-norm attack (Pintor et al. 2021) of foolbox, L-inf.
 
@@ -76,7 +78,7 @@ def fmn(
     """
     return Outside(
         path="foolbox.attacks.LInfFMNAttack",
-        radius=radius,
+        epsilon=epsilon,
         norm=Linf,
         bounds=bounds,
         targeted=targeted,
@@ -84,9 +86,10 @@ def fmn(
     )
 
 
+@renamed(radius="epsilon")
 @typed
 def ddn(
-    *, radius: float = 0.5, steps: int = 100, bounds: Bounds = UNIT, targeted: bool = False
+    *, epsilon: float = 0.5, steps: int = 100, bounds: Bounds = UNIT, targeted: bool = False
 ) -> Outside:
     """Return decoupled direction and norm (Rony et al. 2019) of foolbox, L2.
 
@@ -94,7 +97,7 @@ def ddn(
     """
     return Outside(
         path="foolbox.attacks.DDNAttack",
-        radius=radius,
+        epsilon=epsilon,
         norm=L2,
         bounds=bounds,
         targeted=targeted,
@@ -102,10 +105,11 @@ def ddn(
     )
 
 
+@renamed(radius="epsilon")
 @typed
 def nearest(
     *,
-    radius: float,
+    epsilon: float,
     norm: Norm = Linf,
     steps: int = 100,
     bounds: Bounds = UNIT,
@@ -114,13 +118,14 @@ def nearest(
     """Return the gradient attack that is best at small changes of a norm: `fmn`, in L2 `ddn`."""
     check_norm(norm)
     preset = fmn if norm is Linf else ddn
-    return preset(radius=radius, steps=steps, bounds=bounds, targeted=targeted)
+    return preset(epsilon=epsilon, steps=steps, bounds=bounds, targeted=targeted)
 
 
+@renamed(radius="epsilon")
 @typed
 def fab(
     *,
-    radius: float = 0.02,
+    epsilon: float = 0.02,
     norm: Norm = Linf,
     steps: int = 100,
     restarts: int = 1,
@@ -130,7 +135,7 @@ def fab(
     """Return FAB (Croce & Hein 2020) of torchattacks, which has to be installed by itself."""
     return Outside(
         path="torchattacks.FAB",
-        radius=radius,
+        epsilon=epsilon,
         norm=norm,
         bounds=bounds,
         targeted=targeted,
@@ -138,10 +143,11 @@ def fab(
     )
 
 
+@renamed(radius="epsilon")
 @typed
 def hop_skip_jump(
     *,
-    radius: float = 0.02,
+    epsilon: float = 0.02,
     norm: Norm = Linf,
     queries: int = 5000,
     bounds: Bounds = UNIT,
@@ -157,7 +163,7 @@ def hop_skip_jump(
     steps = _hop_skip_jump_steps(queries)
     return Outside(
         path="foolbox.attacks.HopSkipJumpAttack",
-        radius=radius,
+        epsilon=epsilon,
         norm=norm,
         bounds=bounds,
         targeted=targeted,
@@ -165,14 +171,15 @@ def hop_skip_jump(
     )
 
 
+@renamed(radius="epsilon")
 @typed
 def boundary(
-    *, radius: float = 0.5, steps: int = 5000, bounds: Bounds = UNIT, targeted: bool = False
+    *, epsilon: float = 0.5, steps: int = 5000, bounds: Bounds = UNIT, targeted: bool = False
 ) -> Outside:
     """Return the boundary attack (Brendel et al. 2018) of foolbox: L2, told decisions only."""
     return Outside(
         path="foolbox.attacks.BoundaryAttack",
-        radius=radius,
+        epsilon=epsilon,
         norm=L2,
         bounds=bounds,
         targeted=targeted,

@@ -153,7 +153,7 @@ class MadryPGD(Objective):
         self, network: VGG16, x: Tensor, y: Tensor, criterion: Criterion, generator: torch.Generator
     ) -> Tensor:
         """Return CE(x_adv)."""
-        attack = PGD(step=self.step, radius=self.radius, steps=self.steps, random_start=True)
+        attack = PGD(step=self.step, epsilon=self.radius, steps=self.steps, random_start=True)
         return criterion(network(_craft(attack, network, x, y, generator)), y)
 
 

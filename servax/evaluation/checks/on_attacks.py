@@ -47,7 +47,7 @@ def large_epsilon(
         model: From inputs (B, ...) to logits (B, K).
         x: Clean inputs (B, ...).
         y: True classes (B,).
-        attack: From a radius to the attack, such as ``lambda radius: PGD(radius=radius, ...)``; its
+        attack: From a radius to the attack, as ``lambda radius: PGD(epsilon=radius, ...)``; its
             step should grow with the radius.
         subject: Name of the system.
         generator: Draws whatever is random in the attack.
@@ -108,8 +108,8 @@ def restarts_and_steps(
     """
     if restarts < FEWEST_RESTARTS:
         raise SettingError("restarts", restarts, f"a whole number of at least {FEWEST_RESTARTS}")
-    if attack.radius <= 0:
-        raise SettingError("radius", attack.radius, "a number above 0, there is nothing to sweep")
+    if attack.epsilon <= 0:
+        raise SettingError("epsilon", attack.epsilon, "a number above 0, there is nothing to sweep")
 
     def right(setting: PGD) -> Tensor:
         return _votes(model, setting(model, x, y, generator=generator), draws).argmax(dim=1) == y
@@ -133,7 +133,7 @@ def restarts_and_steps(
 
 
 def _steps(attack: PGD) -> list[float]:
-    radius = attack.radius
+    radius = attack.epsilon
     return sorted({radius / 10, radius / 4, radius / 2, 2.5 * radius / int(attack.steps)})
 
 

@@ -84,12 +84,12 @@ def last_of(iterates: Iterator[Tensor], start: Tensor) -> Tensor:
     return last[0] if last else start
 
 
-def to_attack(problem: Problem, *, leave: bool) -> Tensor:
-    """Return the rows (m,) an attack begins with: without `leave` all of them.
+def to_attack(problem: Problem, *, early_stop: bool) -> Tensor:
+    """Return the rows (m,) an attack begins with: without `early_stop` all of them.
 
-    With `leave` one forward pass tells which clean inputs the attacker need not touch.
+    With `early_stop` one forward pass tells which clean inputs the attacker need not touch.
     """
-    if not leave:
+    if not early_stop:
         return torch.arange(len(problem.x), device=problem.x.device)
     return (~problem.fooled(problem.scores(problem.x))).nonzero().flatten()
 
@@ -104,7 +104,7 @@ def walk(
     start: Tensor | None = None,
     decay: float = 0.0,
     show: Show | None = None,
-    leave: bool = False,
+    early_stop: bool = False,
 ) -> Iterator[Tensor]:
     """Yield x_1 ... x_steps as `servax.perturbation.ascend` does, with what that does not know.
 
@@ -117,9 +117,9 @@ def walk(
         start: Where to begin, default the clean inputs.
         decay: Share of the earlier gradients in a step's direction; 0 takes the gradient alone.
         show: What the model sees instead of the inputs when a gradient is taken.
-        leave: Stop moving an utterance once it is fooled; one whose clean input does is not moved.
+        early_stop: Stop moving an utterance once it is fooled, at once where the clean input does.
     """
-    rows = to_attack(problem, leave=leave)
+    rows = to_attack(problem, early_stop=early_stop)
     result = problem.x
     if start is not None:
         reach = into_reach(problem.x, start, problem.within(ball), problem.bounds)
@@ -128,8 +128,8 @@ def walk(
     for _ in range(steps):
         if len(rows) > 0:
             part, current = problem.at(rows), result[rows]
-            seen = _gradient(part, current, rows, loss, show, leave=leave)
-            stays = ~seen.fooled if leave else torch.ones_like(seen.fooled)
+            seen = _gradient(part, current, rows, loss, show, early_stop=early_stop)
+            stays = ~seen.fooled if early_stop else torch.ones_like(seen.fooled)
             rows, part = rows[stays], part.at(stays)
             inside, gradient = part.within(ball), seen.gradient[stays]
             if decay > 0:
@@ -142,14 +142,14 @@ def walk(
 
 
 def _gradient(
-    problem: Problem, z: Tensor, rows: Tensor, loss: Loss, show: Show | None, *, leave: bool
+    problem: Problem, z: Tensor, rows: Tensor, loss: Loss, show: Show | None, *, early_stop: bool
 ) -> View:
     """Return the view at `z`; where the model is shown something else, `fooled` is still of `z`."""
     if show is None:
         return look(problem, z, lambda logits: problem.gain(loss, logits))
     gradient = input_gradient(lambda leaf: problem.gain(loss, problem.logits(show(leaf, rows))), z)
     nothing = torch.zeros(len(z), device=z.device)
-    fooled = problem.fooled(problem.scores(z)) if leave else nothing.bool()
+    fooled = problem.fooled(problem.scores(z)) if early_stop else nothing.bool()
     return View(gradient=gradient, gain=nothing, fooled=fooled)
 
 
