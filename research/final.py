@@ -18,8 +18,8 @@ import torch
 from halves import HALVES, dataset, speakers
 from materials import surrogate
 
-from servax.experiments.training import new_restorer
 from servax.features import FrontEndSettings
+from servax.models import new_restorer
 from servax.purifier import PRESETS, Purifier, SurrogateTrainer, SurrogateTraining
 from servax.training import Compute, global_seed
 
