@@ -38,7 +38,8 @@ from servax.errors import ServaxError, SettingError
 from servax.evaluation import records
 from servax.evaluation.protocol import UNDEFENDED
 from servax.experiments.provenance import provenance
-from servax.recognition import RECOGNISERS, Recogniser
+from servax.models import RECOGNISERS
+from servax.recognition import Recogniser
 
 RESULTS = Path("results/benchmark")
 RECORDS = Path("runs/benchmark")

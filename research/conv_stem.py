@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
-from servax.models.texture import TextureShuffle
+from servax.models.unet import TextureShuffle
 
 PATCH = 4
 """Side of what the stem folds into channels; a token is twice as long and high."""

@@ -22,7 +22,8 @@ import torch
 from halves import HALVES, dataset
 
 from servax.features import FrontEndSettings
-from servax.recognition import RECOGNISERS, Recogniser, new_recogniser
+from servax.models import RECOGNISERS
+from servax.recognition import Recogniser, new_recogniser
 from servax.training import Compute, RecogniserTrainer, RecogniserTraining, derive
 
 FOLDER = Path("runs/research/surrogates")

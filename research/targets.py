@@ -18,7 +18,7 @@ import torch
 from servax.experiments import load_recipe
 from servax.experiments.fold import FoldTraining
 from servax.experiments.prepared import Prepared
-from servax.recognition import RECOGNISERS
+from servax.models import RECOGNISERS
 from servax.stages import Watcher
 
 RECIPE = Path("recipes/ravdess_paper_cpu.yaml")

@@ -196,6 +196,20 @@ def check_number(name: str, value: Any) -> None:
         raise SettingError(name, value, "a number")
 
 
+def check_size(name: str, value: object, *, smallest: int = 1, largest: int) -> None:
+    """Refuse anything but a whole number in [smallest, largest], as in settings read from a file.
+
+    Upper limits lie far above any use: they keep a hostile file from asking for all the memory of
+    the machine before its weights are looked at.
+
+    Raises:
+        SettingError: `value` is no such number.
+    """
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (whole and smallest <= value <= largest):  # type: ignore[operator]
+        raise SettingError(name, value, f"a whole number in [{smallest}, {largest}]")
+
+
 def check_kind(name: str, value: object, kind: type) -> None:
     """Refuse what is not of a kind.
 

@@ -16,10 +16,10 @@ from servax.errors import SettingError
 from servax.experiments.training import Parts, fold_parts, train_purifier, train_recogniser
 from servax.features import FrontEnd, FrontEndSettings, extract
 from servax.kinds import stored
-from servax.models import DiscriminatorSettings, RestorerSettings
+from servax.models import DiscriminatorSettings, NetworkName, RestorerSettings
 from servax.purifier import PurifierTraining, SurrogateTraining
 from servax.purifier import preset as purifier_preset
-from servax.recognition import MODEL, NetworkName, Recogniser
+from servax.recognition import MODEL, Recogniser
 from servax.training import Compute, Processes, Progress, RecogniserTraining, launch
 
 

@@ -12,7 +12,8 @@ from servax.experiments.adversarial import START, start_adversarial, train_adver
 from servax.experiments.prepared import Prepared
 from servax.experiments.training import epochs_note, train_purifier, train_recogniser
 from servax.kinds import stored
-from servax.recognition import MODEL, NetworkName, Recogniser
+from servax.models import NetworkName
+from servax.recognition import MODEL, Recogniser
 from servax.stages import Stage, Task, Watcher, make_stage
 from servax.training import Progress, derive
 

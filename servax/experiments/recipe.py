@@ -22,9 +22,8 @@ from servax.experiments.choices import (
     Variant,
 )
 from servax.features import FrontEndSettings
-from servax.models import DiscriminatorSettings
+from servax.models import RECOGNISERS, DiscriminatorSettings, NetworkName
 from servax.purifier import PRESETS, Preset, PurifierTraining, SurrogateTraining
-from servax.recognition import RECOGNISERS, NetworkName
 from servax.stages import Resources
 from servax.training import Compute, RecogniserTraining
 

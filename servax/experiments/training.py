@@ -19,6 +19,7 @@ from servax.models import (
     VGG16,
     Discriminator,
     DiscriminatorSettings,
+    NetworkName,
     RestorerSettings,
     feature_extractor,
     frozen,
@@ -31,7 +32,7 @@ from servax.purifier import (
     SurrogateTrainer,
     SurrogateTraining,
 )
-from servax.recognition import MODEL, NetworkName, Recogniser, new_recogniser
+from servax.recognition import MODEL, Recogniser, new_recogniser
 from servax.training import (
     Compute,
     Fitted,

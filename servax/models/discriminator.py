@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from servax.errors import SettingError
 from servax.features import check_log_mels, check_type
-from servax.kinds import check_list, typed
-from servax.models.sizes import check_size
+from servax.kinds import check_list, check_size, typed
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,9 @@ from torch import Tensor, nn
 from servax.errors import CheckpointError, ServaxError, nearest, unwritable
 from servax.files import json_text, whole_file
 from servax.kinds import typed
-from servax.models.crnn import CRNN
-from servax.models.resnet import ResNet
-from servax.models.transformer import FrameTransformer
-from servax.models.unet import UNet
-from servax.models.vgg import VGG16
+from servax.models.recognisers import CRNN, VGG16, ResNet
+from servax.models.transformer import FrameTransformer, FrameTransformerSettings
+from servax.models.unet import UNet, UNetSettings
 
 WEIGHTS = "weights.safetensors"
 SETTINGS = "settings.json"
@@ -38,6 +36,14 @@ NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
     "FrameTransformer": FrameTransformer,
     "UNet": UNet,
 }
+RestorerSettings = FrameTransformerSettings | UNetSettings
+"""Of networks from spectrogram to spectrogram: purifiers, denoisers."""
+
+
+def new_restorer(settings: RestorerSettings) -> nn.Module:
+    """Return the untrained network that the settings describe."""
+    kind = UNet if isinstance(settings, UNetSettings) else FrameTransformer
+    return kind(**asdict(settings))
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from torch.nn.functional import linear, pad, scaled_dot_product_attention
 
 from servax.errors import SettingError
 from servax.features import check_log_mels, check_type
-from servax.kinds import typed
-from servax.models.sizes import check_size
+from servax.kinds import check_size, typed
 
 NARROWEST = 16
 """Width of an attention head that torch's kernels for CPUs are made for."""

@@ -7,9 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from servax.models import TAPS, VGG16, frozen
-from servax.models.layers import Layers
-from servax.models.vgg import feature_extractor
+from servax.models import TAPS, VGG16, Layers, feature_extractor, frozen
 
 SURROGATE_TAPS = ("pool1", "pool2", "conv3_3", "pool4")
 """Where a VGG-16 is read, from texture to what the decision is made of."""

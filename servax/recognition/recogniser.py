@@ -8,9 +8,9 @@ sound (T,) ─ mean of channels, resampled ─ front-end ─ log-Mel in dB ─ s
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import soxr
@@ -21,20 +21,19 @@ from servax import audio
 from servax.errors import SettingError, ShapeError
 from servax.features import Dataset, FrontEnd, FrontEndSettings, Scaling, waveform_batch
 from servax.kinds import check, check_list
-from servax.models import CRNN, VGG16, ResNet, Stored, classes_of, evaluating
+from servax.models import (
+    RECOGNISERS,
+    VGG16,
+    NetworkName,
+    RecogniserNetwork,
+    Stored,
+    classes_of,
+    evaluating,
+)
 from servax.recognition.pretrained import Pretrained
 from servax.runtime.heard import heard
 from servax.runtime.samples import Samples
 from servax.training import global_seed
-
-NetworkName = Literal["vgg16", "resnet", "crnn"]
-"""Recognisers by the name that options and recipes give them."""
-RecogniserNetwork = VGG16 | ResNet | CRNN
-RECOGNISERS: Mapping[str, type[VGG16] | type[ResNet] | type[CRNN]] = {
-    "vgg16": VGG16,
-    "resnet": ResNet,
-    "crnn": CRNN,
-}
 
 
 class Recogniser(

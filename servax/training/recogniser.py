@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from servax.errors import CorpusError, SettingError
 from servax.features import Dataset, SpecAugment
 from servax.kinds import check_types
-from servax.models import classes_of, evaluating
-from servax.models.memory_order import channels_last
+from servax.models import channels_last, classes_of, evaluating
 from servax.training.device import Compute
 from servax.training.loop import Schedule, Terms
 from servax.training.seeding import generator

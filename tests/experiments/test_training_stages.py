@@ -19,10 +19,11 @@ from servax.models import (
     CRNN,
     VGG16,
     FrameTransformerSettings,
+    NetworkName,
     ResNet,
 )
 from servax.purifier import Purifier
-from servax.recognition import NetworkName, Recogniser
+from servax.recognition import Recogniser
 from servax.stages import Watcher
 from servax.training import Compute, Progress
 

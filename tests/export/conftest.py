@@ -11,9 +11,9 @@ from torch import nn
 
 from servax.export import Exported, export_defended
 from servax.features import FrontEndSettings, Scale, ScaleSettings
-from servax.models import CRNN, UNet
+from servax.models import CRNN, RecogniserNetwork, UNet
 from servax.purifier import Purifier
-from servax.recognition import Recogniser, RecogniserNetwork
+from servax.recognition import Recogniser
 
 LABELS = ("angry", "happy", "sad")
 SCALE = Scale(ScaleSettings(top_db=40.0))

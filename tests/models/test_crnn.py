@@ -9,7 +9,7 @@ from scipy.special import expit, softmax
 from torch import nn
 
 from servax.models import CRNN
-from servax.models.crnn import DROPOUT
+from servax.models.recognisers import DROPOUT
 
 
 def count(network):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from servax.models.filling import cropped, filled
+from servax.models.unet import cropped, filled
 
 
 @pytest.mark.parametrize("exporting", [False, True])

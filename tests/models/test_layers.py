@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from servax.models import CRNN, VGG16, ResNet, feature_extractor, frozen
-from servax.models.layers import Layers
+from servax.models import CRNN, VGG16, Layers, ResNet, feature_extractor, frozen
 
 
 def draw(*shape, seed=0):

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from servax.models import VGG16, ResNet, frozen
-from servax.models.memory_order import channels_last
+from servax.models import VGG16, ResNet, channels_last, frozen
 
 
 def is_channels_last(network):

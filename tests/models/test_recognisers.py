@@ -8,13 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from servax.errors import SettingError, ShapeError
+from servax.errors import ShapeError
 from servax.models import (
     CRNN,
     VGG16,
-    CRNNSettings,
     ResNet,
-    ResNetSettings,
     frozen,
     load_network,
     save_network,
@@ -140,17 +138,3 @@ def test_the_seed_decides_the_weights_and_training_moves_them(kind):
             optimiser.step()
             losses.append(loss.item())
     assert losses[-1] < losses[0] - 0.3
-
-
-@pytest.mark.parametrize("settings", [ResNetSettings, CRNNSettings])
-@pytest.mark.parametrize(
-    ("given", "sentence"),
-    [
-        ({"classes": 1}, "classes is 1, expected a whole number in [2, 100000]."),
-        ({"width": 0}, "width is 0, expected a whole number in [1, 1024]."),
-        ({"width": 10**9}, "width is 1000000000, expected a whole number in [1, 1024]."),
-    ],
-)
-def test_settings_outside_their_rule_are_refused(settings, given, sentence):
-    with pytest.raises(SettingError, match=f"^{re.escape(sentence)}$"):
-        settings(**given)

@@ -7,7 +7,7 @@ from scipy.signal import correlate2d
 from torch import nn
 
 from servax.models import ResNet
-from servax.models.resnet import BasicBlock
+from servax.models.recognisers import BasicBlock
 
 
 def count(network):

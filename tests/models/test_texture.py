@@ -9,7 +9,7 @@ from scipy.fft import dctn, idctn
 
 from servax.errors import SettingError
 from servax.models import UNet, load_network, save_network
-from servax.models.texture import TextureShuffle
+from servax.models.unet import TextureShuffle
 
 
 def draw(*shape, seed=0):

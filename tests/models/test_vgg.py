@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from servax.errors import SettingError, ShapeError
-from servax.models import TAPS, VGG16, VGG16Settings, feature_extractor
+from servax.models import TAPS, VGG16, RecogniserSettings, feature_extractor
 
 CONVOLUTIONS = {1: 2, 2: 2, 3: 3, 4: 3, 5: 3}
 
@@ -154,4 +154,4 @@ def test_inputs_of_another_shape_are_refused(shape):
 )
 def test_settings_outside_their_rule_are_refused(settings, sentence):
     with pytest.raises(SettingError, match=f"^{re.escape(sentence)}$"):
-        VGG16Settings(**settings)
+        RecogniserSettings(**settings)

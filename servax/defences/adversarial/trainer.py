@@ -19,8 +19,7 @@ from servax.defences.adversarial.objectives import Criterion, Objective
 from servax.defences.adversarial.settings import AdversarialTraining
 from servax.errors import ServaxError
 from servax.features import Batch, Dataset
-from servax.models import VGG16
-from servax.models.memory_order import channels_last
+from servax.models import VGG16, channels_last
 from servax.training import Compute, Schedule, generator, global_seed
 from servax.training.loop import Terms
 from servax.training.recogniser import augmented, class_share, class_weights, validation_terms

@@ -1,7 +1,8 @@
-"""How a model is asked, and which class it says: the one place that turns logits into classes.
+"""What a classifier is to this library: any module from inputs to logits; and which class it says.
 
-The largest of NaNs is class 0 to `argmax`. So an answer without a largest finite logit is refused:
-unseen, a broken model would be scored, and pass for right about that class.
+`classes_of` is the one place that turns logits into classes. The largest of NaNs is class 0 to
+`argmax`. So an answer without a largest finite logit is refused: unseen, a broken model would be
+scored, and pass for right about that class.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from servax.errors import ServaxError
+from servax.features import check_waveforms
+from servax.kinds import typed
 
 
 def classes_of(logits: Tensor, names: Sequence[str] = ()) -> Tensor:
@@ -47,3 +50,25 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+class WaveformClassifier(nn.Module):
+    """Maps waveforms (B, T) to logits (B, C), differentiably.
+
+    Args:
+        logmel: From (B, T) to what `classifier` takes, e.g. ``nn.Sequential(front_end, scale)``.
+        classifier: From (B, 1, M, F) to logits (B, C).
+    """
+
+    @typed
+    def __init__(self, logmel: nn.Module, classifier: nn.Module) -> None:
+        super().__init__()
+        self.logmel = logmel
+        self.classifier = classifier
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Return logits (B, C) of waveforms (B, T)."""
+        check_waveforms(waveform)
+        # A copy, since the classifier may write into what it is given.
+        logits: Tensor = self.classifier(self.logmel(waveform).clone())
+        return logits
