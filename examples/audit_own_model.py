@@ -18,10 +18,10 @@ import torch
 
 from servax.audit.run import run_audit
 from servax.audit.scene import Scene
-from servax.audit.selection import Selection
 from servax.audit.settings import AuditSettings
-from servax.audit.subjects import load_system
 from servax.audit.tiers import Budget
+from servax.evaluation.dataset import Selection
+from servax.evaluation.loading import load_system
 from servax.experiments.provenance import provenance
 
 

@@ -28,9 +28,9 @@ from trial import TRIALS, reused
 
 from servax.attacks import APGD, PGD, Restarts
 from servax.attacks.base import Attack
-from servax.audit.selection import chosen
 from servax.benchmark.systems import build_defence, part, subject_of
 from servax.defences import Defended, ExpectationOverDraws
+from servax.evaluation.dataset import chosen
 from servax.evaluation.metrics import uar
 from servax.experiments.provenance import provenance
 from servax.features import Dataset

@@ -27,7 +27,6 @@ from typing import Any
 
 import torch
 
-from servax.audit.systems import folder_of
 from servax.benchmark import Protocol, Record, read_record, with_figures, write_record
 from servax.benchmark.figures import Measurement, figures_of
 from servax.benchmark.measuring import Attacker, count_ticks, measure, sample
@@ -36,6 +35,7 @@ from servax.benchmark.systems import Built, Subject, build_defence, group_of, ki
 from servax.corpora import Corpus, load
 from servax.errors import ServaxError, SettingError
 from servax.evaluation import records
+from servax.evaluation.options import folder_of
 from servax.evaluation.protocol import UNDEFENDED
 from servax.experiments.provenance import provenance
 from servax.models import RECOGNISERS

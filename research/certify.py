@@ -20,9 +20,9 @@ from halves import corpus, folds
 from materials import folder
 from trial import TRIALS, reused
 
-from servax.audit.selection import chosen
 from servax.benchmark.systems import part, subject_of
 from servax.defences import Defended, certify
+from servax.evaluation.dataset import chosen
 from servax.experiments.provenance import provenance
 from servax.files import json_text, write_whole
 from servax.training import generator

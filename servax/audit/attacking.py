@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from servax.attacks import Counting
 from servax.attacks.fast import with_gradients
 from servax.attacks.problem import logits_of
-from servax.audit.material import Material
+from servax.evaluation.dataset import EvaluationSet
 from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.evaluation.protocol import Condition, Identity, identified, prediction_rows
 from servax.evaluation.systems import System
@@ -44,7 +44,7 @@ class Attacked:
 
 def clean(
     systems: Sequence[System],
-    material: Material,
+    material: EvaluationSet,
     identity: Identity,
     *,
     batch_size: int,
@@ -65,7 +65,7 @@ def attack_source(
     threat: Threat,
     source: nn.Module,
     systems: Sequence[System],
-    material: Material,
+    material: EvaluationSet,
     identity: Identity,
     *,
     batch_size: int,
@@ -103,7 +103,7 @@ def attack_system(
     attacked: nn.Module,
     right: Tensor,
     predictions: Tensor,
-    material: Material,
+    material: EvaluationSet,
     identity: Identity,
     *,
     batch_size: int,
@@ -154,7 +154,11 @@ def attack_system(
 
 
 def _run(
-    threat: Threat, model: nn.Module, material: Material, positions: Tensor, draws: torch.Generator
+    threat: Threat,
+    model: nn.Module,
+    material: EvaluationSet,
+    positions: Tensor,
+    draws: torch.Generator,
 ) -> Iterator[tuple[float, Tensor]]:
     """Yield (strength, inputs) of one batch."""
     x, y = material.x[positions], material.y[positions]
@@ -190,7 +194,7 @@ def predict(
 
 
 def rows(
-    material: Material,
+    material: EvaluationSet,
     identity: Identity,
     system: str,
     predictions: Tensor,
@@ -234,7 +238,7 @@ def measures_of(counting: Counting, attacked: int, moved: int) -> dict[str, Any]
 
 
 def _measures(
-    threat: Threat, material: Material, moved: Tensor, counting: Counting, count: int
+    threat: Threat, material: EvaluationSet, moved: Tensor, counting: Counting, count: int
 ) -> dict[str, Any]:
     """Return how far the inputs moved, and what it took."""
     change = moved - material.x

@@ -14,11 +14,11 @@ from servax.attacks import APGD, PGD, Attack
 from servax.attacks.gradient import STRIDE
 from servax.attacks.problem import logits_of
 from servax.audit.attacking import predict, reseed
-from servax.audit.material import Material
 from servax.audit.speed import Speed, over_draws
 from servax.audit.tiers import Catalogue
 from servax.evaluation import checks
 from servax.evaluation.checks import Finding, Planting
+from servax.evaluation.dataset import EvaluationSet
 from servax.evaluation.systems import System
 from servax.training import generator
 
@@ -91,7 +91,7 @@ class _InParts(nn.Module):
 def probe(
     subject: System,
     system: System,
-    material: Material,
+    material: EvaluationSet,
     catalogue: Catalogue,
     *,
     seed: int,
@@ -129,7 +129,7 @@ def probe(
 def _case(
     subject: System,
     system: System,
-    material: Material,
+    material: EvaluationSet,
     catalogue: Catalogue,
     draws: torch.Generator,
     batch_size: int,
@@ -159,7 +159,7 @@ def _case(
 
 
 def _right(
-    system: System, material: Material, count: int, batch_size: int
+    system: System, material: EvaluationSet, count: int, batch_size: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the first utterances that a system gets right, any where there are none.
 

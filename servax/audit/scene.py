@@ -10,17 +10,17 @@ from typing import Any
 from torch import Tensor
 
 from servax.attacks.fast import labelled
-from servax.audit.material import Material, Progress, gather
-from servax.audit.own_parts import own_attacks
+from servax.audit.own_attacks import own_attacks
 from servax.audit.settings import AuditSettings
 from servax.audit.speed import Speed, measured
-from servax.audit.subjects.probing import shut
-from servax.audit.systems import bare, defended, surrogate
 from servax.audit.tiers import Catalogue
 from servax.errors import SettingError
-from servax.evaluation.protocol import Identity
+from servax.evaluation.dataset import EvaluationSet, Progress, gather
+from servax.evaluation.options import defended, surrogate
+from servax.evaluation.protocol import UNDEFENDED, Identity
 from servax.evaluation.systems import System
 from servax.evaluation.threats import OwnAttack
+from servax.evaluation.trial import shut
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +34,7 @@ class Scene:
     """The bare model first, then its defences."""
     surrogates: Mapping[str, System]
     """Models whose gradients a transfer attack takes, by name."""
-    material: Material
+    material: EvaluationSet
     folder: Path
     """Of the audit."""
     origin: Mapping[str, Any]
@@ -85,7 +85,7 @@ class Scene:
         subject = replace(subject, shut=_reason(subject, x))
         _refuse_what_cannot_be(settings, subject)
         systems = (
-            bare(subject),
+            replace(subject, name=UNDEFENDED),
             *(_tried(defended(subject, each, seed=settings.seed), x) for each in defences),
         )
         others = [surrogate(subject, wanted) for wanted in surrogates]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from servax.audit.selection import Selection
 from servax.audit.tiers import TIERS, Budget, Tier
 from servax.errors import SettingError
+from servax.evaluation.dataset import Selection
 from servax.evaluation.threats import KNOWLEDGE, Knowledge
 from servax.kinds import check_types
 from servax.training.device import Precision

@@ -18,12 +18,12 @@ from torch import nn
 
 from servax.attacks import PGD, Restarts
 from servax.attacks.problem import logits_of
-from servax.audit.selection import chosen
 from servax.benchmark.figures import adaptive_name, percent
 from servax.benchmark.record import Protocol, Record, Sample
 from servax.benchmark.systems import Subject, build_defence, part, subject_of
 from servax.corpora import Corpus
 from servax.errors import SettingError
+from servax.evaluation.dataset import chosen
 from servax.evaluation.grid import AttackGrid
 from servax.evaluation.protocol import (
     OBLIVIOUS,

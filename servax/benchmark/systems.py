@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from servax.audit.subjects.fingerprint import of_files
-from servax.audit.systems import folder_of
 from servax.corpora import Corpus, Fold, cache_folder
 from servax.errors import CheckpointError, SettingError, nearest
+from servax.evaluation.options import TRANSFORMS, folder_of, make_transform
 from servax.evaluation.protocol import Defence
-from servax.evaluation.systems import TRANSFORMS, make_transform
+from servax.evaluation.systems import hash_of_files
 from servax.features import Dataset, Features, FrontEnd, FrontEndSettings, extract
 from servax.models import frozen
 from servax.models.storage import SETTINGS, WEIGHTS
@@ -230,4 +229,4 @@ def _extra(folder: Path) -> dict[str, Any]:
 
 def _fingerprint(folder: Path) -> str:
     """Return the hash of the weights and settings in a folder."""
-    return of_files(folder / name for name in (WEIGHTS, SETTINGS))
+    return hash_of_files(folder / name for name in (WEIGHTS, SETTINGS))

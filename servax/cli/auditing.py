@@ -9,16 +9,15 @@ from pathlib import Path
 from servax.audit.overhead import measured
 from servax.audit.run import Audited, Estimate, estimates, run_audit
 from servax.audit.scene import Scene
-from servax.audit.selection import Selection
 from servax.audit.settings import AuditSettings
 from servax.audit.stages import Stages
-from servax.audit.subjects import load_system
-from servax.audit.subjects.own_class import Value
 from servax.audit.tiers import Budget, Tier
 from servax.cli.bars import RunBars
 from servax.cli.output import bar, print_json, print_table, say
 from servax.cli.running import command_line
 from servax.errors import SettingError
+from servax.evaluation.dataset import Selection
+from servax.evaluation.loading import Value, load_system
 from servax.evaluation.statistics import no_interval
 from servax.evaluation.threats import known
 from servax.experiments.provenance import provenance

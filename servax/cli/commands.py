@@ -236,8 +236,8 @@ def audit(
         json: Print JSON.
     """
     began = time.perf_counter()
-    from servax.audit.selection import Selection
     from servax.cli.auditing import audit_model
+    from servax.evaluation.dataset import Selection
 
     return audit_model(
         model,

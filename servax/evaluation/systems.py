@@ -1,34 +1,38 @@
-"""What is attacked: one noun for a model, alone or behind a defence, wherever it comes from."""
+"""What is attacked: one noun for a model, alone or behind a defence, wherever it comes from.
+
+What a system is stands in its module's attributes or file, or is said by the caller; where both
+say something, they must agree.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from servax.defences import (
-    Codec,
-    GaussianNoise,
-    LowPass,
-    MeanFilter,
-    MedianFilter,
-    Quantise,
-    Resample,
-)
 from servax.errors import SettingError
-from servax.features import FrontEndSettings, Scaling
+from servax.evaluation.trial import (
+    SECONDS,
+    Inputs,
+    answers_yes_or_no,
+    count_classes,
+    settled,
+    shut,
+    zeros,
+)
+from servax.features import FrontEnd, FrontEndSettings, Scale, Scaling, ZScore
 
-Inputs = Literal["logmel", "waveform"]
 INPUTS: tuple[Inputs, ...] = ("logmel", "waveform")
 """What a model takes: log-Mels (B, 1, M, F) on [0, 1], or waveforms (B, T) on [-1, 1]."""
 BOUNDS: Mapping[Inputs, tuple[float, float]] = {"logmel": (0.0, 1.0), "waveform": (-1.0, 1.0)}
 """Lowest and highest value of an input."""
-SECONDS = 3.0
-"""Length of a waveform, where neither the model nor the caller says another."""
+DIMENSIONS = frozenset({"arousal", "activation", "valence", "dominance", "control", "pleasure"})
+"""What the outputs of models are called that place a voice in a space instead of a class."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,65 +93,216 @@ class System:
         }
 
 
-@dataclass(frozen=True)
-class _Transform:
-    build: Callable[[float, torch.Generator, int], nn.Module]
-    inputs: str
-    example: str
-    expected: str
-    whole: bool = False
-
-
-_QUALITY = ("waveform", "0.5", "a quality in [0, 1]")
-TRANSFORMS: Mapping[str, _Transform] = {
-    "gaussian-noise": _Transform(
-        lambda v, g, r: GaussianNoise(v, g), "logmel", "0.02", "sd in (0, 1]"
-    ),
-    "mean-filter": _Transform(
-        lambda v, g, r: MeanFilter(int(v)), "logmel", "3", "an odd size", True
-    ),
-    "median-filter": _Transform(
-        lambda v, g, r: MedianFilter(int(v)), "logmel", "3", "an odd size", True
-    ),
-    "quantise": _Transform(lambda v, g, r: Quantise(int(v)), "logmel", "4", "whole bits", True),
-    "low-pass": _Transform(lambda v, g, r: LowPass(r, v), "waveform", "4000", "a cut-off in Hz"),
-    "resample": _Transform(
-        lambda v, g, r: Resample(r, int(v)), "waveform", "8000", "a rate in Hz", True
-    ),
-    "mp3": _Transform(lambda v, g, r: Codec(r, "mp3", v), *_QUALITY),
-    "ogg": _Transform(lambda v, g, r: Codec(r, "ogg-vorbis", v), *_QUALITY),
-    "opus": _Transform(lambda v, g, r: Codec(r, "ogg-opus", v), *_QUALITY),
+ATTRIBUTES: Mapping[str, Callable[[Any], bool]] = {
+    "labels": lambda v: isinstance(v, (list, tuple)) and all(isinstance(x, str) for x in v),
+    "sample_rate": lambda v: isinstance(v, int) and not isinstance(v, bool),
+    "seconds": lambda v: type(v) in (int, float) and 0 < v < float("inf"),
+    "inputs": lambda v: isinstance(v, str) and v in INPUTS,
+    "front_end": lambda v: isinstance(v, FrontEndSettings),
+    "scale": lambda v: isinstance(v, (Scale, ZScore)),
+    "bpda": lambda v: isinstance(v, str),
 }
-"""Input transforms by name; an option gives one number: ``gaussian-noise:0.02``."""
+"""In which attributes a model says something of itself, and what it says it with.
+
+An attribute of another type is taken for a part of the network and left alone.
+"""
 
 
-def make_transform(
-    kind: str, value: str, sample_rate: int, draws: torch.Generator
-) -> tuple[nn.Module, float]:
-    """Return a transform and the number that an option gave it.
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What is said of a model, by itself or by the caller; None where nothing is said."""
+
+    labels: Sequence[str] | None = None
+    """Names of the classes in the order of the logits; the caller's replace the model's own."""
+    sample_rate: int | None = None
+    """In Hz."""
+    inputs: Inputs | None = None
+    """What the model takes."""
+    seconds: float | None = None
+    """Length of the waveforms that it hears."""
+    front_end: FrontEndSettings | None = None
+    """From sound to log-Mel; an attribute may be the `FrontEnd` itself."""
+    scale: Scaling | None = None
+    """From dB to [0, 1]."""
+    bpda: str | None = None
+    """Name of the submodule that cuts gradients and keeps the shape: the identity stands for it in
+    the backward pass (Athalye et al. 2018), and attacks are labelled ``bpda``."""
+    size: tuple[int | None, int | None] = (None, None)
+    """Mel bands and frames of a log-Mel, where the file fixes them."""
+
+    @classmethod
+    def by(cls, model: nn.Module) -> Said:
+        """Return what a model says in its `ATTRIBUTES`."""
+        told: dict[str, Any] = {name: getattr(model, name, None) for name in ATTRIBUTES}
+        if isinstance(told["front_end"], FrontEnd):
+            told["front_end"] = told["front_end"].settings
+        return cls(**{name: value for name, value in told.items() if ATTRIBUTES[name](value)})
+
+    def __post_init__(self) -> None:
+        if self.inputs is not None and self.inputs not in INPUTS:
+            raise SettingError.choice("inputs", self.inputs, INPUTS)
+        if self.sample_rate is not None and self.sample_rate < 1:
+            raise SettingError("sample_rate", self.sample_rate, "a rate of at least 1 Hz")
+        if self.seconds is not None and not 0 < self.seconds < float("inf"):
+            raise SettingError("seconds", self.seconds, "a length above 0")
+        if self.labels is not None:
+            _check_names(self.labels)
+
+
+def system_of(
+    model: nn.Module,
+    said: Said,
+    own: Said,
+    *,
+    name: str,
+    place: str,
+    source: str,
+    fingerprint: str,
+    shut_by: str | None = None,
+    any_length: bool = True,
+) -> System:
+    """Return a module as a system, once it has been tried on zeros.
 
     Args:
-        kind: One of `TRANSFORMS`.
-        value: Its number, as text.
-        sample_rate: Of the sound it hears, in Hz.
-        draws: What a random one draws from.
+        model: From (B, 1, M, F) or (B, T) to logits (B, C).
+        said: What the caller says.
+        own: What the model says.
+        name: How reports call it.
+        place: Where it comes from; begins refusals.
+        source: For the evaluation card.
+        fingerprint: Hash of what decides its answers.
+        shut_by: Why it has no gradients, empty if it has; None where that is tried.
+        any_length: Whether another length of sound may do where it fails.
 
     Raises:
-        SettingError: The number is none, or not one that this transform takes.
+        PathError: It is no classifier.
+        SettingError: Inputs, rate or labels are unknown, or are said twice and differ.
     """
-    transform = TRANSFORMS[kind]
-    if not value.strip():
+    settled(model)
+    inputs: Inputs = _agreed("inputs", said, own, place, "'logmel' or 'waveform'")
+    if inputs == "waveform":
+        rate: int = _agreed("sample_rate", said, own, place, "16000")
+        front_end = None
+    else:
+        rate, front_end = _front_end(said, own, place)
+    several = answers_yes_or_no(model, source=place)
+    seconds = SECONDS
+    if inputs == "waveform":
+        default = replace(own, seconds=own.seconds or said.seconds or SECONDS)
+        seconds = _agreed("seconds", said, default, place, "3")
+    elif said.seconds is not None:
+        expected = f"nothing: {place} hears the frames of its log-Mel"
+        raise SettingError("seconds", said.seconds, expected)
+    probe = zeros(inputs, rate, front_end, seconds)
+    timed = rate if inputs == "waveform" and any_length else 0
+    classes = count_classes(model, probe, inputs=inputs, source=place, sample_rate=timed)
+    return System(
+        name=name,
+        model=model,
+        inputs=inputs,
+        labels=_class_names(said.labels, own.labels, classes=classes, whose=place),
+        sample_rate=rate,
+        shut=shut(model, probe) if shut_by is None else shut_by,
+        exact=own.bpda is None,
+        front_end=front_end,
+        seconds=seconds,
+        scale=own.scale if inputs == "logmel" else None,
+        multi_label=several,
+        source=source,
+        fingerprint=fingerprint,
+    )
+
+
+def _front_end(said: Said, own: Said, place: str) -> tuple[int, FrontEndSettings]:
+    """Return the rate in Hz and the front-end of a model of log-Mels."""
+    if own.front_end is not None:
+        rate = own.front_end.logmel.sample_rate
+        whose = place if own.sample_rate == rate else f"the front-end of {place}"
+        for each in (own, said):
+            _agreed("sample_rate", each, replace(own, sample_rate=rate), whose, "16000")
+        return rate, own.front_end
+    default = replace(own, sample_rate=own.sample_rate or said.sample_rate or 16_000)
+    rate = _agreed("sample_rate", said, default, place, "16000")
+    settings, (mels, frames) = FrontEndSettings(), own.size
+    f_max = min(settings.logmel.f_max, rate / 2)
+    mels = mels or settings.logmel.mels
+    logmel = replace(settings.logmel, mels=mels, sample_rate=rate, f_max=f_max)
+    return rate, replace(settings, logmel=logmel, frames=frames or settings.frames)
+
+
+def _agreed(name: str, said: Said, own: Said, whose: str, example: str) -> Any:
+    """Return what the caller or the model says.
+
+    Raises:
+        SettingError: Neither says anything, or they contradict each other.
+    """
+    given, known = getattr(said, name), getattr(own, name)
+    if given is not None and known is not None and given != known:
+        raise SettingError(name, given, f"{known!r}, which {whose} says itself, or nothing")
+    found = known if given is None else given
+    if found is None:
+        raise SettingError(name, None, f"a value such as {example}: {whose} does not say it")
+    return found
+
+
+def _class_names(
+    said: Sequence[str] | None, own: Sequence[str] | None, *, classes: int, whose: str
+) -> tuple[str, ...]:
+    """Return one name for each of the `classes` logits; the caller's replace the model's own.
+
+    Raises:
+        SettingError: There are none, too few, too many, two alike, or they are dimensions.
+    """
+    if own is not None and {name.strip().casefold() for name in own} <= DIMENSIONS:
         raise SettingError(
-            "defence", kind, f"a number too: {kind}:{transform.example}, {transform.expected}"
+            "labels",
+            list(own),
+            f"names of classes: the outputs of {whose} are dimensions (a regression head); audit a "
+            "model with a head that classifies",
         )
-    number = _number(value)
-    if not math.isfinite(number) or (transform.whole and number != int(number)):
-        raise SettingError("defence", f"{kind}:{value}", f"{kind}:VALUE, {transform.expected}")
-    return transform.build(number, draws, sample_rate), number
+    found = said if said is not None else own
+    if found is None:
+        raise SettingError(
+            "labels",
+            None,
+            f"the names of the {classes} classes in the order of the logits: {whose} does not say "
+            "them; use labels=",
+        )
+    _check_names(found)
+    if len(found) != classes:
+        expected = f"{classes} names, one for each logit of {whose}, in their order"
+        raise SettingError("labels", list(found), expected)
+    return tuple(found)
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+def _check_names(labels: Sequence[str]) -> None:
+    """Refuse names that are no text, empty, or alike but for the case."""
+    if isinstance(labels, str) or not all(isinstance(name, str) for name in labels):
+        raise SettingError("labels", labels, "a list of names")
+    plain = [name.strip().casefold() for name in labels]
+    if not all(plain) or len(set(plain)) != len(plain):
+        raise SettingError("labels", list(labels), "names that differ, none of them empty")
+
+
+def hash_of_files(paths: Iterable[Path]) -> str:
+    """Return the SHA-256 of files one after another; of one file, what ``sha256sum`` says."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
+
+
+def hash_of_model(model: nn.Module, *more: bytes) -> str:
+    """Return the SHA-256 of the parameters and buffers of a model, and of `more`.
+
+    Buffers that are not saved count too: they change what is predicted.
+    """
+    digest = hashlib.sha256()
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for part in more:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()

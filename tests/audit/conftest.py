@@ -11,13 +11,12 @@ import pytest
 import torch
 
 from servax import audio
-from servax.audit.material import gather
 from servax.audit.run import Audited, run_audit
 from servax.audit.scene import Scene
-from servax.audit.selection import Selection
 from servax.audit.settings import AuditSettings
-from servax.audit.subjects import load_system
 from servax.audit.tiers import Budget
+from servax.evaluation.dataset import Selection, gather
+from servax.evaluation.loading import load_system
 from servax.evaluation.systems import System
 from servax.models import VGG16, save_network
 from servax.stages import Watcher

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,9 @@ from torch import Tensor, nn
 
 from servax.attacks import APGD, FGSM, PGD
 from servax.audit.attacking import Identity, attack_source, attack_system
-from servax.audit.material import Material, gather
-from servax.audit.selection import Selection
-from servax.audit.subjects import load_system
-from servax.audit.systems import bare
+from servax.evaluation.dataset import EvaluationSet, Selection, gather
+from servax.evaluation.loading import load_system
+from servax.evaluation.protocol import UNDEFENDED
 from servax.evaluation.systems import System
 from servax.evaluation.threats import Threat
 
@@ -38,17 +38,17 @@ class Seen(nn.Module):
 
 @pytest.fixture
 def system(own: str) -> System:
-    return bare(load_system(f"{own}:Bands"))
+    return replace(load_system(f"{own}:Bands"), name=UNDEFENDED)
 
 
 @pytest.fixture
-def material(own: str, voices: Path) -> Material:
+def material(own: str, voices: Path) -> EvaluationSet:
     selection = Selection(corpus=str(voices), groups=3, utterances=8)
     return gather(load_system(f"{own}:Bands"), selection)[1]
 
 
 def attacked(
-    threat: Threat, system: System, material: Material, predictions: Tensor | None = None
+    threat: Threat, system: System, material: EvaluationSet, predictions: Tensor | None = None
 ) -> tuple[Any, Seen]:
     seen = Seen(system.model)
     if predictions is None:
@@ -72,7 +72,7 @@ def threat(attack: Any, **changes: Any) -> Threat:
     return Threat(**given | {"strength": attack.ball.radius} | changes)
 
 
-def test_a_sweep_of_fgsm_costs_one_gradient(system: System, material: Material) -> None:
+def test_a_sweep_of_fgsm_costs_one_gradient(system: System, material: EvaluationSet) -> None:
     sizes = (0.01, 0.04, 0.06)
     found, seen = attacked(threat(FGSM(epsilon=0.06), sweep=sizes), system, material)
     assert seen.rows == 8
@@ -85,7 +85,9 @@ def test_a_sweep_of_fgsm_costs_one_gradient(system: System, material: Material) 
         assert rows["prediction"].tolist() == expected
 
 
-def test_what_is_wrong_already_costs_nothing_and_stays(system: System, material: Material) -> None:
+def test_what_is_wrong_already_costs_nothing_and_stays(
+    system: System, material: EvaluationSet
+) -> None:
     predictions = material.y.clone()
     predictions[[1, 4, 7]] = (predictions[[1, 4, 7]] + 1) % 4
     pgd = PGD(step=0.02, epsilon=0.06, steps=5)
@@ -97,7 +99,7 @@ def test_what_is_wrong_already_costs_nothing_and_stays(system: System, material:
     assert torch.equal(found.inputs[[1, 4, 7]], material.x[[1, 4, 7]])
 
 
-def test_nothing_to_attack_is_no_trouble(system: System, material: Material) -> None:
+def test_nothing_to_attack_is_no_trouble(system: System, material: EvaluationSet) -> None:
     wrong = (material.y + 1) % 4
     found, seen = attacked(threat(PGD()), system, material, wrong)
     assert seen.rows == 0
@@ -106,7 +108,7 @@ def test_nothing_to_attack_is_no_trouble(system: System, material: Material) -> 
 
 
 def test_who_falls_in_a_small_ball_is_not_attacked_in_a_larger(
-    system: System, material: Material
+    system: System, material: EvaluationSet
 ) -> None:
     one, seen = attacked(threat(APGD(epsilon=0.2, steps=5)), system, material)
     assert (one.frame["prediction"] != one.frame["label"]).all()
@@ -117,7 +119,9 @@ def test_who_falls_in_a_small_ball_is_not_attacked_in_a_larger(
     assert float((found.inputs - material.x).abs().max()) <= 0.2 + 1e-6
 
 
-def test_a_source_is_attacked_once_whoever_is_scored(system: System, material: Material) -> None:
+def test_a_source_is_attacked_once_whoever_is_scored(
+    system: System, material: EvaluationSet
+) -> None:
     source = Seen(system.model)
     turned = System(name="turned", model=nn.Sequential(system.model, nn.Softmin(dim=1)))
     found = attack_source(
@@ -136,9 +140,9 @@ def test_a_source_is_attacked_once_whoever_is_scored(system: System, material: M
     assert rows["prediction"].tolist() == [material.names[k] for k in expected]
 
 
-def test_padded_frames_are_left_alone(system: System, material: Material) -> None:
+def test_padded_frames_are_left_alone(system: System, material: EvaluationSet) -> None:
     mask = torch.arange(40) < 26
-    masked = Material(**vars(material) | {"mask": mask.expand(8, 1, 1, 40)})
+    masked = EvaluationSet(**vars(material) | {"mask": mask.expand(8, 1, 1, 40)})
     found, _ = attacked(threat(PGD(step=0.02, epsilon=0.06, steps=2)), system, masked)
     change = found.inputs - material.x
     assert bool((change[..., 26:] == 0).all())
@@ -147,7 +151,7 @@ def test_padded_frames_are_left_alone(system: System, material: Material) -> Non
 
 @pytest.mark.parametrize("radius", [1e-6, 0.05, 0.9])
 def test_led_to_a_class_is_what_comes_out_as_it(
-    system: System, material: Material, radius: float
+    system: System, material: EvaluationSet, radius: float
 ) -> None:
     for goal in ("angry", "sad"):
         attack = APGD(epsilon=radius, steps=20, targeted=True)

@@ -10,9 +10,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from servax.audit.material import gather
 from servax.audit.sounding import of_utterance
 from servax.cli import main
+from servax.evaluation.dataset import gather
 from servax.report.audit import write_audit
 
 

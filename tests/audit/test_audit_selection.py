@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from servax.audit.selection import Selection, chosen
 from servax.errors import ServaxError, SettingError
+from servax.evaluation.dataset import Selection, chosen
 
 
 def heard(voices: Path, utterances: int | None, **changes: int) -> Selection:

@@ -17,11 +17,11 @@ from servax.attacks import FGSM, PGD
 from servax.audit.card import evaluation_card
 from servax.audit.run import run_audit
 from servax.audit.stages import Stages
-from servax.audit.subjects import load_system
 from servax.audit.tiers import Budget
 from servax.defences import Defended, MeanFilter
 from servax.errors import ServaxError, SettingError
 from servax.evaluation import records
+from servax.evaluation.loading import load_system
 from servax.evaluation.threats import known
 from servax.stages import Watcher, held
 

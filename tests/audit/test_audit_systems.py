@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from servax.audit.subjects import load_system
-from servax.audit.systems import bare, defended, surrogate
 from servax.defences import GaussianNoise, MeanFilter, MedianFilter, Quantise, Resample
 from servax.errors import CheckpointError, SettingError
+from servax.evaluation.loading import load_system
+from servax.evaluation.options import defended, surrogate
+from servax.evaluation.protocol import UNDEFENDED
 from servax.evaluation.systems import System
 from servax.features import FrontEndSettings, LogMelSettings, Scale, ScaleSettings
 from servax.models import VGG16, FrameTransformer, save_network
@@ -127,8 +128,8 @@ def test_a_recogniser_stands_in_the_place_of_the_model(
 
 
 def test_the_model_itself_is_called_undefended(subject: System) -> None:
-    assert bare(subject).name == "undefended"
-    assert bare(replace(subject, shut="it rounds")).gradients is False
+    assert replace(subject, name=UNDEFENDED).name == "undefended"
+    assert replace(subject, shut="it rounds").gradients is False
 
 
 @pytest.mark.parametrize(

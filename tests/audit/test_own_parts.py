@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from servax.audit.own_parts import code_of, own_attacks, own_defence
-from servax.audit.subjects import load_system
-from servax.audit.systems import defended
+from servax.audit.own_attacks import own_attacks
 from servax.audit.tiers import Budget
 from servax.defences import Bpda, Defended
 from servax.errors import PathError, SettingError
+from servax.evaluation.loading import load_system
+from servax.evaluation.options import defended
+from servax.evaluation.own_code import hash_of_code, own_defence
 from servax.evaluation.systems import System
 from servax.perturbation import L2
 
@@ -141,7 +142,7 @@ def test_what_is_no_defence_is_refused(
 
 def test_changed_code_is_another_defence(module: str, subject: System) -> None:
     path = f"{module}:Half"
-    before = code_of(path, own_defence(path, subject))
+    before = hash_of_code(path, own_defence(path, subject))
     file = Path(f"{module}.py")
     file.write_text(file.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
-    assert code_of(path, own_defence(path, subject)) != before
+    assert hash_of_code(path, own_defence(path, subject)) != before

@@ -16,11 +16,11 @@ from servax.audit.probing import COUNT, probe
 from servax.audit.run import Audited, run_audit
 from servax.audit.scene import Scene
 from servax.audit.stages import Stages
-from servax.audit.subjects import load_system
 from servax.audit.tiers import Budget, Catalogue
 from servax.errors import PathError, SettingError
 from servax.evaluation import checks
 from servax.evaluation.checks import Finding
+from servax.evaluation.loading import load_system
 from servax.evaluation.threats import KNOWLEDGE
 
 CODE = """

@@ -18,7 +18,7 @@ import torch
 from pages import ROOT, blocks
 from torch import Tensor, nn
 
-from servax.audit.subjects import load_system
+from servax.evaluation.loading import load_system
 
 CLASSES = {"from_speechbrain": 4, "from_funasr": 9, "from_audonnx": 4}
 SHOWN = {

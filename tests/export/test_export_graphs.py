@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from servax import audio
-from servax.audit.subjects import load_system
 from servax.defences import Defended, Detector
 from servax.errors import SettingError
+from servax.evaluation.loading import load_system
 from servax.export import Exported, export_defended, export_purifier
 from servax.export.front_end import GraphFrontEnd
 from servax.export.graphs import graph_network

@@ -16,10 +16,10 @@ from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from servax.audit.subjects import load_system
-from servax.audit.systems import defended, surrogate
 from servax.cli import main
 from servax.errors import CheckpointError, SettingError
+from servax.evaluation.loading import load_system
+from servax.evaluation.options import defended, surrogate
 from servax.models import load_network
 from servax.pretrained import PURIFIER, RECOGNISER, folder, names, resolve
 from servax.purifier import Purifier

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from servax.audit.subjects import load_system
 from servax.errors import CheckpointError, PathError, ServaxError, SettingError
+from servax.evaluation.loading import load_system
 from servax.features import FrontEnd, FrontEndSettings, LogMelSettings, Scale, ScaleSettings
 from servax.models import VGG16, save_network
 from servax.training import global_seed

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from servax.attacks.problem import logits_of
 from servax.errors import PathError
-from servax.evaluation.checks.finding import out_of_memory
-from servax.evaluation.systems import SECONDS, Inputs
 from servax.features import FrontEndSettings
 
+Inputs = Literal["logmel", "waveform"]
+SHAPES: Mapping[Inputs, str] = {"logmel": "(B, 1, M, F)", "waveform": "(B, T)"}
+"""What a model takes: log-Mels on [0, 1], or waveforms on [-1, 1]."""
+SECONDS = 3.0
+"""Length of a waveform, where neither the model nor the caller says another."""
 LENGTHS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 """In seconds: what a model of waveforms is tried with, to tell which lengths it takes."""
-SHAPES = {"logmel": "(B, 1, M, F)", "waveform": "(B, T)"}
 
 
 def settled(model: nn.Module) -> nn.Module:
@@ -36,6 +39,12 @@ def zeros(
     if inputs == "waveform" or front_end is None:
         return torch.zeros(1, round(seconds * sample_rate))
     return torch.zeros(1, 1, front_end.logmel.mels, front_end.frames)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory is short; torch has no class for that on a CPU."""
+    wanted = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return wanted or "can't allocate memory" in str(error)
 
 
 def shut(model: nn.Module, x: Tensor) -> str:
@@ -93,12 +102,12 @@ def answers_yes_or_no(model: nn.Module, *, source: str) -> bool:
     Raises:
         PathError: It says that it gives numbers instead of classes (regression).
     """
-    configs = (getattr(module, "config", None) for module in model.modules())
+    configs = [getattr(module, "config", None) for module in model.modules()]
     kinds = {
-        config.get("problem_type")
-        if isinstance(config, Mapping)
-        else getattr(config, "problem_type", None)
-        for config in configs
+        each.get("problem_type")
+        if isinstance(each, Mapping)
+        else getattr(each, "problem_type", None)
+        for each in configs
     }
     if "regression" in kinds:
         raise PathError(
@@ -107,25 +116,6 @@ def answers_yes_or_no(model: nn.Module, *, source: str) -> bool:
             "valence are no classes; expected a model with a head that classifies",
         )
     return "multi_label_classification" in kinds
-
-
-def heard(model: nn.Module, sample_rate: int, seconds: float) -> str:
-    """Return what to do about a model of waveforms that fails at the length it was tried with."""
-    others = [each for each in LENGTHS if each != seconds]
-    taken = [each for each in others if _takes(model, torch.zeros(1, round(each * sample_rate)))]
-    tried = ", ".join(f"{each:g}" for each in sorted([seconds, *others]))
-    advice = f"seconds={taken[0]:g}" if taken else "its length with seconds"
-    told = f"takes {' and '.join(f'{each:g}' for each in taken)} s" if taken else "takes none"
-    return f"of {tried} s it {told}: say {advice}, as an attribute or an option"
-
-
-def _takes(model: nn.Module, x: Tensor) -> bool:
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            model(x)
-    except Exception:  # The user's code may raise anything.
-        return False
-    return True
 
 
 def count_classes(
@@ -149,7 +139,7 @@ def count_classes(
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             logits = model(x.clone())
     except Exception as error:  # Code of the user or of another library may raise anything.
-        advice = heard(model, sample_rate, x.shape[1] / sample_rate) if sample_rate else ""
+        advice = _heard(model, sample_rate, x.shape[1] / sample_rate) if sample_rate else ""
         raise PathError(
             source,
             f"fails on one input of zeros {tuple(x.shape)}, expected {expected} "
@@ -164,3 +154,22 @@ def count_classes(
             f"expected {expected}, C of at least 2",
         )
     return int(logits.shape[1])
+
+
+def _heard(model: nn.Module, sample_rate: int, seconds: float) -> str:
+    """Return what to do about a model of waveforms that fails at the length it was tried with."""
+    others = [each for each in LENGTHS if each != seconds]
+    taken = [each for each in others if _takes(model, torch.zeros(1, round(each * sample_rate)))]
+    tried = ", ".join(f"{each:g}" for each in sorted([seconds, *others]))
+    advice = f"seconds={taken[0]:g}" if taken else "its length with seconds"
+    told = f"takes {' and '.join(f'{each:g}' for each in taken)} s" if taken else "takes none"
+    return f"of {tried} s it {told}: say {advice}, as an attribute or an option"
+
+
+def _takes(model: nn.Module, x: Tensor) -> bool:
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            model(x)
+    except Exception:  # The user's code may raise anything.
+        return False
+    return True

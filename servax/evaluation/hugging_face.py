@@ -1,4 +1,4 @@
-"""An audio-classification model of Hugging Face transformers, as a subject (extra ``hf``).
+"""An audio-classification model of Hugging Face transformers, as a system (extra ``hf``).
 
 Models of raw sound (wav2vec 2.0, HuBERT, WavLM, data2vec, UniSpeech, SEW) get their feature
 extractor as torch code, so exact gradients reach the waveform. The extractors of others (AST,
@@ -17,14 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from servax.audit.subjects.fingerprint import of_model
-from servax.audit.subjects.probing import answers_yes_or_no, count_classes, settled, zeros
-from servax.audit.subjects.statements import Statements, agree, class_names
 from servax.errors import CheckpointError
-from servax.evaluation.systems import Inputs, System
+from servax.evaluation.systems import Said, System, hash_of_model, system_of
 from servax.runtime.extras import load_extra, quiet
 
-INPUTS: Inputs = "waveform"
 RAW = "Wav2Vec2FeatureExtractor"
 ONLY_IN_TRAINING = "masked_spec_embed"
 """A weight that hides frames during training; it is missing from many published models."""
@@ -75,7 +71,7 @@ class ExtractedModel(nn.Module):
         return logits
 
 
-def load_hugging_face_system(place: str, said: Statements, *, local: bool = True) -> System:
+def load_hugging_face(place: str, said: Said, *, local: bool = True) -> System:
     """Return the audio-classification model in a folder, or of a hub id.
 
     Args:
@@ -90,33 +86,24 @@ def load_hugging_face_system(place: str, said: Statements, *, local: bool = True
     """
     transformers = load_extra("transformers", extra="hf", what="a Hugging Face model")
     network, extractor = _read(transformers, place, local=local)
-    rate = getattr(extractor, "sampling_rate", None)
-    agree("inputs", said.inputs, INPUTS, place, "waveform")
-    rate = agree("sample_rate", said.sample_rate, rate, place, "16000")
-    raw = type(extractor).__name__ == RAW
-    model = settled(
+    kind = type(extractor).__name__
+    raw = kind == RAW
+    names = network.config.id2label
+    return system_of(
         WaveformModel(network, normalise=bool(extractor.do_normalize))
         if raw
-        else ExtractedModel(network, extractor)
-    )
-    several = answers_yes_or_no(model, source=place)
-    seconds = said.length(INPUTS, None, place)
-    probe = zeros(INPUTS, rate, None, seconds)
-    classes = count_classes(model, probe, inputs=INPUTS, source=place, sample_rate=rate)
-    names = network.config.id2label
-    return System(
-        name=Path(place).resolve().name,
-        model=model,
-        inputs=INPUTS,
-        labels=class_names(
-            said.labels, [str(names[i]) for i in sorted(names)], classes=classes, whose=place
+        else ExtractedModel(network, extractor),
+        said,
+        Said(
+            inputs="waveform",
+            sample_rate=getattr(extractor, "sampling_rate", None),
+            labels=[str(names[i]) for i in sorted(names)],
         ),
-        sample_rate=rate,
-        shut="" if raw else f"{type(extractor).__name__} computes its features in NumPy",
-        multi_label=several,
-        seconds=seconds,
+        name=Path(place).resolve().name,
+        place=place,
         source=f"Hugging Face {place} ({type(network).__name__})",
-        fingerprint=of_model(network, _settings(network.config), _settings(extractor)),
+        fingerprint=hash_of_model(network, _settings(network.config), _settings(extractor)),
+        shut_by="" if raw else f"{kind} computes its features in NumPy",
     )
 
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from servax.audit.subjects import load_system
 from servax.errors import CheckpointError, PathError, ServaxError, SettingError
+from servax.evaluation.loading import load_system
 from servax.evaluation.systems import System
 
 NAMES = {0: "neu", 1: "hap", 2: "ang", 3: "sad"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from servax.audit.subjects import align_labels
 from servax.errors import SettingError
+from servax.evaluation.dataset import align_labels
 
 CORPUS = ("angry", "happy", "neutral", "sad")
 

@@ -1,4 +1,4 @@
-"""An ONNX file, as a subject for black-box attacks (extra ``onnx``: onnxruntime, on the CPU).
+"""An ONNX file, as a system for black-box attacks (extra ``onnx``: onnxruntime, on the CPU).
 
 The file may say what it is in its metadata (``metadata_props``): ``labels``, a JSON list of the
 classes in the order of the logits, and ``sample_rate`` in Hz.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from servax.audit.subjects.fingerprint import of_files
-from servax.audit.subjects.probing import count_classes, settled, zeros
-from servax.audit.subjects.statements import (
-    Statements,
-    agree,
-    class_names,
-    default_front_end,
-)
 from servax.errors import CheckpointError, ShapeError
-from servax.evaluation.systems import Inputs, System
+from servax.evaluation.systems import Said, System, hash_of_files, system_of
+from servax.evaluation.trial import Inputs
 from servax.runtime.extras import load_extra
 from servax.runtime.session import started
 
@@ -84,7 +78,7 @@ class OnnxClassifier(nn.Module):
         return x
 
 
-def load_onnx_system(path: Path, said: Statements) -> System:
+def load_onnx(path: Path, said: Said) -> System:
     """Return the model in an ONNX file.
 
     Raises:
@@ -92,38 +86,28 @@ def load_onnx_system(path: Path, said: Statements) -> System:
         CheckpointError: The file is broken, or not from one input of 2 or 4 dimensions to logits.
         SettingError: Rate or labels are unknown, or what is said contradicts the file.
     """
-    session = _open(path)
-    model = _classifier(path, session)
-    inputs: Inputs = agree("inputs", said.inputs, RANKS[len(model.sizes)], str(path), "'logmel'")
-    own_labels, own_rate = _metadata(path, session)
-    front_end = None
-    if inputs == "logmel":
-        own_rate = own_rate or said.sample_rate or 16_000
-        front_end = default_front_end(own_rate, mels=model.sizes[2], frames=model.sizes[3])
-    rate = agree("sample_rate", said.sample_rate, own_rate, str(path), "16000")
-    length = model.sizes[1] if inputs == "waveform" else None
-    seconds = said.length(inputs, length and length / rate, str(path))
-    x = zeros(inputs, rate, front_end, seconds)
-    classes = count_classes(model, x, inputs=inputs, source=str(path))
-    return System(
-        name=path.stem,
-        model=settled(model),
-        inputs=inputs,
-        labels=class_names(said.labels, own_labels, classes=classes, whose=str(path)),
-        sample_rate=rate,
-        shut="an ONNX file runs outside torch, which gives no gradients",
-        front_end=front_end,
-        seconds=seconds,
-        source=f"ONNX file {path}",
-        fingerprint=of_files([path]),
-    )
-
-
-def _open(path: Path) -> Any:
     runtime = load_extra("onnxruntime", extra="onnx", what="an ONNX file")
     if not path.is_file():
         raise CheckpointError(path, "no such file; expected an ONNX file")
-    return started(runtime, path, threads=torch.get_num_threads())
+    session = started(runtime, path, threads=torch.get_num_threads())
+    model = _classifier(path, session)
+    labels, rate = _metadata(path, session)
+    own = Said(labels=labels, sample_rate=rate, inputs=RANKS[len(model.sizes)])
+    if own.inputs == "logmel":
+        own = replace(own, size=(model.sizes[2], model.sizes[3]))
+    elif model.sizes[1] and (rate or said.sample_rate):
+        own = replace(own, seconds=model.sizes[1] / (rate or said.sample_rate or 0))
+    return system_of(
+        model,
+        said,
+        own,
+        name=path.stem,
+        place=str(path),
+        source=f"ONNX file {path}",
+        fingerprint=hash_of_files([path]),
+        shut_by="an ONNX file runs outside torch, which gives no gradients",
+        any_length=False,
+    )
 
 
 def _classifier(path: Path, session: Any) -> OnnxClassifier:

@@ -14,13 +14,12 @@ import pytest
 import torch
 from torch import nn
 
-from servax.audit.material import gather
-from servax.audit.selection import Selection
-from servax.audit.subjects import load_system
-from servax.audit.subjects.fingerprint import of_files
-from servax.audit.systems import surrogate
 from servax.cli import main
 from servax.errors import CheckpointError, PathError, SettingError
+from servax.evaluation.dataset import Selection, gather
+from servax.evaluation.loading import load_system
+from servax.evaluation.options import surrogate
+from servax.evaluation.systems import hash_of_files
 
 CODE = """
 import torch
@@ -155,7 +154,7 @@ def test_a_torchscript_file(tmp_path: Path, suffix: str) -> None:
     assert (subject.name, subject.inputs, subject.sample_rate) == ("model", "waveform", 16_000)
     assert subject.labels == ("angry", "happy", "neutral", "sad")
     assert subject.source == f"TorchScript {path}"
-    assert subject.fingerprint == of_files([path])
+    assert subject.fingerprint == hash_of_files([path])
     assert not any(part.training for part in subject.model.modules())
     assert not any(weight.requires_grad for weight in subject.model.parameters())
     x = (0.1 * torch.randn(2, 48_000)).requires_grad_(True)

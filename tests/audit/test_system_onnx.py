@@ -15,8 +15,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from servax.audit.subjects import load_system
 from servax.errors import CheckpointError, PathError, ServaxError, SettingError
+from servax.evaluation.loading import load_system
 from servax.evaluation.systems import System
 
 LABELS = ["angry", "happy", "sad"]

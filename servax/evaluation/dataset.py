@@ -1,0 +1,299 @@
+"""What is attacked with: utterances of held-out speakers, as the model takes them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from servax.audio import read
+from servax.corpora import Corpus, Fold, cache_folder, load
+from servax.errors import SettingError
+from servax.evaluation.systems import System
+from servax.features import (
+    Dataset,
+    Features,
+    FrontEnd,
+    FrontEndSettings,
+    Scaling,
+    extract,
+    fit_scale,
+)
+from servax.kinds import check_types
+from servax.training import generator
+
+Progress = Callable[[int, int], None]
+SPELLINGS: Mapping[str, tuple[str, ...]] = {
+    "angry": ("ang", "anger"),
+    "bored": ("bor", "boredom"),
+    "calm": ("cal", "calmness"),
+    "disgusted": ("dis", "disgust"),
+    "excited": ("exc", "excitement"),
+    "fearful": ("fea", "fear"),
+    "frustrated": ("fru", "frustration"),
+    "happy": ("hap", "happiness", "joy"),
+    "neutral": ("neu", "neutrality"),
+    "other": ("oth", "others"),
+    "sad": ("sadness",),
+    "surprised": ("sur", "surprise"),
+}
+"""Other names of the emotions of `servax.corpora` that models use."""
+_PLAIN = {other: name for name, others in SPELLINGS.items() for other in others}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which utterances of which corpus an audit hears."""
+
+    corpus: str
+    """Name of a corpus, or the path of a CSV or Parquet manifest."""
+    root: str | None = None
+    """Folder of the corpus; default $SERVAX_DATA/<name>."""
+    scheme: str = "four"
+    """Label scheme."""
+    groups: int = 6
+    """Into how many groups the speakers are divided."""
+    held_out: int = 1
+    """The group that is heard, from 1; the model must not have been trained on it."""
+    utterances: int | None = None
+    """Most utterances; default all of the group."""
+    seed: int = 0
+    """Draws the utterances; a synthetic corpus is spoken with it too."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if self.utterances is not None and self.utterances < 1:
+            raise SettingError("utterances", self.utterances, "a whole number of at least 1")
+
+    def fold(self) -> Fold:
+        """Return the split whose test part is heard.
+
+        Raises:
+            SettingError: There is no such group.
+            CorpusError: The corpus is not there.
+        """
+        folds = load(self.corpus, self.root, scheme=self.scheme, seed=self.seed).folds(self.groups)
+        if not 1 <= self.held_out <= len(folds):
+            raise SettingError("held_out", self.held_out, f"a group from 1 to {len(folds)}")
+        return folds[self.held_out - 1]
+
+    def of(self, test: Corpus) -> Corpus:
+        """Return the utterances of `test` that are heard."""
+        if self.utterances is None or self.utterances >= len(test):
+            return test
+        return test.subset(chosen(test, self.utterances, seed=self.seed))
+
+
+def chosen(corpus: Corpus, count: int, *, seed: int) -> np.ndarray:
+    """Return a mask (N,) of `count` utterances: classes, and speakers in each, in equal shares."""
+    table = corpus.utterances
+    order = np.random.default_rng(generator(seed, "audit", "utterances").initial_seed())
+    shuffled = order.permutation(len(table))
+    # The turn of an utterance among those of its class and speaker, then of its class: taking the
+    # lowest turns first visits every class once before any twice, and its speakers in turn.
+    labels, speakers = table["label"].to_numpy(), table["speaker"].to_numpy()
+    turns = _turns([*zip(labels[shuffled], speakers[shuffled], strict=True)])
+    by_speaker = shuffled[np.argsort(turns, kind="stable")]
+    by_class = _turns(list(labels[by_speaker]))
+    mask = np.zeros(len(table), dtype=bool)
+    mask[by_speaker[np.argsort(by_class, kind="stable")][:count]] = True
+    return mask
+
+
+def _turns(keys: list[object]) -> np.ndarray:
+    """Return how often each key stood before, (N,)."""
+    seen: dict[object, int] = {}
+    turns = []
+    for key in keys:
+        turns.append(seen.get(key, 0))
+        seen[key] = turns[-1] + 1
+    return np.array(turns)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EvaluationSet:
+    """The utterances of an audit, ready for the model."""
+
+    corpus: Corpus
+    """The utterances, labelled."""
+    x: Tensor
+    """Inputs of the model, (N, 1, M, F) or (N, T)."""
+    y: Tensor
+    """True classes in the order of the model's logits, (N,)."""
+    names: tuple[str, ...]
+    """What each of the model's classes is called in records; the corpus' word where it has one."""
+    split: str
+    """Hash of the split that the utterances were held out of."""
+    recordings: str
+    """Hash of the inputs and labels; part of the key of every stage."""
+    mask: Tensor | None = None
+    """Where an input carries sound, bool (N, 1, 1, F); none where it does everywhere."""
+
+    def number(self, name: str) -> int:
+        """Return which of the model's classes a name of the records is."""
+        return self.names.index(name)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def utterances(self) -> list[str]:
+        """What the utterances are called, in their order."""
+        return self.corpus.utterances["utterance"].tolist()
+
+
+def gather(
+    system: System,
+    selection: Selection,
+    *,
+    seconds: float | None = None,
+    progress: Progress | None = None,
+) -> tuple[System, EvaluationSet]:
+    """Return the system with its scale settled, and what it hears.
+
+    Args:
+        system: The model.
+        selection: Which utterances.
+        seconds: Length of a waveform that a model of waveforms is given, by default what the
+            system says: the middle of a longer sound, a shorter one repeated.
+        progress: Is told (done, total) utterances while features are computed.
+
+    Raises:
+        CorpusError: The corpus is not there.
+        SettingError: Its labels are not the model's, or there is no such group.
+    """
+    fold = selection.fold()
+    corpus = selection.of(fold.test)
+    order = align_labels(system.labels, corpus.labels)
+    if system.inputs == "logmel":
+        system, x = _logmel(system, fold, corpus, progress)
+    else:
+        length = system.seconds if seconds is None else seconds
+        x = _waveforms(system, corpus, length, progress)
+    y = order[torch.from_numpy(corpus.label_index.copy())]
+    names = list(system.labels)
+    for label, index in zip(corpus.labels, order.tolist(), strict=True):
+        names[index] = label
+    told = hashlib.sha256(x.numpy().tobytes())
+    told.update("\0".join([*corpus.utterances["utterance"], *corpus.utterances["label"]]).encode())
+    held = EvaluationSet(
+        corpus=corpus,
+        x=x,
+        y=y,
+        names=tuple(names),
+        split=fold.hash,
+        recordings=told.hexdigest(),
+        mask=_sounding(system, corpus, x) if system.inputs == "logmel" else None,
+    )
+    return system, held
+
+
+def _logmel(
+    system: System, fold: Fold, corpus: Corpus, progress: Progress | None
+) -> tuple[System, Tensor]:
+    front_end = system.front_end or FrontEndSettings()
+    scale: Scaling | None = system.scale
+    if scale is None:
+        # A model that says nothing of its scale gets the one that servax would train it on.
+        scale = fit_scale(fold.train, _features(fold.train, front_end, progress))
+        system = replace(system, front_end=front_end, scale=scale)
+    features = _features(corpus, front_end, progress)
+    x = Dataset(corpus, features, scale).batch(np.arange(len(corpus))).x
+    return system, x
+
+
+def _features(corpus: Corpus, front_end: FrontEndSettings, progress: Progress | None) -> Features:
+    return extract(
+        corpus, FrontEnd(front_end), folder=cache_folder() / "features", progress=progress
+    )
+
+
+def _sounding(system: System, corpus: Corpus, x: Tensor) -> Tensor | None:
+    """Return which frames carry sound where a front-end fills short utterances with silence."""
+    settings = system.front_end
+    if settings is None or settings.fill == "repeat":
+        return None
+    rate, hop = settings.logmel.sample_rate, settings.logmel.hop_samples
+    frames = [
+        1 + len(read(path, sample_rate=rate, start=start, end=end)) // hop
+        for _, path, start, end in corpus.stretches
+    ]
+    return (torch.arange(x.shape[-1]) < torch.tensor(frames).unsqueeze(1))[:, None, None, :]
+
+
+def _waveforms(system: System, corpus: Corpus, seconds: float, progress: Progress | None) -> Tensor:
+    length = round(seconds * system.sample_rate)
+    if length < 1:
+        raise SettingError("seconds", seconds, "a length of at least one sample")
+    rows = []
+    for done, (_, path, start, end) in enumerate(corpus.stretches, start=1):
+        sound = read(path, sample_rate=system.sample_rate, start=start, end=end)
+        rows.append(fitted(sound, length))
+        if progress:
+            progress(done, len(corpus))
+    return torch.from_numpy(np.stack(rows)).clamp(*system.bounds)
+
+
+def fitted(sound: np.ndarray, length: int) -> np.ndarray:
+    """Return the middle `length` samples of (T,), a shorter sound repeated as often as it takes."""
+    if len(sound) < length:
+        sound = np.tile(sound, -(-length // len(sound)))
+        return np.ascontiguousarray(sound[:length])
+    start = (len(sound) - length) // 2
+    return np.ascontiguousarray(sound[start : start + length])
+
+
+def align_labels(labels: Sequence[str], corpus_labels: Sequence[str]) -> Tensor:
+    """Return where each class of a corpus stands among the logits of a model.
+
+    Names are compared without case, then by their usual spellings (``ang``, ``anger``, ``angry``).
+    The model may have classes that the corpus lacks.
+
+    Args:
+        labels: Names of the model's classes in the order of its logits.
+        corpus_labels: Names of the corpus' classes in the order of its class indices.
+
+    Returns:
+        int64 (classes of the corpus,): ``align_labels(...)[y]`` are the classes `y` of utterances
+        in the order of the model.
+
+    Raises:
+        SettingError: A class of the corpus is none of the model's, or could be two of them.
+
+    Example:
+        >>> align_labels(["neu", "hap", "ang", "sad"], ["angry", "happy", "neutral", "sad"])
+        tensor([2, 1, 0, 3])
+    """
+    places = [_places(name, labels) for name in corpus_labels]
+    wrong = [
+        name
+        for name, found in zip(corpus_labels, places, strict=True)
+        if len(found) != 1 or places.count(found) > 1
+    ]
+    if wrong:
+        raise SettingError(
+            "labels",
+            list(labels),
+            f"one class of the model for each class of the corpus {list(corpus_labels)}, which "
+            f"{', '.join(map(repr, wrong))} has not; say with labels= what the corpus calls the "
+            "model's classes, in the order of the logits",
+        )
+    return torch.tensor([found[0] for found in places], dtype=torch.int64)
+
+
+def _places(name: str, labels: Sequence[str]) -> list[int]:
+    """Return where a name stands among `labels`: letter for letter, else by its spellings."""
+    exact = [i for i, label in enumerate(labels) if _folded(label) == _folded(name)]
+    return exact or [i for i, label in enumerate(labels) if _plain(label) == _plain(name)]
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _plain(name: str) -> str:
+    return _PLAIN.get(_folded(name), _folded(name))

@@ -1,0 +1,273 @@
+"""Systems as options name them: what stands before a model or in its place, and surrogates."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from servax.defences import (
+    Bpda,
+    Codec,
+    Defended,
+    GaussianNoise,
+    LowPass,
+    MeanFilter,
+    MedianFilter,
+    Quantise,
+    Resample,
+)
+from servax.errors import CheckpointError, SettingError, nearest
+from servax.evaluation.loading import load_system
+from servax.evaluation.own_code import CLASS_PATH, hash_of_code, own_defence
+from servax.evaluation.protocol import UNDEFENDED
+from servax.evaluation.systems import System, hash_of_files
+from servax.evaluation.trial import Inputs
+from servax.files import expanded
+from servax.models.storage import SETTINGS, WEIGHTS
+from servax.pretrained import names, resolve
+from servax.purifier import Purifier
+from servax.purifier.sound_purifier import SoundPurifier
+from servax.recognition import HUB_ID, MODEL
+from servax.training import generator
+
+NAME = re.compile(r"\w[\w.+-]*")
+"""What systems and surrogates may be called: stages have folders of these names."""
+
+
+@dataclass(frozen=True)
+class Transform:
+    """An input transform that an option can name, with one number."""
+
+    build: Callable[[float, torch.Generator, int], nn.Module]
+    """From its number, what it draws from and the rate of the sound in Hz."""
+    inputs: Inputs
+    """What it takes."""
+    example: str
+    """A value."""
+    expected: str
+    """What its values are."""
+    whole: bool = False
+    """Whether they are whole numbers."""
+
+
+QUALITY: tuple[Inputs, str, str] = ("waveform", "0.5", "a quality in [0, 1]")
+TRANSFORMS: Mapping[str, Transform] = {
+    "gaussian-noise": Transform(
+        lambda v, g, r: GaussianNoise(v, g), "logmel", "0.02", "sd in (0, 1]"
+    ),
+    "mean-filter": Transform(
+        lambda v, g, r: MeanFilter(int(v)), "logmel", "3", "an odd size", True
+    ),
+    "median-filter": Transform(
+        lambda v, g, r: MedianFilter(int(v)), "logmel", "3", "an odd size", True
+    ),
+    "quantise": Transform(lambda v, g, r: Quantise(int(v)), "logmel", "4", "whole bits", True),
+    "low-pass": Transform(lambda v, g, r: LowPass(r, v), "waveform", "4000", "a cut-off in Hz"),
+    "resample": Transform(
+        lambda v, g, r: Resample(r, int(v)), "waveform", "8000", "a rate in Hz", True
+    ),
+    "mp3": Transform(lambda v, g, r: Codec(r, "mp3", v), *QUALITY),
+    "ogg": Transform(lambda v, g, r: Codec(r, "ogg-vorbis", v), *QUALITY),
+    "opus": Transform(lambda v, g, r: Codec(r, "ogg-opus", v), *QUALITY),
+}
+"""Input transforms by name; an option gives one number: ``gaussian-noise:0.02``."""
+
+
+def make_transform(
+    kind: str, value: str, sample_rate: int, draws: torch.Generator
+) -> tuple[nn.Module, float]:
+    """Return a transform and the number that an option gave it.
+
+    Args:
+        kind: One of `TRANSFORMS`.
+        value: Its number, as text.
+        sample_rate: Of the sound it hears, in Hz.
+        draws: What a random one draws from.
+
+    Raises:
+        SettingError: The number is none, or not one that this transform takes.
+    """
+    transform = TRANSFORMS[kind]
+    if not value.strip():
+        raise SettingError(
+            "defence", kind, f"a number too: {kind}:{transform.example}, {transform.expected}"
+        )
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or (transform.whole and number != int(number)):
+        raise SettingError("defence", f"{kind}:{value}", f"{kind}:VALUE, {transform.expected}")
+    return transform.build(number, draws, sample_rate), number
+
+
+def defended(bare: System, wanted: str, *, seed: int) -> System:
+    """Return the system that an option names.
+
+    Args:
+        bare: The bare model.
+        wanted: ``NAME=WHAT`` or ``WHAT``: the folder of a purifier (it stands before the model) or
+            of another recogniser (it stands in its place: adversarial training), a name of
+            `servax.pretrained.names`, a transform such as ``mean-filter:3``, or the class path of
+            a defence of one's own, ``package.module:Name``, **whose code is run**.
+        seed: Draws what a random transform needs.
+
+    Raises:
+        SettingError: It is none of these, or does not fit the model.
+        CheckpointError: The folder cannot be read.
+    """
+    name, _, what = wanted.rpartition("=")
+    transform, _, value = what.partition(":")
+    if transform in TRANSFORMS and not Path(what).exists():
+        return _transformed(bare, _checked(name or f"{transform}-{value}"), transform, value, seed)
+    if CLASS_PATH.fullmatch(what) and not Path(what).exists():
+        module = own_defence(what, bare)
+        name = _checked(name or what.partition(":")[2])
+        return _behind(bare, name, module, hash_of_code(what, module), what, twin=Bpda)
+    folder = folder_of(what)
+    role = _role(folder) if folder.is_dir() else "purifier" if HUB_ID.fullmatch(what) else ""
+    name = name or _called(folder)
+    if role == "purifier":
+        return _purified(bare, _checked(name), str(folder))
+    if role == "recogniser":
+        return _instead(bare, _checked(name), str(folder))
+    raise SettingError(
+        "defence",
+        what,
+        "the folder of a purifier or of a recogniser that servax has trained, a packaged one "
+        f"({', '.join(names())}), a class path (my_module:MyDefence), or one of "
+        + ", ".join(f"{each}:VALUE" for each in TRANSFORMS),
+        hint=nearest(transform, [*names(), *TRANSFORMS]),
+    )
+
+
+def _transformed(bare: System, name: str, kind: str, value: str, seed: int) -> System:
+    takes = TRANSFORMS[kind].inputs
+    if takes != bare.inputs:
+        expected = f"one that takes {bare.inputs} as the model does, not {takes}"
+        raise SettingError("defence", kind, expected)
+    draws = generator(seed, "defence", name)
+    module, number = make_transform(kind, value, bare.sample_rate, draws)
+    return _behind(bare, name, module, f"{kind}:{number:g}:{seed}", f"{kind}:{value}")
+
+
+def _purified(bare: System, name: str, where: str) -> System:
+    purifier = Purifier.from_pretrained(where)
+    front: nn.Module = purifier.frozen()
+    if bare.inputs == "waveform":
+        front = SoundPurifier(purifier, bare.sample_rate)
+    elif not purifier.fits(bare.scale, bare.front_end):
+        raise SettingError(
+            "defence", where, "a purifier of the model's own log-Mel, level and width of scale"
+        )
+    # The settings decide too: one set of weights purifies as output or as residual.
+    files = [expanded(where) / name for name in (WEIGHTS, SETTINGS)]
+    there = [file for file in files if file.is_file()]
+    told = hash_of_files(there) if there else hashlib.sha256(where.encode()).hexdigest()
+    return _behind(bare, name, front, told, where)
+
+
+def _behind(
+    bare: System,
+    name: str,
+    front: nn.Module,
+    told: str,
+    source: str,
+    *,
+    twin: type[Defended] | type[Bpda] = Defended,
+) -> System:
+    """Return a model behind a front, which `told` decides.
+
+    A front says itself whether its gradients are its own; `twin` stands for one whose are not. With
+    `Bpda` that is the identity, so that no attacker stops at a zero; servax's own do that already.
+    """
+    exact = getattr(front, "knowledge", "adaptive") == "adaptive"
+    model = Defended(bare.model, front) if exact else twin(bare.model, front)
+    both = hashlib.sha256(f"{bare.fingerprint}\0{told}".encode()).hexdigest()
+    return replace(
+        bare,
+        name=name,
+        model=model.eval(),
+        front=front,
+        exact=exact and bare.exact,
+        fingerprint=both,
+        source=source,
+    )
+
+
+def _instead(bare: System, name: str, where: str) -> System:
+    other = _beside(bare, where)
+    if (other.labels, other.front_end) != (bare.labels, bare.front_end) or not _alike(bare, other):
+        raise SettingError(
+            "defence", where, "a recogniser with the labels, front-end and scale of the model"
+        )
+    return replace(other, name=name, source=where)
+
+
+def surrogate(bare: System, wanted: str) -> System:
+    """Return a surrogate, ``NAME=FOLDER`` or ``FOLDER``.
+
+    Raises:
+        SettingError: It is the model itself, has no gradients, or takes other inputs.
+    """
+    name, _, where = wanted.rpartition("=")
+    other = _beside(bare, where)
+    if other.fingerprint == bare.fingerprint:
+        expected = "a model with weights of its own, not the audited one"
+    elif not _alike(bare, other) or not other.gradients:
+        expected = "a model with gradients that takes the same inputs, equally scaled"
+    elif other.labels != bare.labels:
+        expected = f"a model of the classes {', '.join(bare.labels)}"
+    else:
+        return replace(other, name=_checked(name or _called(folder_of(where))))
+    raise SettingError("surrogate", where, expected)
+
+
+def _beside(bare: System, where: str) -> System:
+    """Return another model, which is to hear what `bare` hears."""
+    seconds = bare.seconds if bare.inputs == "waveform" else None
+    return load_system(where, inputs=bare.inputs, seconds=seconds)
+
+
+def _alike(one: System, other: System) -> bool:
+    """Return whether two models take the same inputs, equally scaled."""
+    scales = [each.scale and each.scale.settings for each in (one, other)]
+    return one.inputs == other.inputs and scales[0] == scales[1]
+
+
+def folder_of(where: str) -> Path:
+    """Return the folder that holds the weights; a training leaves them in one called model."""
+    folder = resolve(where)
+    return folder / MODEL if (folder / MODEL / SETTINGS).is_file() else folder
+
+
+def _called(folder: Path) -> str:
+    return folder.parent.name if folder.name == MODEL else folder.name
+
+
+def _checked(name: str) -> str:
+    """Return the name of a system or surrogate, which may neither be taken nor break a path."""
+    if name == UNDEFENDED:
+        raise SettingError("a name", name, "another, this one is the bare model")
+    if not NAME.fullmatch(name):
+        raise SettingError("a name", name, "letters, digits, '.', '_', '+' and '-'")
+    return name
+
+
+def _role(folder: Path) -> str:
+    """Return what a folder of servax holds."""
+    try:
+        told = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        return str(told["extra"]["role"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CheckpointError(
+            folder / SETTINGS, "does not say what the folder holds; expected one that servax wrote"
+        ) from None
