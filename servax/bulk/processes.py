@@ -22,7 +22,7 @@ import torch
 from servax.bulk.files import purify_file
 from servax.bulk.orders import Order, Outcome
 from servax.errors import ServaxError, SettingError
-from servax.features.threads import one_thread
+from servax.features import one_thread
 from servax.purifier import Purifier
 from servax.runtime.sharing import cpus
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from servax.errors import SettingError, ShapeError
-from servax.features.augment import SpecAugment
+from servax.features import SpecAugment
 from servax.kinds import typed
 
 

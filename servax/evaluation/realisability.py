@@ -32,8 +32,14 @@ from servax.attacks.problem import logits_of
 from servax.errors import ShapeError
 from servax.evaluation.distortion import largest_change_db, signal_to_noise_ratio
 from servax.evaluation.metrics import uar
-from servax.features import FrontEnd, FrontEndSettings, LogMel, LogMelSettings, Scaling
-from servax.features.resynthesis import apply_change
+from servax.features import (
+    FrontEnd,
+    FrontEndSettings,
+    LogMel,
+    LogMelSettings,
+    Scaling,
+    apply_change,
+)
 from servax.models import classes_of
 from servax.perturbation.sixteen_bit import STEP, nearest
 

@@ -1,20 +1,33 @@
 """What models see: differentiable log-Mel, the [0, 1] scale, and batches from a cache."""
 
-from servax.features.augment import SpecAugment
+from servax.features.augment import SpecAugment, augmented, roll_frames
 from servax.features.batches import Batch, Dataset, fit_scale
-from servax.features.cache import Features, cache_key, extract
-from servax.features.frames import fit_frames
-from servax.features.frontend import FrontEnd, FrontEndSettings, set_level, waveform_batch
+from servax.features.cache import Features, cache_key, extract, one_thread
+from servax.features.frontend import (
+    FrontEnd,
+    FrontEndSettings,
+    fit_frames,
+    set_level,
+    waveform_batch,
+)
 from servax.features.logmel import LogMel, LogMelSettings
-from servax.features.scale import Scale, ScaleSettings
-from servax.features.scaling import SCALES, ScaleKind, Scaling, make_scale
+from servax.features.resynthesis import Resynthesis, apply_change
+from servax.features.scale import (
+    SCALES,
+    Scale,
+    ScaleKind,
+    ScaleSettings,
+    Scaling,
+    ZScore,
+    ZScoreSettings,
+    make_scale,
+)
 from servax.features.tensors import (
     check_log_mels,
     check_tensor,
     check_type,
     check_waveforms,
 )
-from servax.features.zscore import ZScore, ZScoreSettings
 
 __all__ = [
     "SCALES",
@@ -25,6 +38,7 @@ __all__ = [
     "FrontEndSettings",
     "LogMel",
     "LogMelSettings",
+    "Resynthesis",
     "Scale",
     "ScaleKind",
     "ScaleSettings",
@@ -32,6 +46,8 @@ __all__ = [
     "SpecAugment",
     "ZScore",
     "ZScoreSettings",
+    "apply_change",
+    "augmented",
     "cache_key",
     "check_log_mels",
     "check_tensor",
@@ -41,6 +57,8 @@ __all__ = [
     "fit_frames",
     "fit_scale",
     "make_scale",
+    "one_thread",
+    "roll_frames",
     "set_level",
     "waveform_batch",
 ]

@@ -1,6 +1,7 @@
-"""SpecAugment: masks of time and Mel bins on log-Mel (Park et al. 2019, without time warping).
+"""What a recogniser's training input goes through: SpecAugment, and rolls of the frames.
 
-Masks are drawn apart from being applied, so that a test can fix them and a run can repeat them.
+SpecAugment masks time and Mel bins of log-Mel (Park et al. 2019, without time warping). Masks are
+drawn apart from being applied, so that a test can fix them and a run can repeat them.
 """
 
 from __future__ import annotations
@@ -53,3 +54,22 @@ def _stripes(batch: int, length: int, count: int, width: int, generator: torch.G
     position = torch.arange(length)
     inside = (position >= starts[..., None]) & (position < (starts + widths)[..., None])
     return inside.any(dim=1)
+
+
+def augmented(
+    x: Tensor, draws: torch.Generator, *, shift: bool, augment: SpecAugment | None
+) -> Tensor:
+    """Return x (B, 1, M, F) rolled by a random number of frames, then masked, if asked for."""
+    if shift:
+        shifts = torch.randint(0, x.shape[3], (len(x),), generator=draws)
+        x = roll_frames(x, shifts.to(x.device))
+    if augment is not None:
+        x = augment.apply(x, augment.draw(x.shape, draws))
+    return x
+
+
+def roll_frames(x: Tensor, shifts: Tensor) -> Tensor:
+    """Return x (B, 1, M, F) with utterance b rolled right by ``shifts[b]`` frames."""
+    frames = x.shape[3]
+    index = (torch.arange(frames, device=x.device)[None] - shifts[:, None]) % frames  # (B, F)
+    return torch.gather(x, 3, index[:, None, None, :].expand_as(x))

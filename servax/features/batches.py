@@ -13,8 +13,7 @@ from torch import Tensor
 from servax.corpora import Corpus
 from servax.errors import SettingError
 from servax.features.cache import Features
-from servax.features.scale import scale_array
-from servax.features.scaling import ScaleKind, Scaling, fit_scaling
+from servax.features.scale import SCALES, Scale, ScaleKind, Scaling, ZScore
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,8 @@ class Dataset:
 
     def batch(self, positions: NDArray[np.int64], device: torch.device | None = None) -> Batch:
         """Return the utterances at `positions` (B,) as a batch on `device` (default: CPU)."""
-        x = scale_array(self._logmel_db[self._rows[positions]], self.scale)
+        logmel_db = np.ascontiguousarray(self._logmel_db[self._rows[positions]])  # (B, M, F)
+        x: Tensor = self.scale(torch.from_numpy(logmel_db).unsqueeze(1))
         y = self.labels[torch.from_numpy(positions)]
         if device is not None:
             x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
@@ -72,8 +72,16 @@ def fit_scale(
 ) -> Scaling:
     """Return the scale of the **training** part of a fold, one utterance at a time.
 
+    Args:
+        corpus: The training part.
+        features: Of the whole corpus.
+        window_db: Width of the dB window; `z-score` has none.
+        kind: One of `SCALES`.
+
     Raises:
         SettingError: `kind` is unknown, or a level is not finite.
     """
-    rows = features.rows(corpus)
-    return fit_scaling((features.logmel_db[row] for row in rows), kind=kind, window_db=window_db)
+    if kind not in SCALES:
+        raise SettingError.choice("scale", kind, SCALES)
+    logmels = (features.logmel_db[row] for row in features.rows(corpus))
+    return ZScore.fit(logmels) if kind == "z-score" else Scale.fit(logmels, window_db=window_db)

@@ -12,7 +12,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,9 +26,8 @@ import servax.audio
 from servax.audio import read
 from servax.corpora import Corpus
 from servax.errors import CacheError, unwritable
-from servax.features import frames, frontend, logmel, mel
+from servax.features import frontend, logmel
 from servax.features.frontend import FrontEnd, waveform_batch
-from servax.features.threads import one_thread
 from servax.runtime.sharing import in_order
 
 Progress = Callable[[int, int], None]
@@ -101,7 +101,7 @@ def extract(
 def cache_key(corpus: Corpus, front_end: FrontEnd) -> str:
     """Return the hash (hex) of all that the features depend on."""
     digest = hashlib.sha256()
-    for module in (servax.audio, mel, logmel, frames, frontend):
+    for module in (servax.audio, logmel, frontend):
         digest.update(Path(str(module.__file__)).read_bytes())
     digest.update(json.dumps(asdict(front_end.settings), sort_keys=True).encode())
     for name, path, start, end in corpus.stretches:
@@ -179,3 +179,14 @@ def _open(entry: Path, names: tuple[str, ...]) -> Features | None:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, hashlib.blake2b).hexdigest()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute each sum on one thread inside the block: in another number they round otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

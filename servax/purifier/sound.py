@@ -21,8 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from servax import audio
-from servax.features import LogMel, LogMelSettings, fit_frames, set_level
-from servax.features.resynthesis import Resynthesis
+from servax.features import LogMel, LogMelSettings, Resynthesis, fit_frames, set_level
 from servax.runtime.heard import in_kind
 from servax.runtime.limiter import Limited
 from servax.runtime.rules import CORRECTIONS, at_level_of, whole_windows

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv1d, max_pool1d, pad
 
 from servax.errors import SettingError
-from servax.features import LogMel, check_waveforms
-from servax.features.resynthesis import Resynthesis
+from servax.features import LogMel, Resynthesis, check_waveforms
 from servax.kinds import check_kind, typed
 from servax.purifier.purifier import Purifier
 from servax.purifier.sound import change_clip, device_of, windows_of

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from servax.errors import CorpusError, SettingError
-from servax.features import Dataset, SpecAugment
+from servax.features import Dataset, SpecAugment, augmented
 from servax.kinds import check_types
 from servax.models import channels_last, classes_of, evaluating
 from servax.training.device import Compute
@@ -128,25 +128,6 @@ class RecogniserTrainer(NetworkTrainer[RecogniserTraining]):
             * 0.5
             * (1.0 + math.cos(math.pi * epoch / self.settings.epochs))
         )
-
-
-def augmented(
-    x: Tensor, draws: torch.Generator, *, shift: bool, augment: SpecAugment | None
-) -> Tensor:
-    """Return x (B, 1, M, F) rolled by a random number of frames, then masked, if asked for."""
-    if shift:
-        shifts = torch.randint(0, x.shape[3], (len(x),), generator=draws)
-        x = roll_frames(x, shifts.to(x.device))
-    if augment is not None:
-        x = augment.apply(x, augment.draw(x.shape, draws))
-    return x
-
-
-def roll_frames(x: Tensor, shifts: Tensor) -> Tensor:
-    """Return x (B, 1, M, F) with utterance b rolled right by ``shifts[b]`` frames."""
-    frames = x.shape[3]
-    index = (torch.arange(frames, device=x.device)[None] - shifts[:, None]) % frames  # (B, F)
-    return torch.gather(x, 3, index[:, None, None, :].expand_as(x))
 
 
 def class_weights(dataset: Dataset) -> Tensor:

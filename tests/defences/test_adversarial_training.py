@@ -27,7 +27,7 @@ from servax.defences.adversarial import (
 from servax.errors import CheckpointError, CorpusError, ServaxError, SettingError
 from servax.experiments.adversarial import start_adversarial, train_adversarial
 from servax.experiments.training import Parts
-from servax.features import Dataset, FrontEndSettings, Scale, SpecAugment
+from servax.features import Dataset, FrontEndSettings, Scale, SpecAugment, roll_frames
 from servax.models import VGG16
 from servax.recognition import Recogniser
 from servax.training import (
@@ -42,7 +42,6 @@ from servax.training import (
     read_log,
 )
 from servax.training.checkpoint import load_checkpoint
-from servax.training.recogniser import roll_frames
 from servax.training.seeding import derive, generator
 
 Build = Callable[..., Dataset]

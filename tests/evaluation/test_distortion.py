@@ -15,8 +15,7 @@ from servax.evaluation.distortion import (
     segmental_signal_to_noise_ratio,
     signal_to_noise_ratio,
 )
-from servax.features import Scale, ScaleSettings, ZScore
-from servax.features.zscore import ZScoreSettings
+from servax.features import Scale, ScaleSettings, ZScore, ZScoreSettings
 
 
 def pair(*shape):

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servax.features.mel import bands, hz_to_mel, mel_filterbank, mel_to_hz
+from servax.features.logmel import bands, hz_to_mel, mel_filterbank, mel_to_hz
 
 SETTINGS = [
     {"bins": 257, "mels": 64, "sample_rate": 16_000, "f_min": 0.0, "f_max": 8_000.0},

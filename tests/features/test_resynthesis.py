@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from servax.errors import ShapeError
-from servax.features import LogMel, LogMelSettings
-from servax.features.resynthesis import apply_change, bin_weights
+from servax.features import LogMel, LogMelSettings, apply_change
+from servax.features.resynthesis import bin_weights
 from servax.runtime.rules import LARGEST_GAIN_DB
 
 

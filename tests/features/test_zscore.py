@@ -15,8 +15,15 @@ from sklearn.preprocessing import StandardScaler
 
 from servax.corpora import Corpus
 from servax.errors import SettingError, ShapeError
-from servax.features import Features, Scale, ScaleSettings, ZScore, ZScoreSettings, fit_scale
-from servax.features.scaling import fit_scaling, make_scale
+from servax.features import (
+    Features,
+    Scale,
+    ScaleSettings,
+    ZScore,
+    ZScoreSettings,
+    fit_scale,
+    make_scale,
+)
 
 WIDTH = 6.67
 
@@ -98,7 +105,7 @@ def test_saved_settings_give_the_scale_back(scale: Scale | ZScore) -> None:
 
 def test_the_settings_of_the_window_are_as_they_were() -> None:
     """The keys of stages hash them: another name would compute every run again."""
-    scale = fit_scaling([np.array([[3.0]])])
+    scale = Scale.fit([np.array([[3.0]])])
     assert asdict(scale.settings) == {"top_db": 3.0, "window_db": 80.0}
 
 

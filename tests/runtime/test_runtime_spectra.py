@@ -12,8 +12,16 @@ import torch
 
 from servax import audio
 from servax.errors import SettingError
-from servax.features import LogMel, LogMelSettings, Scale, ScaleSettings, ZScore, ZScoreSettings
-from servax.features.resynthesis import apply_change, bin_weights
+from servax.features import (
+    LogMel,
+    LogMelSettings,
+    Scale,
+    ScaleSettings,
+    ZScore,
+    ZScoreSettings,
+    apply_change,
+)
+from servax.features.resynthesis import bin_weights
 from servax.runtime import rules, settings, spectra, windows
 
 FRONT_ENDS: list[dict[str, Any]] = [

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.image import imread
 
 from servax.features import LogMelSettings
-from servax.features.mel import mel_filterbank
+from servax.features.logmel import mel_filterbank
 from servax.service.page.layout import answer, sixteen_bit
 from servax.service.page.pictures import bin_at, pictures
 from servax.service.page.settings import ShowSettings

@@ -15,7 +15,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 
 from servax.errors import CorpusError, SettingError
-from servax.features import Batch, Dataset, SpecAugment
+from servax.features import Batch, Dataset, SpecAugment, roll_frames
 from servax.models import VGG16
 from servax.training import (
     Compute,
@@ -26,7 +26,7 @@ from servax.training import (
     global_seed,
     predict,
 )
-from servax.training.recogniser import class_weights, roll_frames
+from servax.training.recogniser import class_weights
 from servax.training.seeding import derive, generator
 
 Build = Callable[..., Dataset]

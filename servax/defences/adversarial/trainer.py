@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from servax.defences.adversarial.objectives import Criterion, Objective
 from servax.defences.adversarial.settings import AdversarialTraining
 from servax.errors import ServaxError
-from servax.features import Batch, Dataset
+from servax.features import Batch, Dataset, augmented
 from servax.models import VGG16, channels_last
 from servax.training import Compute, Schedule, generator, global_seed
 from servax.training.loop import Terms
-from servax.training.recogniser import augmented, class_share, class_weights, validation_terms
+from servax.training.recogniser import class_share, class_weights, validation_terms
 from servax.training.trainer import NetworkTrainer
 
 

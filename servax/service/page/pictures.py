@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from servax.features import LogMelSettings
-from servax.features.mel import hz_to_mel
+from servax.features.logmel import hz_to_mel
 from servax.report.style import new_figure, png, tidy
 from servax.service.page.showing import Samples
 
