@@ -58,8 +58,7 @@ def serve(
     """
     from servax.cli.serving import serve_http
     from servax.runtime.sharing import cpus
-    from servax.service.decoding import Limits
-    from servax.service.settings import ServiceSettings
+    from servax.service.settings import Limits, ServiceSettings
 
     settings = ServiceSettings(
         purifier=purifier,

@@ -7,15 +7,15 @@ import sys
 from typing import TYPE_CHECKING
 
 from servax.cli.output import say
-from servax.service.logs import open_log
 from servax.service.server import Place, serve
 from servax.service.settings import ServiceSettings
+from servax.service.telemetry import open_log
 from servax.service.tokens import Tokens, read_tokens, readable_by_others
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from servax.service.gate import Gate
+    from servax.service.requests import Gate
 
 
 def serve_http(

@@ -9,20 +9,25 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from servax.runtime.extras import load_extra
-from servax.service.answers import Classification, State
-from servax.service.envelope import Envelope, account
-from servax.service.failures import add_handlers, problems
-from servax.service.formats import MEDIA, accepted
-from servax.service.gate import Gate
-from servax.service.logs import Log
-from servax.service.metrics import Metrics
-from servax.service.orders import Purified
-from servax.service.refusals import Refusal, Unauthorised
+from servax.service.middleware import RequestMiddleware
+from servax.service.requests import Gate
+from servax.service.responses import (
+    MEDIA,
+    Classification,
+    Purified,
+    Refusal,
+    State,
+    accepted,
+    add_handlers,
+    problems,
+)
+from servax.service.telemetry import Log, Metrics
 from servax.service.tokens import Tokens
 
 if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
 
+ROUTES = ("/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/purify", "/v1/classify")
 SUMMARY = "Purified speech, and emotion recognition with and without a purifier in front."
 LIMITED = {
     "X-Limited-Samples": "How many samples were lowered to stay within full scale.",
@@ -79,14 +84,11 @@ def build_app(
     app.include_router(open_routes(gate))
     app.include_router(guarded_routes(gate, tokens, metrics))
     add_handlers(app)
-    routes = frozenset(
-        ("/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/purify", "/v1/classify")
-    )
     app.add_middleware(
-        Envelope,
+        RequestMiddleware,
         log=log,
         metrics=metrics,
-        routes=routes,
+        routes=frozenset(ROUTES),
         answer_seconds=gate.settings.body_seconds,
     )
     if mount is not None:
@@ -131,7 +133,13 @@ def guarded_routes(gate: Gate, tokens: Tokens, metrics: Metrics) -> "APIRouter":
 
     async def known(request: Request) -> None:
         if not tokens.allow(request.headers.get("authorization")):
-            raise Unauthorised
+            raise Refusal(
+                401,
+                "unauthorised",
+                "A bearer token is needed, in the header 'Authorization: Bearer TOKEN'; none was "
+                "given, or one that this service does not know.",
+                {"WWW-Authenticate": "Bearer"},
+            )
 
     guards = [Depends(known), *([Depends(bearer)] if tokens else [])]
     router = APIRouter(dependencies=guards)
@@ -161,9 +169,9 @@ def guarded_routes(gate: Gate, tokens: Tokens, metrics: Metrics) -> "APIRouter":
     async def purify(request: Request, format: Literal["wav", "flac"] | None = None) -> Response:
         only(request, "format")
         container = format or accepted(request.headers.get("accept"))
-        told = account(request.scope)
+        record = request.scope["servax"]
         made: Purified = await gate.sound(
-            "purify", request.headers, request.receive, told, container=container
+            "purify", request.headers, request.receive, record, container=container
         )
         limited = (str(made.limited_samples), f"{made.limited_db:.2f}")
         headers = dict(zip(LIMITED, limited, strict=True))
@@ -178,8 +186,10 @@ def guarded_routes(gate: Gate, tokens: Tokens, metrics: Metrics) -> "APIRouter":
     )
     async def classify(request: Request) -> Classification:
         only(request)
-        told = account(request.scope)
-        found: Classification = await gate.sound("classify", request.headers, request.receive, told)
+        record = request.scope["servax"]
+        found: Classification = await gate.sound(
+            "classify", request.headers, request.receive, record
+        )
         return found
 
     @router.get(

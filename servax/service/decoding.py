@@ -9,7 +9,6 @@ unfolds into an hour of silence stops at the limit. It all happens in memory; no
 from __future__ import annotations
 
 import io
-import math
 import time
 from dataclasses import dataclass
 
@@ -19,9 +18,11 @@ from numpy.typing import NDArray
 
 from servax import audio
 from servax.containers import behind_tags
-from servax.errors import AudioCause, AudioError, SettingError
+from servax.errors import AudioCause, AudioError
 from servax.runtime.rules import SHORTEST_SECONDS
-from servax.service.refusals import Refusal
+from servax.service.queue import SoundFacts
+from servax.service.responses import Refusal
+from servax.service.settings import Limits
 
 PCM = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"})
 TELEPHONE = frozenset({"ULAW", "ALAW"})
@@ -38,32 +39,26 @@ SUBTYPES = {
 """What is decoded. ADPCM, GSM, ALAC and the like are left out: rarely sent, read by old code."""
 NAMES = "WAV (PCM or float), FLAC, OGG, MP3, AIFF, AU or CAF"
 BLOCK_FRAMES = 1 << 16
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one request may cost before it is refused."""
-
-    body_bytes: int = 20 * 2**20
-    """Most bytes of a body."""
-    seconds: float = 120.0
-    """Longest sound, in seconds."""
-    channels: int = 2
-    """Most channels."""
-    decode_seconds: float = 5.0
-    """Longest time a processor may spend on decoding one body, in seconds."""
-    samples: int = 12_000_000
-    """Most samples of all channels together: 120 s of stereo at 48 kHz are 11.5 million, 46 MB."""
-
-    def __post_init__(self) -> None:
-        for name in ("body_bytes", "channels", "samples"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SettingError(name, value, "a whole number >= 1")
-        for name in ("seconds", "decode_seconds"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise SettingError(name, value, "a number of seconds > 0")
+REFUSED: dict[AudioCause, tuple[str, str]] = {
+    "empty": ("empty", "The sound holds no samples; send one that does."),
+    "no_samples": ("empty", "The sound holds no samples; send one that does."),
+    "not_finite": ("not_finite", "The sound holds NaN or infinity; send finite samples."),
+    "too_loud": (
+        "too_loud",
+        f"The sound holds a sample beyond {audio.LOUDEST:g}; full scale is 1.",
+    ),
+    "rate": (
+        "bad_rate",
+        f"The sound's rate is not within {audio.LOWEST_RATE} to {audio.HIGHEST_RATE} Hz.",
+    ),
+    "joined": ("joined", "The body is several sounds one behind the other; send each alone."),
+    "length_unknown": (
+        "length_unknown",
+        "The sound does not say how long it is; send WAV instead.",
+    ),
+}
+"""The answer to what `servax.audio` refused, in words that quote nothing of the body."""
+DAMAGED = ("damaged", "The sound is damaged or cut off; send the whole file.")
 
 
 @dataclass(frozen=True)
@@ -76,6 +71,12 @@ class Decoded:
     """In hertz."""
     container: str
     """``WAV``, ``FLAC``, ``OGG``, …"""
+
+    @property
+    def facts(self) -> SoundFacts:
+        """What may be said of it."""
+        frames, channels = self.samples.shape
+        return SoundFacts(frames / self.rate, self.rate, channels, self.container)
 
 
 def decode(body: bytes, limits: Limits) -> Decoded:
@@ -107,7 +108,9 @@ def decode(body: bytes, limits: Limits) -> Decoded:
             samples = _samples(sound, limits, started)
             rate, container = int(sound.samplerate), str(sound.format)
     except AudioError as error:
-        raise _refusal(error.cause) from None
+        if error.cause == "not_sound":
+            raise _not_sound() from None
+        raise Refusal(422, *REFUSED.get(error.cause, DAMAGED)) from None
     return Decoded(samples, rate, container.replace("WAVEX", "WAV"))
 
 
@@ -180,34 +183,3 @@ def _too_long(sound: soundfile.SoundFile, limits: Limits) -> Refusal:
 
 def _not_sound() -> Refusal:
     return Refusal(415, "not_sound", f"The body is not sound that is decoded here; send {NAMES}.")
-
-
-def _refusal(cause: AudioCause) -> Refusal:
-    """Return the answer to what `servax.audio` refused, in words that quote nothing of the body."""
-    match cause:
-        case "not_sound":
-            return _not_sound()
-        case "no_samples" | "empty":
-            return Refusal(422, "empty", "The sound holds no samples; send one that does.")
-        case "not_finite":
-            return Refusal(
-                422, "not_finite", "The sound holds NaN or infinity; send finite samples."
-            )
-        case "too_loud":
-            most = f"{audio.LOUDEST:g}"
-            return Refusal(
-                422, "too_loud", f"The sound holds a sample beyond {most}; full scale is 1."
-            )
-        case "rate":
-            rates = f"{audio.LOWEST_RATE} to {audio.HIGHEST_RATE}"
-            return Refusal(422, "bad_rate", f"The sound's rate is not within {rates} Hz.")
-        case "joined":
-            return Refusal(
-                422, "joined", "The body is several sounds one behind the other; send each alone."
-            )
-        case "length_unknown":
-            return Refusal(
-                422, "length_unknown", "The sound does not say how long it is; send WAV instead."
-            )
-        case _:
-            return Refusal(422, "damaged", "The sound is damaged or cut off; send the whole file.")

@@ -7,12 +7,10 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from servax.service.logs import Log
-from servax.service.metrics import Metrics
-from servax.service.orders import Broke, Result, Task
-from servax.service.refusals import Later, Refusal
+from servax.service.queue import Broke, Queue, Result, Task, Ticket
+from servax.service.responses import Refusal
 from servax.service.settings import ServiceSettings
-from servax.service.waiting import Ticket, Waiting
+from servax.service.telemetry import Log, Metrics
 from servax.service.workers import UnusableError, Worker, WorkerLost
 
 TRIES = 2
@@ -37,7 +35,7 @@ class Dispatcher:
         self.settings = settings
         self._log = log
         self._metrics = metrics
-        self._waiting = Waiting(settings.batch, settings.batch_wait_ms / 1000)
+        self._waiting = Queue(settings.batch, settings.batch_wait_ms / 1000)
         self._workers = [Worker(settings, self._waiting.wake) for _ in range(settings.workers)]
         self._lanes: list[asyncio.Task[None]] = []
         self._inside = 0
@@ -82,14 +80,15 @@ class Dispatcher:
             Later: All are taken, or the service is ending.
         """
         if self.closing:
-            raise Later(503, "shutting_down", "The service is ending; send this to another one.", 5)
+            raise _later(503, "shutting_down", "The service is ending; send this to another one.")
         if self._inside >= self.settings.queue:
-            raise Later(
+            pace = (self._task_seconds or 0.0) / max(1, self.workers_ready)
+            raise _later(
                 429,
                 "busy",
                 f"{self._inside} requests are inside, as many as there is room for; try again "
                 "after the seconds in Retry-After.",
-                self._retry_seconds(),
+                max(1, min(math.ceil(self._inside * pace), LONGEST_RETRY_SECONDS)),
             )
         self._inside += 1
         self._empty.clear()
@@ -124,8 +123,8 @@ class Dispatcher:
             await asyncio.wait_for(self._empty.wait(), self.settings.shutdown_seconds)
         except TimeoutError:
             for ticket in list(self._pending):
-                late = Later(503, "shutting_down", "The service ended before the answer.", 5)
-                _settle(ticket, late)
+                ended = "The service ended before the answer."
+                ticket.settle(_later(503, "shutting_down", ended))
 
     async def stop(self) -> None:
         """End all workers."""
@@ -141,9 +140,9 @@ class Dispatcher:
         pause = 0.5
         while True:
             try:
-                loaded = await worker.start()
+                pid = await worker.start()
             except WorkerLost:
-                self._lost(number, [])
+                self._lost(number, 0)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 continue
@@ -153,14 +152,14 @@ class Dispatcher:
                 return
             pause = 0.5
             self._began_once.add(number)
-            self._log.info("worker_ready", worker=number, pid=loaded.pid)
+            self._log.info("worker_ready", worker=number, pid=pid)
             self._gauge()
             while worker.alive:
                 tickets = await self._waiting.take(lambda: worker.alive)
                 if tickets:
                     await self._send(number, worker, tickets)
             if worker.pid is not None:  # died while it was idle
-                self._lost(number, [])
+                self._lost(number, 0)
 
     async def _send(self, number: int, worker: Worker, tickets: list[Ticket]) -> None:
         clock = asyncio.get_running_loop().time
@@ -172,7 +171,7 @@ class Dispatcher:
         try:
             results = await worker.work([ticket.task for ticket in tickets])
         except WorkerLost as lost:
-            self._lost(number, tickets)
+            self._lost(number, len(tickets))
             for ticket in tickets:
                 self._again(ticket, blame=lost.begun)
             return
@@ -181,7 +180,7 @@ class Dispatcher:
         self._pace((clock() - begun) / len(tickets))
         self._metrics.batch_size.observe(len(tickets))
         for ticket, result in zip(tickets, results, strict=True):
-            _settle(ticket, result)
+            ticket.settle(result)
 
     def _again(self, ticket: Ticket, *, blame: bool) -> None:
         ticket.lost += blame
@@ -194,22 +193,16 @@ class Dispatcher:
             f"{TRIES} workers crashed, were killed, or took longer than "
             f"{self.settings.work_seconds:g} s over this sound; it is not tried again."
         )
-        _settle(ticket, Refusal(500, "worker_lost", sentence))
+        ticket.settle(Refusal(500, "worker_lost", sentence))
 
-    def _lost(self, number: int, tickets: list[Ticket]) -> None:
+    def _lost(self, number: int, tasks: int) -> None:
         self._metrics.worker_restarts.inc()
-        self._log.warning("worker_lost", worker=number, tasks=len(tickets))
+        self._log.warning("worker_lost", worker=number, tasks=tasks)
         self._gauge()
 
     def _pace(self, seconds: float) -> None:
         old = self._task_seconds
         self._task_seconds = seconds if old is None else old + PACE * (seconds - old)
-
-    def _retry_seconds(self) -> int:
-        """Return when a place will be free at the pace of late, in whole seconds."""
-        pace = self._task_seconds or 0.0
-        seconds = math.ceil(self._inside * pace / max(1, self.workers_ready))
-        return max(1, min(seconds, LONGEST_RETRY_SECONDS))
 
     def _gauge(self) -> None:
         self._metrics.in_flight.set(self._inside)
@@ -217,6 +210,6 @@ class Dispatcher:
         self._metrics.workers_ready.set(self.workers_ready)
 
 
-def _settle(ticket: Ticket, result: Result) -> None:
-    if not ticket.answer.done():
-        ticket.answer.set_result(result)
+def _later(status: int, code: str, sentence: str, seconds: int = 5) -> Refusal:
+    """Return the refusal of a request that may be sent again after some seconds."""
+    return Refusal(status, code, sentence, {"Retry-After": str(seconds)})

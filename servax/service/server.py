@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import socket
 from collections.abc import Callable
@@ -13,12 +12,10 @@ from typing import TYPE_CHECKING, Any
 from servax.errors import ServaxError, SettingError
 from servax.runtime.extras import load_extra
 from servax.service.app import build_app
-from servax.service.connections import patient_protocol
 from servax.service.dispatcher import Dispatcher
-from servax.service.gate import Gate
-from servax.service.logs import Forward, Log
-from servax.service.metrics import Metrics
+from servax.service.requests import Gate
 from servax.service.settings import ServiceSettings
+from servax.service.telemetry import Log, Metrics, forward_libraries
 from servax.service.tokens import Tokens, addresses, check_open
 
 if TYPE_CHECKING:
@@ -28,7 +25,10 @@ KEEP_ALIVE_SECONDS = 15
 FLUSH_SECONDS = 5
 """For the last bytes of answers, after all are known."""
 BACKLOG = 512
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+IDLE_SECONDS = 10.0
+"""A connection between requests, or whose headers are incomplete, ends after once to twice this."""
+MOST_CONNECTIONS = 1_000
+"""At once; the next is closed unheard."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +62,15 @@ def open_socket(place: Place) -> socket.socket:
     check_open(place.host, place.tokens, allow_open=place.allow_open)
     address = addresses(place.host)[0]
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((address, place.port))
-        listener.listen(BACKLOG)
+        return socket.create_server((address, place.port), family=family, backlog=BACKLOG)
     except OSError as error:
-        listener.close()
         raise SettingError(
             "port",
             place.port,
             f"one that can be listened at on {place.host} ({error.strerror}); 0 takes any that is "
             "free",
         ) from None
-    return listener
 
 
 def serve(
@@ -110,8 +105,8 @@ def serve(
             dispatcher = Dispatcher(settings, log, metrics)
             gate = Gate(dispatcher, log)
             app = build_app(gate, place.tokens, log, metrics, mount=mount)
-            _forward_logs(log)
-            server = uvicorn.Server(_config(uvicorn, app))
+            forward_libraries(log)
+            server = uvicorn.Server(uvicorn_config(app))
             server.handle_exit = _Ending(server, dispatcher, log)
             announce(url)
             log.info("listening", url=url, workers=settings.workers, tokens=bool(place.tokens))
@@ -121,7 +116,13 @@ def serve(
         asyncio.run(run())
 
 
-def _config(uvicorn: Any, app: FastAPI) -> Any:
+def uvicorn_config(app: FastAPI) -> Any:
+    """Return how uvicorn serves an application: no patience, no logs of its own.
+
+    Raises:
+        ServaxError: uvicorn is not installed.
+    """
+    uvicorn = load_extra("uvicorn", extra="serve", what="servax serve")
     return uvicorn.Config(
         app,
         http=patient_protocol(),
@@ -174,8 +175,43 @@ class _Ending:
         self._server.should_exit = True
 
 
-def _forward_logs(log: Log) -> None:
-    for name in ("uvicorn", "asyncio", "concurrent.futures"):
-        logger = logging.getLogger(name)
-        logger.handlers = [Forward(log)]
-        logger.propagate = False
+def patient_protocol(idle_seconds: float = IDLE_SECONDS, most: int = MOST_CONNECTIONS) -> Any:
+    """Return uvicorn's protocol (h11) with an end to its patience.
+
+    uvicorn itself waits for ever for the headers of a request, and takes any number of connections.
+
+    Args:
+        idle_seconds: Between two looks at a connection; idle at both means its end.
+        most: Connections at once.
+
+    Raises:
+        ServaxError: uvicorn is not installed.
+    """
+    load_extra("uvicorn", extra="serve", what="servax serve")
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class PatientProtocol(H11Protocol):
+        _look: asyncio.TimerHandle | None = None
+        _seen: object = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > most:
+                transport.abort()
+                return
+            self._look = self.loop.call_later(idle_seconds, self._end_if_idle)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self._look is not None:
+                self._look.cancel()
+            super().connection_lost(exc)
+
+        def _end_if_idle(self) -> None:
+            idle = self.cycle is None or self.cycle.response_complete
+            if idle and self.cycle is self._seen:
+                self.transport.close()
+                return
+            self._seen = self.cycle
+            self._look = self.loop.call_later(idle_seconds, self._end_if_idle)
+
+    return PatientProtocol

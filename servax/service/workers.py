@@ -14,10 +14,12 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
 
-from servax.errors import ServaxError
-from servax.service import process
-from servax.service.orders import Loaded, NotLoaded, Result, Task
+from servax.service import worker
+from servax.service.queue import Result, Task
 from servax.service.settings import ServiceSettings
+from servax.service.worker import UnusableError
+
+__all__ = ["UnusableError", "Worker", "WorkerLost"]
 
 LOAD_SECONDS = 300.0
 """A machine may be busy; a worker that takes longer than this to load never will."""
@@ -33,14 +35,6 @@ class WorkerLost(Exception):  # noqa: N818 - what happened, not what was wrong
     def __init__(self, *, begun: bool) -> None:
         super().__init__()
         self.begun = begun
-
-
-class UnusableError(ServaxError):
-    """A worker cannot load the networks: no worker ever will."""
-
-    def __init__(self, sentence: str, exit_code: int) -> None:
-        super().__init__(sentence)
-        self.exit_code = exit_code
 
 
 class Worker:
@@ -64,8 +58,8 @@ class Worker:
         """Return the id of its process, none while there is none."""
         return self._process.pid if self._process else None
 
-    async def start(self) -> Loaded:
-        """Begin a process and load the networks in it.
+    async def start(self) -> int:
+        """Begin a process and load the networks in it; return its id.
 
         Raises:
             WorkerLost: It died meanwhile, or took too long.
@@ -74,23 +68,23 @@ class Worker:
         self.stop()
         before = {each.pid for each in multiprocessing.active_children()}
         executor = ProcessPoolExecutor(
-            1, mp_context=multiprocessing.get_context("spawn"), initializer=process.begin
+            1, mp_context=multiprocessing.get_context("spawn"), initializer=worker.begin
         )
         self._executor = executor
         names = (self._settings.purifier, self._settings.recogniser)
         try:
-            future = executor.submit(process.load, *names)
+            future = executor.submit(worker.load, *names)
             # Without await between the two, no other worker can have begun one.
             begun = [each for each in multiprocessing.active_children() if each.pid not in before]
             self._process = begun[0] if begun else None
-            loaded = await asyncio.wait_for(asyncio.wrap_future(future), LOAD_SECONDS)
+            pid = await asyncio.wait_for(asyncio.wrap_future(future), LOAD_SECONDS)
         except (BrokenProcessPool, TimeoutError, OSError):  # OSError: no room for a process
             self.stop()
             raise WorkerLost(begun=False) from None
-        if isinstance(loaded, NotLoaded):
-            raise UnusableError(loaded.sentence, loaded.exit_code)
-        self._watch()
-        return loaded
+        self.alive = True
+        if self._process is not None:
+            asyncio.get_running_loop().add_reader(self._process.sentinel, self._died)
+        return pid
 
     async def work(self, tasks: Sequence[Task]) -> list[Result]:
         """Return the results of tasks.
@@ -102,7 +96,7 @@ class Worker:
             self.stop()
             raise WorkerLost(begun=False)
         try:
-            future = self._executor.submit(process.work, tuple(tasks), self._settings.limits)
+            future = self._executor.submit(worker.work, tuple(tasks), self._settings.limits)
         except BrokenProcessPool:
             self.stop()
             raise WorkerLost(begun=False) from None
@@ -125,11 +119,6 @@ class Worker:
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
         self._executor = self._process = None
-
-    def _watch(self) -> None:
-        self.alive = True
-        if self._process is not None:
-            asyncio.get_running_loop().add_reader(self._process.sentinel, self._died)
 
     def _unwatch(self) -> None:
         if self._process is not None and self.alive:

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from mutants import CONTAINERS, encoded, mended, mutant
 from watched import Watched
 
-from servax.service.decoding import Limits, decode
-from servax.service.refusals import Refusal
+from servax.service.decoding import decode
+from servax.service.responses import Refusal
+from servax.service.settings import Limits
 
 PURIFIER = "ssad-plus-synthetic"
 

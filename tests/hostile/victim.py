@@ -29,8 +29,9 @@ from servax.bulk.files import purify_file
 from servax.bulk.orders import Order
 from servax.errors import AudioError, ServaxError
 from servax.purifier import Purifier
-from servax.service.decoding import Limits, decode
-from servax.service.refusals import Refusal
+from servax.service.decoding import decode
+from servax.service.responses import Refusal
+from servax.service.settings import Limits
 
 PURIFIED_SECONDS = 1.0
 """Longer sounds are decoded and not purified: that costs time and shows nothing new."""

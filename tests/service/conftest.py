@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from service_running import PURIFIER, RECOGNISER, Running
 
-from servax.service.models import Models
+from servax.service.inference import Models
 
 
 @pytest.fixture(scope="session")

@@ -17,13 +17,11 @@ import soundfile
 import uvicorn
 
 from servax.service.app import build_app
-from servax.service.decoding import Limits
 from servax.service.dispatcher import Dispatcher
-from servax.service.gate import Gate
-from servax.service.logs import open_log
-from servax.service.metrics import Metrics
-from servax.service.server import Place, _config, _forward_logs, open_socket
-from servax.service.settings import ServiceSettings
+from servax.service.requests import Gate
+from servax.service.server import Place, open_socket, uvicorn_config
+from servax.service.settings import Limits, ServiceSettings
+from servax.service.telemetry import Metrics, forward_libraries, open_log
 from servax.service.tokens import Tokens
 
 PURIFIER, RECOGNISER = "ssad-plus-synthetic", "crnn-synthetic"
@@ -89,8 +87,8 @@ class Running:
         self.dispatcher = Dispatcher(self.settings, log, metrics)
         self.gate = Gate(self.dispatcher, log)
         app = build_app(self.gate, self.tokens, log, metrics, mount=self.mount)
-        _forward_logs(log)
-        self.server = uvicorn.Server(_config(uvicorn, app))
+        forward_libraries(log)
+        self.server = uvicorn.Server(uvicorn_config(app))
         listener = open_socket(Place(port=0))
         host, self.port = listener.getsockname()
         self.url = f"http://{host}:{self.port}"

@@ -14,8 +14,9 @@ import soundfile
 
 from servax.errors import SettingError
 from servax.service import decoding
-from servax.service.decoding import SUBTYPES, Decoded, Limits, decode
-from servax.service.refusals import Refusal
+from servax.service.decoding import SUBTYPES, Decoded, decode
+from servax.service.responses import Refusal
+from servax.service.settings import Limits
 
 RATE = 16_000
 LIMITS = Limits()

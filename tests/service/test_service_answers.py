@@ -22,7 +22,7 @@ from servax.bulk import Order, purify_file
 from servax.bulk.files import LOUDEST
 from servax.defences.detector import Detector
 from servax.features import FrontEnd
-from servax.service.models import Models
+from servax.service.inference import Models
 
 
 def as_16_bits(samples: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import socket
 import time
 from contextlib import suppress
@@ -13,10 +14,9 @@ import pytest
 import uvicorn
 from service_running import Running
 
-from servax.service.connections import patient_protocol
-from servax.service.envelope import Envelope
-from servax.service.logs import open_log
-from servax.service.metrics import Metrics
+from servax.service.middleware import RequestMiddleware
+from servax.service.server import patient_protocol
+from servax.service.telemetry import Metrics, open_log
 
 POST = b"POST /v1/purify HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\n"
 
@@ -112,7 +112,7 @@ def test_an_answer_that_nobody_reads_gives_its_place_back() -> None:
     sent: list[int] = []
     given_back: list[bool] = []
     log = io.StringIO()
-    envelope = Envelope(
+    envelope = RequestMiddleware(
         large, log=open_log(log), metrics=Metrics(), routes=("/v1/purify",), answer_seconds=0.05
     )
     scope = {"type": "http", "path": "/v1/purify", "method": "POST", "headers": []}
@@ -132,11 +132,13 @@ def test_what_breaks_is_answered_without_its_words() -> None:
         sent.append(message)
 
     log = io.StringIO()
-    envelope = Envelope(broken, log=open_log(log), metrics=Metrics(), routes=(), answer_seconds=1.0)
+    envelope = RequestMiddleware(
+        broken, log=open_log(log), metrics=Metrics(), routes=(), answer_seconds=1.0
+    )
     scope = {"type": "http", "path": "/v1/purify", "method": "POST", "headers": []}
     asyncio.run(envelope(scope, asyncio.Event().wait, send))  # type: ignore[arg-type]
     assert sent[0]["status"] == 500
-    assert b'"code": "internal"' in sent[1]["body"]
+    assert json.loads(sent[1]["body"])["error"]["code"] == "internal"
     for said in (sent[1]["body"].decode(), log.getvalue()):
         assert "secret" not in said
     assert '"error": "ValueError"' in log.getvalue()

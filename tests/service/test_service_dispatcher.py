@@ -14,13 +14,11 @@ from service_running import SETTINGS
 
 from servax.service import dispatcher as module
 from servax.service.dispatcher import Dispatcher
-from servax.service.envelope import Account
-from servax.service.gate import BrokeError, Gate
-from servax.service.logs import open_log
-from servax.service.metrics import Metrics
-from servax.service.orders import Broke, Call, Done, Loaded, Order, Result, Task
-from servax.service.refusals import ClientGone, Later, Refusal
+from servax.service.queue import Broke, Call, Done, Result, SoundTask, Task
+from servax.service.requests import BrokeError, Gate, RequestRecord
+from servax.service.responses import ClientGone, Refusal
 from servax.service.settings import ServiceSettings
+from servax.service.telemetry import Metrics, open_log
 from servax.service.workers import UnusableError, WorkerLost
 
 Work = Callable[[list[Task]], Awaitable[list[Result]]]
@@ -36,10 +34,10 @@ class Stub:
     def __init__(self, settings: ServiceSettings, on_death: Callable[[], None]) -> None:
         self.alive, self.pid, self.on_death = False, None, on_death
 
-    async def start(self) -> Loaded:
+    async def start(self) -> int:
         Stub.starts += 1
         self.alive = True
-        return Loaded(1, ("a", "b"))
+        return 1
 
     async def work(self, tasks: list[Task]) -> list[Result]:
         try:
@@ -63,7 +61,7 @@ class Scene:
         self.held = asyncio.Event()
 
     def ask(self, body: bytes, kind: Any = "classify") -> asyncio.Task[Any]:
-        told = Account("x")
+        told = RequestRecord("x")
 
         async def asked() -> Any:
             with told.held:
@@ -72,9 +70,9 @@ class Scene:
         return asyncio.ensure_future(asked())
 
     async def echo(self, tasks: list[Task]) -> list[Result]:
-        self.batches.append([task.body for task in tasks if isinstance(task, Order)])
+        self.batches.append([task.body for task in tasks if isinstance(task, SoundTask)])
         await self.held.wait()
-        return [Done(task.body) for task in tasks if isinstance(task, Order)]
+        return [Done(task.body) for task in tasks if isinstance(task, SoundTask)]
 
 
 def said(body: bytes, *, leaves: asyncio.Event | None = None) -> Callable[[], Awaitable[Any]]:
@@ -135,8 +133,8 @@ def test_a_full_queue_refuses_before_the_body_is_read() -> None:
         async def receive() -> Any:
             read.append(1)
 
-        with pytest.raises(Later, match="2 requests are inside") as refused:
-            await scene.gate.sound("purify", HEADERS, receive, Account("x"))
+        with pytest.raises(Refusal, match="2 requests are inside") as refused:
+            await scene.gate.sound("purify", HEADERS, receive, RequestRecord("x"))
         assert (refused.value.status, refused.value.code) == (429, "busy")
         assert int(refused.value.headers["Retry-After"]) >= 1
         assert not read
@@ -156,7 +154,7 @@ def test_retry_after_follows_the_pace() -> None:
         scene.dispatcher._pace(2.0)
         scene.dispatcher._inside = 8
         with (
-            pytest.raises(Later, match="again") as refused,
+            pytest.raises(Refusal, match="again") as refused,
             scene.dispatcher.place(),
         ):
             pass
@@ -196,7 +194,7 @@ def test_who_leaves_is_not_waited_for() -> None:
         await settle()
         leaves = asyncio.Event()
         gone = asyncio.ensure_future(
-            scene.gate.sound("classify", HEADERS, said(b"x", leaves=leaves), Account("x"))
+            scene.gate.sound("classify", HEADERS, said(b"x", leaves=leaves), RequestRecord("x"))
         )
         await settle()
         leaves.set()
@@ -217,7 +215,7 @@ def test_one_poisoned_sound_takes_no_other_with_it() -> None:
         scene.held.set()
 
         async def die_of_poison(tasks: list[Task]) -> list[Result]:
-            bodies = [task.body for task in tasks if isinstance(task, Order)]
+            bodies = [task.body for task in tasks if isinstance(task, SoundTask)]
             if b"poison" in bodies:
                 scene.batches.append(bodies)
                 raise WorkerLost(begun=True)
@@ -270,7 +268,7 @@ def test_drained_is_when_all_is_answered() -> None:
         await settle()
         assert not draining.done()
         assert not scene.dispatcher.ready
-        with pytest.raises(Later, match="ending") as refused:
+        with pytest.raises(Refusal, match="ending") as refused:
             await scene.ask(b"c")
         assert (refused.value.status, refused.value.code) == (503, "shutting_down")
         scene.held.set()
@@ -290,7 +288,7 @@ def test_what_is_not_done_when_time_is_over_is_told_so() -> None:
         await settle()
         await scene.dispatcher.drain()
         for each in asked:
-            with pytest.raises(Later, match="ended before the answer"):
+            with pytest.raises(Refusal, match="ended before the answer"):
                 await each
         await scene.dispatcher.stop()
 
@@ -300,8 +298,8 @@ def test_what_is_not_done_when_time_is_over_is_told_so() -> None:
 def test_networks_that_no_worker_can_load_end_the_service() -> None:
     async def story() -> None:
         class Hopeless(Stub):
-            async def start(self) -> Loaded:
-                raise UnusableError("no such folder.", 1)
+            async def start(self) -> int:
+                raise UnusableError("no such folder.")
 
         module.Worker = Hopeless  # type: ignore[misc]
         scene = Scene()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from servax.service.models import Models
-from servax.service.page.hearing import speak_example
-from servax.service.page.showing import Samples
+from servax.service.inference import Models
+from servax.service.page.demonstration import Samples, speak_example
 
 
 @pytest.fixture(scope="session")

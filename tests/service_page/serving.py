@@ -14,7 +14,7 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 
-from servax.service.models import Models
+from servax.service.inference import Models
 from servax.service.page import mount_page
 
 

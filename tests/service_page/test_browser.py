@@ -21,12 +21,12 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
+from page_showing import show
 from PIL import Image
 
-from servax.service.models import Models
+from servax.service.inference import Models
+from servax.service.page.demonstration import Heard, Samples, ShowSettings
 from servax.service.page.layout import sixteen_bit
-from servax.service.page.settings import ShowSettings
-from servax.service.page.showing import Heard, Samples, show
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "a-token-of-the-service"

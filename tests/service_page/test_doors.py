@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from servax.service.page.doors import Doors
-from servax.service.page.settings import PageLimits
+from servax.service.page.mounting import Guard
+from servax.service.settings import PageLimits
 
 LIMITS = PageLimits(upload_bytes=1_000_000, held_bytes=2_000_000)
 
@@ -33,7 +33,7 @@ def ask(
     async def receive() -> Any:
         return {"type": "http.request"}
 
-    doors = Doors(gradio, folder, LIMITS)
+    doors = Guard(gradio, folder, LIMITS)
     asyncio.run(doors({**scope, "headers": headers}, receive, send))
     if kind == "websocket":
         return sent[0]["code"], {}

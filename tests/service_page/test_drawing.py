@@ -13,11 +13,9 @@ from matplotlib.image import imread
 
 from servax.features import LogMelSettings
 from servax.features.logmel import mel_filterbank
+from servax.service.page.demonstration import Attempt, Heard, Listened, Shown, ShowSettings
+from servax.service.page.drawing import bin_at, both_attackers, picture, spectrograms, verdict
 from servax.service.page.layout import answer, sixteen_bit
-from servax.service.page.pictures import bin_at, pictures
-from servax.service.page.settings import ShowSettings
-from servax.service.page.showing import Attempt, Heard, Listened, Shown
-from servax.service.page.words import both_attackers, picture, verdict
 
 SETTINGS = LogMelSettings()
 
@@ -60,7 +58,7 @@ def test_frequencies_stand_at_the_bins_that_answer_them(hz: int) -> None:
 def test_pictures_share_one_scale() -> None:
     loud = np.zeros((64, 20), dtype=np.float32)
     quiet = loud - 35.0
-    first, second = (imread(io.BytesIO(png)) for png in pictures((loud, quiet), SETTINGS))
+    first, second = (imread(io.BytesIO(png)) for png in spectrograms((loud, quiet), SETTINGS))
     assert first.shape == second.shape
     middle = (first.shape[0] // 2, first.shape[1] // 2)
     assert first[middle][:3].sum() > 2.0  # the loudest is the light end of the map

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from servax.service.models import Models
-from servax.service.page.hearing import hear, listen_to_file, speak_example
-from servax.service.page.settings import PageLimits
-from servax.service.page.showing import Samples
-from servax.service.refusals import Refusal
+from servax.service.inference import Models
+from servax.service.page.demonstration import Samples, hear, listen_to_file, speak_example
+from servax.service.responses import Refusal
+from servax.service.settings import PageLimits
 
 LIMITS = PageLimits(seconds=3.0, upload_bytes=500_000)
 

@@ -9,13 +9,21 @@ import numpy as np
 import pytest
 import soxr
 import torch
+from page_showing import show
 
 from servax.errors import SettingError
 from servax.features import LogMel
-from servax.service.models import Models
-from servax.service.page.settings import PageLimits, ShowSettings
-from servax.service.page.showing import Heard, Samples, Shown, attempt, listen, show
-from servax.service.refusals import Refusal
+from servax.service.inference import Models
+from servax.service.page.demonstration import (
+    Heard,
+    Samples,
+    Shown,
+    ShowSettings,
+    attempt,
+    listen,
+)
+from servax.service.responses import Refusal
+from servax.service.settings import PageLimits
 
 
 def by_hand(models: Models, sound: Samples) -> np.ndarray:

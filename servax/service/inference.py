@@ -4,34 +4,46 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import soundfile
-import soxr
 import torch
 
 from servax.bulk.files import as_written, subtype_of, without_time
-from servax.features import FrontEnd
+from servax.errors import SettingError
 from servax.models import classes_of
+from servax.purifier import Purifier
 from servax.purifier.sound import purify_waveform
+from servax.recognition import Recogniser
 from servax.runtime.limiter import Limited
-from servax.service.answers import Classification, Verdict
 from servax.service.decoding import Decoded
-from servax.service.models import Models
-from servax.service.orders import Container, Purified
-from servax.service.refusals import Refusal
+from servax.service.responses import Classification, Container, Purified, Refusal, Verdict
 
 
-class Computer:
-    """The networks of a worker, ready to be used.
+@dataclass(frozen=True)
+class Models:
+    """A purifier and a recogniser that fit each other, both for inference on the CPU."""
 
-    Args:
-        models: In evaluation mode, on the CPU.
-    """
+    purifier: Purifier
+    recogniser: Recogniser
 
-    def __init__(self, models: Models) -> None:
-        self.models = models
-        self._front_end = FrontEnd(models.recogniser.front_end)
+    @classmethod
+    def load(cls, purifier: str, recogniser: str) -> Models:
+        """Return networks read from folders, packaged names or hub ids.
+
+        Raises:
+            CheckpointError: There is no such network, or it is broken.
+            SettingError: The purifier was not trained for what the recogniser hears.
+        """
+        heard = Recogniser.from_pretrained(recogniser)
+        heard.network.eval().requires_grad_(False)
+        cleaner = Purifier.from_pretrained(purifier).frozen()
+        if not cleaner.fits(heard.scale, heard.front_end):
+            raise SettingError(
+                "purifier", purifier, f"one trained on the log-Mel and scale of {recogniser}"
+            )
+        return cls(cleaner, heard)
 
     def purify(self, sound: Decoded, container: Container) -> Purified:
         """Return a WAV or FLAC file with each channel of a decoded sound purified.
@@ -41,9 +53,10 @@ class Computer:
         Raises:
             Refusal: FLAC is asked for, and cannot hold the rate or the floats of the sound.
         """
-        purifier, subtype = self.models.purifier, subtype_of(float(np.abs(sound.samples).max()))
+        subtype = subtype_of(float(np.abs(sound.samples).max()))
         channels, limits = zip(
-            *(purify_waveform(purifier, each, sound.rate) for each in sound.samples.T), strict=True
+            *(purify_waveform(self.purifier, each, sound.rate) for each in sound.samples.T),
+            strict=True,
         )
         purified = as_written(np.stack(channels, axis=1), subtype)  # (T, channels)
         file = io.BytesIO()
@@ -67,37 +80,27 @@ class Computer:
 
         Of a sound longer than the recogniser's input (about 6 s) the middle is heard.
         """
-        recogniser, purifier = self.models.recogniser, self.models.purifier
-        x = recogniser.scale(torch.cat([self._front_end(self._heard(s)) for s in sounds]))
-        # x: (B, 1, M, F)
-        purified = purifier(x)
-        logits = recogniser.network(torch.cat([x, purified]))  # (2 B, C)
+        inputs = [self.recogniser.inputs(sound.samples.T, sound.rate) for sound in sounds]
+        x = torch.cat(inputs)  # (B, 1, M, F)
+        purified = self.purifier(x)
+        logits = self.recogniser.network(torch.cat([x, purified]))  # (2 B, C)
         classes_of(logits)  # NaN is no verdict
-        both = logits.softmax(1)
+        before, after = logits.softmax(1).chunk(2)
         # What `Detector` calls the residual; it would purify once more.
         residual = (x - purified).abs().flatten(1).mean(1)  # (B,)
-        rows = zip(sounds, *both.chunk(2), residual, strict=True)
         return [
             Classification(
                 before=self._verdict(p),
                 after=self._verdict(q),
                 residual=float(score),
-                seconds=len(sound.samples) / sound.rate,
+                seconds=sound.facts.seconds,
                 sample_rate=sound.rate,
-                channels=sound.samples.shape[1],
+                channels=sound.facts.channels,
             )
-            for sound, p, q, score in rows
+            for sound, p, q, score in zip(sounds, before, after, residual, strict=True)
         ]
 
-    def _heard(self, sound: Decoded) -> torch.Tensor:
-        """Return the mean of the channels at the front-end's rate, (1, T)."""
-        mono = sound.samples.mean(axis=1, dtype=np.float32)
-        rate = self._front_end.settings.logmel.sample_rate
-        if sound.rate != rate:
-            mono = soxr.resample(mono, sound.rate, rate, quality="HQ")
-        return torch.from_numpy(np.ascontiguousarray(mono))[None]
-
     def _verdict(self, probabilities: torch.Tensor) -> Verdict:
-        labels = self.models.recogniser.labels
+        labels = self.recogniser.labels
         values = dict(zip(labels, probabilities.tolist(), strict=True))
         return Verdict(labels[int(probabilities.argmax())], values)

@@ -1,15 +1,18 @@
-"""Attacks a sound and purifies it: the three sounds, spectrograms and answers that a page shows.
+"""Attacks a clip and purifies it: the sounds, spectrograms and answers that the page shows.
 
-The attack is projected ascent on the samples (`WaveformPGD`), so what it makes can be heard, and it
-leads away from what the recogniser itself says of the original, since nobody tells a page what is
-true. It is tried twice: by an attacker who knows the recogniser only, and by one who knows the
-purifier too. What the first does is never told without what the second does.
+It runs where the models are. The attack is projected ascent on the samples (`WaveformPGD`), so what
+it makes can be heard, and it leads away from what the recogniser itself says of the original, since
+nobody tells a page what is true. It is tried twice: by an attacker who knows the recogniser only,
+and by one who knows the purifier too. What the first does is never told without what the second
+does.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 import soxr
@@ -17,24 +20,61 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from servax import audio
 from servax.attacks import WaveformPGD
-from servax.audio import IN_RANGE
+from servax.corpora.synthetic import PROSODY, SENTENCES, speak
 from servax.defences.detector import Detector
+from servax.errors import AudioError, SettingError
 from servax.evaluation.distortion import signal_to_noise_ratio
-from servax.features import FrontEnd, LogMel, LogMelSettings
+from servax.features import LogMel, LogMelSettings
 from servax.features.frontend import SILENCE_RMS
-from servax.features.full_scale import beyond_full_scale
+from servax.features.full_scale import beyond_full_scale, read_in_range
 from servax.models import WaveformClassifier, classes_of
 from servax.perturbation.sixteen_bit import nearest
 from servax.purifier.sound_purifier import SoundPurifier
 from servax.runtime.limiter import limited
 from servax.runtime.rules import SHORTEST_SECONDS
-from servax.service.models import Models
-from servax.service.page.settings import STEPS, Knowledge, ShowSettings
-from servax.service.refusals import Refusal
+from servax.service.inference import Models
+from servax.service.responses import Refusal
+from servax.service.settings import PageLimits
 
 Samples = NDArray[np.float32]
+AttackName = Literal["none", "fgsm", "pgd"]
+Knowledge = Literal["oblivious", "adaptive"]
 KNOWLEDGE: tuple[Knowledge, ...] = get_args(Knowledge)
+LOWEST_SNR_DB, HIGHEST_SNR_DB = 10.0, 60.0
+STEPS = {"fgsm": 1, "pgd": 15}
+"""Ascent steps of each attack; FGSM is one step as long as its budget."""
+
+
+MOST_CHANNELS = 2
+EXAMPLE_RATE = 16_000
+EXAMPLE_VOICE = "m1"
+EXAMPLE = ("sad", 3)
+"""Label and sentence of the example: one where the defence works. Most are not so kind."""
+
+
+@dataclass(frozen=True)
+class ShowSettings:
+    """Which attack is tried."""
+
+    attack: AttackName = "pgd"
+    """`none`, `fgsm` or `pgd` (15 steps), on the samples of the sound, away from the recogniser's
+    own answer."""
+    snr_db: float = 30.0
+    """Strength: lowest signal-to-noise ratio of the attacked sound, in dB; lower is stronger."""
+    knowledge: Knowledge = "oblivious"
+    """Whose sound is drawn and heard: the attacker's who knows the recogniser only, or that of one
+    who knows the purifier too. Both are always tried."""
+
+    def __post_init__(self) -> None:
+        for name, kind in (("attack", AttackName), ("knowledge", Knowledge)):
+            if getattr(self, name) not in get_args(kind):
+                raise SettingError.choice(name, getattr(self, name), get_args(kind))
+        given = self.snr_db
+        number = isinstance(given, int | float) and math.isfinite(given)
+        if not (number and LOWEST_SNR_DB <= given <= HIGHEST_SNR_DB):
+            raise SettingError("snr_db", given, f"{LOWEST_SNR_DB:g} to {HIGHEST_SNR_DB:g} dB")
 
 
 @dataclass(frozen=True)
@@ -104,23 +144,82 @@ class Shown:
         return asked[0] if asked else None
 
 
-def show(models: Models, samples: Samples, rate: int, settings: ShowSettings) -> Shown:
-    """Return what becomes of a sound under attack, with and without the purifier.
+def listen_to_file(models: Models, path: Path, limits: PageLimits) -> Listened:
+    """Return what the recogniser makes of the sound in a file that somebody sent.
 
     Args:
         models: The purifier and the recogniser.
-        samples: (T,) mono samples, full scale ±1.
-        rate: Of the samples, in Hz.
-        settings: Attack, strength and what the attacker knows.
+        path: The file.
+        limits: What is refused before it is decoded.
 
     Raises:
-        Refusal: The sound is too short, silent, beyond full scale, or holds NaN or infinity.
+        Refusal: The file is no sound, or one that is too long, too short or silent; the sentence
+            does not say where it lies.
     """
-    clip = listen(models, samples, rate)
-    kinds = attackers(settings)
-    return Shown(
-        settings, clip, tuple(attempt(models, clip.original, settings, kind) for kind in kinds)
-    )
+    rate = models.recogniser.front_end.logmel.sample_rate
+    return listen(models, hear(path, rate, limits), rate)
+
+
+def hear(path: Path, rate: int, limits: PageLimits) -> Samples:
+    """Return the sound (T,) in a file at a rate in Hz, its channels averaged.
+
+    Raises:
+        Refusal: The file is too large, no sound, or a sound that is too long or of too many
+            channels.
+    """
+    try:
+        size = path.stat().st_size
+        if size > limits.upload_bytes:
+            raise Refusal(
+                413,
+                "too_large",
+                f"The file has {size / 1e6:.1f} MB, expected at most "
+                f"{limits.upload_bytes / 1e6:g} MB; send a shorter clip.",
+            )
+        # The header alone: nothing is decoded before its length is known.
+        with audio.opened(path) as sound:
+            seconds, channels = sound.frames / sound.samplerate, sound.channels
+        if seconds > limits.seconds:
+            raise Refusal(
+                413,
+                "too_long",
+                f"The clip is {seconds:.1f} s long, expected at most {limits.seconds:g} s; "
+                "cut it with the scissors below the clip, or send a shorter one.",
+            )
+        if channels > MOST_CHANNELS:
+            raise Refusal(
+                422,
+                "too_many_channels",
+                f"The clip has {channels} channels, expected at most {MOST_CHANNELS}; mix them "
+                "down.",
+            )
+        return read_in_range(path, sample_rate=rate)
+    except AudioError as error:
+        reason = str(error).removeprefix(f"{path}: ").rstrip(".")
+        raise Refusal(422, "not_sound", f"The clip {reason}; send another one.") from None
+    except OSError:
+        raise Refusal(410, "gone", "The clip is no longer here; send it again.") from None
+
+
+def speak_example(models: Models) -> tuple[int, Samples]:
+    """Return rate in Hz and samples (T,) of a sentence that espeak-ng speaks.
+
+    A voice of the synthetic corpus that no packaged network has heard in training, with the mean
+    prosody of one label: the same sound each time.
+
+    Raises:
+        CorpusError: espeak-ng fails.
+    """
+    del models  # What runs in a worker is given its networks.
+    label, sentence = EXAMPLE
+    prosody = PROSODY[label]
+    line: dict[str, Any] = {"text": SENTENCES[sentence]}
+    for name in ("rate", "pitch", "pitch_range"):
+        line[name] = round(getattr(prosody, name)[0])
+    ((spoken, rate),) = speak(f"en+{EXAMPLE_VOICE}", [line])
+    sound = soxr.resample(spoken.astype(np.float32), rate, EXAMPLE_RATE, quality="HQ")
+    peak = np.float32(10 ** (prosody.level_db[0] / 20) / np.abs(sound).max())
+    return EXAMPLE_RATE, sound * peak
 
 
 def attackers(settings: ShowSettings) -> tuple[Knowledge, ...]:
@@ -131,16 +230,22 @@ def attackers(settings: ShowSettings) -> tuple[Knowledge, ...]:
 def listen(models: Models, samples: Samples, rate: int) -> Listened:
     """Return what the recogniser makes of a sound, and what the purifier does to it.
 
-    Arguments and errors as for `show`.
+    Args:
+        models: The purifier and the recogniser.
+        samples: (T,) mono samples, full scale ±1.
+        rate: Of the samples, in Hz.
+
+    Raises:
+        Refusal: The sound is too short, silent, beyond full scale, or holds NaN or infinity.
     """
-    scene = _Scene(models)
-    original = scene.prepared(samples, rate)
+    chain = _Chain(models)
+    original = chain.prepared(samples, rate)
     return Listened(
-        scene.hear(original),
-        scene.hear(scene.purify(original)),
-        scene.residual(original),
+        chain.hear(original),
+        chain.hear(chain.purify(original)),
+        chain.residual(original),
         models.recogniser.labels,
-        scene.settings,
+        chain.settings,
     )
 
 
@@ -155,31 +260,31 @@ def attempt(
         settings: Attack, not `none`, and strength.
         knowledge: What the attacker knows.
     """
-    scene = _Scene(models)
+    chain = _Chain(models)
     steps = STEPS[settings.attack]
     attack = WaveformPGD(
         snr_db=settings.snr_db, steps=steps, step=1.0 if steps == 1 else WaveformPGD.step
     )
-    target = scene.bare if knowledge == "oblivious" else scene.defended
+    target = chain.bare if knowledge == "oblivious" else chain.defended
     sound = torch.from_numpy(original.sound).unsqueeze(0)
     attacked = attack(target, sound, torch.tensor([original.answer]))
     return Attempt(
         knowledge,
         float(signal_to_noise_ratio(sound, attacked)),
-        scene.hear(attacked),
-        scene.hear(scene.purify(attacked)),
-        scene.residual(attacked),
+        chain.hear(attacked),
+        chain.hear(chain.purify(attacked)),
+        chain.residual(attacked),
     )
 
 
-class _Scene:
+class _Chain:
     """A recogniser of sounds, with and without the purifier of sounds in front of it."""
 
     def __init__(self, models: Models) -> None:
         recogniser = models.recogniser
         self.settings = recogniser.front_end.logmel
         self.logmel = LogMel(self.settings)
-        self.input = nn.Sequential(FrontEnd(recogniser.front_end), recogniser.scale)
+        self.input = recogniser.logmel
         self.bare = WaveformClassifier(self.input, recogniser.network)
         self.purifier = SoundPurifier(models.purifier, self.settings.sample_rate)
         self.defended = nn.Sequential(self.purifier, self.bare)
@@ -198,7 +303,7 @@ class _Scene:
                 f"{SHORTEST_SECONDS} s; record some speech.",
             )
         peak = float(np.abs(samples).max())
-        if peak > IN_RANGE:
+        if peak > audio.IN_RANGE:
             raise Refusal(422, "too_loud", f"The clip {beyond_full_scale(peak)}.")
         if rate != wanted:
             samples = soxr.resample(samples, rate, wanted, quality="HQ")

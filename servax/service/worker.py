@@ -13,25 +13,20 @@ from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
 
 from servax.errors import PathError, ServaxError
-from servax.service.decoding import Decoded, Limits, decode
-from servax.service.orders import (
-    Broke,
-    Call,
-    Done,
-    Heard,
-    Loaded,
-    NotLoaded,
-    Order,
-    Result,
-    Task,
-)
-from servax.service.refusals import Refusal
+from servax.service.decoding import Decoded, decode
+from servax.service.queue import Broke, Call, Done, Result, Task
+from servax.service.responses import Refusal
+from servax.service.settings import Limits
 
 if TYPE_CHECKING:
-    from servax.service.computing import Computer
+    from servax.service.inference import Models
 
-_computers: list[Computer] = []
-"""The one of this process, once it has loaded."""
+_loaded: list[Models] = []
+"""Those of this process."""
+
+
+class UnusableError(ServaxError):
+    """A worker cannot load the networks: no worker ever will."""
 
 
 def begin() -> None:
@@ -61,42 +56,48 @@ def _end_with_server() -> None:
         os._exit(1)
 
 
-def load(purifier: str, recogniser: str) -> Loaded | NotLoaded:
-    """Load the networks of this worker and say whether they can be used."""
+def load(purifier: str, recogniser: str) -> int:
+    """Load the networks of this worker; return the id of its process.
+
+    Raises:
+        UnusableError: They are missing, broken or do not fit each other.
+    """
     import torch
 
-    from servax.service.computing import Computer
-    from servax.service.models import Models
+    from servax.service.inference import Models
 
     torch.set_num_threads(1)
     try:
-        models = Models.load(purifier, recogniser)
+        _loaded[:] = [Models.load(purifier, recogniser)]
     except ServaxError as error:
-        return NotLoaded(str(error), error.exit_code)
-    _computers[:] = [Computer(models)]
-    return Loaded(os.getpid(), models.recogniser.labels)
+        unusable = UnusableError(str(error))
+        unusable.exit_code = error.exit_code
+        raise unusable from None
+    return os.getpid()
 
 
 def work(tasks: Sequence[Task], limits: Limits) -> list[Result]:
     """Return the result of each task, in their order; nothing is raised for any of them."""
-    computer = _computers[0]
+    models = _loaded[0]
     results: dict[int, Result] = {}
     sounds: dict[int, Decoded] = {}  # to be classified at once
     for place, task in enumerate(tasks):
         if isinstance(task, Call):
-            results[place] = attempt(_called, computer, task)
-        elif task.kind == "purify":
-            results[place] = attempt(_purified, computer, task, limits)
+            made = attempt(task.function, models, *task.arguments)
+            results[place] = made if isinstance(made, Refusal | Broke) else Done(made)
+            continue
+        sound = attempt(decode, task.body, limits)
+        if not isinstance(sound, Decoded):
+            results[place] = sound
+        elif task.kind == "classify":
+            sounds[place] = sound
         else:
-            sound = attempt(decode, task.body, limits)
-            if isinstance(sound, Decoded):
-                sounds[place] = sound
-            else:
-                results[place] = sound
+            made = attempt(models.purify, sound, task.container)
+            results[place] = made if isinstance(made, Refusal | Broke) else Done(made, sound.facts)
     if sounds:
-        found = attempt(computer.classify, list(sounds.values()))
+        found = attempt(models.classify, list(sounds.values()))
         for row, (place, sound) in enumerate(sounds.items()):
-            results[place] = Done(found[row], heard(sound)) if isinstance(found, list) else found
+            results[place] = Done(found[row], sound.facts) if isinstance(found, list) else found
     return [results[place] for place in range(len(tasks))]
 
 
@@ -111,18 +112,3 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
             return Refusal(422, "unusable", str(error))
         frames = traceback.extract_tb(error.__traceback__)
         return Broke(type(error).__name__, tuple(f"{f.name}:{f.lineno}" for f in frames))
-
-
-def _purified(computer: Computer, task: Order, limits: Limits) -> Done:
-    sound = decode(task.body, limits)
-    return Done(computer.purify(sound, task.container), heard(sound))
-
-
-def _called(computer: Computer, call: Call) -> Done:
-    return Done(call.function(computer.models, *call.arguments))
-
-
-def heard(sound: Decoded) -> Heard:
-    """Return what may be said of a sound."""
-    frames, channels = sound.samples.shape
-    return Heard(frames / sound.rate, sound.rate, channels, sound.container)

@@ -1,4 +1,9 @@
-"""The requests inside: a bounded number, in the order they came, taken in batches."""
+"""What waits for a worker, and what comes back.
+
+Tasks and results are plain values that travel by pickle; both ends are processes of this service,
+and nothing that a client sent is ever unpickled. Nothing here loads torch: the server process needs
+none.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +11,86 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from servax.service.orders import Result, Task
+from servax.service.responses import Container, Refusal
+
+Kind = Literal["purify", "classify"]
+
+
+@dataclass(frozen=True)
+class SoundTask:
+    """One sound and what is to be done with it."""
+
+    kind: Kind
+    """Sound out, or probabilities."""
+    body: bytes
+    """The sound as it was sent."""
+    container: Container = "wav"
+    """How purified sound is sent back."""
+
+    @property
+    def together(self) -> bool:
+        """Say whether several are faster than one by one.
+
+        A purified sound keeps its own length and level, so sounds are purified one by one; sent
+        together they would only wait for each other.
+        """
+        return self.kind == "classify"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function that a worker calls with its `Models` and further arguments."""
+
+    function: Callable[..., Any]
+    """Of the top level of a module."""
+    arguments: tuple[Any, ...] = ()
+    """Behind the models; they and the result travel by pickle."""
+    together: bool = False
+
+
+Task = SoundTask | Call
+
+
+@dataclass(frozen=True)
+class SoundFacts:
+    """What a sound turned out to be; this much may be logged."""
+
+    seconds: float
+    """How long it plays."""
+    rate: int
+    """In hertz."""
+    channels: int
+    """Before they are averaged."""
+    container: str
+    """In libsndfile's words, e.g. ``WAV``."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A task that succeeded."""
+
+    content: Any
+    """`Purified` for `purify`, `Classification` for `classify`."""
+    sound: SoundFacts | None = None
+
+
+@dataclass(frozen=True)
+class Broke:
+    """A task that raised what nobody foresaw.
+
+    The message stays behind: it might quote samples.
+    """
+
+    error: str
+    """Name of the exception's type."""
+    where: tuple[str, ...]
+    """Function and line of each frame, the innermost last."""
+
+
+Result = Done | Refusal | Broke
 
 
 @dataclass(eq=False)
@@ -22,11 +104,16 @@ class Ticket:
     """When it came, on the clock of the event loop."""
     lost: int = 0
     """How many workers were lost over it."""
-    waited: float = field(default=0.0)
+    waited: float = 0.0
     """Seconds from there to a worker."""
 
+    def settle(self, result: Result) -> None:
+        """Give the result to who waits for it, if somebody still does."""
+        if not self.answer.done():
+            self.answer.set_result(result)
 
-class Waiting:
+
+class Queue:
     """Tickets that wait for a worker.
 
     Args:

@@ -1,0 +1,175 @@
+"""What every request gets: an id, headers, a line in the log, counts, and always an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+import uuid
+from collections.abc import Awaitable, Callable, Container, Iterator, MutableMapping
+from typing import Any
+
+from servax.service.requests import UNREAD_BYTES, RequestRecord, stated_length
+from servax.service.responses import ClientGone
+from servax.service.telemetry import Log, Metrics
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+PART_BYTES = 2**18
+GONE = 499
+"""The client closed the connection; no such answer is sent, only logged (as nginx does)."""
+INTERNAL = {
+    "error": {
+        "code": "internal",
+        "message": "Something broke that should not; the log of the service tells where, under "
+        "the id in X-Request-ID.",
+    }
+}
+QUIET = ("/healthz", "/readyz", "/metrics")
+"""Asked every few seconds by machines: logged only when they break."""
+
+
+class SlowReader(Exception):  # noqa: N818 - nothing can be answered any more
+    """The client does not read its answer."""
+
+
+class RequestMiddleware:
+    """ASGI middleware around all routes; it keeps a `RequestRecord` in ``scope["servax"]``.
+
+    Args:
+        app: What answers.
+        log: A line for each request.
+        metrics: Counts them.
+        routes: The paths that metrics and logs name; all others are ``other``.
+        answer_seconds: How long a client may leave a part of an answer unread.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        log: Log,
+        metrics: Metrics,
+        routes: Container[str],
+        answer_seconds: float,
+    ) -> None:
+        self.app = app
+        self._log = log
+        self._metrics = metrics
+        self._routes = routes
+        self._answer_seconds = answer_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        from starlette.responses import JSONResponse
+
+        begun = time.perf_counter()
+        record = scope["servax"] = RequestRecord(uuid.uuid4().hex)
+
+        async def watched() -> Message:
+            message = await receive()
+            record.body_open = bool(message.get("more_body", False))
+            return message
+
+        async def sealed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                _add_headers(message, scope, record)
+            for part in _parts(message):
+                try:
+                    async with asyncio.timeout(self._answer_seconds):
+                        await send(part)
+                except TimeoutError:
+                    raise SlowReader from None
+
+        try:
+            await self.app(scope, watched, sealed)
+        except ClientGone:
+            record.status, record.code = GONE, "client_gone"
+        except SlowReader:
+            record.code = "slow_reader"  # uvicorn closes a connection whose answer is incomplete
+        except Exception as error:
+            self._broke(record, error)
+            if not record.status:
+                await JSONResponse(INTERNAL, 500)(scope, watched, sealed)
+        finally:
+            record.held.close()
+            self._close(scope, record, time.perf_counter() - begun)
+
+    def _broke(self, record: RequestRecord, error: Exception) -> None:
+        record.code = "internal"
+        frames = traceback.extract_tb(error.__traceback__)
+        self._log.error(
+            "broke",
+            request=record.request_id,
+            error=type(error).__name__,
+            where=[f"{f.name}:{f.lineno}" for f in frames[-8:]],
+        )
+
+    def _close(self, scope: Scope, record: RequestRecord, seconds: float) -> None:
+        """Count a request and log it."""
+        route = scope["path"] if scope["path"] in self._routes else "other"
+        sound = record.sound
+        self._metrics.requests.labels(route, record.status).inc()
+        self._metrics.seconds.labels(route).observe(seconds)
+        if record.code is not None:
+            self._metrics.refusals.labels(record.code).inc()
+        if sound is not None:
+            self._metrics.sound_seconds.labels(route).inc(sound.seconds)
+        if route in QUIET and record.status in (200, 503):
+            return
+        queued = record.queued_seconds
+        known = {
+            "queued_ms": None if queued is None else round(1000 * queued, 1),
+            "code": record.code,
+            "bytes": record.body_bytes,
+            "sound_seconds": None if sound is None else round(sound.seconds, 3),
+            "rate": None if sound is None else sound.rate,
+            "channels": None if sound is None else sound.channels,
+            "container": None if sound is None else sound.container,
+        }
+        self._log.info(
+            "request",
+            request=record.request_id,
+            method=scope["method"] if scope["method"] in ("GET", "POST") else "other",
+            route=route,
+            status=record.status,
+            ms=round(1000 * seconds, 1),
+            **{name: value for name, value in known.items() if value is not None},
+        )
+
+
+def _parts(message: Message) -> Iterator[Message]:
+    """Yield a message in parts; uvicorn waits for slow readers between two, and not within one."""
+    body = message.get("body", b"")
+    if message["type"] != "http.response.body" or len(body) <= PART_BYTES:
+        yield message
+        return
+    for start in range(0, len(body), PART_BYTES):
+        last = start + PART_BYTES >= len(body)
+        more = message.get("more_body", False) or not last
+        yield {**message, "body": body[start : start + PART_BYTES], "more_body": more}
+
+
+def _add_headers(message: Message, scope: Scope, record: RequestRecord) -> None:
+    """Add to the start of an answer what every answer says."""
+    from starlette.datastructures import Headers, MutableHeaders
+
+    message.setdefault("headers", [])
+    headers = MutableHeaders(scope=message)
+    headers["x-request-id"] = record.request_id
+    headers["x-content-type-options"] = "nosniff"
+    headers.setdefault("cache-control", "no-store")
+    if record.status >= 400 and record.body_open:
+        asked = Headers(scope=scope)
+        length = stated_length(asked)
+        sent = length is not None or "transfer-encoding" in asked
+        if sent and (length is None or length > UNREAD_BYTES):
+            headers["connection"] = "close"

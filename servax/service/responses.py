@@ -1,0 +1,221 @@
+"""What is answered: bodies in JSON, WAV or FLAC as a client accepts, and refusals in one form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from servax.errors import ServaxError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+Container = Literal["wav", "flac"]
+MEDIA: dict[Container, str] = {"wav": "audio/wav", "flac": "audio/flac"}
+NAMES: dict[str, Container] = {
+    "audio/wav": "wav",
+    "audio/x-wav": "wav",
+    "audio/wave": "wav",
+    "audio/vnd.wave": "wav",
+    "audio/flac": "flac",
+    "audio/x-flac": "flac",
+}
+"""All names of the two."""
+HTTP_REFUSALS = {
+    404: ("not_found", "There is nothing here; /openapi.json says what there is."),
+    405: (
+        "method_not_allowed",
+        "This path does not take that method; the header Allow says which.",
+    ),
+}
+MEANINGS = {
+    401: "No token, or an unknown one.",
+    406: "Neither WAV nor FLAC is accepted, or FLAC cannot hold the sound.",
+    408: "The body arrived too slowly.",
+    413: "The body is too large.",
+    415: "The body is not sound, or is said to be something else.",
+    422: "The sound or a parameter is outside a limit.",
+    429: "The service is full; try again after Retry-After seconds.",
+    500: "Something broke, or workers were lost over this sound.",
+    503: "The service is ending.",
+    504: "No answer before the deadline.",
+}
+
+
+class Refusal(ServaxError):  # noqa: N818 - what was done, not what was wrong
+    """A request that is answered, but not with what it asked for.
+
+    Args:
+        status: HTTP status code of the answer, 400 to 599.
+        code: One word for programs, such as ``too_long``; it never changes for a cause.
+        sentence: What was given, what was expected and what to do; it names no path of this
+            machine.
+        headers: HTTP headers that belong to the answer, such as Retry-After.
+    """
+
+    def __init__(
+        self, status: int, code: str, sentence: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.code = code
+        self.headers = dict(headers or {})
+
+    def __reduce__(self) -> tuple[type[Refusal], tuple[int, str, str, dict[str, str]]]:
+        # Workers are processes: what they raise is pickled on its way back.
+        return type(self), (self.status, self.code, str(self), self.headers)
+
+
+class ClientGone(Exception):  # noqa: N818 - nobody is left to refuse
+    """The connection was closed before the answer: nothing is sent."""
+
+
+class Described:
+    """A body whose schema tells what stands below its fields."""
+
+    __pydantic_config__: ClassVar[Any] = {"use_attribute_docstrings": True}
+
+
+@dataclass(frozen=True)
+class Verdict(Described):
+    """What the recogniser says about one input."""
+
+    label: str
+    """The most probable class."""
+    probabilities: dict[str, float]
+    """Of each class; they sum to 1."""
+
+
+@dataclass(frozen=True)
+class Classification(Described):
+    """What the recogniser says without and with the purifier, and how far the purifier moved it."""
+
+    before: Verdict
+    """Of the sound as it was sent."""
+    after: Verdict
+    """Of the purified log-Mel; this is the defended answer."""
+    residual: float
+    """Mean absolute change of the log-Mel on [0, 1] by the purifier; higher where an attack is more
+    likely. What is high depends on the recordings: calibrate on clean ones."""
+    seconds: float
+    """How long the sound plays."""
+    sample_rate: int
+    """Of the sound as it was sent, in hertz."""
+    channels: int
+    """Of the sound as it was sent; their mean is heard."""
+
+
+@dataclass(frozen=True)
+class Problem(Described):
+    """Why a request was not answered with what it asked for."""
+
+    code: str
+    """One word for programs; it never changes for a cause."""
+    message: str
+    """What was given, what was expected, what to do."""
+
+
+@dataclass(frozen=True)
+class ErrorAnswer(Described):
+    """The body of every answer of status 400 and above."""
+
+    error: Problem
+    """Why."""
+
+
+@dataclass(frozen=True)
+class State(Described):
+    """How the service is."""
+
+    status: str
+    """ok, ready, loading or shutting_down."""
+    workers_ready: int
+    """Workers that have loaded their networks."""
+    workers: int
+    """Workers in all."""
+
+
+@dataclass(frozen=True)
+class Purified:
+    """A purified sound as a file."""
+
+    content: bytes
+    """WAV or FLAC."""
+    limited_samples: int
+    """How many samples were lowered to stay within full scale."""
+    limited_db: float
+    """By how much at most."""
+
+
+def accepted(accept: str | None) -> Container:
+    """Return the container that an ``Accept`` header likes best; WAV where it likes both.
+
+    The range that names a container most exactly counts (RFC 9110, 12.5.1).
+
+    Raises:
+        Refusal: It accepts neither.
+    """
+    if accept is None or not accept.strip():
+        return "wav"
+    found: dict[Container, dict[int, float]] = {container: {} for container in MEDIA}
+    for part in accept.split(","):
+        kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        exact = ["*/*", "audio/*"].index(kind) if kind in ("*/*", "audio/*") else 2
+        for container, weights in found.items():
+            if exact < 2 or NAMES.get(kind) == container:
+                weights[exact] = max(weights.get(exact, 0.0), _weight(parameters))
+    likes = {c: weights[max(weights)] if weights else 0.0 for c, weights in found.items()}
+    best = max(likes, key=lambda container: likes[container])
+    if likes[best] <= 0:
+        raise Refusal(
+            406,
+            "not_acceptable",
+            "The Accept header wants neither audio/wav nor audio/flac, and there is nothing else.",
+        )
+    return best
+
+
+def _weight(parameters: list[str]) -> float:
+    for each in parameters:
+        name, _, value = each.partition("=")
+        if name.strip() == "q":
+            try:
+                return min(1.0, max(0.0, float(value)))
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what OpenAPI is told about answers of these statuses."""
+    return {status: {"model": ErrorAnswer, "description": MEANINGS[status]} for status in statuses}
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Let an application answer every failure in one form: ``{"error": {"code", "message"}}``."""
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse
+    from starlette.exceptions import HTTPException
+
+    async def answered(request: Any, error: Any) -> JSONResponse:
+        if isinstance(error, HTTPException):
+            refusal = Refusal(
+                error.status_code,
+                *HTTP_REFUSALS.get(
+                    error.status_code, ("bad_request", "The request cannot be answered.")
+                ),
+                error.headers,
+            )
+        elif isinstance(error, RequestValidationError):
+            first = error.errors()[0]
+            name = str(first["loc"][-1])[:80]
+            refusal = Refusal(422, "bad_parameter", f"{name}: {first['msg']}.")
+        else:
+            refusal = error
+        request.scope["servax"].code = refusal.code
+        body = {"error": {"code": refusal.code, "message": str(refusal)}}
+        return JSONResponse(body, refusal.status, refusal.headers)
+
+    for kind in (Refusal, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, answered)
