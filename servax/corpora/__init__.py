@@ -5,9 +5,16 @@ from __future__ import annotations
 from servax.corpora.corpus import COLUMNS, Corpus, Fold
 from servax.corpora.description import EMOTIONS, FOUR, Description, Download, Utterance
 from servax.corpora.download import fetch
-from servax.corpora.folders import cache_folder, data_folder
 from servax.corpora.folds import Groups, check_groups
-from servax.corpora.loading import COLUMN_SCHEMES, NAMES, SCHEMES, describe, load
+from servax.corpora.loading import (
+    COLUMN_SCHEMES,
+    NAMES,
+    SCHEMES,
+    cache_folder,
+    data_folder,
+    describe,
+    load,
+)
 from servax.corpora.manifest import is_manifest, read_manifest
 from servax.corpora.recordings import Verification
 

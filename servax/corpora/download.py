@@ -32,8 +32,7 @@ from typing import IO
 
 from servax.corpora import synthetic
 from servax.corpora.description import Download, Progress
-from servax.corpora.folders import data_folder
-from servax.corpora.loading import describe
+from servax.corpora.loading import data_folder, describe, spoken
 from servax.errors import CorpusError, FetchError, SettingError, unwritable
 
 __all__ = ["download", "fetch", "unpack"]
@@ -78,7 +77,7 @@ def fetch(
         SettingError: `name` is unknown, or `url` and `sha256` are not given together.
     """
     if name == synthetic.DESCRIPTION.name and url is None:
-        return synthetic.generate(root)
+        return spoken(None if root is None else Path(root))
     description = describe(name)
     if (url is None) != (sha256 is None):
         raise SettingError("sha256", sha256, "the checksum of what url serves: give both or none")

@@ -1,7 +1,9 @@
-"""A name becomes a corpus: the list of known corpora, and `load`."""
+"""A name becomes a corpus: the list of known corpora, where they are looked for, and `load`."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -10,14 +12,22 @@ import pandas as pd
 from servax.corpora import cremad, emodb, fsdd, iemocap, nemo, ravdess, synthetic
 from servax.corpora.corpus import COLUMNS, Corpus
 from servax.corpora.description import EMOTIONS, FOUR, Description, Scan
-from servax.corpora.folders import data_folder
 from servax.corpora.folds import natural_order
 from servax.corpora.manifest import is_manifest, read_manifest
 from servax.errors import CorpusError, SettingError, nearest
 from servax.files import expanded
 from servax.kinds import check
 
-__all__ = ["COLUMN_SCHEMES", "NAMES", "SCHEMES", "describe", "load"]
+__all__ = [
+    "COLUMN_SCHEMES",
+    "NAMES",
+    "SCHEMES",
+    "cache_folder",
+    "data_folder",
+    "describe",
+    "load",
+    "spoken",
+]
 
 NAMES: dict[str, Description] = {
     module.DESCRIPTION.name: module.DESCRIPTION
@@ -26,8 +36,37 @@ NAMES: dict[str, Description] = {
 """Every corpus that servax knows by name."""
 SCHEMES = ("native", "four", "speaker", "gender")
 """Label schemes: the corpus' own labels; angry, happy (and excited), neutral, sad; who speaks."""
+CACHES = {
+    "win32": ("LOCALAPPDATA", "AppData", "Local"),
+    "darwin": ("", "Library", "Caches"),
+}
+"""Variable that names the user's cache, and where below the home it lies else; Linux's is XDG's."""
 COLUMN_SCHEMES = ("speaker", "gender")
 """Schemes whose label is another column of the table."""
+
+
+def cache_folder() -> Path:
+    """Return the folder for things that can be made again: ``SERVAX_CACHE`` or the user's cache.
+
+    Raises:
+        SettingError: ``SERVAX_CACHE`` is not set, and this user has no home.
+    """
+    given = os.environ.get("SERVAX_CACHE")
+    if given:
+        return expanded(given)
+    variable, *folders = CACHES.get(sys.platform, ("XDG_CACHE_HOME", ".cache"))
+    if base := os.environ.get(variable):
+        return Path(base) / "servax"
+    home = expanded("~")
+    if str(home) == "~":
+        raise SettingError("SERVAX_CACHE", None, "a folder to write to: this user has no home")
+    return home.joinpath(*folders) / "servax"
+
+
+def data_folder() -> Path:
+    """Return the folder of corpora: ``SERVAX_DATA`` or ``data`` below the cache folder."""
+    given = os.environ.get("SERVAX_DATA")
+    return expanded(given) if given else cache_folder() / "data"
 
 
 def describe(name: str) -> Description:
@@ -87,9 +126,19 @@ def load(
             f"Use scheme {' or '.join(repr(served) for served in description.schemes)}."
         )
     if name == synthetic.DESCRIPTION.name:
-        folder = synthetic.generate(folder, seed=seed)
+        folder = spoken(folder, seed=seed)
     folder, found = _scan(description, data_folder() / name if folder is None else folder)
     return _labelled(found, name, folder, scheme, description, limit)
+
+
+def spoken(folder: Path | None = None, *, seed: int = 0) -> Path:
+    """Return the folder of the synthetic corpus, which is spoken if it is not there yet.
+
+    Args:
+        folder: Where such folders are kept; default ``synthetic`` below the cache folder.
+        seed: Decides what is drawn, >= 0.
+    """
+    return synthetic.generate(folder or cache_folder() / "synthetic", seed=seed)
 
 
 def _scan(description: Description, folder: Path) -> tuple[Path, Scan]:

@@ -39,7 +39,6 @@ import soxr
 
 from servax import audio
 from servax.corpora.description import Description, Progress, Scan, Utterance
-from servax.corpora.folders import cache_folder
 from servax.errors import CorpusError, FetchError, SettingError
 
 __all__ = ["DESCRIPTION", "PROSODY", "SENTENCES", "VOICES", "Prosody", "generate", "scan", "speak"]
@@ -90,13 +89,11 @@ PROSODY = {
 LIMITS = {"rate": (90, 300), "pitch": (0, 99), "pitch_range": (0, 99), "level_db": (-40, -1)}
 
 
-def generate(
-    folder: str | Path | None = None, *, seed: int = 0, progress: Progress | None = None
-) -> Path:
+def generate(folder: str | Path, *, seed: int = 0, progress: Progress | None = None) -> Path:
     """Return the folder of the corpus for `seed`, after speaking it if it is not there yet.
 
     Args:
-        folder: Where such folders are kept; default ``synthetic`` below the cache folder.
+        folder: Where such folders are kept.
         seed: Decides what is drawn, >= 0.
         progress: Told after each voice how many are done, of how many.
 
@@ -106,7 +103,7 @@ def generate(
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise SettingError("seed", seed, "a whole number >= 0")
-    parent = Path(folder) if folder is not None else cache_folder() / "synthetic"
+    parent = Path(folder)
     target = parent / _key(seed)
     if (target / TABLE).is_file():
         return target

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from servax.runtime.extras import load_extra
 from servax.service.middleware import RequestMiddleware
-from servax.service.requests import Gate
+from servax.service.requests import RequestHandler
 from servax.service.responses import (
     MEDIA,
     Classification,
@@ -44,17 +44,17 @@ SOUND = {
 
 
 def build_app(
-    gate: Gate,
+    handler: RequestHandler,
     tokens: Tokens,
     log: Log,
     metrics: Metrics,
     *,
-    mount: "Callable[[FastAPI, Gate], None] | None" = None,
+    mount: "Callable[[FastAPI, RequestHandler], None] | None" = None,
 ) -> "FastAPI":
     """Return the application; its workers begin and end with it.
 
     Args:
-        gate: The way to the workers.
+        handler: The way to the workers.
         tokens: Who may ask.
         log: For requests and failures.
         metrics: Counts them.
@@ -70,40 +70,40 @@ def build_app(
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
-        gate.dispatcher.start()
+        handler.dispatcher.start()
         try:
             yield
         finally:
-            await gate.dispatcher.stop()
+            await handler.dispatcher.stop()
 
     # The pages /docs and /redoc load scripts from elsewhere: they are off.
     app = FastAPI(
         title="servax", summary=SUMMARY, version=__version__, lifespan=life,
         docs_url=None, redoc_url=None, redirect_slashes=False,
     )  # fmt: skip
-    app.include_router(open_routes(gate))
-    app.include_router(guarded_routes(gate, tokens, metrics))
+    app.include_router(open_routes(handler))
+    app.include_router(guarded_routes(handler, tokens, metrics))
     add_handlers(app)
     app.add_middleware(
         RequestMiddleware,
         log=log,
         metrics=metrics,
         routes=frozenset(ROUTES),
-        answer_seconds=gate.settings.body_seconds,
+        answer_seconds=handler.settings.body_seconds,
     )
     if mount is not None:
-        mount(app, gate)
+        mount(app, handler)
     return app
 
 
-def open_routes(gate: Gate) -> "APIRouter":
+def open_routes(handler: RequestHandler) -> "APIRouter":
     """Return the routes that everybody may ask."""
     from fastapi import APIRouter, Response
 
     router = APIRouter(tags=["state"])
 
     def state(word: str) -> State:
-        dispatcher = gate.dispatcher
+        dispatcher = handler.dispatcher
         return State(word, dispatcher.workers_ready, dispatcher.settings.workers)
 
     @router.get("/healthz", summary="Whether the server answers at all")
@@ -116,15 +116,15 @@ def open_routes(gate: Gate) -> "APIRouter":
         responses={503: {"model": State, "description": "Not yet, or no longer."}},
     )
     async def readyz(response: Response) -> State:
-        if gate.dispatcher.ready:
+        if handler.dispatcher.ready:
             return state("ready")
         response.status_code = 503
-        return state("shutting_down" if gate.dispatcher.closing else "loading")
+        return state("shutting_down" if handler.dispatcher.closing else "loading")
 
     return router
 
 
-def guarded_routes(gate: Gate, tokens: Tokens, metrics: Metrics) -> "APIRouter":
+def guarded_routes(handler: RequestHandler, tokens: Tokens, metrics: Metrics) -> "APIRouter":
     """Return the routes that ask for a token where there are any."""
     from fastapi import APIRouter, Depends, Request, Response
     from fastapi.security import HTTPBearer
@@ -170,7 +170,7 @@ def guarded_routes(gate: Gate, tokens: Tokens, metrics: Metrics) -> "APIRouter":
         only(request, "format")
         container = format or accepted(request.headers.get("accept"))
         record = request.scope["servax"]
-        made: Purified = await gate.sound(
+        made: Purified = await handler.sound(
             "purify", request.headers, request.receive, record, container=container
         )
         limited = (str(made.limited_samples), f"{made.limited_db:.2f}")
@@ -187,7 +187,7 @@ def guarded_routes(gate: Gate, tokens: Tokens, metrics: Metrics) -> "APIRouter":
     async def classify(request: Request) -> Classification:
         only(request)
         record = request.scope["servax"]
-        found: Classification = await gate.sound(
+        found: Classification = await handler.sound(
             "classify", request.headers, request.receive, record
         )
         return found

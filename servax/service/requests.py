@@ -39,7 +39,7 @@ class BrokeError(Exception):
     """A worker broke over a task; what is known of it is in the log already."""
 
 
-class Gate:
+class RequestHandler:
     """Lets requests in, one method for each kind.
 
     Args:

@@ -13,7 +13,7 @@ from servax.errors import ServaxError, SettingError
 from servax.runtime.extras import load_extra
 from servax.service.app import build_app
 from servax.service.dispatcher import Dispatcher
-from servax.service.requests import Gate
+from servax.service.requests import RequestHandler
 from servax.service.settings import ServiceSettings
 from servax.service.telemetry import Log, Metrics, forward_libraries
 from servax.service.tokens import Tokens, addresses, check_open
@@ -32,7 +32,7 @@ MOST_CONNECTIONS = 1_000
 
 
 @dataclass(frozen=True)
-class Place:
+class Endpoint:
     """Where a service listens, and to whom.
 
     Raises:
@@ -53,39 +53,39 @@ class Place:
             raise SettingError("port", self.port, "a number from 0 to 65535")
 
 
-def open_socket(place: Place) -> socket.socket:
+def open_socket(endpoint: Endpoint) -> socket.socket:
     """Return a socket that listens.
 
     Raises:
-        SettingError: The place is open to others without a token, taken, or not of this machine.
+        SettingError: It is open to others without a token, taken, or not of this machine.
     """
-    check_open(place.host, place.tokens, allow_open=place.allow_open)
-    address = addresses(place.host)[0]
+    check_open(endpoint.host, endpoint.tokens, allow_open=endpoint.allow_open)
+    address = addresses(endpoint.host)[0]
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        return socket.create_server((address, place.port), family=family, backlog=BACKLOG)
+        return socket.create_server((address, endpoint.port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise SettingError(
             "port",
-            place.port,
-            f"one that can be listened at on {place.host} ({error.strerror}); 0 takes any that is "
-            "free",
+            endpoint.port,
+            f"one that can be listened at on {endpoint.host} ({error.strerror}); 0 takes any that "
+            "is free",
         ) from None
 
 
 def serve(
     settings: ServiceSettings,
-    place: Place,
+    endpoint: Endpoint,
     log: Log,
     *,
     announce: Callable[[str], None],
-    mount: Callable[[FastAPI, Gate], None] | None = None,
+    mount: Callable[[FastAPI, RequestHandler], None] | None = None,
 ) -> None:
     """Answer requests until SIGTERM or SIGINT, then finish what was accepted.
 
     Args:
         settings: How the service works.
-        place: Where it listens.
+        endpoint: Where it listens.
         log: One line an event.
         announce: Gets the URL as soon as connections are taken.
         mount: Adds what else is to be served.
@@ -95,7 +95,7 @@ def serve(
         ServaxError: The extra is missing, or the networks cannot be used.
     """
     uvicorn = load_extra("uvicorn", extra="serve", what="servax serve")
-    listener = open_socket(place)
+    listener = open_socket(endpoint)
     with listener:
         host, port = listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -103,13 +103,13 @@ def serve(
         async def run() -> None:
             metrics = Metrics()
             dispatcher = Dispatcher(settings, log, metrics)
-            gate = Gate(dispatcher, log)
-            app = build_app(gate, place.tokens, log, metrics, mount=mount)
+            handler = RequestHandler(dispatcher, log)
+            app = build_app(handler, endpoint.tokens, log, metrics, mount=mount)
             forward_libraries(log)
             server = uvicorn.Server(uvicorn_config(app))
             server.handle_exit = _Ending(server, dispatcher, log)
             announce(url)
-            log.info("listening", url=url, workers=settings.workers, tokens=bool(place.tokens))
+            log.info("listening", url=url, workers=settings.workers, tokens=bool(endpoint.tokens))
             await _until_end(server, dispatcher, listener)
             log.info("ended")
 

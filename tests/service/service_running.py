@@ -18,8 +18,8 @@ import uvicorn
 
 from servax.service.app import build_app
 from servax.service.dispatcher import Dispatcher
-from servax.service.requests import Gate
-from servax.service.server import Place, open_socket, uvicorn_config
+from servax.service.requests import RequestHandler
+from servax.service.server import Endpoint, open_socket, uvicorn_config
 from servax.service.settings import Limits, ServiceSettings
 from servax.service.telemetry import Metrics, forward_libraries, open_log
 from servax.service.tokens import Tokens
@@ -85,11 +85,11 @@ class Running:
         log, metrics = open_log(self.log), Metrics()
         self.loop = asyncio.get_running_loop()
         self.dispatcher = Dispatcher(self.settings, log, metrics)
-        self.gate = Gate(self.dispatcher, log)
-        app = build_app(self.gate, self.tokens, log, metrics, mount=self.mount)
+        self.handler = RequestHandler(self.dispatcher, log)
+        app = build_app(self.handler, self.tokens, log, metrics, mount=self.mount)
         forward_libraries(log)
         self.server = uvicorn.Server(uvicorn_config(app))
-        listener = open_socket(Place(port=0))
+        listener = open_socket(Endpoint(port=0))
         host, self.port = listener.getsockname()
         self.url = f"http://{host}:{self.port}"
         self._up.set()
@@ -109,7 +109,9 @@ class Running:
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return what a worker gets from a function."""
-        future = asyncio.run_coroutine_threadsafe(self.gate.call(function, *arguments), self.loop)
+        future = asyncio.run_coroutine_threadsafe(
+            self.handler.call(function, *arguments), self.loop
+        )
         return future.result(60)
 
     def lines(self) -> list[dict[str, Any]]:

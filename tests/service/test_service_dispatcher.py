@@ -15,7 +15,7 @@ from service_running import SETTINGS
 from servax.service import dispatcher as module
 from servax.service.dispatcher import Dispatcher
 from servax.service.queue import Broke, Call, Done, Result, SoundTask, Task
-from servax.service.requests import BrokeError, Gate, RequestRecord
+from servax.service.requests import BrokeError, RequestHandler, RequestRecord
 from servax.service.responses import ClientGone, Refusal
 from servax.service.settings import ServiceSettings
 from servax.service.telemetry import Metrics, open_log
@@ -56,7 +56,7 @@ class Scene:
         settings = replace(SETTINGS, **{"batch_wait_ms": 0.0, **changes})
         log = open_log(self.log)
         self.dispatcher = Dispatcher(settings, log, self.metrics)
-        self.gate = Gate(self.dispatcher, log)
+        self.handler = RequestHandler(self.dispatcher, log)
         self.batches: list[list[bytes]] = []
         self.held = asyncio.Event()
 
@@ -65,7 +65,7 @@ class Scene:
 
         async def asked() -> Any:
             with told.held:
-                return await self.gate.sound(kind, HEADERS, said(body), told)
+                return await self.handler.sound(kind, HEADERS, said(body), told)
 
         return asyncio.ensure_future(asked())
 
@@ -134,7 +134,7 @@ def test_a_full_queue_refuses_before_the_body_is_read() -> None:
             read.append(1)
 
         with pytest.raises(Refusal, match="2 requests are inside") as refused:
-            await scene.gate.sound("purify", HEADERS, receive, RequestRecord("x"))
+            await scene.handler.sound("purify", HEADERS, receive, RequestRecord("x"))
         assert (refused.value.status, refused.value.code) == (429, "busy")
         assert int(refused.value.headers["Retry-After"]) >= 1
         assert not read
@@ -194,7 +194,7 @@ def test_who_leaves_is_not_waited_for() -> None:
         await settle()
         leaves = asyncio.Event()
         gone = asyncio.ensure_future(
-            scene.gate.sound("classify", HEADERS, said(b"x", leaves=leaves), RequestRecord("x"))
+            scene.handler.sound("classify", HEADERS, said(b"x", leaves=leaves), RequestRecord("x"))
         )
         await settle()
         leaves.set()
@@ -330,7 +330,7 @@ def test_what_breaks_is_logged_by_place_and_not_by_words() -> None:
 
         Stub.work_of = unpicklable
         with pytest.raises(BrokeError):
-            await scene.gate.call(print)
+            await scene.handler.call(print)
         assert isinstance(Call(print), Task)
         await scene.dispatcher.stop()
 

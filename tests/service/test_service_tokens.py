@@ -9,7 +9,7 @@ import pytest
 from service_running import Running
 
 from servax.errors import PathError, SettingError
-from servax.service.server import Place, open_socket
+from servax.service.server import Endpoint, open_socket
 from servax.service.settings import ServiceSettings
 from servax.service.tokens import Tokens, check_open, read_tokens, readable_by_others
 
@@ -102,7 +102,7 @@ def test_this_machine_alone_needs_no_token(host: str) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7"])
 def test_others_are_let_in_only_by_token_or_by_word(host: str) -> None:
     with pytest.raises(SettingError, match="--token-file FILE, or --allow-open"):
-        open_socket(Place(host, 0))
+        open_socket(Endpoint(host, 0))
     check_open(host, Tokens([TOKEN]), allow_open=False)
     check_open(host, Tokens(), allow_open=True)
 
@@ -115,8 +115,8 @@ def test_a_place_that_cannot_be_listened_at_is_refused() -> None:
         with pytest.raises(
             SettingError, match=f"port is {port}, expected one that can be listened"
         ):
-            open_socket(Place(port=port))
+            open_socket(Endpoint(port=port))
     with pytest.raises(SettingError, match="port is 70000, expected a number from 0 to 65535"):
-        Place(port=70_000)
+        Endpoint(port=70_000)
     with pytest.raises(SettingError, match="an address or a name of this machine"):
-        open_socket(Place("a..b", 0))
+        open_socket(Endpoint("a..b", 0))

@@ -102,14 +102,14 @@ def page(browser: Any, served: Served) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     elsewhere: list[str] = []
 
-    def gate(route: Any) -> None:
+    def handler(route: Any) -> None:
         if route.request.url.startswith((served.address + "/", "data:", "blob:")):
             route.continue_()
         else:
             elsewhere.append(route.request.url)
             route.abort()
 
-    context.route("**/*", gate)
+    context.route("**/*", handler)
     page = context.new_page()
     page.set_default_timeout(30_000)
     page.goto(f"{served.address}/page/")

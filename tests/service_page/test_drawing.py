@@ -13,7 +13,7 @@ from matplotlib.image import imread
 
 from servax.features import LogMelSettings
 from servax.features.logmel import mel_filterbank
-from servax.service.page.demonstration import Attempt, Heard, Listened, Shown, ShowSettings
+from servax.service.page.demonstration import Attempt, Clip, Heard, Shown, ShowSettings
 from servax.service.page.drawing import bin_at, both_attackers, picture, spectrograms, verdict
 from servax.service.page.layout import answer, sixteen_bit
 
@@ -28,7 +28,7 @@ def heard(*probabilities: float) -> Heard:
 def made(
     oblivious: tuple[Heard, Heard], adaptive: tuple[Heard, Heard], settings: ShowSettings
 ) -> Shown:
-    clip = Listened(heard(0.9, 0.1), heard(0.8, 0.2), 0.05, ("<angry>", "sad"), SETTINGS)
+    clip = Clip(heard(0.9, 0.1), heard(0.8, 0.2), 0.05, ("<angry>", "sad"), SETTINGS)
     if settings.attack == "none":
         return Shown(settings, clip, ())
     attempts = (

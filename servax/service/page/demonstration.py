@@ -90,7 +90,7 @@ class Heard:
 
     @property
     def answer(self) -> int:
-        """Place of the most probable label."""
+        """Endpoint of the most probable label."""
         return int(np.argmax(self.probabilities))
 
 
@@ -111,7 +111,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Listened:
+class Clip:
     """A clip that nobody attacked."""
 
     original: Heard
@@ -132,7 +132,7 @@ class Shown:
 
     settings: ShowSettings
     """What was asked."""
-    clip: Listened
+    clip: Clip
     """The clip as it is."""
     attempts: tuple[Attempt, ...]
     """Of each of `KNOWLEDGE`, in that order; empty without an attack."""
@@ -144,7 +144,7 @@ class Shown:
         return asked[0] if asked else None
 
 
-def listen_to_file(models: Models, path: Path, limits: PageLimits) -> Listened:
+def listen_to_file(models: Models, path: Path, limits: PageLimits) -> Clip:
     """Return what the recogniser makes of the sound in a file that somebody sent.
 
     Args:
@@ -227,7 +227,7 @@ def attackers(settings: ShowSettings) -> tuple[Knowledge, ...]:
     return () if settings.attack == "none" else KNOWLEDGE
 
 
-def listen(models: Models, samples: Samples, rate: int) -> Listened:
+def listen(models: Models, samples: Samples, rate: int) -> Clip:
     """Return what the recogniser makes of a sound, and what the purifier does to it.
 
     Args:
@@ -238,14 +238,14 @@ def listen(models: Models, samples: Samples, rate: int) -> Listened:
     Raises:
         Refusal: The sound is too short, silent, beyond full scale, or holds NaN or infinity.
     """
-    chain = _Chain(models)
-    original = chain.prepared(samples, rate)
-    return Listened(
-        chain.hear(original),
-        chain.hear(chain.purify(original)),
-        chain.residual(original),
+    sounds = _SoundModels(models)
+    original = sounds.prepared(samples, rate)
+    return Clip(
+        sounds.hear(original),
+        sounds.hear(sounds.purify(original)),
+        sounds.residual(original),
         models.recogniser.labels,
-        chain.settings,
+        sounds.settings,
     )
 
 
@@ -260,24 +260,24 @@ def attempt(
         settings: Attack, not `none`, and strength.
         knowledge: What the attacker knows.
     """
-    chain = _Chain(models)
+    sounds = _SoundModels(models)
     steps = STEPS[settings.attack]
     attack = WaveformPGD(
         snr_db=settings.snr_db, steps=steps, step=1.0 if steps == 1 else WaveformPGD.step
     )
-    target = chain.bare if knowledge == "oblivious" else chain.defended
+    target = sounds.bare if knowledge == "oblivious" else sounds.defended
     sound = torch.from_numpy(original.sound).unsqueeze(0)
     attacked = attack(target, sound, torch.tensor([original.answer]))
     return Attempt(
         knowledge,
         float(signal_to_noise_ratio(sound, attacked)),
-        chain.hear(attacked),
-        chain.hear(chain.purify(attacked)),
-        chain.residual(attacked),
+        sounds.hear(attacked),
+        sounds.hear(sounds.purify(attacked)),
+        sounds.residual(attacked),
     )
 
 
-class _Chain:
+class _SoundModels:
     """A recogniser of sounds, with and without the purifier of sounds in front of it."""
 
     def __init__(self, models: Models) -> None:
