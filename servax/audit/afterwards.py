@@ -20,7 +20,6 @@ def probes(scene: Scene, catalogue: Catalogue, system: System) -> Planned:
 
     def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
         found = probing.probe(
-            scene.subject,
             system,
             scene.material,
             catalogue,

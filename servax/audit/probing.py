@@ -3,77 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from servax.attacks import APGD, PGD, Attack
+from servax.attacks import PGD
 from servax.attacks.gradient import STRIDE
 from servax.attacks.problem import logits_of
 from servax.audit.attacking import predict, reseed
 from servax.audit.speed import Speed, over_draws
 from servax.audit.tiers import Catalogue
-from servax.evaluation import checks
-from servax.evaluation.checks import Finding, Planting
+from servax.evaluation.checks import MODEL_CHECKS, Case, Finding, carried_out
+from servax.evaluation.checks.of_attacks import FEWEST_RESTARTS, WIDE_STEPS
 from servax.evaluation.dataset import EvaluationSet
 from servax.evaluation.systems import System
+from servax.evaluation.trial import repeats
 from servax.training import generator
 
-COUNT = 12
+COUNT = len(MODEL_CHECKS)
 """How many checks there are at most."""
-WIDE_STEPS = 20
-"""Steps of an attack whose ball is far larger than it needs."""
-RESTARTS = 5
-VOTES = 5
-"""Passes that vote on each answer of a random system."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Probe:
-    subject: System
-    system: System
-    x: Tensor
-    y: Tensor
-    catalogue: Catalogue
-    draws: torch.Generator
-    longer: Tensor | None
-    faced: nn.Module
-    eot_draws: int
-    seen: checks.Repeats
-    batch_size: int
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        return self.subject.bounds
-
-    def pgd(self, *, early_stop: bool = True) -> PGD:
-        budget = self.catalogue.budget
-        return PGD(
-            epsilon=budget.radius,
-            norm=budget.ball,
-            step=STRIDE * budget.radius,
-            steps=min(30, self.catalogue.effort.pgd),
-            bounds=self.bounds,
-            early_stop=early_stop,
-        )
-
-    @property
-    def votes(self) -> int:
-        """Passes that vote on each answer."""
-        return VOTES if self.eot_draws > 1 else 1
-
-    @cached_property
-    def attacked(self) -> Tensor:
-        """What PGD makes of the utterances at the radius of the audit."""
-        return self.pgd()(self.faced, self.x, self.y, generator=self.draws)
-
-    @property
-    def fallen(self) -> Tensor:
-        """Whom that fools, bool (n,)."""
-        return predict(self.faced, self.attacked, batch_size=self.batch_size) != self.y
 
 
 class _InParts(nn.Module):
@@ -89,7 +37,6 @@ class _InParts(nn.Module):
 
 
 def probe(
-    subject: System,
     system: System,
     material: EvaluationSet,
     catalogue: Catalogue,
@@ -101,7 +48,6 @@ def probe(
     """Return what the checks find on a few utterances that the system gets right.
 
     Args:
-        subject: The bare model.
         system: Which system.
         material: The utterances.
         catalogue: Tier and budget of the audit.
@@ -110,52 +56,65 @@ def probe(
         tick: Called once per check.
     """
     reseed(system, seed, "checks")
-    cases: list[_Probe] = []
+    cases: list[Case] = []
 
     def prepare() -> tuple[Finding, ...]:
         draws = generator(seed, "checks", system.name)
-        cases.append(_case(subject, system, material, catalogue, draws, batch_size))
+        cases.append(_case(system, material, catalogue, draws, batch_size))
         return ()
 
-    found = [*checks.carried_out("deterministic", system.name, prepare)]
+    found = [*carried_out("deterministic", system.name, prepare)]
     for case in cases:
-        attacked = _of_attacks(case) if system.gradients else {}
-        for check, run in (_of_outputs(case) | attacked).items():
-            found += checks.carried_out(check, system.name, run)
-            tick()
+        for check in MODEL_CHECKS:
+            if system.gradients or not check.gradients:
+                found += check.carried_out(case)
+                tick()
     return found
 
 
 def _case(
-    subject: System,
     system: System,
     material: EvaluationSet,
     catalogue: Catalogue,
     draws: torch.Generator,
     batch_size: int,
-) -> _Probe:
+) -> Case:
     """Return a few utterances, and what an attacker faces who knows whether answers are random."""
     x, y, longer = _right(system, material, catalogue.effort.probes, batch_size)
     few = slice(0, batch_size)
-    seen = checks.repeats(system.model, x[few])
     faced, eot_draws = system.model, 1
-    if system.gradients and seen.random:
+    if system.gradients and repeats(system.model, x[few]).random:
         faced, eot_draws = over_draws(system.model, x[few], y[few])
     if len(x) > batch_size:
         faced = _InParts(faced, batch_size)
-    return _Probe(
-        subject=subject,
-        system=system,
+    budget = catalogue.budget
+    return Case(
+        model=system.model,
         x=x,
         y=y,
-        longer=longer,
-        catalogue=catalogue,
-        draws=draws,
-        faced=faced,
+        subject=system.name,
+        facing=faced,
         eot_draws=eot_draws,
-        seen=seen,
+        exact=system.exact,
+        multi_label=system.multi_label,
+        attack=PGD(
+            epsilon=budget.radius,
+            norm=budget.ball,
+            step=STRIDE * budget.radius,
+            steps=_steps(catalogue),
+            bounds=system.bounds,
+            early_stop=True,
+        ),
+        longer=longer,
+        sample_rate=system.sample_rate if system.inputs == "waveform" else None,
         batch_size=batch_size,
+        inner_points=_inner(catalogue),
+        generator=draws,
     )
+
+
+def _steps(catalogue: Catalogue) -> int:
+    return min(30, catalogue.effort.pgd)
 
 
 def _right(
@@ -180,96 +139,6 @@ def _right(
     return x, material.y[rows], longer
 
 
-Checks = dict[str, Callable[[], Finding]]
-"""Checks by name, in their order."""
-
-
-def _of_outputs(case: _Probe) -> Checks:
-    model, x, name, seen = case.system.model, case.x, case.system.name, case.seen
-    several = case.subject.multi_label
-    return {
-        "evaluation-mode": lambda: checks.evaluation_mode(model, subject=name),
-        "outputs-are-logits": lambda: checks.outputs_are_logits(
-            model, x, subject=name, multi_label=several
-        ),
-        "deterministic": lambda: checks.deterministic(
-            model, x, subject=name, eot_draws=case.eot_draws, seen=seen
-        ),
-        "batch-independence": lambda: checks.batch_independence(model, x, subject=name, seen=seen),
-        "padding": lambda: checks.padding(model, x, subject=name, longer=case.longer, seen=seen),
-        "clip-keeps-clean": lambda: checks.clip_keeps_clean(x, bounds=case.bounds, subject=name),
-    }
-
-
-def _of_attacks(case: _Probe) -> Checks:
-    model, x, y, name, draws = case.faced, case.x, case.y, case.system.name, case.draws
-    knowledge: Literal["adaptive", "bpda"] = "adaptive" if case.system.exact else "bpda"
-    rate = case.subject.sample_rate if case.subject.inputs == "waveform" else None
-    few = max(2, len(x) // 2)
-    return {
-        "zero-gradients": lambda: checks.zero_gradients(model, x, y, subject=name),
-        "gradient-is-true": lambda: checks.gradient_is_true(
-            case.system.model,
-            x[:4],
-            y[:4],
-            subject=name,
-            generator=draws,
-            knowledge=knowledge,
-            bounds=case.bounds,
-        ),
-        "large-epsilon": lambda: checks.large_epsilon(
-            model,
-            x,
-            y,
-            attack=_wide(case),
-            subject=name,
-            generator=draws,
-            fallen=case.fallen,
-            draws=case.votes,
-        ),
-        "inside-ball": lambda: checks.inside_ball(
-            x,
-            case.attacked,
-            ball=case.pgd().ball,
-            bounds=case.bounds,
-            subject=name,
-            sample_rate=rate,
-        ),
-        "restarts-and-steps": lambda: checks.restarts_and_steps(
-            model,
-            x,
-            y,
-            attack=case.pgd(),
-            subject=name,
-            generator=draws,
-            restarts=RESTARTS,
-            draws=case.votes,
-        ),
-        "planted": lambda: checks.planted(
-            model,
-            x[:few],
-            attack=case.pgd(early_stop=case.votes == 1),
-            subject=name,
-            generator=draws,
-            planting=Planting(inner=_inner(case.catalogue), batch_size=case.batch_size),
-            draws=case.votes,
-        ),
-    }
-
-
-def _wide(case: _Probe) -> Callable[[float], Attack]:
-    # Auto-PGD, since in a ball that wide a fixed step leads to where ReLUs have no gradient. Who
-    # early_stops at the first draw that errs was lucky: a random system is attacked to the end.
-    budget = case.catalogue.budget
-    return lambda radius: APGD(
-        epsilon=radius,
-        norm=budget.ball,
-        bounds=case.bounds,
-        steps=WIDE_STEPS,
-        early_stop=case.votes == 1,
-    )
-
-
 def _inner(catalogue: Catalogue) -> int:
     """Return how many inner points a readout of the planted test gets."""
     return 20 if catalogue.tier == "smoke" else 100
@@ -277,9 +146,9 @@ def _inner(catalogue: Catalogue) -> int:
 
 def seconds(speed: Speed, count: int, catalogue: Catalogue) -> float:
     """Return what the checks of a system take at most, in seconds."""
-    steps = min(30, catalogue.effort.pgd)
+    steps = _steps(catalogue)
     planted = max(2, count // 2)
-    gradients = count * (4 + 2 * WIDE_STEPS + steps * (RESTARTS + 6)) + 3 * planted * steps
+    gradients = count * (4 + 2 * WIDE_STEPS + steps * (FEWEST_RESTARTS + 6)) + 3 * planted * steps
     # Planted inputs are looked for one utterance at a time, which fills no batch.
     forwards = 64 + count * 30 + planted * (_inner(catalogue) + 10)
     return gradients * speed.gradient + forwards * speed.forward

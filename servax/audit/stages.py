@@ -30,10 +30,10 @@ from servax.audit.tasks import (
 from servax.audit.tiers import Catalogue
 from servax.defences import Bpda, ExpectationOverDraws
 from servax.evaluation import records
-from servax.evaluation.checks import repeats
 from servax.evaluation.protocol import UNDEFENDED
 from servax.evaluation.systems import System
 from servax.evaluation.threats import Knowledge, Threat
+from servax.evaluation.trial import repeats
 from servax.stages import Stage, Watcher
 
 

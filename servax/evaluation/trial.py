@@ -1,8 +1,9 @@
-"""Try a model before anything is attacked: what does it give, and do gradients pass?"""
+"""Try a model before it is attacked: what does it give, do gradients pass, is it random?"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,12 +12,16 @@ from torch import Tensor, nn
 from servax.attacks.problem import logits_of
 from servax.errors import PathError
 from servax.features import FrontEndSettings
+from servax.models import evaluating
+from servax.training import global_seed
 
 Inputs = Literal["logmel", "waveform"]
 SHAPES: Mapping[Inputs, str] = {"logmel": "(B, 1, M, F)", "waveform": "(B, T)"}
 """What a model takes: log-Mels on [0, 1], or waveforms on [-1, 1]."""
 SECONDS = 3.0
 """Length of a waveform, where neither the model nor the caller says another."""
+AGREEMENT = 1e-3
+"""Largest difference between logits that counts as rounding, as a share of their spread."""
 LENGTHS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 """In seconds: what a model of waveforms is tried with, to tell which lengths it takes."""
 
@@ -173,3 +178,43 @@ def _takes(model: nn.Module, x: Tensor) -> bool:
     except Exception:  # The user's code may raise anything.
         return False
     return True
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """How far the answers to the same inputs differ from one pass to the next."""
+
+    difference: float
+    """Largest difference between logits, as a share of their spread."""
+    flipped: float
+    """Share of the predictions that differ."""
+    passes: int
+    """Of the whole batch; as many again of each utterance alone."""
+
+    @property
+    def random(self) -> bool:
+        """Whether they differ by more than rounding."""
+        return not self.difference <= AGREEMENT
+
+
+def repeats(model: nn.Module, x: Tensor, passes: int = 2) -> Repeats:
+    """Return how far passes of inputs (B, ...) differ, in one batch and each alone."""
+    # Whatever draws from the global generator goes on drawing; its state is put back afterwards.
+    with evaluating(model), torch.no_grad(), global_seed(0, "determinism"):
+        together = torch.stack([logits_of(model, x) for _ in range(passes)])  # (passes, B, K)
+        single = torch.stack([alone(model, x) for _ in range(passes)])
+    both = (together, single)
+    furthest = max(float((each - each[0]).abs().max()) for each in both)
+    flips = torch.stack([(each.argmax(2) != each[0].argmax(1)).any(dim=0) for each in both])
+    flipped = float(flips.any(dim=0).double().mean())
+    return Repeats(furthest / spread(together), flipped, passes)
+
+
+def alone(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the logits (B, K) of inputs (B, ...), each asked about alone."""
+    return torch.cat([logits_of(model, one) for one in torch.split(x, 1)])
+
+
+def spread(logits: Tensor) -> float:
+    """Return how far the highest logit of any input lies above the lowest, at least a little."""
+    return max(float(logits.max() - logits.min()), torch.finfo(logits.dtype).tiny)

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from servax.audit.findings import white_box
 from servax.audit.probing import COUNT, probe
 from servax.audit.run import Audited, run_audit
 from servax.audit.scene import Scene
@@ -208,14 +207,13 @@ def scene_of(set_up: Any, folder: Path, path: str, **changes: Any) -> Scene:
 
 
 def told(scene: Scene) -> Finding:
-    return white_box(scene, scene.systems[-1])
+    return checks.white_box(scene.systems[-1], scene.subject, scene.settings.knowledge)
 
 
 def probed(scene: Scene) -> dict[str, Finding]:
     """Return what the checks of the model itself find, by name."""
     catalogue = Catalogue(scene.settings.tier, scene.settings.budget)
     found = probe(
-        scene.subject,
         scene.systems[0],
         scene.material,
         catalogue,
@@ -426,7 +424,7 @@ def test_a_check_of_records_that_cannot_be_carried_out_is_a_finding(
     def fails(frame: Any) -> None:
         raise ZeroDivisionError("no rows")
 
-    monkeypatch.setattr("servax.audit.findings.checks.noise_weaker", fails)
+    monkeypatch.setattr(checks.noise_weaker, "look", fails)
     audited = run_audit(scene_of(set_up, tmp_path, f"{own}:Bands", knowledge=BOTH))
     (finding,) = (f for f in audited.result.findings if f.check == "noise-weaker")
     assert (finding.severity, finding.subject) == ("not-measured", "all systems")

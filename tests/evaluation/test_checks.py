@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +18,10 @@ from servax.attacks import FGSM, PGD, Attack, Problem
 from servax.defences import GaussianNoise
 from servax.errors import SettingError, ShapeError
 from servax.evaluation import checks
-from servax.evaluation.checks import Finding, Planting
-from servax.evaluation.checks.on_gradients import _slopes
+from servax.evaluation.checks import Case, Finding, Planting
+from servax.evaluation.checks.of_gradients import _slopes
 from servax.evaluation.checks.readout import Features, separate
-from servax.perturbation import L2, Ball, Linf
+from servax.perturbation import L2, Ball, Bounds, Linf
 from servax.training.seeding import global_seed
 
 CLASSES = 3
@@ -238,64 +239,32 @@ def pgd(radius: float, kind: type[PGD] = PGD, step: float = 0.2) -> PGD:
     return kind(epsilon=radius, step=step * radius, steps=10)
 
 
-SETTING = {"subject": "net"}
 Check = Callable[[nn.Module, Tensor, Tensor], Finding]
 
 
+def case(model: nn.Module, x: Tensor, y: Tensor | None = None, **said: Any) -> Case:
+    """Return a model under check, called net, with draws from a seed."""
+    y = torch.zeros(len(x), dtype=torch.int64) if y is None else y
+    return Case(**{"model": model, "x": x, "y": y, "subject": "net", "generator": draws()} | said)
+
+
+def asked(check: Any, *, of: dict[str, Any] | None = None, **settings: Any) -> Check:
+    """Return what asks a check about a model; `of` is said of the case, the rest to the check."""
+    return lambda m, x, y: check(case(m, x, y, **(of or {})), **settings)
+
+
 def on_planted(attack: Attack) -> Check:
-    planting = Planting(inner=40)
-    return lambda m, x, y: checks.planted(
-        m, x, attack=attack, generator=draws(), planting=planting, **SETTING
-    )
+    return asked(checks.planted, attack=attack, planting=Planting(inner=40))
 
 
-def on_large(kind: type[PGD], step: float = 0.2) -> Check:
-    return lambda m, x, y: checks.large_epsilon(
-        m, x, y, attack=lambda radius: pgd(radius, kind, step), **SETTING
-    )
-
-
-def on_sweep(step: float) -> Check:
-    attack = pgd(0.2, step=step)
-    return lambda m, x, y: checks.restarts_and_steps(
-        m, x, y, attack=attack, generator=draws(), **SETTING
-    )
-
-
-def on_truth(knowledge: str) -> Check:
-    return lambda m, x, y: checks.gradient_is_true(
-        m, x, y, generator=draws(), knowledge=knowledge, **SETTING
-    )
-
-
-def mode(m: nn.Module, x: Tensor, y: Tensor) -> Finding:
-    return checks.evaluation_mode(m, **SETTING)
-
-
-def logits(m: nn.Module, x: Tensor, y: Tensor) -> Finding:
-    return checks.outputs_are_logits(m, x, **SETTING)
-
-
-def agree(m: nn.Module, x: Tensor, y: Tensor) -> Finding:
-    return checks.deterministic(m, x, **SETTING)
-
-
-def averaged(m: nn.Module, x: Tensor, y: Tensor) -> Finding:
-    return checks.deterministic(m, x, eot_draws=16, **SETTING)
-
-
-def apart(m: nn.Module, x: Tensor, y: Tensor) -> Finding:
-    return checks.batch_independence(m, x, **SETTING)
-
-
-def fallen(*standing: int) -> Check:
-    """Have an attack that fails in large balls, where all but those standing fell in a smaller."""
+def large(kind: type[PGD], step: float = 0.2, *, standing: Sequence[int] | None = None) -> Check:
+    """Have an attack in large balls; all but those standing, where given, fell in a smaller."""
 
     def check(m: nn.Module, x: Tensor, y: Tensor) -> Finding:
-        rest = torch.ones(len(x), dtype=torch.bool)
-        rest[list(standing)] = False
+        fallen = torch.full((len(x),), standing is not None)
+        fallen[list(standing or ())] = False
         return checks.large_epsilon(
-            m, x, y, attack=lambda radius: pgd(radius, Downhill), fallen=rest, **SETTING
+            case(m, x, y), attack=lambda radius: pgd(radius, kind, step), fallen=fallen
         )
 
     return check
@@ -306,15 +275,22 @@ def filled(m: nn.Module, x: Tensor, y: Tensor) -> Finding:
     sound = 0.5 * x.flatten(1)
     longer = torch.cat([sound, torch.zeros_like(sound)], dim=1)
     given = sound if isinstance(m, Pooled) else 0.5 * x
-    return checks.padding(m, given, longer=longer, **SETTING)
+    return checks.padding(case(m, given, y, longer=longer))
 
 
-def yes_or_no(m: nn.Module, x: Tensor, y: Tensor) -> Finding:
-    return checks.outputs_are_logits(m, x, multi_label=True, **SETTING)
+mode = asked(checks.evaluation_mode)
+logits = asked(checks.outputs_are_logits)
+yes_or_no = asked(checks.outputs_are_logits, of={"multi_label": True})
+agree = asked(checks.deterministic)
+averaged = asked(checks.deterministic, of={"eot_draws": 16})
+apart = asked(checks.batch_independence)
+zeros = asked(checks.zero_gradients)
+truth = asked(checks.gradient_is_true)
+by_bpda = asked(checks.gradient_is_true, of={"exact": False})
 
 
-def zeros(m: nn.Module, x: Tensor, y: Tensor) -> Finding:
-    return checks.zero_gradients(m, x, y, **SETTING)
+def on_sweep(step: float) -> Check:
+    return asked(checks.restarts_and_steps, of={"attack": pgd(0.2, step=step)})
 
 
 TABLE: dict[str, tuple[Check, Callable[[], nn.Module], str]] = {
@@ -364,45 +340,45 @@ TABLE: dict[str, tuple[Check, Callable[[], nn.Module], str]] = {
     "zeros, rounded": (zeros, lambda: Rounded(network()), "error"),
     "zeros, detached": (zeros, lambda: Then(network(), torch.Tensor.detach), "error"),
     "zeros, too sure": (zeros, lambda: Then(network(), lambda z: 1e4 * z), "warning"),
-    "truth": (on_truth("adaptive"), network, "passed"),
+    "truth": (truth, network, "passed"),
     "truth, rounded": (
-        on_truth("adaptive"),
+        truth,
         lambda: Rounded(network(), straight_through=True),
         "error",
     ),
-    "truth, BPDA": (on_truth("bpda"), lambda: Rounded(network(), straight_through=True), "note"),
+    "truth, BPDA": (by_bpda, lambda: Rounded(network(), straight_through=True), "note"),
     "truth, 16 bits": (
-        on_truth("adaptive"),
+        truth,
         lambda: Coarse(network()),
         "not-measured",
     ),
-    "truth, wrong": (on_truth("adaptive"), lambda: folded_gradient(network()), "error"),
-    "truth, noise": (on_truth("adaptive"), lambda: Noisy(network()), "passed"),
+    "truth, wrong": (truth, lambda: folded_gradient(network()), "error"),
+    "truth, noise": (truth, lambda: Noisy(network()), "passed"),
     "truth, own noise": (
-        on_truth("adaptive"),
+        truth,
         lambda: nn.Sequential(GaussianNoise(0.1, draws()), network()),
         "passed",
     ),
     "truth, noise and wrong": (
-        on_truth("adaptive"),
+        truth,
         lambda: Noisy(folded_gradient(network())),
         "error",
     ),
-    "truth, noise from elsewhere": (on_truth("adaptive"), Moody, "not-measured"),
+    "truth, noise from elsewhere": (truth, Moody, "not-measured"),
     "truth, detached": (
-        on_truth("adaptive"),
+        truth,
         lambda: Then(network(), torch.Tensor.detach),
         "not-measured",
     ),
-    "large": (on_large(PGD), network, "passed"),
-    "large, downhill": (on_large(Downhill), network, "error"),
-    "large, short": (on_large(PGD, step=1e-4), network, "error"),
-    "large, rounded": (on_large(PGD, step=1e-3), lambda: Rounded(network()), "error"),
-    "large, all fell": (fallen(), network, "passed"),
-    "large, one did not": (fallen(3), network, "passed"),
-    "large, several did not": (fallen(1, 2, 3, 4, 5), network, "error"),
+    "large": (large(PGD), network, "passed"),
+    "large, downhill": (large(Downhill), network, "error"),
+    "large, short": (large(PGD, step=1e-4), network, "error"),
+    "large, rounded": (large(PGD, step=1e-3), lambda: Rounded(network()), "error"),
+    "large, all fell": (large(Downhill, standing=()), network, "passed"),
+    "large, one did not": (large(Downhill, standing=(3,)), network, "passed"),
+    "large, several did not": (large(Downhill, standing=range(1, 6)), network, "error"),
     "large, one utterance": (
-        lambda m, x, y: on_large(Downhill)(m, x[:1], y[:1]),
+        lambda m, x, y: large(Downhill)(m, x[:1], y[:1]),
         network,
         "not-measured",
     ),
@@ -429,9 +405,9 @@ TABLE: dict[str, tuple[Check, Callable[[], nn.Module], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", TABLE)
-def test_check(case, x, y) -> None:
-    check, build, expected = TABLE[case]
+@pytest.mark.parametrize("name", TABLE)
+def test_check(name, x, y) -> None:
+    check, build, expected = TABLE[name]
     model = build()
     before = [module.training for module in model.modules()]
     state = torch.random.get_rng_state()
@@ -476,10 +452,15 @@ def test_zero_gradients_leave_padding_out(x, y) -> None:
             logits: Tensor = seen.flatten(1) @ torch.linspace(-1, 2, 48 * 3).view(48, 3)
             return logits
 
-    whole = checks.zero_gradients(HalfBlind(), x, y, subject="net")
+    whole = zeros(HalfBlind(), x, y)
     assert whole.evidence["margin_elements"] == 0.5
-    masked = checks.zero_gradients(HalfBlind(), x, y, subject="net", mask=mask)
+    masked = checks.zero_gradients(case(HalfBlind(), x, y, mask=mask))
     assert masked.evidence["margin_elements"] == 0.0
+
+
+def within(x: Tensor, adversarial: Tensor, ball: Ball, bounds: Bounds, **said: Any) -> Finding:
+    attack = PGD(epsilon=ball.radius, norm=type(ball), bounds=bounds)
+    return checks.inside_ball(case(network(), x, attack=attack, **said), adversarial=adversarial)
 
 
 def moved(x: Tensor, by: float) -> Tensor:
@@ -492,7 +473,7 @@ def moved(x: Tensor, by: float) -> Tensor:
     [(0.1, (-1.0, 2.0), "passed"), (0.11, (-1.0, 2.0), "error"), (0.1, (0.0, 1.0), "error")],
 )
 def test_inside_ball(x, ball, by, bounds, expected) -> None:
-    finding = checks.inside_ball(x, moved(x, by), ball=ball, bounds=bounds, subject="net")
+    finding = within(x, moved(x, by), ball, bounds)
     assert finding.severity == expected
     assert finding.evidence["radius"] == ball.radius
 
@@ -507,9 +488,7 @@ def sound(step: float) -> tuple[Tensor, Tensor]:
 def test_wav_round_trip(step, rounded) -> None:
     clean, adversarial = sound(step)
     ball = Linf((3 + step) / 2**15)
-    finding = checks.inside_ball(
-        clean, adversarial, ball=ball, bounds=(-1, 1), subject="net", sample_rate=16_000
-    )
+    finding = within(clean, adversarial, ball, (-1, 1), sample_rate=16_000)
     assert finding.severity == "passed"
     assert ("by the rounding of the file alone" in finding.statement) is rounded
     written = np.rint(adversarial.numpy() * 2**15) / 2**15
@@ -519,17 +498,15 @@ def test_wav_round_trip(step, rounded) -> None:
 
 def test_a_waveform_beyond_full_scale_does_not_survive_its_file() -> None:
     clean = torch.full((1, 100), 1.2)
-    finding = checks.inside_ball(
-        clean, clean, ball=Linf(0.01), bounds=(-2, 2), subject="net", sample_rate=16_000
-    )
+    finding = within(clean, clean, Linf(0.01), (-2, 2), sample_rate=16_000)
     assert finding.severity == "error"
     assert finding.evidence["distance"] == 0
     assert finding.evidence["distance_as_wav"] == pytest.approx(0.2, abs=1e-3)
 
 
 def test_clip_keeps_clean(x) -> None:
-    assert checks.clip_keeps_clean(x, bounds=(0, 1), subject="net").severity == "passed"
-    finding = checks.clip_keeps_clean(2 * x - 0.5, bounds=(0, 1), subject="net")
+    assert checks.clip_keeps_clean(case(network(), x)).severity == "passed"
+    finding = checks.clip_keeps_clean(case(network(), 2 * x - 0.5))
     assert finding.severity == "error"
     expected = ((2 * x < 0.5) | (2 * x > 1.5)).double().mean()
     assert finding.evidence["changed"] == pytest.approx(float(expected))
@@ -537,30 +514,24 @@ def test_clip_keeps_clean(x) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_random_models_give_no_false_errors(x, y, seed) -> None:
-    model, random = Noisy(network()), torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(seed)
+    noisy = case(
+        Noisy(network()), x, y, attack=pgd(0.3), generator=random, eot_draws=16, inner_points=20
+    )
     with global_seed(seed, "noise"):
-        large = checks.large_epsilon(model, x, y, attack=pgd, generator=random, draws=5, **SETTING)
-        found = checks.planted(
-            model,
-            x[:4],
-            attack=pgd(0.3),
-            generator=random,
-            planting=Planting(inner=20),
-            draws=5,
-            **SETTING,
-        )
-    assert large.severity == "passed", large.statement
+        wide = checks.large_epsilon(noisy, attack=pgd, fallen=torch.zeros(8, dtype=torch.bool))
+        found = checks.planted(noisy.first(4))
+    assert wide.severity == "passed", wide.statement
     assert found.severity in ("passed", "not-measured"), found.statement
 
 
 def test_determinism_and_independence_judge_by_one_look(x) -> None:
     """What is random in batches of one, or seldom, is random for both."""
-    model = Moody()
-    seen = checks.repeats(model, x)
-    assert seen.random
-    assert checks.deterministic(model, x, seen=seen, **SETTING).severity == "error"
-    assert checks.batch_independence(model, x, seen=seen, **SETTING).severity == "not-measured"
-    assert checks.padding(model, x, seen=seen, **SETTING).severity == "not-measured"
+    moody = case(Moody(), x)
+    assert moody.seen.random
+    assert checks.deterministic(moody).severity == "error"
+    assert checks.batch_independence(moody).severity == "not-measured"
+    assert checks.padding(moody).severity == "not-measured"
 
 
 def test_features_are_what_the_last_layer_reads(x) -> None:
@@ -611,13 +582,7 @@ def test_planted_leaves_padding_alone(x) -> None:
     mask = torch.zeros(1, 1, 1, 8, dtype=torch.bool)
     mask[..., :5] = True
     finding = checks.planted(
-        network(),
-        x,
-        attack=pgd(0.3),
-        subject="net",
-        generator=draws(),
-        mask=mask,
-        planting=Planting(inner=40),
+        case(network(), x, mask=mask), attack=pgd(0.3), planting=Planting(inner=40)
     )
     assert finding.severity == "passed"
 
@@ -626,11 +591,8 @@ def test_planted_discounts_what_a_random_search_finds(x) -> None:
     # One feature only: half of all corners lie beyond the planted one, more or less.
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 1), nn.Linear(1, 2))
     finding = checks.planted(
-        model,
-        x,
+        case(model, x),
         attack=PGD(epsilon=0.3, step=0.001, steps=60),
-        subject="net",
-        generator=draws(),
         planting=Planting(inner=3, candidates=20),
     )
     assert finding.evidence["too_easy"] > 0
@@ -646,35 +608,26 @@ def test_planted_discounts_what_a_random_search_finds(x) -> None:
             "targeted is True, expected False",
         ),
         (
-            lambda x, y: checks.restarts_and_steps(
-                network(), x, y, attack=pgd(0.1), subject="a", generator=draws(), restarts=4
-            ),
+            lambda x, y: asked(checks.restarts_and_steps, restarts=4)(network(), x, y),
             SettingError,
             "restarts is 4, expected a whole number of at least 5",
         ),
         (
-            lambda x, y: checks.restarts_and_steps(
-                network(),
-                x,
-                y,
-                attack=PGD(epsilon=0.0),
-                subject="a",
-                generator=draws(),
+            lambda x, y: asked(checks.restarts_and_steps, of={"attack": PGD(epsilon=0.0)})(
+                network(), x, y
             ),
             SettingError,
-            "radius is 0.0, expected a number above 0",
+            "epsilon is 0.0, expected a number above 0",
         ),
         (lambda x, y: Planting(inner_share=1.0), SettingError, "inner_share is 1.0, expected"),
         (lambda x, y: Planting(candidates=0), SettingError, "candidates is 0, expected"),
         (
-            lambda x, y: checks.inside_ball(x, x[:2], ball=Linf(0.1), bounds=(0, 1), subject="a"),
+            lambda x, y: within(x, x[:2], Linf(0.1), (0, 1)),
             ShapeError,
             r"adversarial has shape \(2, 1, 6, 8\), expected \(8, 1, 6, 8\), that of x",
         ),
         (
-            lambda x, y: checks.inside_ball(
-                x, x, ball=Linf(0.1), bounds=(0, 1), subject="a", sample_rate=16_000
-            ),
+            lambda x, y: within(x, x, Linf(0.1), (0, 1), sample_rate=16_000),
             ShapeError,
             "expected waveforms",
         ),
@@ -691,18 +644,14 @@ def test_refusals(call, error, sentence, x, y) -> None:
 
 
 def test_fgsm_can_be_the_attack_of_every_check(x, y) -> None:
-    finding = checks.large_epsilon(
-        network(), x, y, attack=lambda radius: FGSM(epsilon=radius), subject="net"
-    )
+    finding = checks.large_epsilon(case(network(), x, y), attack=lambda r: FGSM(epsilon=r))
     assert len(finding.evidence["accuracies"]) == 2
-    planted = checks.planted(
-        network(), x, attack=FGSM(epsilon=0.3), subject="net", generator=draws()
-    )
+    planted = checks.planted(case(network(), x), attack=FGSM(epsilon=0.3))
     assert planted.evidence["tries"] >= 1
 
 
 def test_equal_values_in_silence_are_no_wrong_gradients(y) -> None:
     # At a tie of two elements a maximum has no derivative, and no gradient could be right.
     pooled = nn.Sequential(nn.MaxPool2d(2, 2), nn.Upsample(scale_factor=2), network())
-    finding = on_truth("adaptive")(pooled, torch.zeros(8, 1, 6, 8), y)
+    finding = truth(pooled, torch.zeros(8, 1, 6, 8), y)
     assert finding.severity == "passed", finding.statement

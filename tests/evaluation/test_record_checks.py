@@ -13,7 +13,7 @@ from sklearn.metrics import balanced_accuracy_score
 from servax.errors import ServaxError
 from servax.evaluation import checks
 from servax.evaluation.checks import Finding
-from servax.evaluation.checks.conditions import one_utterance, pair
+from servax.evaluation.checks.of_records import one_utterance, pair
 
 COUNT = 40
 Condition = tuple[str, float, str]
@@ -187,14 +187,12 @@ TABLE: dict[str, tuple[Check, pd.DataFrame, str]] = {
         "passed",
     ),
     "random": (
-        lambda frame: checks.knowledge_complete(frame, random_defences=["ssad"]),
+        lambda frame: checks.knowledge_complete(frame, eot_draws={"ssad": 1}),
         table({white("pgd"): 5}),
         "error",
     ),
     "random, EOT": (
-        lambda frame: checks.knowledge_complete(
-            frame, random_defences=["ssad"], eot_draws={"ssad": 16}
-        ),
+        lambda frame: checks.knowledge_complete(frame, eot_draws={"ssad": 16}),
         table({white("pgd"): 5}),
         "passed",
     ),

@@ -15,16 +15,17 @@ middle, and several passes vote on each answer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from servax.attacks.base import Attack, evaluating
+from servax.attacks import Attack
 from servax.attacks.problem import Problem, logits_of
 from servax.errors import SettingError
-from servax.evaluation.checks.finding import Finding, Severity, percent
+from servax.evaluation.checks.declared import Case, Severity, Verdict, of_model, percent
 from servax.evaluation.checks.readout import Features, Readout, separate
+from servax.models import evaluating
 from servax.perturbation import Ball, into_reach
 from servax.training.seeding import drawn
 
@@ -58,17 +59,10 @@ class Planting:
                 raise SettingError(name, getattr(self, name), "a number between 0 and 1")
 
 
+@of_model(gradients=True, part=lambda count: max(2, count // 2))
 def planted(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    attack: Attack,
-    subject: str,
-    generator: torch.Generator,
-    mask: Tensor | None = None,
-    planting: Planting | None = None,
-    draws: int = 1,
-) -> Finding:
+    case: Case, *, attack: Attack | None = None, planting: Planting | None = None
+) -> Verdict:
     """Say whether the attack finds planted adversarial inputs.
 
     Each utterance is attacked alone, on its own readout. A random search draws as many points of
@@ -79,34 +73,32 @@ def planted(
     too easy.
 
     Args:
-        model: From inputs (B, ...) to logits (B, K); a defended model is one too.
-        x: Clean inputs (B, ...).
-        attack: Any untargeted attack that can face two classes.
-        subject: Name of the system.
-        generator: Draws the points and whatever is random in the attack.
-        mask: Where an input may change, as for an attack.
+        case: The model; a defended one is one too.
+        attack: Any untargeted attack that can face two classes, by default that of the case.
         planting: How the readouts are made.
-        draws: Passes that vote on each answer, more than one for a random model.
 
     Raises:
         SettingError: The attack is targeted.
     """
+    # Who leaves at the first draw that errs was lucky: a random system is attacked to the end.
+    attack = attack or replace(case.attack, early_stop=case.votes == 1)
     if attack.targeted:
         raise SettingError("targeted", True, "False: the planted class is led to from the other")
-    settings = planting or Planting()
+    settings = planting or Planting(inner=case.inner_points, batch_size=case.batch_size)
+    model, x, draws = case.faced, case.x, case.votes
     problem = Problem(
         model=model,
         x=x.detach(),
         y=torch.zeros(len(x), dtype=torch.int64, device=x.device),
-        mask=mask,
+        mask=case.mask,
         bounds=attack.bounds,
-        generator=generator,
+        generator=case.generator,
     )
     with evaluating(model):
         features = Features(model, x[:2])
         parts = [problem.at(torch.tensor([i], device=x.device)) for i in range(len(x))]
         outcomes = [_outcome(features, part, attack, settings, draws) for part in parts]
-    return _told([outcome for outcome in outcomes if outcome], len(x), subject, draws)
+    return _told([outcome for outcome in outcomes if outcome], len(x), draws)
 
 
 @dataclass(frozen=True)
@@ -187,7 +179,7 @@ def _edge(problem: Problem, ball: Ball, count: int) -> Tensor:
     return into_reach(x, x + ball.radius * ball.steepest(normal), ball, problem.bounds)
 
 
-def _told(outcomes: list[_Outcome], utterances: int, subject: str, draws: int) -> Finding:
+def _told(outcomes: list[_Outcome], utterances: int, draws: int) -> Verdict:
     hard = [outcome for outcome in outcomes if not outcome.by_chance]
     evidence = {
         "utterances": utterances,
@@ -203,7 +195,7 @@ def _told(outcomes: list[_Outcome], utterances: int, subject: str, draws: int) -
             f"{len(outcomes)} of {utterances} utterances could be given a planted input that a "
             f"plane separates, and a random search finds {len(outcomes)} of those."
         )
-        return Finding("planted", subject, "not-measured", told, evidence)
+        return "not-measured", told, evidence
     found = sum(outcome.found for outcome in hard)
     told = (
         f"The attack finds {found} of {len(hard)} planted inputs ({percent(found / len(hard))}) "
@@ -213,7 +205,7 @@ def _told(outcomes: list[_Outcome], utterances: int, subject: str, draws: int) -
     severity: Severity = "passed"
     if found / len(hard) < ENOUGH:
         severity = "error" if draws == 1 else "warning" if len(hard) - found > 1 else "passed"
-    return Finding("planted", subject, severity, told, evidence)
+    return severity, told, evidence
 
 
 def _rate(outcomes: list[bool]) -> float | None:

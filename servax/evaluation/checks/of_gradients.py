@@ -1,4 +1,4 @@
-"""Checks of gradients: do they exist, and do they say how the loss really changes?
+"""Checks of gradients: were they followed, do they exist, and do they say how the loss changes?
 
 Sources: Athalye et al. 2018, "Obfuscated gradients give a false sense of security"; Carlini &
 Wagner 2017 (gradients of the cross-entropy vanish for a model that is too sure, those of the margin
@@ -7,21 +7,24 @@ do not).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from servax.attacks.base import evaluating
 from servax.attacks.losses import cross_entropy, margin
 from servax.attacks.problem import Loss, Problem, logits_of
 from servax.errors import ServaxError
-from servax.evaluation.checks.finding import Finding, Severity, percent
-from servax.evaluation.checks.on_outputs import is_deterministic
-from servax.perturbation import Bounds, input_gradient
+from servax.evaluation.checks.declared import Case, Finding, Severity, Verdict, of_model, percent
+from servax.evaluation.systems import System
+from servax.evaluation.trial import repeats
+from servax.models import evaluating
+from servax.perturbation import input_gradient
 from servax.training.seeding import drawn, global_seed
 
+NO_TORCH = "audit the torch model that it was made of"
+"""What to do about a model without gradients that is not made of torch."""
 MANY_ELEMENTS = 0.5
 """Share of elements without a gradient above which a warning is due."""
 
@@ -29,31 +32,23 @@ MIX = 0.02
 """Share of random values in the inputs at which slopes are compared."""
 
 
-def zero_gradients(
-    model: nn.Module, x: Tensor, y: Tensor, *, subject: str, mask: Tensor | None = None
-) -> Finding:
+@of_model(gradients=True)
+def zero_gradients(case: Case) -> Verdict:
     """Say how many gradients of the loss are exactly zero.
 
     `error`: the margin loss has no gradient at all for some utterance (or none reaches the input):
     attacks with gradients stand still there. `warning`: the cross-entropy has none for some
     utterance, but the margin has: the model is too sure, attack it with the margin or DLR; or more
-    than half of the elements have none.
-
-    Args:
-        model: From inputs (B, ...) to logits (B, K).
-        x: Clean inputs (B, ...).
-        y: True classes (B,).
-        subject: Name of the system.
-        mask: True where an input may change; the rest is left out of the shares.
+    than half of the elements have none. Elements that may not change are left out of the shares.
     """
-    problem = Problem(model=model, x=x, y=y, mask=mask)
+    problem = Problem(model=case.faced, x=case.x, y=case.y, mask=case.mask)
     evidence: dict[str, Any] = {}
     for name, loss in (("cross_entropy", cross_entropy), ("margin", margin)):
         try:
             elements, utterances = _zeros(problem, loss)
         except ServaxError as refusal:
             told = f"Attacks with gradients cannot start: {refusal}"
-            return Finding("zero-gradients", subject, "error", told, {"refusal": str(refusal)})
+            return "error", told, {"refusal": str(refusal)}
         evidence |= {f"{name}_elements": elements, f"{name}_utterances": utterances}
     told = (
         f"No gradient at all for {percent(evidence['margin_utterances'])} of the utterances with "
@@ -66,7 +61,7 @@ def zero_gradients(
         severity = "error"
     elif evidence["cross_entropy_utterances"] > 0 or evidence["margin_elements"] > MANY_ELEMENTS:
         severity = "warning"
-    return Finding("zero-gradients", subject, severity, told, evidence)
+    return severity, told, evidence
 
 
 def _zeros(problem: Problem, loss: Loss) -> tuple[float, float]:
@@ -79,19 +74,14 @@ def _zeros(problem: Problem, loss: Loss) -> tuple[float, float]:
     return float(zero[open_].double().mean()), float(none.double().mean())
 
 
+@of_model(gradients=True, part=lambda count: min(4, count))
 def gradient_is_true(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
+    case: Case,
     *,
-    subject: str,
-    generator: torch.Generator,
-    knowledge: Literal["adaptive", "bpda"] = "adaptive",
-    bounds: Bounds = (0.0, 1.0),
     directions: int = 3,
     steps: Sequence[float] = (1e-3, 1e-4, 1e-5),
     tolerance: float = 0.1,
-) -> Finding:
+) -> Verdict:
     """Say whether the gradients are those of the function: finite differences agree with autograd.
 
     Central differences of the margin loss along the sign of the gradient and along random signs are
@@ -105,37 +95,32 @@ def gradient_is_true(
     draw the same each time.
 
     Args:
-        model: From inputs (B, ...) to logits (B, K).
-        x: Clean inputs (B, ...); slopes are taken close to them.
-        y: True classes (B,).
-        subject: Name of the system.
-        generator: Draws the inputs near `x` and the directions.
-        knowledge: What the gradients of this system are labelled as.
-        bounds: Range of valid inputs.
+        case: The model; slopes are taken close to its clean inputs.
         directions: Random directions, besides that of the gradient.
         steps: Lengths of a step in each element, as shares of the range, below .005.
         tolerance: Relative error that counts as agreement.
     """
-    check = "gradient-is-true"
-    model = model if is_deterministic(model, x) else Held(model)
-    if not is_deterministic(model, x):
+    x, bounds, generator = case.x, case.bounds, case.generator
+    knowledge = "adaptive" if case.exact else "bpda"
+    model = Held(case.model) if repeats(case.model, x).random else case.model
+    if repeats(model, x).random:
         told = "The model is random: differences between two inputs are those of its draws."
-        return Finding(check, subject, "not-measured", told, {})
+        return "not-measured", told, {}
     width = bounds[1] - bounds[0]
     # Silence is full of equal values, and a maximum has no derivative where two are equal. So they
     # are told apart first, which also moves them away from the bounds.
     drift = drawn(torch.rand, x.shape, generator, x.dtype).to(x.device)
     inside = torch.lerp(x, bounds[0] + (0.25 + 0.5 * drift) * width, MIX)
-    problem = Problem(model=model, x=inside, y=y, bounds=bounds)
+    problem = Problem(model=model, x=inside, y=case.y, bounds=bounds)
     try:
         errors = [_errors(*_slopes(problem, step * width, directions, generator)) for step in steps]
     except ServaxError as refusal:
         told = f"There is nothing to compare: {refusal}"
-        return Finding(check, subject, "not-measured", told, {"refusal": str(refusal)})
+        return "not-measured", told, {"refusal": str(refusal)}
     medians = [float(error.median()) for error in errors if error.numel()]
     if not medians:
         told = "The loss changes along none of the directions."
-        return Finding(check, subject, "not-measured", told, {})
+        return "not-measured", told, {}
     median = min(medians)
     told = (
         f"Finite differences and gradients differ by {percent(median)} in the median over "
@@ -144,11 +129,11 @@ def gradient_is_true(
     evidence = {"steps": list(steps), "median_relative_errors": medians}
     severity: Severity = "passed"
     if median > tolerance:
-        severity = "note" if knowledge == "bpda" else "error"
+        severity = "error" if case.exact else "note"
         if severity == "error" and _rounds_off(model, inside):
             told += " It computes in 16 bits, which round off what such small steps change."
             severity = "not-measured"
-    return Finding(check, subject, severity, told, evidence)
+    return severity, told, evidence
 
 
 def _rounds_off(model: nn.Module, x: Tensor) -> bool:
@@ -204,3 +189,64 @@ def _slopes(
             for way in ways
         ]
     return torch.stack(slopes), torch.stack(differences)
+
+
+def white_box(system: System, bare: System, knowledge: Collection[str]) -> Finding:
+    """Say whether attackers went through a system by its gradients.
+
+    `error`: none could, so that all figures are those of attackers who only ask: the way of the
+    gradient is cut in a model of torch, or there is none, and the audit was not asked for black-box
+    attacks alone. `warning`: there is none, and it was; or gradients are there and were not asked
+    for. `note`: the identity stood for a step without gradient (BPDA). `passed`: they did.
+
+    Args:
+        system: Which system.
+        bare: The model without a defence.
+        knowledge: Which attackers the audit was asked for.
+    """
+    severity, told = _through(system, bare, set(knowledge))
+    evidence = {"gradients": system.gradients, "exact": system.exact, "reason": system.shut}
+    return Finding("white-box", system.name, severity, told, evidence)
+
+
+def _through(system: System, bare: System, known: set[str]) -> tuple[Severity, str]:
+    name = system.name
+    if system.shut:
+        to_do = _remedy(system, bare)
+        wanted = bool({"adaptive", "bpda"} & known) or to_do != NO_TORCH
+        if wanted and to_do == NO_TORCH:
+            to_do += ", or ask for --knowledge black_box alone to say that it is known"
+        return "error" if wanted else "warning", (
+            f"Black box only: no white-box attack was possible on {name}, since {system.shut}; "
+            f"{to_do}."
+        )
+    straight = not system.exact or system.front is not None
+    if "adaptive" not in known and not ("bpda" in known and straight):
+        return "warning", (
+            f"Black box only: white-box attacks on {name} are possible, but were not asked for; "
+            "add adaptive to --knowledge."
+        )
+    if system.exact:
+        return "passed", f"Gradients of {name} reach its input, and attacks follow them."
+    return "note", (
+        f"Attacks on {name} follow gradients in which the identity stands for a step that has "
+        "none (BPDA): they are not exact."
+    )
+
+
+def _remedy(system: System, bare: System) -> str:
+    """Return what to do about a system without gradients: where torch has some, let them pass."""
+    in_front = system.front is not None and bare.gradients
+    if in_front:
+        return (
+            "compute its step in torch, or give the defence the attribute knowledge = 'bpda', so "
+            "that the identity stands for its gradient"
+        )
+    # Behind a defence it is the bare model that has none.
+    model = system.model if system.front is None else bare.model
+    if any(weight.is_floating_point() for weight in model.parameters()):
+        return (
+            "compute the step that cuts the gradient in torch, or name it in the model's attribute "
+            "bpda where it keeps the shape of its input"
+        )
+    return NO_TORCH

@@ -1,0 +1,194 @@
+"""Checks of an attack on a model: does it reach what it must, is it tuned, does it stay inside?
+
+Accuracies are shares of right predictions over the given utterances. Source: Carlini et al. 2019,
+"On evaluating adversarial robustness".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from servax.attacks import APGD, PGD, Attack
+from servax.attacks.problem import logits_of
+from servax.errors import SettingError, ShapeError
+from servax.evaluation.checks.declared import Case, Severity, Verdict, of_model, percent
+from servax.evaluation.realisability import wav_round_trip
+from servax.models import evaluating
+from servax.perturbation import Ball
+from servax.perturbation.sixteen_bit import STEP
+
+FEWEST_RESTARTS = 5
+POINT = 0.01
+"""A point of accuracy."""
+WIDE_STEPS = 20
+"""Steps of an attack whose ball is far larger than it needs."""
+
+
+@of_model(gradients=True)
+def large_epsilon(
+    case: Case,
+    *,
+    attack: Callable[[float], Attack] | None = None,
+    share: float = 0.25,
+    fallen: Tensor | None = None,
+) -> Verdict:
+    """Say whether a large ball breaks the model, and one as wide as the bounds every utterance.
+
+    Balls are nested: who is wrong without attack, or fell in a smaller one, has fallen in a larger
+    one, and only the others are attacked there. `error`: with a radius of `share` of the range the
+    accuracy stays above chance (1 / K) by more than one utterance, or with the whole range above 0
+    by more than one: there the attack, not the model, decides. `not-measured`: fewer than two
+    utterances.
+
+    Args:
+        case: The model.
+        attack: From a radius to the attack, such as ``lambda radius: PGD(epsilon=radius, ...)``;
+            its step should grow with the radius. By default Auto-PGD.
+        share: The large radius: the norm of a change of all elements by this share of the range.
+        fallen: Who fell in a smaller ball, bool (B,); by default who falls to the case's attack.
+    """
+    model, x, y, draws = case.faced, case.x, case.y, case.votes
+    if len(x) < 2:
+        told = "One utterance more or less is all of them."
+        return "not-measured", told, {}
+    votes = _votes(model, x, draws)
+    standing = votes.argmax(dim=1) == y
+    if fallen is None:
+        fallen = _votes(model, case.attacked, 1).argmax(dim=1) != y
+    standing &= ~fallen
+    attack = attack or _wide(case)
+    accuracies, radii = [], []
+    for part in (share, 1.0):
+        probe = attack(1.0)
+        width = part * (probe.bounds[1] - probe.bounds[0])
+        radius = float(probe.ball.norm(torch.full_like(x[:1], width)))
+        rows = torch.nonzero(standing).squeeze(1)
+        if len(rows):
+            moved = attack(radius)(model, x[rows], y[rows], generator=case.generator)
+            standing[rows] = _votes(model, moved, draws).argmax(dim=1) == y[rows]
+        accuracies.append(float(standing.double().mean()))
+        radii.append(radius)
+    large, unbounded = accuracies
+    chance, one = 1.0 / votes.shape[1], 1.0 / len(x) + 1e-9
+    told = (
+        f"Accuracy {percent(large)} at radius {radii[0]:g} (chance {percent(chance)}) and "
+        f"{percent(unbounded)} at radius {radii[1]:g}, the whole range."
+    )
+    evidence = {"radii": radii, "accuracies": accuracies, "chance": chance}
+    severity: Severity = "error" if large > chance + one or unbounded > one else "passed"
+    return severity, told, evidence
+
+
+def _wide(case: Case) -> Callable[[float], Attack]:
+    # Auto-PGD, since in a ball that wide a fixed step leads to where ReLUs have no gradient. Who
+    # leaves at the first draw that errs was lucky: a random system is attacked to the end.
+    return lambda radius: APGD(
+        epsilon=radius,
+        norm=case.attack.norm,
+        bounds=case.bounds,
+        steps=WIDE_STEPS,
+        early_stop=case.votes == 1,
+    )
+
+
+@of_model(gradients=True)
+def inside_ball(case: Case, *, adversarial: Tensor | None = None) -> Verdict:
+    """Say whether adversarial inputs are inside ball and bounds, and still are as 16-bit WAV files.
+
+    `error`: some are outside, by more than rounding, or as WAV files by more than one 16-bit step
+    per sample. By less is what writing a file does to any sound: the sentence tells it.
+
+    Args:
+        case: The model; waveforms (B, T) of a sample rate are written and read.
+        adversarial: What the attack returned, (B, ...), by default that of the case.
+
+    Raises:
+        ShapeError: The two do not have one shape, or are no waveforms although a rate is given.
+    """
+    x, ball, bounds = case.x, case.attack.ball, case.bounds
+    adversarial = case.attacked if adversarial is None else adversarial
+    if adversarial.shape != x.shape:
+        raise ShapeError("adversarial", adversarial.shape, f"{tuple(x.shape)}, that of x")
+    outside = int(((adversarial < bounds[0]) | (adversarial > bounds[1])).sum())
+    distance = float(ball.norm(adversarial - x).max())
+    evidence = {"radius": ball.radius, "distance": distance, "elements_out_of_bounds": outside}
+    told = f"At most {distance:.6g} from the clean input (radius {ball.radius:g})"
+    told += f", {outside} elements out of bounds"
+    inside = distance <= _limit(x, ball, 0.0) and not outside
+    severity: Severity = "passed" if inside else "error"
+    if case.sample_rate is not None:
+        if x.ndim != 2:
+            raise ShapeError("adversarial", x.shape, "waveforms (B, T), or no sample_rate")
+        written = float(ball.norm(wav_round_trip(adversarial, case.sample_rate) - x).max())
+        evidence["distance_as_wav"] = written
+        told += f"; {written:.6g} once written as 16-bit WAV"
+        if inside and not written <= _limit(x, ball, 0.0):
+            told += ", by the rounding of the file alone" * (written <= _limit(x, ball, STEP))
+            severity = "passed" if written <= _limit(x, ball, STEP) else "error"
+    return severity, f"{told}.", evidence
+
+
+def _limit(x: Tensor, ball: Ball, step: float) -> float:
+    """Return the radius with room for rounding, and for `step` in each element."""
+    rounding = 4.0 * torch.finfo(x.dtype).eps * (float(x.abs().max()) + ball.radius)
+    slack = float(ball.norm(torch.full_like(x[:1], rounding + step)))
+    return ball.radius * (1 + 1e-5) + slack
+
+
+@of_model(gradients=True)
+def restarts_and_steps(case: Case, *, restarts: int = FEWEST_RESTARTS) -> Verdict:
+    """Say whether random restarts or another step size are stronger than the settings used.
+
+    The accuracy under the case's attack is compared with that of the worst case over `restarts`
+    random starts and with that of one run for each step of radius / 10, radius / 4, radius / 2 and
+    2.5 · radius / steps (Madry et al. 2018). `warning`: the best of them is lower by more than a
+    point, and by more than one utterance. About (restarts + 5) · steps gradients.
+
+    Raises:
+        SettingError: Fewer than 5 restarts, or a radius of 0.
+    """
+    model, x, y, draws = case.faced, case.x, case.y, case.votes
+    attack = case.attack
+    if restarts < FEWEST_RESTARTS:
+        raise SettingError("restarts", restarts, f"a whole number of at least {FEWEST_RESTARTS}")
+    if attack.epsilon <= 0:
+        raise SettingError("epsilon", attack.epsilon, "a number above 0, there is nothing to sweep")
+
+    def right(setting: PGD) -> Tensor:
+        return (
+            _votes(model, setting(model, x, y, generator=case.generator), draws).argmax(dim=1) == y
+        )
+
+    used = float(right(attack).double().mean())
+    started = replace(attack, random_start=True)
+    survivors = torch.stack([right(started) for _ in range(restarts)]).all(dim=0)
+    found = {f"{restarts} restarts": float(survivors.double().mean())}
+    for step in _steps(attack):
+        found[f"step {step:g}"] = float(right(replace(attack, step=step)).double().mean())
+    best = min(found, key=lambda name: found[name])
+    gain = used - found[best]
+    weak = gain > POINT and gain > 1.0 / len(x) + 1e-9
+    told = (
+        f"Accuracy {percent(used)} with the settings used (step {attack.step:g}), "
+        f"{percent(found[best])} with the strongest of {len(found)} others ({best})."
+    )
+    evidence: dict[str, Any] = {"used": used, "best": best, "found": found}
+    severity: Severity = "warning" if weak else "passed"
+    return severity, told, evidence
+
+
+def _steps(attack: PGD) -> list[float]:
+    radius = attack.epsilon
+    return sorted({radius / 10, radius / 4, radius / 2, 2.5 * radius / int(attack.steps)})
+
+
+def _votes(model: nn.Module, x: Tensor, draws: int) -> Tensor:
+    """Return for each class how many of `draws` passes predict it, (B, K)."""
+    with evaluating(model), torch.no_grad():
+        passes = [logits_of(model, x) for _ in range(draws)]
+    return torch.stack([nn.functional.one_hot(p.argmax(1), p.shape[1]) for p in passes]).sum(dim=0)

@@ -1,0 +1,498 @@
+"""Checks of a table of records: does an attack get stronger where it must, is all there and true?
+
+All are functions of records alone (`servax.evaluation.records`). An utterance is broken when its
+prediction is not its label. UARs are compared on the utterances that both conditions hold, with a
+tolerance of one utterance. Source: Carlini et al. 2019, "On evaluating adversarial robustness",
+section 4 and appendix A.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import linear_sum_assignment
+
+from servax.evaluation.checks.declared import SEVERITIES, Severity, Verdict, of_records, percent
+from servax.evaluation.metrics import confusion, uar
+from servax.evaluation.protocol import UNDEFENDED
+from servax.evaluation.statistics import FEWEST_SPEAKERS, Interval, SpeakerDraws, interval_of
+from servax.evaluation.worst_case import worst_case
+
+UTTERANCE = ["utterance", "fold", "seed"]
+"""What makes two rows of one system speak of the same utterance."""
+WHITE_BOX = ("adaptive", "bpda")
+"""Knowledge of an attacker who goes through the defence."""
+NOISE = "noise"
+"""Name under which random noise stands, whatever its knowledge."""
+POINT = 0.01
+"""A point of UAR."""
+FEWEST_GAINED = 0.1
+"""Gain in UAR below which another order of the classes is no sign of wrong labels."""
+MASKED_SHARE = 0.02
+"""Share of utterances that only a weaker attacker breaks, above which it is no accident."""
+Row = dict[str, Any]
+
+
+def white_box(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of attackers who know the system.
+
+    Nothing stands before the bare target, so its oblivious attack is a white-box one.
+    """
+    bare = (rows["defence"] == UNDEFENDED) & (rows["knowledge"] == "oblivious")
+    return rows[rows["knowledge"].isin(WHITE_BOX) | bare]
+
+
+def _at(rows: pd.DataFrame, strength: float, attack: str | None = None) -> pd.DataFrame:
+    """Return the rows at one strength, of one attack or of all."""
+    rows = rows[np.isclose(rows["strength"], strength, rtol=1e-6)]
+    return rows if attack is None else rows[rows["attack"] == attack]
+
+
+def _strengths(rows: pd.DataFrame, attack: str | None = None) -> list[float]:
+    """Return the strengths of one attack or of all, rising."""
+    some = rows if attack is None else rows[rows["attack"] == attack]
+    return sorted(map(float, some["strength"].unique()))
+
+
+def _attacks(rows: pd.DataFrame) -> list[str]:
+    """Return the names of the attacks in rows, sorted, noise left out."""
+    return sorted({str(name) for name in rows["attack"].unique()} - {"none", NOISE})
+
+
+def _keys(rows: pd.DataFrame) -> set[tuple[Any, ...]]:
+    """Return the utterances of rows, as tuples of `UTTERANCE`."""
+    return set(rows[UTTERANCE].itertuples(index=False, name=None))
+
+
+def _broken(rows: pd.DataFrame) -> set[tuple[Any, ...]]:
+    """Return the utterances with a wrong prediction."""
+    return _keys(rows[rows["prediction"] != rows["label"]])
+
+
+def _score(rows: pd.DataFrame) -> float:
+    return uar(rows["label"].to_numpy(object), rows["prediction"].to_numpy(object))
+
+
+def one_utterance(rows: pd.DataFrame) -> float:
+    """Return by how much the UAR moves, at most, when one utterance changes sides."""
+    counts = rows["label"].value_counts()
+    return float(1.0 / (len(counts) * counts.min()))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """UARs of two conditions of one system on the utterances that both hold."""
+
+    first: float
+    """UAR of the first condition."""
+    second: float
+    """UAR of the second condition."""
+    tolerance: float
+    """What one utterance is worth, with room for rounding."""
+    utterances: int
+    """How many both hold."""
+
+    @property
+    def rises(self) -> bool:
+        """Whether the second is above the first by more than an utterance."""
+        return self.second > self.first + self.tolerance
+
+
+def pair(first: pd.DataFrame, second: pd.DataFrame) -> Pair | None:
+    """Return the UARs of two conditions, or None where they share no utterance."""
+    keys = [pd.MultiIndex.from_frame(rows[UTTERANCE]) for rows in (first, second)]
+    here, there = first[keys[0].isin(keys[1])], second[keys[1].isin(keys[0])]
+    if here.empty:
+        return None
+    return Pair(_score(here), _score(there), one_utterance(here) + 1e-9, len(here))
+
+
+def _once(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with each utterance once: of two kinds of knowledge, the worse outcome."""
+    right = (rows["prediction"] == rows["label"]).sort_values(kind="stable").index
+    return rows.loc[right].drop_duplicates(UTTERANCE)
+
+
+def _by_knowledge(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, Severity]]:
+    """Yield the rows of each knowledge, and how bad it is when they are as they must not be."""
+    known = set(white_box(rows).index)
+    for knowledge, part in rows.groupby("knowledge"):
+        yield str(knowledge), part, "error" if known & set(part.index) else "warning"
+
+
+def _worst(
+    compared: Sequence[Row], sentence: str, gap: tuple[str, str | None], **names: str
+) -> Verdict:
+    """Return the verdict whose sentence tells the comparison with the worst outcome.
+
+    Args:
+        compared: Comparisons, each with its numbers and its severity.
+        sentence: What is said of one, with the names of its numbers in braces.
+        gap: The number that counts, and the one it is compared with.
+        **names: What else stands in the sentence.
+    """
+    if not compared:
+        return "not-measured", "The records hold no such pair.", {}
+    severity = min((row["severity"] for row in compared), key=SEVERITIES.index)
+    told = max(
+        (row for row in compared if row["severity"] == severity),
+        key=lambda row: row[gap[0]] - (row[gap[1]] if gap[1] else 0.0),
+    )
+    shown = {
+        key: percent(value) if key.startswith(("uar", "chance", "moved")) else value
+        for key, value in told.items()
+    }
+    count = sum(row["severity"] != "passed" for row in compared)
+    statement = (
+        f"{count} of {len(compared)} comparisons fail; "
+        f"{'the worst' if count else 'the nearest'}: {sentence.format(**shown, **names)}."
+    )
+    return severity, statement, {"comparisons": list(compared)}
+
+
+@of_records(among="all")
+def clean_score(rows: pd.DataFrame) -> Verdict:
+    """Say whether a system recognises anything at all without an attack.
+
+    `warning`: the 95 % interval of the clean UAR (bootstrap over speakers, over utterances where
+    there are fewer than 5) reaches down to chance, one over the number of classes in the records:
+    a head without training, labels in another order, or sound that the model does not understand;
+    or another order of its classes scores higher, on all of the interval. `not-measured`: no clean
+    rows.
+    """
+    clean = rows[rows["attack"] == "none"]
+    if clean.empty:
+        return "not-measured", "The records hold no clean input.", {}
+    labels, predictions = (clean[name].to_numpy(object).astype(str) for name in _SAID)
+    chance, found = 1.0 / len(np.unique(labels)), uar(labels, predictions)
+    order = _best_order(labels, predictions)
+    reordered = np.array([order.get(name, name) for name in predictions])
+    best = uar(labels, reordered)
+    by = "speaker" if clean["speaker"].nunique() >= FEWEST_SPEAKERS else "utterance"
+    # One utterance alone has no interval: it is all that is known.
+    shown, gain = Interval(found, found), Interval(best - found, best - found)
+    if len(clean[by].unique()) > 1:
+        draws = SpeakerDraws(clean[by].to_numpy(object).astype(str))
+        drawn = draws.uar(labels, predictions)
+        shown, gain = interval_of(drawn), interval_of(draws.uar(labels, reordered) - drawn)
+    told = (
+        f"The clean UAR is {percent(found)} ({percent(shown.low)} to {percent(shown.high)} over "
+        f"{by}s), chance {percent(chance)}"
+    )
+    severity: Severity = "passed"
+    if shown.low <= chance:
+        severity = "warning"
+        told += ": not shown to be above chance, so that the figures under attack say little"
+    if best - found >= FEWEST_GAINED and gain.low > 0:
+        severity = "warning"
+        told += (
+            f"; with its classes in another order it would be {percent(best)}: compare the labels "
+            "with the order of the model's outputs"
+        )
+    evidence = {
+        "uar": found,
+        "low": shown.low,
+        "high": shown.high,
+        "resampled": by,
+        "chance": chance,
+        "uar_reordered": best,
+        "order": order,
+    }
+    return severity, f"{told}.", evidence
+
+
+_SAID = ("label", "prediction")
+
+
+def _best_order(labels: np.ndarray, predictions: np.ndarray) -> dict[str, str]:
+    """Return for each predicted class the one that it would have to be called to score best."""
+    names = np.unique(labels)
+    every = [*names, *np.setdiff1d(predictions, names)]
+    counts = confusion(labels, predictions, every)[: len(names), : len(names)]
+    shares = counts / np.unique(labels, return_counts=True)[1][:, None]
+    true, called = linear_sum_assignment(shares, maximize=True)
+    return {str(names[k]): str(names[i]) for i, k in zip(true, called, strict=True)}
+
+
+@of_records(needs="white-box", among="one size")
+def pgd_at_least_fgsm(
+    rows: pd.DataFrame,
+    *,
+    fgsm: str = "fgsm",
+    pgd: str = "pgd",
+    pairs: Sequence[tuple[float, float]] | None = None,
+) -> Verdict:
+    """Say whether many steps are at least as strong as one: UAR under PGD is not above FGSM's.
+
+    `error`: it is, for an attacker who knows the system. `warning`: it is, for one who does not;
+    many steps may then fit the wrong model. `not-measured`: no strength in common.
+
+    Args:
+        rows: Records.
+        fgsm: Name of the one-step attack.
+        pgd: Name of the attack with many steps.
+        pairs: (strength of FGSM, strength of PGD) with the same radius, where the records count
+            PGD's steps instead; default: equal strengths.
+    """
+    compared: list[Row] = []
+    for knowledge, part, rule in _by_knowledge(rows):
+        both = sorted(set(_strengths(part, fgsm)) & set(_strengths(part, pgd)))
+        for epsilon, strength in pairs or [(value, value) for value in both]:
+            found = pair(_at(part, epsilon, fgsm), _at(part, strength, pgd))
+            if found is not None:
+                compared.append(
+                    {
+                        "knowledge": knowledge,
+                        "epsilon": epsilon,
+                        "strength": strength,
+                        "uar_fgsm": found.first,
+                        "uar_pgd": found.second,
+                        "severity": rule if found.rises else "passed",
+                    }
+                )
+    told = "UAR under {pgd} {uar_pgd} against {uar_fgsm} under {fgsm} of the same size"
+    return _worst(compared, told, ("uar_pgd", "uar_fgsm"), pgd=pgd, fgsm=fgsm)
+
+
+@of_records(needs="white-box")
+def twice_the_steps(rows: pd.DataFrame, *, attack: str = "pgd", doubled: str = "pgd-2x") -> Verdict:
+    """Say whether the attack has converged: twice the steps move the UAR by less than a point.
+
+    `warning`: they move it by a point or more, and by more than one utterance (which is worth more
+    than a point where a class has few). `not-measured`: no strength and knowledge in common.
+
+    Args:
+        rows: Records.
+        attack: Name of the attack.
+        doubled: Name of the same attack with twice its steps.
+    """
+    compared: list[Row] = []
+    for knowledge, part, _ in _by_knowledge(rows):
+        for strength in _strengths(part, attack):
+            found = pair(_at(part, strength, attack), _at(part, strength, doubled))
+            if found is not None:
+                moved = abs(found.second - found.first)
+                moves = moved >= POINT and moved > found.tolerance
+                compared.append(
+                    {
+                        "knowledge": knowledge,
+                        "strength": strength,
+                        "uar": found.first,
+                        "uar_doubled": found.second,
+                        "moved": moved,
+                        "severity": "warning" if moves else "passed",
+                    }
+                )
+    told = "UAR {uar} under {name} of strength {strength:g}, {uar_doubled} with twice the steps"
+    return _worst(compared, told, ("moved", None), name=attack)
+
+
+@of_records(needs="white-box", among="one size")
+def white_box_at_least_black_box(rows: pd.DataFrame) -> Verdict:
+    """Say whether knowing the system helps: what others break, a white-box attack breaks too.
+
+    An utterance that a black-box, transfer or oblivious attack breaks, but no white-box attack of
+    the same strength, is evidence of gradient masking (Athalye et al. 2018). `error`: more than
+    2 % of the utterances at some strength. `warning`: any. `not-measured`: no strength that both
+    kinds of attacker have.
+    """
+    known = white_box(rows)
+    others = rows.drop(known.index)
+    others = others[others["attack"] != "none"]
+    compared: list[Row] = []
+    for strength in _strengths(known):
+        here, there = _at(known, strength), _at(others, strength)
+        shared = _keys(here) & _keys(there)
+        if shared:
+            missed = sorted((_broken(there) & shared) - _broken(here))
+            compared.append(
+                {
+                    "strength": strength,
+                    "utterances": len(shared),
+                    "missed": [str(name) for name, *_ in missed],
+                    "share": len(missed) / len(shared),
+                }
+            )
+    if not compared:
+        told = "No strength has both a white-box attack and one by an attacker who knows less."
+        return "not-measured", told, {}
+    most = max(compared, key=lambda row: row["share"])
+    share = float(most["share"])
+    severity: Severity = "error" if share > MASKED_SHARE else "warning" if share else "passed"
+    told = (
+        f"{len(most['missed'])} of {most['utterances']} utterances ({percent(share)}) are broken "
+        "by an attacker who knows less but by no white-box attack of the same strength "
+        f"({most['strength']:g})."
+    )
+    return severity, told, {"strengths": compared}
+
+
+@of_records(needs="white-box")
+def noise_weaker(rows: pd.DataFrame) -> Verdict:
+    """Say whether white-box attacks do more than random noise of the same size.
+
+    `error`: the UAR under some attack is above that under noise by more than an utterance.
+    `warning`: it is not below by more than that, and not 0. `not-measured`: no noise of the same
+    strength as a white-box attack.
+    """
+    compared: list[Row] = []
+    known = white_box(rows)
+    for attack in _attacks(known):
+        for strength in _strengths(known, attack):
+            quiet = _at(rows, strength, NOISE).drop_duplicates(UTTERANCE)
+            found = pair(quiet, _once(_at(known, strength, attack)))
+            if found is None:
+                continue
+            severity: Severity = "passed"
+            if found.rises:
+                severity = "error"
+            elif found.second > 0 and found.second >= found.first - found.tolerance:
+                severity = "warning"
+            compared.append(
+                {
+                    "attack": attack,
+                    "strength": strength,
+                    "uar_noise": found.first,
+                    "uar_attack": found.second,
+                    "severity": severity,
+                }
+            )
+    told = "UAR {uar_attack} under {attack}, {uar_noise} under noise of strength {strength:g}"
+    return _worst(compared, told, ("uar_attack", "uar_noise"))
+
+
+@of_records()
+def uar_falls_with_strength(rows: pd.DataFrame) -> Verdict:
+    """Say whether the UAR never rises with the strength of an attack, from clean input on.
+
+    `error`: it rises by more than an utterance, for an attacker who knows the system. `warning`: it
+    does, for one who does not. `not-measured`: fewer than two strengths, clean input counted.
+    """
+    clean = rows[rows["attack"] == "none"]
+    attacked = rows[rows["attack"] != "none"]
+    compared: list[Row] = []
+    for name, every in attacked.groupby("attack"):
+        attack = str(name)
+        for knowledge, part, rule in _by_knowledge(every):
+            steps = [(value, _at(part, value)) for value in _strengths(part)]
+            for (low, before), (high, after) in pairwise([(0.0, clean), *steps]):
+                found = pair(before, after)
+                if found is not None:
+                    compared.append(
+                        {
+                            "attack": attack,
+                            "knowledge": knowledge,
+                            "from": low,
+                            "to": high,
+                            "uar_from": found.first,
+                            "uar_to": found.second,
+                            "severity": rule if found.rises else "passed",
+                        }
+                    )
+    told = "UAR under {attack} {uar_to} at strength {to:g} against {uar_from} at {from:g}"
+    return _worst(compared, told, ("uar_to", "uar_from"))
+
+
+@of_records(needs="defences", with_bare=True)
+def attack_breaks_undefended(rows: pd.DataFrame) -> Verdict:
+    """Say whether each white-box attack on a defence breaks the undefended twin.
+
+    Both are compared at the largest strength of the attack on the defence. `error`: the twin's UAR
+    stays above chance (1 / classes) under each of them, so the attacks are at fault. `warning`: it
+    does under some, which add nothing to those that break it. `not-measured`: no white-box attack
+    on the defence, or none with its name and strength on the twin.
+    """
+    bare = rows["defence"] == UNDEFENDED
+    known, twins = white_box(rows[~bare]), white_box(rows[bare])
+    chance = 1.0 / rows[~bare]["label"].nunique()
+    compared: list[Row] = []
+    for attack in _attacks(known):
+        strength = max(_strengths(known, attack))
+        twin = _once(_at(twins, strength, attack))
+        if not twin.empty:
+            compared.append(
+                {
+                    "attack": attack,
+                    "strength": strength,
+                    "uar_undefended": _score(twin),
+                    "uar_defended": _score(_once(_at(known, strength, attack))),
+                    "chance": chance,
+                    "severity": "warning" if _score(twin) > chance + 1e-9 else "passed",
+                }
+            )
+    if all(row["severity"] == "warning" for row in compared):
+        compared = [{**row, "severity": "error"} for row in compared]
+    told = "UAR {uar_undefended} of the undefended twin under {attack} of strength {strength:g}"
+    return _worst(compared, told + ", chance {chance}", ("uar_undefended", None))
+
+
+@of_records(among="all")
+def knowledge_complete(
+    rows: pd.DataFrame, *, eot_draws: Mapping[str, int] | None = None
+) -> Verdict:
+    """Say whether each defence met an attacker who knows it, and EOT where it is random.
+
+    `error`: oblivious, transfer or black-box results without an adaptive or BPDA one; or a random
+    defence whose gradients were not averaged over draws (expectation over transformation, Athalye
+    et al. 2018). `not-measured`: no attack at all. An oblivious attacker of the bare target knows
+    it; one who only asks it, or attacks another model, does not.
+
+    Args:
+        rows: Records.
+        eot_draws: Draws per gradient in the white-box attacks, of each defence that is random.
+    """
+    name, every = str(rows["defence"].iloc[0]), eot_draws or {}
+    attacked = rows[rows["attack"] != "none"]
+    counts = {str(k): int(v) for k, v in attacked.groupby("knowledge").size().items()}
+    draws = every.get(name, 1)
+    severity: Severity = "error"
+    if not counts:
+        severity, told = "not-measured", "The records hold no attack."
+    elif white_box(attacked).empty:
+        told = f"Only {', '.join(sorted(counts))} attacks: no attacker who knows the system."
+    elif name in every and draws < 2:
+        told = "The defence is random, but gradients were taken from single draws, without EOT."
+    else:
+        severity, told = "passed", f"Attacked with knowledge {', '.join(sorted(counts))}."
+    return severity, told, {"rows": counts, "random": name in every, "eot_draws": draws}
+
+
+@of_records()
+def worst_case_below_minimum(rows: pd.DataFrame) -> Verdict:
+    """Give the worst case of each utterance beside the lowest mean of an attack.
+
+    `note`: at some strength the worst case over attacks is lower by a point or more: it is the
+    figure to report. `passed`: the strongest attack is as good as all together. `not-measured`: no
+    strength and knowledge has two attacks.
+    """
+    compared: list[Row] = []
+    attacked = rows[rows["attack"] != "none"]
+    for (knowledge, _), part in attacked.groupby(["knowledge", "strength"]):
+        means = {str(name): _score(some) for name, some in part.groupby("attack")}
+        if len(means) > 1:
+            strongest = min(means, key=lambda name: means[name])
+            compared.append(
+                {
+                    "knowledge": str(knowledge),
+                    "strength": float(part["strength"].iloc[0]),
+                    "uar_worst_case": _score(worst_case(part, knowledge=str(knowledge))),
+                    "uar_minimum": means[strongest],
+                    "strongest": strongest,
+                    "uar_attacks": means,
+                }
+            )
+    if not compared:
+        return "not-measured", "No strength and knowledge has two attacks.", {}
+    most = max(compared, key=lambda row: row["uar_minimum"] - row["uar_worst_case"])
+    gap = most["uar_minimum"] - most["uar_worst_case"]
+    told = (
+        f"Over {len(most['uar_attacks'])} {most['knowledge']} attacks of strength "
+        f"{most['strength']:g} the UAR of the worst case is {percent(most['uar_worst_case'])}, the "
+        f"lowest mean ({most['strongest']}) {percent(most['uar_minimum'])}."
+    )
+    return "note" if gap >= POINT else "passed", told, {"conditions": compared}
