@@ -1,4 +1,4 @@
-"""What it is worth to keep freed memory in the process (`servax.cli.memory`), as the commands do.
+"""What it is worth to keep freed memory in the process (`servax.cli`), as the commands do.
 
 Work of full size runs in processes that hand freed memory back, as a library's host does by
 default, and in others that keep it, by turns: a gradient of the folded VGG-16 with respect to its
@@ -24,7 +24,7 @@ from subject import Subject, add_subject, subject
 from torch import nn
 
 from servax.attacks.gradient import class_loss
-from servax.cli.memory import keep_freed_memory
+from servax.cli import keep_freed_memory
 from servax.errors import ServaxError
 from servax.perturbation import input_gradient
 

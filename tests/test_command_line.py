@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from servax.cli import main, spelled
-from servax.cli.running import fitting
+from servax.cli import main
+from servax.cli.commands import arranged
+from servax.cli.run import Run, fitting
 from servax.errors import PathError, unwritable
 from servax.pretrained import names
 
@@ -134,7 +135,6 @@ def test_debug_shows_where_it_happened(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize(
     ("given", "known"),
     [
-        ("-o", "--out"),
         ("--held-out=3", "--held_out=3"),
         ("a-b", "a-b"),
         ("--x=a-b", "--x=a-b"),
@@ -143,7 +143,7 @@ def test_debug_shows_where_it_happened(capsys: pytest.CaptureFixture[str]) -> No
     ],
 )
 def test_options_are_spelled_with_dashes(given: str, known: str) -> None:
-    assert spelled(given) == known
+    assert arranged(Run, [given]) == [known]
 
 
 def test_corpus_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,7 +189,7 @@ def test_what_a_model_raises_is_told_and_a_fault_of_ours_is_not_hidden(
     def fails(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("servax.cli.auto_cli", fails)
+    monkeypatch.setattr("servax.cli.corpus.List.__call__", fails)
     with pytest.raises(ZeroDivisionError):
         main(["corpus", "list"])
     error.add_note("the model was given inputs (1, 2)")

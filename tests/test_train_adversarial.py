@@ -9,7 +9,7 @@ import pytest
 
 from servax import audio
 from servax.cli import main
-from servax.cli.adversarial import chosen_objectives, chosen_training
+from servax.cli.train import TrainAdversarial
 from servax.defences import MadryPGD, Trades, Vanilla
 from servax.recognition import Recogniser
 from servax.training import read_log
@@ -101,19 +101,18 @@ def test_refusals_come_before_any_work(
 
 
 def test_one_model_for_each_size_of_the_paper() -> None:
-    none = {"step": None, "radius": None, "steps": None}
-    names = [o.name for o in chosen_objectives("similarity", None, **none)]
+    names = [o.name for o in TrainAdversarial("c").objectives]
     assert names == [f"adversarial-similarity-0.0{e}" for e in ("03", "06", "09", "12", "15")]
-    assert chosen_objectives("vanilla", 0.02, **none) == [Vanilla(0.02)]
-    assert chosen_objectives("pgd-at", None, step=0.01, radius=0.03, steps=2) == [
-        MadryPGD(0.01, 0.03, 2)
-    ]
-    assert chosen_objectives("trades", None, **none) == [Trades()]
+    single = TrainAdversarial("c", objective="vanilla", epsilon=0.02)
+    assert single.objectives == [Vanilla(0.02)]
+    walk = TrainAdversarial("c", objective="pgd-at", step=0.01, radius=0.03, steps=2)
+    assert walk.objectives == [MadryPGD(0.01, 0.03, 2)]
+    assert TrainAdversarial("c", objective="trades").objectives == [Trades()]
 
 
 def test_the_plain_part_keeps_its_share() -> None:
-    assert chosen_training("ren2020", None).iterations == 10_000
-    tenth = chosen_training("ren2020", 1_000)
+    assert TrainAdversarial("c").training.iterations == 10_000
+    tenth = TrainAdversarial("c", iterations=1_000).training
     assert (tenth.iterations, tenth.plain_iterations) == (1_000, 100)
-    assert chosen_training("short", 14).plain_iterations == 10
-    assert chosen_training("short", 1).plain_iterations == 0
+    assert TrainAdversarial("c", schedule="short", iterations=14).training.plain_iterations == 10
+    assert TrainAdversarial("c", schedule="short", iterations=1).training.plain_iterations == 0

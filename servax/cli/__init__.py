@@ -1,45 +1,24 @@
-"""The command line: strings become objects here and nowhere else.
-
-This module and `commands` load no torch, so that ``servax --help`` answers at once.
-"""
+"""The command line: strings become objects here and nowhere else."""
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 
-from jsonargparse import ArgumentError, ArgumentParser, auto_cli
+from jsonargparse import ArgumentError
 
-from servax.cli.commands import COMMANDS
-from servax.cli.positional import joined_lists, second_run
+from servax.cli.commands import parsed
+from servax.cli.output import say
 from servax.errors import ServaxError, closed
 
 BAD_USE = 2
 FAILED = 1
-FLAGS = (
-    "--json",
-    "--overwrite",
-    "--dry-run",
-    "--status",
-    "--masking",
-    "--allow-open",
-    "--page",
-    "--int8",
-)
-"""Options that need no value."""
 HEAVY = ("demo", "run", "train", "attack", "audit", "calibrate")
 """Commands whose process computes on large tensors and ends with it."""
-
-
-class _Parser(ArgumentParser):
-    """Shows each option's unit and default, and leaves errors to `main`."""
-
-    def __init__(self, *arguments: object, **settings: object) -> None:
-        settings.setdefault("exit_on_error", False)
-        super().__init__(*arguments, **settings)  # type: ignore[arg-type]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,25 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     if arguments is None and given[:1] and given[0] in HEAVY:
-        from servax.cli.memory import keep_freed_memory
-
         keep_freed_memory()
-    given = [spelled(argument) for argument in given if argument != "--debug"]
     try:
-        code = auto_cli(
-            COMMANDS,
-            args=joined_lists(second_run(given)) or ["--help"],
-            prog="servax",
-            parser_class=_Parser,
-            description="Vaccinate speech emotion recognition against adversarial attacks. "
-            "Add --debug to any command for a traceback.",
-        )
+        return parsed([word for word in given if word != "--debug"])()
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else BAD_USE
     except KeyboardInterrupt:
         return _refuse("interrupted; run the same command again to go on.", 130, debug=debug)
     except ArgumentError as error:
-        return _refuse(_one_line(error), BAD_USE, debug=debug)
+        lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+        return _refuse(" ".join(lines[:2]), BAD_USE, debug=debug)
     except ServaxError as error:
         return _refuse(str(error), error.exit_code, debug=debug)
     except BrokenPipeError:
@@ -85,31 +55,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A model of the user's own raised it, whatever it is.
         told = " ".join(f"{type(error).__name__}: {error}".split())
         return _refuse(f"the model fails ({told}); {notes[0]}.", FAILED, debug=debug)
-    return int(code or 0)
-
-
-def spelled(argument: str) -> str:
-    """Return an option as the parser knows it: ``-o`` is ``--out``, dashes are underscores."""
-    if argument == "-o":
-        return "--out"
-    if argument in FLAGS:
-        return f"--{argument[2:].replace('-', '_')}=true"
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument[2:].partition("=")
-    return f"--{name.replace('-', '_')}{equals}{value}"
 
 
 def _refuse(sentence: str, code: int, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    from servax.cli.output import say
-
     say(f"servax: {closed(sentence)}")
     return code
 
 
-def _one_line(error: Exception) -> str:
-    """Return a parser's message as one sentence."""
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+"""Numbers of mallopt(3)."""
+LARGEST = 2**30
+"""In bytes: smaller pieces stay in the heap, and so much of its end may be unused."""
+CHOICES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")
+"""Variables by which a user decides for glibc."""
+
+
+def keep_freed_memory() -> bool:
+    """Keep what this process frees, instead of handing it back; say whether it will be so.
+
+    What glibc frees above 32 MiB goes back to the system at once, and what it gets anew must be
+    zeroed page by page. Activations of a full-width VGG-16 take 100 MiB each, so that a tenth to a
+    third of a training step or an attack was spent so (benchmarks/notes.md). A library must not
+    decide this for its host; the command line owns its process.
+
+    It will not where the C library is not glibc, nor where a variable of mallopt(3) or
+    GLIBC_TUNABLES decides already.
+    """
+    chosen = any(name in os.environ for name in CHOICES)
+    if chosen or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is None:
+        return False
+    return all(mallopt(name, LARGEST) == 1 for name in (TRIM_THRESHOLD, MMAP_THRESHOLD))

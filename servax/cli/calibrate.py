@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from servax.cli.output import bar, print_json, print_table, say
-from servax.cli.running import command_line
+from servax.cli.commands import part
+from servax.cli.output import bar, command_line, print_json, print_table, say
+from servax.cli.train import FoldChoice
 from servax.corpora import Fold, cache_folder, load
 from servax.errors import SettingError
 from servax.evaluation.calibration import (
@@ -44,96 +45,92 @@ SAME_DB = 1e-3
 """Two machines may differ by this much in the level of a training speaker, in dB."""
 
 
-def calibrate_pgd(
-    corpus: str,
-    model: str,
-    out: str,
-    *,
-    root: str | None,
-    scheme: str,
-    groups: int,
-    held_out: int,
-    grid: CalibrationGrid,
-    utterances: int | None,
-    batch_size: int,
-    device: str,
-    as_json: bool,
-) -> int:
-    """Sweep the pairs, keep curves, table and picture in `out`, show the table."""
-    compute = Compute(device=device)
-    compute.resolve()  # a wrong device is refused before any work is done
-    if batch_size < 1:
-        raise SettingError("batch_size", batch_size, "a whole number of at least 1")
-    recogniser = Recogniser.from_pretrained(Path(model))
-    fold, features = _fold(recogniser, model, corpus, root, scheme, groups, held_out)
-    units = _units(recogniser, model, fold, features)
-    chosen = spread(fold.test, utterances)
-    with bar("calibrating") as update:
-        frame = risks(
-            frozen(recogniser.network),
-            Dataset(chosen, features, recogniser.scale),
-            grid,
-            batch_size=batch_size,
-            compute=compute,
-            progress=update,
-        )
-    pairs = summary(frame)
-    for name, per_unit in units.items():
-        pairs[f"radius_{name}"] = pairs["radius"] * per_unit
-    found = {
-        **provenance(command_line()),
-        "corpus": corpus,
-        "fold": held_out,
-        "fold_hash": fold.hash[:16],
-        "model": str(model),
-        "width": recogniser.network.settings.width,
-        "utterances": len(chosen),
-        "right": int(frame["right"].iloc[0]),
-        "grid": asdict(grid),
-        "paper": {"mean_risk": PAPER_RISK, "flat_k": PAPER_FLAT},
-        "rule": RULE,
-        "pairs": pairs.to_dict("records"),
-    }
-    _keep(Path(out), frame, pairs, found)
-    _show(pairs, found, as_json=as_json)
-    say(f"curves, table and picture: {out}")
-    return 0
+@dataclass(frozen=True)
+class Calibrate(FoldChoice, CalibrationGrid):
+    """Measure what PGD of many steps and radii takes from a recogniser, and choose a pair."""
 
+    model: str
+    """Folder of a recogniser trained on the same fold."""
+    _: KW_ONLY
+    out: str = "runs/calibration"
+    """Folder for the curves (CSV), the table (JSON) and the picture (PNG)."""
+    utterances: int | None = None
+    """How many of the group are attacked, spread evenly; default all."""
+    batch_size: int = 16
+    """Utterances attacked together."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    json: bool = False
+    """Print JSON."""
 
-def _fold(
-    recogniser: Recogniser,
-    model: str,
-    corpus: str,
-    root: str | None,
-    scheme: str,
-    groups: int,
-    held_out: int,
-) -> tuple[Fold, Features]:
-    """Return the fold and the features of the whole corpus, once the labels are the model's."""
-    whole = load(corpus, root, scheme=scheme)
-    if recogniser.labels != whole.labels:
-        raise SettingError(
-            "model",
-            model,
-            f"one with the labels of the corpus ({', '.join(whole.labels)}); this one tells apart "
-            f"{', '.join(recogniser.labels)}, try another --scheme",
-        )
-    folds = whole.folds(groups)
-    if not 1 <= held_out <= len(folds):
-        raise SettingError("held_out", held_out, f"a group from 1 to {len(folds)}")
-    heard = sorted(set(recogniser.speakers) & set(folds[held_out - 1].test.speakers))
-    if heard:
-        raise SettingError(
-            "held_out", held_out, f"a group that {model} was not trained on; it was on {heard[0]}"
-        )
-    with bar("features") as update:
-        features = extract(
-            whole,
-            FrontEnd(recogniser.front_end),
-            folder=cache_folder() / "features",
-            progress=update,
-        )
-    return folds[held_out - 1], features
+    def __call__(self) -> int:
+        """Sweep the pairs, keep curves, table and picture in `out`, show the table."""
+        compute = Compute(device=self.device)
+        compute.resolve()  # a wrong device is refused before any work is done
+        if self.batch_size < 1:
+            raise SettingError("batch_size", self.batch_size, "a whole number of at least 1")
+        recogniser = Recogniser.from_pretrained(Path(self.model))
+        fold, features = self._heard(recogniser)
+        units = _units(recogniser, self.model, fold, features)
+        chosen = spread(fold.test, self.utterances)
+        grid = part(CalibrationGrid, self)
+        with bar("calibrating") as update:
+            frame = risks(
+                frozen(recogniser.network),
+                Dataset(chosen, features, recogniser.scale),
+                grid,
+                batch_size=self.batch_size,
+                compute=compute,
+                progress=update,
+            )
+        pairs = summary(frame)
+        for name, per_unit in units.items():
+            pairs[f"radius_{name}"] = pairs["radius"] * per_unit
+        found = {
+            **provenance(command_line()),
+            "corpus": self.corpus,
+            "fold": self.held_out,
+            "fold_hash": fold.hash[:16],
+            "model": str(self.model),
+            "width": recogniser.network.settings.width,
+            "utterances": len(chosen),
+            "right": int(frame["right"].iloc[0]),
+            "grid": asdict(grid),
+            "paper": {"mean_risk": PAPER_RISK, "flat_k": PAPER_FLAT},
+            "rule": RULE,
+            "pairs": pairs.to_dict("records"),
+        }
+        _keep(Path(self.out), frame, pairs, found)
+        if self.json:
+            print_json(found)
+        else:
+            _show(pairs, found)
+        say(f"curves, table and picture: {self.out}")
+        return 0
+
+    def _heard(self, recogniser: Recogniser) -> tuple[Fold, Features]:
+        """Return the fold and the features of the whole corpus, once the labels are the model's."""
+        whole = load(self.corpus, self.root, scheme=self.scheme)
+        if recogniser.labels != whole.labels:
+            raise SettingError(
+                "model",
+                self.model,
+                f"one with the labels of the corpus ({', '.join(whole.labels)}); this one tells "
+                f"apart {', '.join(recogniser.labels)}, try another --scheme",
+            )
+        fold = self.of(whole)
+        heard = sorted(set(recogniser.speakers) & set(fold.test.speakers))
+        if heard:
+            expected = f"a group that {self.model} was not trained on; it was on {heard[0]}"
+            raise SettingError("held_out", self.held_out, expected)
+        with bar("features") as update:
+            features = extract(
+                whole,
+                FrontEnd(recogniser.front_end),
+                folder=cache_folder() / "features",
+                progress=update,
+            )
+        return fold, features
 
 
 def _units(
@@ -181,10 +178,7 @@ def _keep(folder: Path, frame: pd.DataFrame, pairs: pd.DataFrame, found: Mapping
     write_whole(folder / "calibration.json", f"{json_text(found, indent=1)}\n".encode())
 
 
-def _show(pairs: pd.DataFrame, found: Mapping[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print_json(found)
-        return
+def _show(pairs: pd.DataFrame, found: Mapping[str, Any]) -> None:
     risks_at = [name for name in pairs.columns if name.startswith("risk_")]
     columns = [
         "step",

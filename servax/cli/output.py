@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -52,6 +53,27 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 def room() -> int | None:
     """Return how many characters a line of the terminal holds; none into a pipe or a file."""
     return Console().width if sys.stdout.isatty() else None
+
+
+def command_line() -> str:
+    """Return the command as it was typed."""
+    return shlex.join(["servax", *sys.argv[1:]])
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time for people in its two largest units: `3 h 20 min`, `4 min 10 s`, `12 s`."""
+    if seconds is None:
+        return "?"
+    if seconds < 1:
+        return "< 1 s"
+    whole = round(seconds)
+    units = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+    counts = []
+    for unit, size in units:
+        count, whole = divmod(whole, size)
+        counts.append((count, unit))
+    first = next(i for i, (count, _) in enumerate(counts) if count)
+    return " ".join(f"{count} {unit}" for count, unit in counts[first : first + 2] if count)
 
 
 def say(sentence: str) -> None:

@@ -1,10 +1,12 @@
-"""``servax attack``: sound files in; adversarial log-Mel or sound out."""
+"""``servax attack | purify``: sounds in; adversarial log-Mel or sound, or purified sound, out."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,151 +16,323 @@ from servax.attacks import FGSM, PGD, Attack, WaveformPGD
 from servax.attacks.base import evaluating
 from servax.attacks.problem import logits_of
 from servax.bulk.files import carry_out, write_array
-from servax.bulk.orders import LOGMEL, Order, Outcome, plan_attack
-from servax.cli.output import print_json, print_table
-from servax.cli.summary import as_data, end, refuse_existing, watched
+from servax.bulk.folders import MOST_NAMES
+from servax.bulk.listing import check_manifest, write_manifest
+from servax.bulk.orders import LOGMEL, Order, Outcome, Plan, plan_attack, plan_purification
+from servax.bulk.processes import purify_here
+from servax.cli.output import bar, print_json, print_table, say
+from servax.corpora import is_manifest
 from servax.defences import Defended
-from servax.errors import SettingError
+from servax.errors import AudioError, SettingError
 from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.features import FrontEnd, waveform_batch
 from servax.features.full_scale import read_in_range
 from servax.files import expanded, remove_unfinished
 from servax.models import WaveformClassifier, classes_of
 from servax.perturbation import PsychoacousticMask
+from servax.pretrained import PURIFIER
 from servax.purifier import Purifier
 from servax.recognition import Recogniser
 
-
-def attack_sounds(
-    sounds: str,
-    model: str,
-    label: str,
-    out: str,
-    *,
-    chosen: Attack,
-    title: str,
-    purifier: str | None,
-    masking: bool,
-    overwrite: bool,
-    as_json: bool,
-) -> int:
-    """Attack each sound; one bad file never stops the others."""
-    recogniser = Recogniser.from_pretrained(model)
-    if label not in recogniser.labels:
-        raise SettingError.choice("label", label, recogniser.labels)
-    y = torch.tensor([recogniser.labels.index(label)])
-    defence = Purifier.from_pretrained(purifier) if purifier else None
-    target = Defended(recogniser.network, defence) if defence else recogniser.network
-    on_waveform = isinstance(chosen, WaveformPGD)
-    attacked = _on_waveform if on_waveform else _on_logmel
-    rate = recogniser.front_end.logmel.sample_rate
-    if masking:
-        if not isinstance(chosen, WaveformPGD):
-            raise SettingError("masking", masking, "false: it belongs to --on waveform")
-        chosen = replace(chosen, masking=PsychoacousticMask(sample_rate=rate))
-    source, folder = expanded(sounds), expanded(out)
-    plan = plan_attack(source, folder, ending=".wav" if on_waveform else LOGMEL)
-    refuse_existing(plan, source, overwrite=overwrite)
-    remove_unfinished(folder)
-    rows = []
-    read = read_in_range if on_waveform else audio.read
-
-    def work(order: Order) -> Outcome:
-        path = Path(order.source)
-        samples = waveform_batch(read(path, sample_rate=rate))
-        row = attacked(recogniser, target, chosen, samples, y, Path(order.target))
-        name = path.name if path == source else path.relative_to(source)
-        rows.append({"sound": str(name), **row})
-        return Outcome(order.source, order.target, "done", samples.shape[-1] / rate)
-
-    outcomes = (carry_out(order, work, overwrite=overwrite) for order in plan.orders)
-    told = watched("attacking", plan, outcomes)
-    if as_json:
-        print_json({"attacked": rows, **as_data(plan, told)})
-    elif rows:
-        through = "through the purifier (adaptive)" if defence else "on the bare model"
-        print_table(f"{title} {through}", list(rows[0]), [list(r.values()) for r in rows])
-    return end(plan, told, folder)
+STATUSES = ("done", "skipped", "failed", "not_sound")
 
 
-def choose_attack(
-    on: str,
-    method: str,
-    *,
-    epsilon: float,
-    snr: float | None,
-    step: float,
-    radius: float,
-    steps: int,
-) -> Attack:
-    """Return the attack that the options of ``servax attack`` name."""
-    if on == "waveform":
-        whole = method == "fgsm"
-        return WaveformPGD(
-            epsilon=epsilon if snr is None else None,
-            snr_db=snr,
-            step=1.0 if whole else WaveformPGD.step,
-            steps=1 if whole else steps,
+@dataclass(frozen=True)
+class AttackSounds:
+    """Attack a recogniser: adversarial log-Mel or sound, with predictions and distortion."""
+
+    sounds: str
+    """A sound file, or a folder of them."""
+    model: str
+    """Folder of a recogniser, or a packaged one (crnn-ravdess, CC BY-NC-SA 4.0)."""
+    label: str
+    """True label of the sounds, one of the recogniser's."""
+    _: KW_ONLY
+    out: str = "adversarial"
+    """Folder for what comes out, one file for each sound: of a.wav the log-Mel a.wav.npy (64, 373)
+    on [0, 1], or the 16-bit a.wav; of a.mp3, a.mp3.npy or a.mp3.wav. A folder keeps its structure,
+    and what is there already is skipped."""
+    on: Literal["logmel", "waveform"] = "logmel"
+    """logmel or waveform: what the attack may change."""
+    method: Literal["fgsm", "pgd"] = "pgd"
+    """fgsm or pgd."""
+    epsilon: float = 0.003
+    """Size of FGSM, on the [0, 1] scale (.003 is .24 dB); on the waveform the budget of both
+    methods, as a share of full scale (.003 is -50 dBFS)."""
+    snr: float | None = None
+    """Lowest signal-to-noise ratio in dB, in place of epsilon; only on the waveform."""
+    step: float = 0.003
+    """Step of PGD, on the [0, 1] scale; on the waveform it is a quarter of the budget."""
+    radius: float = 0.02
+    """Radius of PGD, on the [0, 1] scale (.02 is 1.6 dB); not used on the waveform."""
+    steps: int = 15
+    """Steps of PGD."""
+    purifier: str | None = None
+    """Folder of a purifier to attack through (adaptive), or a packaged one (ssad-plus-ravdess, CC
+    BY-NC-SA 4.0), or a Hugging Face hub id; default attacks the bare model."""
+    masking: bool = False
+    """Keep the change of a waveform below the masking threshold of the clean sound, as far as
+    frames and 16 bits allow."""
+    overwrite: bool = False
+    """Replace files that are there already."""
+    json: bool = False
+    """Print JSON."""
+
+    def __call__(self) -> int:
+        """Attack each sound; one bad file never stops the others."""
+        _ = self.attack(16_000)  # options that do not go together are refused first
+        recogniser = Recogniser.from_pretrained(self.model)
+        if self.label not in recogniser.labels:
+            raise SettingError.choice("label", self.label, recogniser.labels)
+        defence = Purifier.from_pretrained(self.purifier) if self.purifier else None
+        attacked = _Attacked(
+            recogniser,
+            Defended(recogniser.network, defence) if defence else recogniser.network,
+            self.attack(recogniser.front_end.logmel.sample_rate),
+            torch.tensor([recogniser.labels.index(self.label)]),
         )
-    if snr is not None:
-        raise SettingError("snr", snr, "none: it is a budget of --on waveform")
-    if method == "pgd":
-        return PGD(step=step, epsilon=radius, steps=steps)
-    return FGSM(epsilon=epsilon)
+        heard = self.on == "waveform"
+        source, folder = expanded(self.sounds), expanded(self.out)
+        plan = plan_attack(source, folder, ending=".wav" if heard else LOGMEL)
+        _refuse_existing(plan, source, overwrite=self.overwrite)
+        remove_unfinished(folder)
+        read = read_in_range if heard else audio.read
+        write = attacked.waveform if heard else attacked.logmel
+        rows: list[dict[str, object]] = []
+
+        def work(order: Order) -> Outcome:
+            path, rate = Path(order.source), attacked.rate
+            samples = waveform_batch(read(path, sample_rate=rate))
+            row = write(samples, Path(order.target))
+            name = path.name if path == source else path.relative_to(source)
+            rows.append({"sound": str(name), **row})
+            return Outcome(order.source, order.target, "done", samples.shape[-1] / rate)
+
+        outcomes = (carry_out(order, work, overwrite=self.overwrite) for order in plan.orders)
+        told = _watched("attacking", plan, outcomes)
+        if self.json:
+            print_json({"attacked": rows, **_as_data(plan, told)})
+        elif rows:
+            through = "through the purifier (adaptive)" if defence else "on the bare model"
+            title = f"{self.method} of the {self.on} {through}"
+            print_table(title, list(rows[0]), [list(r.values()) for r in rows])
+        return _end(plan, told, folder)
+
+    def attack(self, sample_rate: int) -> Attack:
+        """Return the attack that the options name.
+
+        Raises:
+            SettingError: Options do not go together, or one is outside its rule.
+        """
+        if self.on == "waveform":
+            whole = self.method == "fgsm"
+            return WaveformPGD(
+                epsilon=self.epsilon if self.snr is None else None,
+                snr_db=self.snr,
+                step=1.0 if whole else WaveformPGD.step,
+                steps=1 if whole else self.steps,
+                masking=PsychoacousticMask(sample_rate=sample_rate) if self.masking else None,
+            )
+        if self.snr is not None:
+            raise SettingError("snr", self.snr, "none: it is a budget of --on waveform")
+        if self.masking:
+            raise SettingError("masking", self.masking, "false: it belongs to --on waveform")
+        if self.method == "pgd":
+            return PGD(step=self.step, epsilon=self.radius, steps=self.steps)
+        return FGSM(epsilon=self.epsilon)
 
 
-def _on_logmel(
-    recogniser: Recogniser,
-    target: nn.Module,
-    attack: Attack,
-    samples: Tensor,
-    y: Tensor,
-    place: Path,
-) -> dict[str, object]:
-    """Attack the log-Mel of samples (1, T), write it, and return what happened."""
-    scale = recogniser.scale
-    with torch.no_grad():
-        x = scale(FrontEnd(recogniser.front_end)(samples))
-    adversarial = attack(target, x, y)
-    write_array(place, adversarial[0, 0].numpy())
-    return {
-        **_outcome(recogniser, target, x, adversarial),
-        "largest change dB": round(scale.epsilon_db(float((adversarial - x).abs().max())), 3),
-        "log-Mel SNR dB": _snr_db(x, adversarial),
-    }
+@dataclass(frozen=True)
+class _Attacked:
+    """Who is attacked how, with the true label y (1,) of every sound."""
 
+    recogniser: Recogniser
+    target: nn.Module
+    attack: Attack
+    y: Tensor
 
-def _on_waveform(
-    recogniser: Recogniser,
-    target: nn.Module,
-    attack: Attack,
-    samples: Tensor,
-    y: Tensor,
-    place: Path,
-) -> dict[str, object]:
-    """Attack samples (1, T), write them as a 16-bit WAV, and return what happened."""
-    logmel = nn.Sequential(FrontEnd(recogniser.front_end), recogniser.scale)
-    model = WaveformClassifier(logmel, target)
-    adversarial = attack(model, samples, y)
-    audio.write(place, adversarial[0].numpy(), recogniser.front_end.logmel.sample_rate)
-    return {
-        **_outcome(recogniser, model, samples, adversarial),
-        "largest change dBFS": round(_dbfs(float((adversarial - samples).abs().max())), 1),
-        "SNR dB": _snr_db(samples, adversarial),
-    }
+    @property
+    def rate(self) -> int:
+        return self.recogniser.front_end.logmel.sample_rate
 
+    def logmel(self, samples: Tensor, place: Path) -> dict[str, object]:
+        """Attack the log-Mel of samples (1, T), write it, and return what happened."""
+        scale = self.recogniser.scale
+        with torch.no_grad():
+            x = scale(FrontEnd(self.recogniser.front_end)(samples))
+        adversarial = self.attack(self.target, x, self.y)
+        write_array(place, adversarial[0, 0].numpy())
+        return {
+            **self._read_as(self.target, x, adversarial),
+            "largest change dB": round(scale.epsilon_db(float((adversarial - x).abs().max())), 3),
+            "log-Mel SNR dB": _snr_db(x, adversarial),
+        }
 
-def _outcome(
-    recogniser: Recogniser, model: nn.Module, x: Tensor, adversarial: Tensor
-) -> dict[str, object]:
-    with evaluating(model), torch.no_grad():
-        before, after = (int(classes_of(logits_of(model, v))) for v in (x, adversarial))
-    return {"before": recogniser.labels[before], "after": recogniser.labels[after]}
+    def waveform(self, samples: Tensor, place: Path) -> dict[str, object]:
+        """Attack samples (1, T), write them as a 16-bit WAV, and return what happened."""
+        logmel = nn.Sequential(FrontEnd(self.recogniser.front_end), self.recogniser.scale)
+        model = WaveformClassifier(logmel, self.target)
+        adversarial = self.attack(model, samples, self.y)
+        audio.write(place, adversarial[0].numpy(), self.rate)
+        largest = float((adversarial - samples).abs().max())
+        dbfs = 20.0 * math.log10(largest) if largest > 0 else -math.inf
+        return {
+            **self._read_as(model, samples, adversarial),
+            "largest change dBFS": round(dbfs, 1),
+            "SNR dB": _snr_db(samples, adversarial),
+        }
+
+    def _read_as(self, model: nn.Module, x: Tensor, adversarial: Tensor) -> dict[str, object]:
+        with evaluating(model), torch.no_grad():
+            before, after = (int(classes_of(logits_of(model, v))) for v in (x, adversarial))
+        return {"before": self.recogniser.labels[before], "after": self.recogniser.labels[after]}
 
 
 def _snr_db(x: Tensor, moved: Tensor) -> float:
     return round(float(signal_to_noise_ratio(x, moved)), 1)
 
 
-def _dbfs(amplitude: float) -> float:
-    return 20.0 * math.log10(amplitude) if amplitude > 0 else -math.inf
+@dataclass(frozen=True)
+class Purify:
+    """Purify a sound, a folder or a manifest: audio to audio, same length, rate and level.
+
+    What is within full scale stays so: where needed a limiter lowers it, and says so. Sound of any
+    length, in memory that does not grow with it; each channel on its own. A log-Mel (.npy, as
+    servax attack writes it) becomes a log-Mel. Of a folder or a manifest, what is there already is
+    skipped, so an interrupted run goes on; a bad file never stops the others.
+    """
+
+    sounds: str
+    """A sound file, a folder of them (its structure is kept), or a CSV or Parquet manifest (columns
+    path, label, speaker; the output has a manifest.csv)."""
+    _: KW_ONLY
+    out: str | None = None
+    """File (.wav or .flac) or folder to write, 16 bits, or floats (.wav) where the source is beyond
+    full scale (needed; -o for short). In a folder a.wav stays a.wav, a.mp3 becomes a.mp3.wav."""
+    purifier: str = PURIFIER
+    """Folder of a purifier, or a packaged one, or a Hugging Face hub id. The default comes with
+    servax; it was trained on RAVDESS and is CC BY-NC-SA 4.0: not for commercial use."""
+    overwrite: bool = False
+    """Replace files that are there already."""
+    engine: Literal["local", "ray"] = "local"
+    """local purifies on the CPUs of this machine; ray there or on a cluster through Ray Data (pip
+    install 'servax[ray]')."""
+    address: str | None = None
+    """HOST:PORT of the head of a Ray cluster to join, or auto for that of this machine; default
+    starts Ray here. Every machine must see the files under the same paths."""
+    workers: int | None = None
+    """Processes of one CPU each, for a folder or a manifest; default as many as there are CPUs, of
+    engine local fewer where beginning them takes longer than the work. The bytes written are the
+    same for any number."""
+    json: bool = False
+    """Print JSON."""
+
+    def __call__(self) -> int:
+        """Purify each sound; one bad file never stops the others."""
+        if self.out is None:
+            raise SettingError("out", None, "a file or folder to write, given as -o OUT")
+        if self.engine == "local" and self.address is not None:
+            raise SettingError("address", self.address, "none: it belongs to --engine ray")
+        source, target = expanded(self.sounds), expanded(self.out)
+        one = source.is_file() and not is_manifest(self.sounds)
+        if self.engine == "local" and self.workers is not None and one:
+            expected = "none for one sound: it belongs to --engine ray, or to many sounds"
+            raise SettingError("workers", self.workers, expected)
+        plan = plan_purification(source, target)
+        _refuse_existing(plan, source, overwrite=self.overwrite)
+        if plan.rows and not self.overwrite:
+            check_manifest(plan, target)
+        remove_unfinished(target)
+        told = _watched("purifying", plan, self._purified(plan))
+        self._show(plan, told, target)
+        code = _end(plan, told, target)
+        if plan.rows:
+            write_manifest(plan, told, target)  # last: whether it can be written, the rest is told
+        return code
+
+    def _purified(self, plan: Plan) -> Iterable[Outcome]:
+        given: dict[str, Any] = {"overwrite": self.overwrite, "workers": self.workers}
+        purify: Callable[..., Iterable[Outcome]] = purify_here
+        if self.engine == "ray":
+            from servax.bulk.ray_engine import purify_on_ray
+
+            purify, given = purify_on_ray, given | {"address": self.address}
+        return purify(self.purifier, plan.orders, **given)
+
+    def _show(self, plan: Plan, told: Sequence[Outcome], target: Path) -> None:
+        limited = [each for each in told if each.limited_samples]
+        floats = sum(each.subtype == "FLOAT" for each in told)
+        count = _counts(told)
+        seconds = sum(each.seconds for each in told)
+        if self.json:
+            print_json({"limited": len(limited), "floats": floats, **_as_data(plan, told)})
+        elif len(told) > 1:
+            rows: list[list[object]] = [
+                ["done", count["done"], f"{seconds / 60:.1f}"],
+                ["skipped (there already; --overwrite replaces)", count["skipped"], ""],
+                ["failed", count["failed"], ""],
+                ["not sound, by their ending", count["not_sound"], ""],
+                ["limited (lowered in places, to stay within full scale)", len(limited), ""],
+                ["written as floats (the source is beyond full scale)", floats, ""],
+            ]
+            print_table(f"Purified into {target}", ["", "files", "minutes of sound"], rows)
+        elif floats:
+            say("written as 32-bit floats: the source goes beyond full scale")
+        if limited:
+            most = max(each.limited_db for each in limited)
+            lowered = sum(each.limited_samples for each in limited)
+            say(f"limited: {lowered} samples by at most {most:.1f} dB, to stay within full scale")
+
+
+def _refuse_existing(plan: Plan, source: Path, *, overwrite: bool) -> None:
+    """Refuse to replace what is there, where one file was asked for: none would be done."""
+    if source.is_file() and not plan.rows and not overwrite:
+        for order in plan.orders:
+            if Path(order.target).exists():
+                raise AudioError(order.target, "is there already; add --overwrite to replace it")
+
+
+def _watched(title: str, plan: Plan, outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Return what became of every file of a plan, by name, and show how far it is meanwhile."""
+    told = []
+    with bar(title) as update:
+        update(0, len(plan.orders))
+        for outcome in outcomes:
+            told.append(outcome)
+            update(len(told), len(plan.orders))
+    return sorted([*plan.told, *told], key=lambda each: each.source)
+
+
+def _counts(told: Sequence[Outcome]) -> dict[str, int]:
+    """Return how many files came to each end; together they are all that were seen."""
+    return {status: sum(each.status == status for each in told) for status in STATUSES}
+
+
+def _as_data(plan: Plan, told: Sequence[Outcome]) -> dict[str, Any]:
+    """Return the counts, what was not read, and what became of each file, for JSON."""
+    return {**_counts(told), "notes": plan.notes, "files": [asdict(each) for each in told]}
+
+
+def _end(plan: Plan, told: Sequence[Outcome], target: Path) -> int:
+    """Say what failed, what was no sound and how many files there were; return the exit code."""
+    for each in told:
+        if each.status == "failed":
+            say(f"failed: {each.sentence}")
+    count, endings = _counts(told), dict[str, list[str]]()
+    for each in told:
+        if each.status == "not_sound":
+            path = Path(each.source)
+            endings.setdefault(path.suffix.lower() or "without one", []).append(path.name)
+    if endings:
+        listed = ", ".join(
+            f"{len(names)} {ending} ({', '.join(names[:MOST_NAMES])}"
+            f"{', …' if len(names) > MOST_NAMES else ''})"
+            for ending, names in sorted(endings.items())
+        )
+        say(f"not sound, by ending: {listed}")
+    for note in plan.notes:
+        say(note)
+    more = f", {count['not_sound']} not sound" if endings else ""
+    done = f"{count['done']} done, {count['skipped']} skipped, {count['failed']} failed"
+    say(f"{done}{more}: {target}")
+    return 1 if count["failed"] else 0

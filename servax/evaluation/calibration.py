@@ -47,14 +47,14 @@ RULE = (
 """How `summary` chooses."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CalibrationGrid:
     """The pairs that are tried."""
 
     step_sizes: tuple[float, ...] = (0.003, 0.005, 0.0078, 0.01)
-    """Steps of PGD, on the [0, 1] scale."""
+    """Steps of PGD on the [0, 1] scale, as a list."""
     radii: tuple[float, ...] = (0.015, 0.02, 0.03, 0.06)
-    """Radii of PGD, on the [0, 1] scale."""
+    """Radii of PGD, likewise (.02 is 1.6 dB)."""
     steps: int = 30
     """Largest k; every k from 1 is scored."""
 

@@ -30,18 +30,20 @@ PATIENCE = timedelta(minutes=30)
 PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Processes:
     """How many processes train one model together, and where they meet."""
 
     devices: int = 1
-    """Processes on this machine."""
+    """Processes on this machine, one per GPU; on a CPU, CPU processes. They share each batch, and
+    the steps are those of one process up to rounding."""
     nodes: int = 1
-    """Machines, with as many processes each; the same command is started on every one."""
+    """Machines, with as many processes each; the same command is started on each, with its
+    node_rank."""
     node_rank: int | None = None
-    """Which machine this is, from 0; none reads NODE_RANK."""
+    """Which machine this is, from 0; default $NODE_RANK."""
     main_address: str | None = None
-    """Where machine 0 is reached, ``host:port``; none reads MASTER_ADDR and MASTER_PORT."""
+    """host:port where machine 0 is reached; default $MASTER_ADDR:$MASTER_PORT."""
 
     def __post_init__(self) -> None:
         check_types(self)

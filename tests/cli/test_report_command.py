@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from servax.cli import main
-from servax.cli.comparing import run_names
-from servax.cli.positional import second_run
+from servax.cli.commands import arranged
+from servax.cli.run import Report, run_names
 from servax.errors import SettingError
 from servax.evaluation import records
 
@@ -136,14 +136,13 @@ def test_refusals(
 
 
 def test_a_second_run_is_found_among_options() -> None:
-    assert second_run(["report", "a", "--out", "b"]) == ["report", "a", "--out", "b"]
-    expected = ["report", "a", "--versus=c", "--out", "b", "--json=true"]
-    assert second_run(["report", "a", "--out", "b", "c", "--json=true"]) == expected
-    assert second_run(["report", "--out", "b", "a", "--json=true", "c"]) == expected
-    assert second_run(["report", "--help"]) == ["report", "--help"]
-    assert second_run(["run", "a", "b"]) == ["run", "a", "b"]
+    assert arranged(Report, ["a", "--out", "b"]) == ["a", "--out", "b"]
+    assert arranged(Report, ["--help"]) == ["--help"]
+    expected = ["a", "--versus=c", "--out", "b", "--json=true"]
+    assert arranged(Report, ["a", "--out", "b", "c", "--json"]) == expected
+    assert arranged(Report, ["--out", "b", "a", "--json", "c"]) == expected
     with pytest.raises(SettingError, match=r"^the number of runs is 3, expected one to report on"):
-        second_run(["report", "a", "b", "c"])
+        arranged(Report, ["a", "b", "c"])
 
 
 def test_names_differ_as_far_as_paths_do() -> None:

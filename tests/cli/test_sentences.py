@@ -105,6 +105,7 @@ def told(arguments: list[str]) -> str:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(arguments)
     said = re.sub(r"0x[0-9a-f]+", "0x…", out.getvalue() + err.getvalue())
+    said = re.sub(r"(?m)^.*━.*\n|, \"time\": \"[^\"]*\"", "", said)  # bars and moments
     return f"exit code {code}\n{said.strip()}\n"
 
 

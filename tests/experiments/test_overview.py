@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from servax.cli import main
-from servax.cli.overview import duration
+from servax.cli.output import duration
 from servax.errors import ServaxError
 from servax.experiments import load_recipe, overview, run
 from servax.experiments.overview import Overview, Row, measure, survey

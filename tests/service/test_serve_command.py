@@ -141,7 +141,7 @@ assert not {"torch", "fastapi"} & set(sys.modules)
 """
 SERVER = """
 import sys
-import servax.cli.serving, servax.service.app, servax.service.server
+import servax.cli.serve, servax.service.app, servax.service.server
 assert "torch" not in sys.modules
 """
 

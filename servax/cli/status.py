@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from servax.cli.bars import RunBars
-from servax.cli.output import bar, print_json, print_table, say
-from servax.cli.running import run_folder
-from servax.experiments import load_recipe
+from servax.cli.output import bar, duration, print_json, print_table, say
+from servax.experiments import Recipe
 from servax.experiments.overview import Overview, Pace, Row, Timing, measure, seconds_of, survey
 from servax.experiments.plan import Plan
 from servax.experiments.prepared import Prepared
 from servax.experiments.rehearsal import Rehearsal, miniature, rehearse
-from servax.stages import Watcher, is_url, mirror, without_password
+from servax.stages import Watcher
 
 LONGEST_REHEARSAL_SECONDS = 180.0
 """Where timing each kind of stage would take longer, a training step is all that is timed."""
@@ -25,20 +24,16 @@ NAMES_SHOWN = 3
 """Of the stages that one stage needs; an attack on all defences needs dozens."""
 
 
-def show_overview(path: str, *, out: str | None, status: bool, as_json: bool) -> int:
+def show(recipe: Recipe, shown: str, folder: Path, *, status: bool, as_json: bool) -> int:
     """Show the stages of a recipe's run; nothing is written into its folder.
 
     Args:
-        path: The recipe.
-        out: Folder of the run; default runs/<name of the recipe>. Of a run behind a URL, the stages
-            that are on this machine are shown.
+        recipe: The recipe.
+        shown: The run as people see it.
+        folder: Its folder; of a run behind a URL, the stages that are on this machine are shown.
         status: Show how far the run is; else what running it would do, and how long it may take.
         as_json: Print JSON.
     """
-    recipe = load_recipe(path)
-    shown, folder = str(run_folder(recipe, out)), run_folder(recipe, out)
-    if out is not None and is_url(out):
-        shown, folder = without_password(out), mirror(out)
     began = time.perf_counter()
     with RunBars() as bars:
         extraction = _Extraction(bars)
@@ -123,22 +118,6 @@ def status_row(row: Row, pace: Timing) -> Sequence[str]:
 
 def _left(row: Row, pace: Timing) -> str:
     return duration(seconds_of(row, pace))
-
-
-def duration(seconds: float | None) -> str:
-    """Return a time for people in its two largest units: `3 h 20 min`, `4 min 10 s`, `12 s`."""
-    if seconds is None:
-        return "?"
-    if seconds < 1:
-        return "< 1 s"
-    whole = round(seconds)
-    units = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
-    counts = []
-    for unit, size in units:
-        count, whole = divmod(whole, size)
-        counts.append((count, unit))
-    first = next(i for i, (count, _) in enumerate(counts) if count)
-    return " ".join(f"{count} {unit}" for count, unit in counts[first : first + 2] if count)
 
 
 def _needed(row: Row) -> str:

@@ -1,0 +1,405 @@
+"""``servax train recogniser | purifier | denoiser | adversarial``."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from servax.cli.commands import part
+from servax.cli.corpus import Groups, Scheme
+from servax.cli.output import bar, say
+from servax.corpora import COLUMN_SCHEMES, Corpus, Fold, cache_folder, load
+from servax.defences import DenoiserTraining, train_denoiser
+from servax.defences.adversarial import (
+    SCHEDULES,
+    AdversarialTraining,
+    MadryPGD,
+    Objective,
+    Similarity,
+    Trades,
+    Vanilla,
+)
+from servax.errors import SettingError
+from servax.evaluation.grid import AttackGrid
+from servax.experiments.adversarial import START, start_adversarial, train_adversarial
+from servax.experiments.training import Parts, fold_parts, train_purifier, train_recogniser
+from servax.features import FrontEnd, FrontEndSettings, extract
+from servax.kinds import stored
+from servax.models import DiscriminatorSettings, NetworkName
+from servax.purifier import PurifierTraining, SurrogateTraining
+from servax.purifier import preset as purifier_preset
+from servax.recognition import MODEL, Recogniser
+from servax.training import (
+    Compute,
+    Fitted,
+    Processes,
+    RecogniserTraining,
+    current,
+    launch,
+    read_log,
+)
+from servax.training.log import LOG_NAME
+
+
+@dataclass(frozen=True)
+class FoldChoice:
+    """One fold of a corpus, as options name it."""
+
+    corpus: str
+    """Name of a corpus, or the path of a CSV or Parquet manifest."""
+    _: KW_ONLY
+    root: str | None = None
+    """Folder of the corpus; default $SERVAX_DATA/<name>."""
+    scheme: Scheme = "four"
+    """What is the label: native (the corpus' own), four (emotions), speaker or gender."""
+    groups: Groups = 6
+    """Into how many groups the speakers are divided; or speaker (each of them), text (each text;
+    speakers on both sides) or official (the published split)."""
+    held_out: int = 1
+    """Which group is held out, from 1."""
+
+    def of(self, corpus: Corpus) -> Fold:
+        """Return the fold of a corpus.
+
+        Raises:
+            SettingError: There is no such group.
+        """
+        folds = corpus.folds(self.groups)
+        if not 1 <= self.held_out <= len(folds):
+            raise SettingError("held_out", self.held_out, f"a group from 1 to {len(folds)}")
+        return folds[self.held_out - 1]
+
+
+@dataclass(frozen=True)
+class _Training(FoldChoice, Processes):
+    """What every training is told; `train` does the work of one process."""
+
+    _: KW_ONLY
+    out: str
+    """Folder for weights, checkpoint and log (-o for short); a checkpoint there is resumed."""
+    seed: int = 0
+    """Seeds weights, batches and what else is drawn; an extractor needs another than its target."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+    def __call__(self) -> int:
+        """Train, in all processes together."""
+        kind = self.compute.resolve()  # a wrong device is refused before any work is done
+        self.check()
+        launch(self.train, part(Processes, self), device=kind, prepare=self.prepare)
+        return 0
+
+    def check(self) -> None:
+        """Refuse options that do not go together."""
+
+    def prepare(self) -> object:
+        """Do what would be done by each process, before there are several."""
+        return self.parts()
+
+    def train(self) -> None:
+        """Do the work of one process."""
+        raise NotImplementedError
+
+    @property
+    def compute(self) -> Compute:
+        """Device of the training."""
+        return Compute(device=self.device)
+
+    def parts(self) -> Parts:
+        """Return the datasets of the fold; every process of a training reads them anew."""
+        corpus = load(self.corpus, self.root, scheme=self.scheme)
+        fold, front_end = self.of(corpus), FrontEndSettings()
+        with _bar("features") as update:
+            features = extract(
+                corpus, FrontEnd(front_end), folder=cache_folder() / "features", progress=update
+            )
+        return fold_parts(fold, features, front_end)
+
+    def fitted(self, what: str, train: Callable[..., Fitted], *given: Any, **settings: Any) -> None:
+        """Train into ``out/model`` with a bar, and say what came of it."""
+        with _folder(self.out) as folder, _bar(what) as update:
+            fitted = train(
+                *given,
+                folder,
+                **settings,
+                seed=self.seed,
+                compute=self.compute,
+                progress=lambda p: update(p.epoch * p.steps + p.step, p.epochs * p.steps),
+            )
+        term, digits = {"recogniser": ("UAR", 3), "denoiser": ("loss", 5)}.get(what, ("loss", 4))
+        _say(
+            f"validation {term} {fitted.best:.{digits}f} in epoch {fitted.best_epoch + 1}: "
+            f"{Path(self.out) / MODEL}"
+        )
+
+
+@dataclass(frozen=True)
+class TrainRecogniser(_Training):
+    """Train a recogniser on all speakers but one group (test) and the next (validation)."""
+
+    _: KW_ONLY
+    out: str = "runs/recogniser"
+    network: NetworkName = "vgg16"
+    """vgg16 (the paper's; extractors must be one), resnet (ResNet-18) or crnn."""
+    width: int = 64
+    """Channels of the first block; 64 is the published VGG-16 and ResNet."""
+    epochs: int = 60
+    """Most epochs."""
+
+    def check(self) -> None:
+        """Refuse a number of epochs that is none."""
+        RecogniserTraining(epochs=self.epochs)
+
+    def train(self) -> None:
+        """Train the recogniser in one process."""
+        parts, training = self.parts(), RecogniserTraining(epochs=self.epochs)
+        # The default has no name here: a training begun before there were others is resumed.
+        other = {} if self.network == "vgg16" else {"network": self.network}
+        settings = _identity(
+            parts, width=self.width, training=asdict(training), seed=self.seed, **other
+        )
+        self.fitted(
+            "recogniser",
+            train_recogniser,
+            *(parts, self.width, training),
+            settings=settings,
+            network=self.network,
+        )
+
+
+@dataclass(frozen=True)
+class TrainPurifier(_Training):
+    """Train a purifier with a feature extractor; the model it will protect has no part in it."""
+
+    extractor: str
+    """Folder of a recogniser trained by `servax train recogniser` on the same fold."""
+    _: KW_ONLY
+    out: str = "runs/purifier"
+    preset: str = "ssad"
+    """ssad (predicts the spectrogram), ssad-residual (predicts a change) or ssad-plus (a U-Net
+    behind shuffled texture, trained with the extractor as a surrogate)."""
+    epochs: int | None = None
+    """Most epochs; default the preset's: 60 with patience 5, of ssad-plus 8."""
+    ssa_steps: int | None = None
+    """Ascent steps of the augmentation; default 10, each of .01 on the [0, 1] scale (.8 dB); of
+    ssad-plus 1 to 4, drawn anew for each batch."""
+
+    @property
+    def training(self) -> PurifierTraining | SurrogateTraining:
+        """The preset's training with what is given in its place."""
+        training = purifier_preset(self.preset).training
+        if self.ssa_steps is not None:
+            training = replace(training, ssa=replace(training.ssa, steps=self.ssa_steps))  # type: ignore[arg-type]
+        return training if self.epochs is None else replace(training, epochs=self.epochs)
+
+    def check(self) -> None:
+        """Refuse a preset that is none, and settings outside their rules."""
+        _ = self.training
+
+    def prepare(self) -> tuple[Parts, Recogniser]:
+        """Return the datasets of the fold and the extractor that was trained on it."""
+        parts = self.parts()
+        found = Recogniser.from_pretrained(Path(self.extractor))
+        _ = found.extractor  # another network than VGG-16 is refused before any work is done
+        if found.scale.settings != parts.scale.settings or found.front_end != parts.front_end:
+            raise SettingError(
+                "extractor",
+                self.extractor,
+                "one trained on the same fold, with the same scale and front-end",
+            )
+        return parts, found
+
+    def train(self) -> None:
+        """Train the purifier in one process."""
+        parts, found = self.prepare()
+        network = purifier_preset(self.preset).network
+        settings = _identity(
+            parts,
+            network=asdict(network),
+            training=stored(self.training),
+            extractor=str(Path(self.extractor).resolve()),
+            seed=self.seed,
+        )
+        given = (parts, found.extractor, network, self.training, DiscriminatorSettings())
+        self.fitted("purifier", train_purifier, *given, settings=settings)
+
+
+@dataclass(frozen=True)
+class TrainDenoiser(_Training):
+    """Train a purifier's network on Gaussian noise alone: a baseline, and taken as a purifier."""
+
+    _: KW_ONLY
+    out: str = "runs/denoiser"
+    noise: float = 0.03
+    """Standard deviation of the noise, on the [0, 1] scale (.03 is 2.4 dB)."""
+    preset: str = "ssad"
+    """The network: ssad (predicts the spectrogram) or ssad-residual (predicts a change)."""
+    epochs: int = 60
+    """Most epochs; patience is 5."""
+
+    def check(self) -> None:
+        """Refuse noise that is none, and a preset that is none."""
+        if not 0 < self.noise <= 1:
+            raise SettingError("noise", self.noise, "a number in (0, 1], on the [0, 1] scale")
+        purifier_preset(self.preset)
+        DenoiserTraining(standard_deviation=self.noise, epochs=self.epochs)
+
+    def train(self) -> None:
+        """Train the denoiser in one process."""
+        parts = self.parts()
+        training = DenoiserTraining(standard_deviation=self.noise, epochs=self.epochs)
+        self.fitted(
+            "denoiser",
+            train_denoiser,
+            *(parts.train, parts.validation, training),
+            network=purifier_preset(self.preset).network,
+            front_end=parts.front_end,
+        )
+
+
+@dataclass(frozen=True)
+class TrainAdversarial(_Training):
+    """Train on adversarial inputs: the baseline of Ren et al. 2020, PGD-AT or TRADES."""
+
+    _: KW_ONLY
+    out: str = "runs/adversarial"
+    """Folder for <name>/model of each model and the plain part that they share, in start (-o for
+    short); checkpoints there are resumed."""
+    objective: Literal["vanilla", "similarity", "pgd-at", "trades"] = "similarity"
+    """vanilla and similarity (Ren et al. 2020), pgd-at (Madry et al. 2018) or trades (Zhang et al.
+    2019)."""
+    epsilon: float | None = None
+    """Size of FGSM in training for vanilla and similarity, on the [0, 1] scale (.003 is .24 dB);
+    default trains one model for each of .003, .006, .009, .012, .015."""
+    step: float | None = None
+    """Step of PGD in training for pgd-at and trades, on the [0, 1] scale; default .005."""
+    radius: float | None = None
+    """Radius of PGD for pgd-at and trades, on the [0, 1] scale; default .015 (1.2 dB)."""
+    steps: int | None = None
+    """Steps of PGD for pgd-at and trades; default 5."""
+    schedule: Literal["ren2020", "short"] = "ren2020"
+    """ren2020 (10 000 iterations, 1 000 of them plain) or short (392, 280 of them plain, with
+    masks, shifts, class weights and a falling learning rate; for a CPU)."""
+    iterations: int | None = None
+    """Iterations in all; the plain part keeps its share. Default is the schedule's."""
+    width: int = 64
+    """Channels of the first block; 64 is the published network."""
+
+    def check(self) -> None:
+        """Refuse an option that the objective does not have, and iterations that are none."""
+        _ = self.objectives, self.training
+
+    @property
+    def objectives(self) -> list[Objective]:
+        """The objectives asked for: one for each ε of the paper by default."""
+        name, walk = self.objective, ("step", "radius", "steps")
+        given = {key: value for key in walk if (value := getattr(self, key)) is not None}
+        if name in ITERATED:
+            if self.epsilon is not None:
+                expected = f"none with {name}, whose reach is given as --radius"
+                raise SettingError("epsilon", self.epsilon, expected)
+            return [ITERATED[name](**given)]
+        if given:
+            key, value = next(iter(given.items()))
+            expected = f"none with {name}, which takes one step of --epsilon; use pgd-at or trades"
+            raise SettingError(key, value, expected)
+        sizes = AttackGrid().epsilons if self.epsilon is None else (self.epsilon,)
+        return [SINGLE_STEP[name](size) for size in sizes]
+
+    @property
+    def training(self) -> AdversarialTraining:
+        """The schedule; with other iterations its plain part keeps its share of them."""
+        training, iterations = SCHEDULES[self.schedule], self.iterations
+        if iterations is None:
+            return training
+        if iterations < 1:
+            raise SettingError("iterations", iterations, "a whole number of at least 1")
+        plain = iterations * training.plain_iterations // training.iterations
+        return replace(training, iterations=iterations, plain_iterations=plain)
+
+    def train(self) -> None:
+        """Train the plain part into ``out/start``, then each model into ``out/<name>/model``."""
+        parts, training, objectives = self.parts(), self.training, self.objectives
+        common = {"width": self.width, "training": asdict(training), "seed": self.seed}
+        plain = training.plain_iterations
+
+        def fitted(part: str, steps: int, train: Callable[..., Fitted], **settings: Any) -> None:
+            with _bar(part) as update:
+                train(
+                    parts=parts,
+                    width=self.width,
+                    training=training,
+                    **settings,
+                    seed=self.seed,
+                    compute=self.compute,
+                    # The last epoch may be a short one.
+                    progress=lambda p: update(p.epoch * p.steps + p.step, steps),
+                )
+
+        with _folder(self.out) as folder:
+            start, settings = folder / "start", _identity(parts, **common)
+            fitted("plain part", plain, start_adversarial, folder=start, settings=settings)
+            for each in objectives:
+                fitted(
+                    each.name,
+                    training.iterations - plain,
+                    train_adversarial,
+                    objective=each,
+                    folder=folder / each.name,
+                    start=start / START,
+                    settings=_identity(parts, objective=asdict(each), name=each.name, **common),
+                )
+        for each in objectives if current().main else ():
+            last = read_log(Path(self.out) / each.name / LOG_NAME)[-1]
+            _say(
+                f"validation UAR {last['validation/uar']:.3f} after {last['train/iteration']:.0f} "
+                f"iterations: {Path(self.out) / each.name / MODEL}"
+            )
+
+
+SINGLE_STEP = {"vanilla": Vanilla, "similarity": Similarity}
+ITERATED = {"pgd-at": MadryPGD, "trades": Trades}
+
+
+def _identity(parts: Parts, **settings: Any) -> str:
+    """Return the text that tells a run on these speakers from others (`fit`)."""
+    corpus = parts.train.corpus
+    told: dict[str, Any] = {"train": [*corpus.utterances["utterance"]]}
+    if corpus.scheme in COLUMN_SCHEMES:
+        # The same utterances with other labels; the schemes of emotions need no name, since
+        # trainings begun before there were others are resumed.
+        told["scheme"] = corpus.scheme
+    return json.dumps({**told, **settings}, sort_keys=True, default=list)
+
+
+# Of several processes that train together, one speaks and writes.
+
+
+@contextmanager
+def _bar(description: str) -> Iterator[Callable[[int, int], None]]:
+    """Show one bar on stderr, in the main process only; yields a callback for (done, total)."""
+    if not current().main:
+        yield lambda done, total: None
+        return
+    with bar(description) as update:
+        yield update
+
+
+def _say(sentence: str) -> None:
+    if current().main:
+        say(sentence)
+
+
+@contextmanager
+def _folder(out: str) -> Iterator[Path]:
+    """Yield the folder `out` to the main process; what the others write is thrown away."""
+    if current().main:
+        yield Path(out)
+        return
+    with tempfile.TemporaryDirectory(prefix="servax-") as folder:
+        yield Path(folder)
