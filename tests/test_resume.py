@@ -30,9 +30,9 @@ from servax.training import (
     Trainable,
     fit,
     global_seed,
+    load_checkpoint,
     read_log,
 )
-from servax.training.checkpoint import load_checkpoint
 
 Build = Callable[..., Dataset]
 Parts = tuple[Dataset, Dataset]

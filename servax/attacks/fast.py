@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from servax.errors import SettingError
 from servax.kinds import typed
-from servax.training.device import Precision
+from servax.training import Precision
 
 
 class FastGradients(nn.Module):

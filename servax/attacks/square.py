@@ -23,7 +23,7 @@ from servax.attacks.windows import Windows, as_grid, extents, two_pyramids
 from servax.errors import SettingError
 from servax.kinds import renamed
 from servax.perturbation import L2, Bounds, Linf, into_reach
-from servax.training.seeding import drawn
+from servax.training import drawn
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After which of 10 000 queries the share of the elements is halved."""

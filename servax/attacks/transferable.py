@@ -22,7 +22,7 @@ from servax.attacks.problem import Problem
 from servax.errors import SettingError, ShapeError
 from servax.kinds import renamed
 from servax.perturbation import Bounds
-from servax.training.seeding import drawn
+from servax.training import drawn
 
 
 @renamed(radius="epsilon", leave="early_stop")

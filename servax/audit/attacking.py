@@ -24,8 +24,7 @@ from servax.evaluation.protocol import Condition, Identity, identified, predicti
 from servax.evaluation.systems import System
 from servax.evaluation.threats import CLEAN, Threat
 from servax.models import classes_of
-from servax.training import generator
-from servax.training.device import Precision
+from servax.training import Precision, generator
 
 Tick = Callable[[], None]
 

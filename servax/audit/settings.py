@@ -10,7 +10,7 @@ from servax.errors import SettingError
 from servax.evaluation.dataset import Selection
 from servax.evaluation.threats import KNOWLEDGE, Knowledge
 from servax.kinds import check_types
-from servax.training.device import Precision
+from servax.training import Precision
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ from servax.report.audit.sentences import verdict
 from servax.report.audit.summary import summary
 from servax.report.audit.tables import main_table
 from servax.report.audit.threshold import below, parsed, untrusted
-from servax.training.device import Precision
+from servax.training import Precision
 
 BELOW = 3
 """Exit code where less is left than was asked for."""

@@ -35,6 +35,7 @@ from servax.purifier import PurifierTraining, SurrogateTraining
 from servax.purifier import preset as purifier_preset
 from servax.recognition import MODEL, Recogniser
 from servax.training import (
+    LOG_NAME,
     Compute,
     Fitted,
     Processes,
@@ -43,7 +44,6 @@ from servax.training import (
     launch,
     read_log,
 )
-from servax.training.log import LOG_NAME
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,20 @@ from servax.features import Dataset, FrontEndSettings
 from servax.kinds import check_types
 from servax.models import FrameTransformerSettings, RestorerSettings, new_restorer
 from servax.purifier.purifier import Purifier
-from servax.training import Compute, Fitted, Progress, Schedule, fit, generator, global_seed
-from servax.training.loop import Terms
-from servax.training.restorer import RestorerTrainer, check_restorer
-from servax.training.seeding import drawn
-from servax.training.team import current
+from servax.training import (
+    Compute,
+    Fitted,
+    Progress,
+    RestorerTrainer,
+    Schedule,
+    Terms,
+    check_restorer,
+    current,
+    drawn,
+    fit,
+    generator,
+    global_seed,
+)
 
 
 @dataclass(frozen=True)

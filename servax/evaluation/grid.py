@@ -9,7 +9,7 @@ from servax.attacks import FGSM, PGD
 from servax.errors import SettingError
 from servax.kinds import check_list, check_types
 from servax.perturbation import check_radius
-from servax.training.device import Precision
+from servax.training import Precision
 
 TABLE_STEPS = (3, 6, 9, 12, 15)
 """k of PGD in Table 1 of the paper."""

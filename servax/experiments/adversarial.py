@@ -13,8 +13,7 @@ from servax.errors import CheckpointError
 from servax.experiments.training import Parts
 from servax.models import VGG16
 from servax.recognition import MODEL, Recogniser
-from servax.training import Compute, Fitted, fit, global_seed
-from servax.training.checkpoint import load_checkpoint, save_checkpoint
+from servax.training import Compute, Fitted, fit, global_seed, load_checkpoint, save_checkpoint
 
 START = "start.pt"
 """State after the plain part of an adversarial training; every objective goes on from it."""
@@ -86,8 +85,7 @@ def train_adversarial(
     fitted = fit(
         trainer, trainer.schedule(), folder, seed=seed, settings=settings, progress=progress
     )
-    network: VGG16 = trainer.network  # type: ignore[assignment]  # as made below
-    Recogniser.of(network, parts.train, parts.front_end).save_pretrained(folder / MODEL)
+    Recogniser.of(trainer.network, parts.train, parts.front_end).save_pretrained(folder / MODEL)
     return fitted
 
 

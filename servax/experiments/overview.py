@@ -21,9 +21,7 @@ from servax.errors import ServaxError
 from servax.experiments.plan import Plan
 from servax.recognition import new_recogniser
 from servax.stages import Holder, Stage, Task, ended, holder
-from servax.training import RecogniserTrainer, global_seed, read_log
-from servax.training.log import LOG_NAME
-from servax.training.loop import CHECKPOINT
+from servax.training import CHECKPOINT, LOG_NAME, RecogniserTrainer, global_seed, read_log
 
 State = Literal["done", "running", "begun", "waiting"]
 FRESH_SECONDS = 120.0

@@ -12,7 +12,7 @@ from servax.experiments.scoring import EXAMPLE
 from servax.files import whole_file
 from servax.models.storage import SETTINGS, WEIGHTS
 from servax.recognition import MODEL
-from servax.training.log import LOG_NAME
+from servax.training import LOG_NAME
 
 RECORDS = "records"
 LOGS = "logs"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from servax.errors import SettingError
 from servax.kinds import check_kind, check_number
-from servax.training.seeding import drawn
+from servax.training import drawn
 
 
 class Ball(Protocol):

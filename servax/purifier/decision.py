@@ -18,7 +18,7 @@ from torch.nn.functional import kl_div, log_softmax
 from servax.errors import SettingError
 from servax.kinds import check_types, renamed, typed
 from servax.perturbation import Linf, ascend, into_ball
-from servax.training.seeding import drawn
+from servax.training import drawn
 
 
 @renamed(budget="epsilon")

@@ -26,9 +26,7 @@ from servax.models import UNet
 from servax.purifier.decision import DecisionSSA, divergence
 from servax.purifier.losses import pixel_loss
 from servax.purifier.surrogate import Surrogate
-from servax.training import Compute, Schedule, generator
-from servax.training.loop import Terms
-from servax.training.restorer import RestorerTrainer, check_restorer
+from servax.training import Compute, RestorerTrainer, Schedule, Terms, check_restorer, generator
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,15 @@ from servax.purifier.losses import (
     pixel_loss,
 )
 from servax.purifier.ssa import SSA
-from servax.training import Compute, Schedule, generator
-from servax.training.loop import Terms
-from servax.training.restorer import RestorerTrainer, check_restorer
-from servax.training.shelf import Shelf
+from servax.training import (
+    Compute,
+    RestorerTrainer,
+    Schedule,
+    Shelf,
+    Terms,
+    check_restorer,
+    generator,
+)
 
 
 @dataclass(frozen=True)

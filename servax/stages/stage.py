@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from servax.errors import ServaxError, unwritable
 from servax.files import whole_file
-from servax.training.loop import CHECKPOINT
+from servax.training import CHECKPOINT
 
 DONE = "done.json"
 """Says that a stage is done, and what it came to."""

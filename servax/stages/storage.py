@@ -24,7 +24,7 @@ from servax.corpora import cache_folder
 from servax.errors import PathError, ServaxError, nearest, unwritable
 from servax.files import whole_file
 from servax.stages.stage import DONE, STAGES, Stage
-from servax.training.loop import CHECKPOINT
+from servax.training import CHECKPOINT
 
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "hf")
 """Where an object appears whole or not at all, and a folder is only the beginning of a name."""

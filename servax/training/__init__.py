@@ -1,31 +1,54 @@
 """Loops without opinions: steps, early stopping, checkpoints that resume, devices, processes."""
 
-from servax.training.device import Compute
-from servax.training.distributed import Processes, launch
-from servax.training.log import TrainingLog, read_log
-from servax.training.loop import Fitted, Progress, Schedule, Trainable, fit
-from servax.training.recogniser import RecogniserTrainer, RecogniserTraining, predict
-from servax.training.seeding import derive, epoch_order, generator, global_seed
+from servax.training.checkpoint import load_checkpoint, save_checkpoint
+from servax.training.device import Compute, Precision
+from servax.training.log import LOG_NAME, TrainingLog, read_log
+from servax.training.loop import CHECKPOINT, Fitted, Progress, Schedule, Terms, Trainable, fit
+from servax.training.processes import Processes, launch
+from servax.training.recogniser import (
+    ClassifierTrainer,
+    RecogniserTrainer,
+    RecogniserTraining,
+    class_share,
+    class_weights,
+    predict,
+)
+from servax.training.seeding import derive, drawn, epoch_order, generator, global_seed
 from servax.training.team import Team, current
+from servax.training.trainers import NetworkTrainer, RestorerTrainer, Shelf, check_restorer
 
 __all__ = [
+    "CHECKPOINT",
+    "LOG_NAME",
+    "ClassifierTrainer",
     "Compute",
     "Fitted",
+    "NetworkTrainer",
+    "Precision",
     "Processes",
     "Progress",
     "RecogniserTrainer",
     "RecogniserTraining",
+    "RestorerTrainer",
     "Schedule",
+    "Shelf",
     "Team",
+    "Terms",
     "Trainable",
     "TrainingLog",
+    "check_restorer",
+    "class_share",
+    "class_weights",
     "current",
     "derive",
+    "drawn",
     "epoch_order",
     "fit",
     "generator",
     "global_seed",
     "launch",
+    "load_checkpoint",
     "predict",
     "read_log",
+    "save_checkpoint",
 ]

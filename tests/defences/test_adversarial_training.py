@@ -35,14 +35,15 @@ from servax.training import (
     Fitted,
     Progress,
     RecogniserTraining,
+    derive,
     epoch_order,
     fit,
+    generator,
     global_seed,
+    load_checkpoint,
     predict,
     read_log,
 )
-from servax.training.checkpoint import load_checkpoint
-from servax.training.seeding import derive, generator
 
 Build = Callable[..., Dataset]
 Pair = tuple[Dataset, Dataset]

@@ -22,7 +22,7 @@ from servax.evaluation.checks import Case, Finding, Planting
 from servax.evaluation.checks.of_gradients import _slopes
 from servax.evaluation.checks.readout import Features, separate
 from servax.perturbation import L2, Ball, Bounds, Linf
-from servax.training.seeding import global_seed
+from servax.training import global_seed
 
 CLASSES = 3
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from servax.errors import CheckpointError
-from servax.training.checkpoint import load_checkpoint, save_checkpoint
+from servax.training import load_checkpoint, save_checkpoint
 
 DAMAGED = "is not a training checkpoint, or is damaged; delete it to start again."
 FOREIGN = (

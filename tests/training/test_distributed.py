@@ -33,16 +33,16 @@ from servax.training import (
     RecogniserTrainer,
     RecogniserTraining,
     Schedule,
+    Team,
     current,
     fit,
+    generator,
     global_seed,
     launch,
     read_log,
 )
-from servax.training.batch_norm import with_global_batch_norm
-from servax.training.distributed import PLACE
-from servax.training.seeding import generator
-from servax.training.team import Team
+from servax.training.processes import PLACE
+from servax.training.team import with_global_batch_norm
 
 Build = Callable[..., Dataset]
 CPU = torch.device("cpu")

@@ -21,13 +21,14 @@ from servax.training import (
     Compute,
     RecogniserTrainer,
     RecogniserTraining,
+    class_weights,
+    derive,
     epoch_order,
     fit,
+    generator,
     global_seed,
     predict,
 )
-from servax.training.recogniser import class_weights
-from servax.training.seeding import derive, generator
 
 Build = Callable[..., Dataset]
 CPU = Compute("cpu")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from servax.errors import ServaxError
-from servax.training.shelf import Shelf
+from servax.training import Shelf
 
 
 def test_tensors_come_back_bit_by_bit_in_any_order(

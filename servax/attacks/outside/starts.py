@@ -9,7 +9,7 @@ from torch import Tensor
 
 from servax.attacks.problem import Problem
 from servax.models import classes_of
-from servax.training.seeding import drawn
+from servax.training import drawn
 
 NEIGHBOURS = 8
 """How many other utterances are tried."""

@@ -35,7 +35,7 @@ from servax.errors import SettingError
 from servax.kinds import check_types
 from servax.models import VGG16, frozen
 from servax.perturbation import Linf, ascend
-from servax.training.seeding import drawn
+from servax.training import drawn
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """From logits (B, C) and classes (B,) to a scalar: cross-entropy, with class weights or not."""

@@ -17,7 +17,7 @@ from servax.attacks.problem import logits_of
 from servax.evaluation.checks.declared import Case, Severity, Verdict, of_model, percent
 from servax.evaluation.trial import AGREEMENT, alone, out_of_memory, spread
 from servax.models import evaluating
-from servax.training.seeding import drawn, generator
+from servax.training import drawn, generator
 
 BATCHES = (16, 32)
 """Sizes in which models are asked that a few utterances alone do not fill."""

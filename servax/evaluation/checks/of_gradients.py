@@ -21,7 +21,7 @@ from servax.evaluation.systems import System
 from servax.evaluation.trial import repeats
 from servax.models import evaluating
 from servax.perturbation import input_gradient
-from servax.training.seeding import drawn, global_seed
+from servax.training import drawn, global_seed
 
 NO_TORCH = "audit the torch model that it was made of"
 """What to do about a model without gradients that is not made of torch."""

@@ -27,7 +27,7 @@ from servax.evaluation.checks.declared import Case, Severity, Verdict, of_model,
 from servax.evaluation.checks.readout import Features, Readout, separate
 from servax.models import evaluating
 from servax.perturbation import Ball, into_reach
-from servax.training.seeding import drawn
+from servax.training import drawn
 
 ENOUGH = 0.95
 """Success rate from which an attack passes (the paper's)."""

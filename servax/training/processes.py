@@ -7,26 +7,38 @@ LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT. A process that finds the
 
 Nothing hangs: a process that fails or is killed ends the training on its machine within seconds;
 other machines see its connections close, at the latest after `PATIENCE`; a starting process that
-dies takes its own along.
+dies takes its own along. A process that fails sends one sentence to the one that started it, and
+leaves at once, without waiting for others that cannot answer any more. What came first is the
+cause; that the others lost their connection to it is not.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import socket
+import sys
+import threading
+import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import NamedTuple
 
 import torch
 
-from servax.errors import ServaxError, SettingError
+from servax.errors import ServaxError, SettingError, closed
 from servax.kinds import check_types
-from servax.training.members import Member, end, first_cause, start, wait_for_all
 from servax.training.team import Team, become, current
 
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others, at the start and in each exchange."""
+GRACE_SECONDS = 3.0
+"""How long other processes may take to say what they saw after one failed, and to end when told."""
 PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -136,28 +148,144 @@ def launch(
         _start_and_watch(work, places, device)
 
 
+class _Member(NamedTuple):
+    """One process, and where its last words arrive."""
+
+    rank: int
+    process: SpawnProcess
+    words: Connection
+
+
+class _Failure(NamedTuple):
+    """Why a member ended: its last words."""
+
+    refused: bool
+    """Whether it ended with a sentence of its own (a `ServaxError`)."""
+    sentence: str
+    exit_code: int = 1
+    """What the command line leaves with."""
+    trace: str = ""
+    seconds: float = 0.0
+    """When, on the machine's clock."""
+
+
 def _start_and_watch(
     work: Callable[[], object], places: list[dict[str, str]], device: torch.device
 ) -> None:
-    members: list[Member] = []
+    members: list[_Member] = []
+    context = multiprocessing.get_context("spawn")
     try:
         for place in places:
-            members.append(start(_member, (work, place, device.type), rank=int(place["RANK"])))
-        if not wait_for_all(members):
-            raise first_cause(members, size=int(places[0]["WORLD_SIZE"]))
+            here, there = context.Pipe(duplex=False)
+            process = context.Process(
+                target=_live,
+                args=(work, place, device.type, there),
+                name=f"servax {place['RANK']}",
+                daemon=True,
+            )
+            process.start()
+            there.close()
+            members.append(_Member(int(place["RANK"]), process, here))
+        if not _all_end_well(members):
+            raise _first_cause(members, size=int(places[0]["WORLD_SIZE"]))
     finally:
-        end(members)
+        _end(members)
 
 
-def _member(work: Callable[[], object], place: Mapping[str, str], kind: str) -> None:
-    """Take one's place in a team and do the work."""
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    if not threads.isdecimal():
-        threads = str(max(1, (os.cpu_count() or 1) // int(place["LOCAL_WORLD_SIZE"])))
-    torch.set_num_threads(int(threads))
-    os.environ.update(place, OMP_NUM_THREADS=threads)
-    rank, size, local = (int(place[n]) for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    _join_and_do(work, Team(rank, size, local), torch.device(kind))
+def _all_end_well(members: list[_Member]) -> bool:
+    """Return true when every member ended well, false as soon as one did not."""
+    running = {member.process.sentinel: member.process for member in members}
+    while running:
+        for sentinel in wait(list(running)):
+            process = running.pop(sentinel)  # type: ignore[arg-type]
+            process.join()
+            if process.exitcode != 0:
+                return False
+    return True
+
+
+def _first_cause(members: list[_Member], *, size: int) -> ServaxError:
+    """Return what ended the team, after the other members had time to notice."""
+    _join(members)
+    failures = [(m, _last_words(m)) for m in members if m.process.exitcode not in (None, 0)]
+    # A refusal is always a cause; so is a death without a word; then whatever came first.
+    member, failure = min(
+        failures, key=lambda f: (not f[1].refused, bool(f[1].trace), f[1].seconds)
+    )
+    sentence = failure.sentence
+    if not failure.refused:
+        sentence = f"process {member.rank + 1} of {size} {sentence}; the others were ended."
+    error = ServaxError(closed(sentence))
+    error.exit_code = failure.exit_code
+    if failure.trace:
+        error.add_note(failure.trace)  # shown with the traceback, by --debug
+    return error
+
+
+def _last_words(member: _Member) -> _Failure:
+    try:
+        if member.words.poll():
+            return _Failure(*member.words.recv())
+    except (EOFError, OSError):
+        pass
+    code = member.process.exitcode or 0
+    if code >= 0:
+        return _Failure(False, f"left with exit code {code} without a word")
+    sentence = f"was ended by signal {-code} ({signal.Signals(-code).name})"
+    if -code == signal.SIGKILL:
+        sentence += ", which is what happens when memory runs out"
+    return _Failure(False, sentence)
+
+
+def _end(members: list[_Member]) -> None:
+    """End every member that still runs, by force if need be."""
+    for member in members:
+        member.process.terminate()
+    _join(members)
+    for member in members:
+        if member.process.is_alive():
+            member.process.kill()
+        member.process.join()
+        member.words.close()
+        member.process.close()
+
+
+def _join(members: list[_Member]) -> None:
+    until = time.monotonic() + GRACE_SECONDS
+    for member in members:
+        member.process.join(max(0.0, until - time.monotonic()))
+
+
+def _live(
+    work: Callable[[], object], place: Mapping[str, str], kind: str, words: Connection
+) -> None:
+    """Take a member's place in a team and do the work; leave with 0, or with last words and 1."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the starter, who ends us
+    threading.Thread(target=_leave_with_starter, daemon=True).start()
+    try:
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        if not threads.isdecimal():
+            threads = str(max(1, (os.cpu_count() or 1) // int(place["LOCAL_WORLD_SIZE"])))
+        torch.set_num_threads(int(threads))
+        os.environ.update(place, OMP_NUM_THREADS=threads)
+        rank, size, local = (int(place[n]) for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        _join_and_do(work, Team(rank, size, local), torch.device(kind))
+    except BaseException as error:
+        refused = isinstance(error, ServaxError)
+        first_line = next(iter(str(error).splitlines()), "")
+        sentence = str(error) if refused else f"failed: {type(error).__name__}: {first_line}"
+        trace = traceback.format_exc()[-20_000:]
+        code = getattr(error, "exit_code", 1)
+        words.send((refused, sentence, code, trace, time.monotonic()))
+        sys.stderr.flush()
+        os._exit(1)  # not by way of destructors, which wait for members that are gone
+
+
+def _leave_with_starter() -> None:
+    starter = multiprocessing.parent_process()
+    if starter is not None:
+        starter.join()
+        os._exit(1)
 
 
 def _join_and_do(
