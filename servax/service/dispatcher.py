@@ -77,7 +77,7 @@ class Dispatcher:
         """Hold one of the places inside; taken before the body of a request is read.
 
         Raises:
-            Later: All are taken, or the service is ending.
+            Refusal: All are taken, or the service is ending.
         """
         if self.closing:
             raise _later(503, "shutting_down", "The service is ending; send this to another one.")
