@@ -52,7 +52,8 @@ REFUSALS = [
     (
         ["report", "nowhere"],
         2,
-        "servax: nowhere: holds no records/fold-*.parquet; expected the folder of a finished run.",
+        "servax: nowhere: holds no records/*.parquet; expected the folder of a finished run, or "
+        "one Parquet file of records.",
     ),
     (
         ["attack", "in.wav", "nowhere", "angry"],

@@ -16,10 +16,7 @@ from servax.benchmark.record import Adaptive, Figure, Figures, GroupSet
 from servax.errors import ServaxError
 from servax.evaluation import metrics
 from servax.evaluation.protocol import UNDEFENDED
-from servax.report import tables
-from servax.report.outcomes import Outcomes, align
-from servax.report.protection import over_steps
-from servax.report.resampling import SpeakerDraws
+from servax.report import Measures, collect
 
 __all__ = ["ADAPTIVE", "Measurement", "adaptive_name", "figures_of", "percent"]
 
@@ -63,21 +60,19 @@ def figures_of(records: pd.DataFrame, defence: str, measurement: Measurement) ->
     """
     adaptive = records["attack"].str.startswith(ADAPTIVE)
     named = records["defence"].isin([defence, UNDEFENDED])
-    outcomes = align(records[named & ~adaptive])
-    if defence not in outcomes.defences:
+    run = Measures(collect(records[named & ~adaptive], adaptive_elsewhere=True))
+    if defence not in run.defences:
         known = ", ".join(sorted(set(records["defence"])))
         raise ServaxError(f"the records hold no {defence!r}, only {known}; measure it first.")
-    draws = SpeakerDraws.of(outcomes.speakers)
-    grid, intervals = tables.grid(outcomes), tables.intervals(outcomes)
+    told = {(row["defence"], row["column"]): row for row in run.table.to_dict("records")}
 
     def uar(name: str, heading: str) -> Figure | None:
-        if heading not in grid.columns:
+        row = told.get((name, heading))
+        if row is None:
             return None
-        ends = intervals[name].get(heading) if draws is not None else None
-        band = (ends.low, ends.high) if ends else None
-        return _figure(tables.value(grid, name, heading), band)
+        return _figure(run.uar(name, heading), (row["low_percent"], row["high_percent"]))
 
-    efficacy, recovery = _protection(outcomes, defence, draws)
+    efficacy, recovery = _protection(run, defence)
     undefended = uar(UNDEFENDED, "clean")
     if undefended is None:
         raise ServaxError("the clean UAR of the bare target is not defined; expected utterances.")
@@ -85,8 +80,8 @@ def figures_of(records: pd.DataFrame, defence: str, measurement: Measurement) ->
         target=measurement.target,
         groups=measurement.groups,
         heard=tuple(sorted({int(fold) for fold in records["fold"]})),
-        seeds=outcomes.seeds,
-        utterances=len(outcomes.labels) // len(outcomes.seeds),
+        seeds=run.found.seeds,
+        utterances=len(run.found.labels) // len(run.found.seeds),
         undefended=undefended,
         **{name: uar(defence, heading) for name, heading in HEADINGS.items()},
         pe=efficacy,
@@ -108,17 +103,12 @@ def _figure(value: float, band: tuple[float, float] | None, digits: int = 2) -> 
     return Figure(value=round(value, digits), low=low, high=high)
 
 
-def _protection(
-    outcomes: Outcomes, defence: str, draws: SpeakerDraws | None
-) -> tuple[Figure | None, Figure | None]:
+def _protection(run: Measures, defence: str) -> tuple[Figure | None, Figure | None]:
     """Return PE and RR, means over every k of the oblivious PGD, where they are defined."""
-    if defence == UNDEFENDED or not outcomes.conditions("pgd"):
+    if defence == UNDEFENDED or not run.found.conditions("pgd"):
         return None, None
-    found = over_steps(outcomes, defence, draws)
-    efficacy, recovery = (
-        _figure(value, (interval.low, interval.high) if interval else None, 3)
-        for value, interval in (found["PE"], found["RR"])
-    )
+    found = run.over_steps(defence)
+    efficacy, recovery = (_figure(*found[name], 3) for name in ("PE", "RR"))
     return efficacy, recovery
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from servax.benchmark.record import MEASURES, Adaptive, Figure, Figures, GroupSet, Record
 from servax.errors import PathError, SettingError
 from servax.files import write_whole
-from servax.report.cells import Cell, Head, TextTable
-from servax.report.markdown import render_table
+from servax.report import Cell, Head, Table, markdown_table
 
 __all__ = ["BEGIN", "END", "in_order", "rewrite", "tables_of", "with_tables"]
 
@@ -29,7 +28,7 @@ HEADS = {
 SHARES = ("pe", "rr")
 
 
-def tables_of(records: Sequence[Record]) -> list[TextTable]:
+def tables_of(records: Sequence[Record]) -> list[Table]:
     """Return one table per kind of recogniser and set of groups, then one of the defences.
 
     Rows are sorted by the UAR that the adaptive attacker leaves at the protocol's radius, then by
@@ -82,7 +81,7 @@ def _strictest(figures: Figures | None, record: Record) -> Adaptive | None:
     return min(at, key=lambda each: each.uar) if at else None
 
 
-def _figures_table(records: Sequence[Record], target: str, groups: GroupSet) -> TextTable:
+def _figures_table(records: Sequence[Record], target: str, groups: GroupSet) -> Table:
     measured = [found for record in records if (found := record.of(target, groups))]
     conditions = sorted({_condition(each) for found in measured for each in found.adaptive})
     heads = [Head("defence"), *(Head(_adaptive_head(*each)) for each in conditions)]
@@ -90,7 +89,7 @@ def _figures_table(records: Sequence[Record], target: str, groups: GroupSet) -> 
     wanted = ", ".join(map(str, records[0].protocol.of(groups)))
     looked = "looked at once, at the end" if groups == "held-out" else "used for tuning"
     rows = tuple(_row(record, record.of(target, groups), conditions) for record in records)
-    return TextTable(
+    return Table(
         title=f"{target}, {groups} speakers",
         note=f"Groups {wanted}, {looked}. UAR in %, PE and RR as shares, with 95 % intervals over "
         "speakers below. Adaptive attackers know the defence; FGSM and PGD do not.",
@@ -148,7 +147,7 @@ def _short(value: float) -> str:
     return f"{value:g}".removeprefix("0")
 
 
-def _defences_table(records: Sequence[Record]) -> TextTable:
+def _defences_table(records: Sequence[Record]) -> Table:
     rows = tuple(
         (
             Cell(record.name),
@@ -163,7 +162,7 @@ def _defences_table(records: Sequence[Record]) -> TextTable:
         for record in sorted(records, key=lambda each: each.name)
     )
     heads = ("defence", "kind", "parameters", "kept from it", "trained on", "licence of the data")
-    return TextTable(
+    return Table(
         title="The defences",
         note="",
         head=tuple(map(Head, (*heads, "weights", "source"))),
@@ -183,7 +182,7 @@ def with_tables(page: str, records: Sequence[Record], *, where: str | Path = "th
         raise PathError(where, f"lacks its markers, expected each once: {BEGIN} and {END}")
     before, _, rest = page.partition(BEGIN)
     after = rest.partition(END)[2]
-    tables = [render_table(table) for table in tables_of(records)] if records else []
+    tables = [markdown_table(table) for table in tables_of(records)] if records else []
     inside = "\n\n".join(tables or ["No entry has been measured yet."])
     return f"{before}{BEGIN}\n\n{inside}\n\n{END}{after}"
 

@@ -25,13 +25,17 @@ from servax.evaluation.statistics import no_interval
 from servax.evaluation.systems import System
 from servax.evaluation.threats import known
 from servax.experiments.provenance import provenance
-from servax.report.audit.document import document
-from servax.report.audit.result import MEASURES
-from servax.report.audit.scores import scores
-from servax.report.audit.sentences import verdict
-from servax.report.audit.summary import summary
-from servax.report.audit.tables import main_table
-from servax.report.audit.threshold import below, parsed, untrusted
+from servax.report.audit import (
+    MEASURES,
+    below,
+    document,
+    main_table,
+    parsed,
+    scores,
+    summary,
+    untrusted,
+    verdict,
+)
 from servax.training import Precision
 
 BELOW = 3
@@ -212,17 +216,17 @@ class Audit(Selection):
         result = audited.result
         found = scores(result)
         if self.json:
-            print_json(document(result, found))
+            print_json(document(found))
         else:
-            table = main_table(result, found)
+            table = main_table(found)
             rows = [[cell.text for cell in row] for row in table.rows]
             print_table(table.title, [head.text for head in table.head], rows)
-            for sentence in (*summary(result, found), *verdict(result, found)):
+            for sentence in (*summary(found), *verdict(found)):
                 say(sentence)
         say(f"report: {audited.paths.html}")
         if untrusted(result):
             return UNTRUSTED
-        return BELOW if below(result, found) else 0
+        return BELOW if below(found) else 0
 
 
 def _say_estimate(scene: Scene, found: list[Estimate]) -> None:

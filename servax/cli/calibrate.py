@@ -37,8 +37,7 @@ from servax.features import (
 from servax.files import json_text, write_whole
 from servax.models import frozen
 from servax.recognition import Recogniser
-from servax.report.calibration import risk_curves
-from servax.report.style import png
+from servax.report import png, risk_curves
 from servax.training import Compute
 
 SAME_DB = 1e-3

@@ -14,11 +14,8 @@ from servax.cli.commands import operand
 from servax.cli.output import command_line, print_json, print_table, room, say
 from servax.errors import SettingError
 from servax.experiments import Finished, Recipe, load_recipe, report_run, run
-from servax.report.cells import TextTable
-from servax.report.outcomes import collect
-from servax.report.reading import home_of, read_run
-from servax.report.text_tables import grid_table
-from servax.report.versus import write_comparison
+from servax.report import Measures, Table, collect, home_of, table_1, write_comparison
+from servax.report.audit import AuditResult, main_table, read_results, scores, write_audit
 from servax.stages import Engine, RayEngine, is_url, mirror, without_password
 
 DEMO = "demo.yaml"
@@ -97,19 +94,21 @@ def _finish(recipe: Recipe, place: str, *, as_json: bool, engine: Engine | None 
 
 
 def _show(finished: Finished, *, as_json: bool) -> int:
-    table = finished.records
-    outcomes = collect(table.frame, classes=tuple(table.provenance.get("classes", ())))
-    grid = grid_table(outcomes, table.provenance)
+    found = collect(finished.records.frame, finished.records.provenance)
+    return _print(table_1(Measures(found)), finished.report.html, as_json=as_json)
+
+
+def _print(grid: Table, page: Path, *, as_json: bool) -> int:
     columns = [head.text for head in grid.head]
     rows = [[cell.text for cell in row] for row in grid.rows]
     if as_json:
-        print_json({"columns": columns, "rows": rows, "report": str(finished.report.html)})
+        print_json({"columns": columns, "rows": rows, "report": str(page)})
     else:
         kept = fitting(columns, room())
         print_table(
             grid.title, [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
         )
-    say(f"report: {finished.report.html}")
+    say(f"report: {page}")
     return 0
 
 
@@ -127,15 +126,16 @@ def fitting(columns: Sequence[str], width: int | None) -> list[int]:
 
 @dataclass(frozen=True)
 class Report:
-    """Write the report of a run again, or compare two runs: `servax report RUN_A RUN_B`."""
+    """Write the report of a run or audit again, or compare two: `servax report RUN_A RUN_B`."""
 
     run: str
-    """Folder of the run, or one Parquet file of records."""
+    """Folder of the run or audit, or one Parquet file of records."""
     versus: str | None = operand(None)
-    """Another run, to compare with; the same as a second RUN."""
+    """Another run or audit, to compare with; the same as a second RUN."""
     _: KW_ONLY
     out: str | None = None
-    """Folder of the report; default <run>/report, or <run>/report-versus-<other run>."""
+    """Folder of the report; default <run>/report, of an audit <run>/report-again, of a comparison
+    <run>/report-versus-<other run>."""
     json: bool = False
     """Print the table as JSON."""
 
@@ -143,6 +143,11 @@ class Report:
         """Write the report from the records, or the comparison of two."""
         if self.versus is not None:
             return self._compare(Path(self.run), Path(self.versus))
+        results = read_results(self.run)
+        if isinstance(results, AuditResult):
+            # The report that stands there alone holds the sounds.
+            written = write_audit(results, self.out or home_of(self.run) / "report-again")
+            return _print(main_table(scores(results)), written.html, as_json=self.json)
         out = Path(self.out) if self.out else None
         return _show(report_run(Path(self.run), out=out), as_json=self.json)
 
@@ -150,7 +155,7 @@ class Report:
         names = run_names(a, b)
         flat = names[1].strip("/").replace("/", "-").replace("\\", "-")
         folder = Path(self.out) if self.out else home_of(a) / f"report-versus-{flat}"
-        table, written = write_comparison(read_run(a), read_run(b), folder, names=names)
+        table, written = write_comparison(read_results(a), read_results(b), folder, names=names)
         if self.json:
             told = {"a": names[0], "b": names[1], "rows": _rows(table)}
             print_json(told | {"report": str(written.html)})
@@ -162,7 +167,7 @@ class Report:
         return 0
 
 
-def _rows(table: TextTable) -> list[dict[str, Any]]:
+def _rows(table: Table) -> list[dict[str, Any]]:
     """Return the numbers behind a table; JSON has no word for what was not measured but null."""
     if table.numbers is None:
         return []

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from servax.errors import PathError
 from servax.evaluation import records
 from servax.experiments.plan import Plan
 from servax.experiments.prepared import Prepared
@@ -15,7 +14,7 @@ from servax.experiments.provenance import provenance
 from servax.experiments.publishing import EXAMPLE, LOGS, RECORDS, publish_plan
 from servax.experiments.recipe import Recipe
 from servax.files import remove_unfinished
-from servax.report import Examples, ReportPaths, write_report
+from servax.report import Examples, ReportPaths, read_run, write_report
 from servax.stages import Engine, LocalEngine, Storage, Watcher, held
 
 REPORT = "report"
@@ -84,17 +83,11 @@ def report_run(
         ServaxError: There are no records, or they do not belong together.
     """
     home = folder.parent if folder.is_file() else folder
-    if folder.is_file():
-        paths = [folder]
-    elif names is not None:
-        paths = [home / RECORDS / f"{name}.parquet" for name in names]
+    if names is None:
+        everything = read_run(folder)
     else:
-        paths = sorted((home / RECORDS).glob("fold-*.parquet"))
-    if not paths:
-        raise PathError(
-            folder, f"holds no {RECORDS}/fold-*.parquet; expected the folder of a finished run"
-        )
-    everything = records.concat([records.read(path) for path in paths])
+        paths = [home / RECORDS / f"{name}.parquet" for name in names]
+        everything = records.concat([records.read(path) for path in paths])
     example = home / EXAMPLE
     report = write_report(
         everything,

@@ -2,28 +2,53 @@
 
 from __future__ import annotations
 
-from servax.report.examples import Examples
-from servax.report.figure_two import protection_curves
-from servax.report.figures import confusion_matrices, training_curves, uar_curves
-from servax.report.outcomes import Condition, Outcomes, collect
-from servax.report.reading import read_run
-from servax.report.spectrograms import spectrogram_triple
-from servax.report.style import png
-from servax.report.versus import write_comparison
-from servax.report.write import ReportPaths, write_report
+from servax.report.comparison import write_comparison
+from servax.report.figures import (
+    confusion_matrices,
+    protection_curves,
+    risk_curves,
+    spectrogram_triple,
+    training_curves,
+    uar_curves,
+)
+from servax.report.measures import Column, Measures, measures
+from servax.report.predictions import CLEAN, Condition, Predictions, collect
+from servax.report.rendering import Content, Picture, ReportPaths, markdown_table
+from servax.report.run import write_report
+from servax.report.run_files import Examples, home_of, read_run, training_curves_of
+from servax.report.run_tables import table_1
+from servax.report.style import new_figure, png, tidy
+from servax.report.tables import Cell, Field, Head, Table
 
 __all__ = [
+    "CLEAN",
+    "Cell",
+    "Column",
     "Condition",
+    "Content",
     "Examples",
-    "Outcomes",
+    "Field",
+    "Head",
+    "Measures",
+    "Picture",
+    "Predictions",
     "ReportPaths",
+    "Table",
     "collect",
     "confusion_matrices",
+    "home_of",
+    "markdown_table",
+    "measures",
+    "new_figure",
     "png",
     "protection_curves",
     "read_run",
+    "risk_curves",
     "spectrogram_triple",
+    "table_1",
+    "tidy",
     "training_curves",
+    "training_curves_of",
     "uar_curves",
     "write_comparison",
     "write_report",

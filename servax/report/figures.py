@@ -1,4 +1,4 @@
-"""Curves and confusion matrices of a report. Each function returns a matplotlib Figure.
+"""The figures of a report. Each function returns a matplotlib Figure; all have one look.
 
 No picture shows what an oblivious attacker leaves without what an adaptive one does: the curves
 carry a tinted band with it, the confusion matrices a panel of their own.
@@ -6,91 +6,236 @@ carry a tinted band with it, the confusion matrices a panel of their own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from servax.evaluation import metrics
-from servax.report import tables
-from servax.report.logs import Curves
-from servax.report.marks import adaptive_band, legend
-from servax.report.outcomes import CLEAN, UNDEFENDED, Condition, Outcomes
-from servax.report.selection import drawn
-from servax.report.style import look, new_figure, tidy
+from servax.evaluation.calibration import PAPER_FLAT, PAPER_RISK
+from servax.report import paper
+from servax.report.measures import PROTECTION, Measures
+from servax.report.predictions import CLEAN, UNDEFENDED, Condition
+from servax.report.run_files import Curves, Examples
+from servax.report.style import FONT_POINTS, curve, legend, look, new_figure, tidy
 
-__all__ = ["confusion_matrices", "training_curves", "uar_curves"]
+__all__ = [
+    "confusion_matrices",
+    "difference_plot",
+    "protection_curves",
+    "risk_curves",
+    "size_curves",
+    "spectrogram_triple",
+    "training_curves",
+    "uar_curves",
+]
 
-_FONT_POINTS = 8.5
 _NAMED_CLASSES = 12  # beyond, only every second, third … has its name beside it
 _ANNOTATED_CLASSES = 8  # beyond, numbers in the squares cannot be read at page width
+_DARK = "#555555"
 
 
-def uar_curves(outcomes: Outcomes) -> Figure:
+def _chance(axes: Axes, classes: int) -> None:
+    axes.axhline(100 / classes, color=_DARK, linewidth=0.9, linestyle=":", label="chance")
+
+
+def _short(value: float, _: object = None) -> str:
+    return f"{value:g}".replace("0.", ".", 1)
+
+
+def _legend_columns(names: Sequence[str]) -> int:
+    return 3 if any(len(name) > 20 for name in names) else 4
+
+
+def uar_curves(run: Measures) -> Figure:
     """Return pooled UAR against ε of FGSM and against k of PGD, one line per defence.
 
-    Of many defences it shows some (`servax.report.selection.drawn`).
+    Of many defences it shows some.
     """
-    shown = drawn(outcomes)
+    shown = drawn_uar(run)
+    told = run.conditions.set_index(["defence", "attack", "strength", "knowledge"])["uar_percent"]
     figure = new_figure(4.0)
     panels = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.6))
     for axes, (attack, letter) in zip(panels, (("fgsm", "ε"), ("pgd", "k")), strict=True):
-        conditions = (CLEAN, *outcomes.conditions(attack))
-        for defence in shown:
-            colour, marker = look(defence, shown)
-            axes.plot(
-                [condition.strength for condition in conditions],
-                [tables.percent(outcomes, defence, [condition]) for condition in conditions],
-                marker=marker,
-                markersize=4,
-                linewidth=1.4,
-                color=colour,
-                label=defence,
-            )
-        if attack == "pgd" and outcomes.adaptive_steps:
-            strictest = {name: [outcomes.adaptive(name)] for name in shown}
-            left = {name: tables.percent(outcomes, name, c) for name, c in strictest.items()}
-            adaptive_band(axes, outcomes, left)
+        conditions = (CLEAN, *run.found.conditions(attack))
+        for name in shown:
+            points = [
+                (c.strength, told.get((name, c.attack, c.strength, c.knowledge), math.nan))
+                for c in conditions
+            ]
+            curve(axes, name, shown, points)
+        if attack == "pgd" and run.last:
+            _adaptive_band(axes, run, {name: run.uar(name, run.last[0].heading) for name in shown})
         if attack == "fgsm":
-            axes.set_xticks(*_epsilon_ticks(conditions))
-        chance = 100 / len(outcomes.classes)
-        axes.axhline(chance, color="#555555", linewidth=0.9, linestyle=":", label="chance")
+            values = [c.strength for c in conditions]
+            ticks = values if len(values) <= 7 else values[:: -(-len(values) // 6)]
+            axes.set_xticks(ticks, [_short(value) for value in ticks])
+        _chance(axes, len(run.found.classes))
         unit = "on the [0, 1] scale" if attack == "fgsm" else "of oblivious PGD"
         tidy(axes, title=attack.upper(), x=f"{letter} {unit}; 0 is clean")
     panels[0].set_ylabel("UAR (%)", fontsize=9)
     panels[0].set_ylim(bottom=0)
-    legend(figure, panels[1], columns=3 if any(len(n) > 20 for n in shown) else 4)
+    legend(figure, panels[1], columns=_legend_columns(shown))
     return figure
 
 
-def _epsilon_ticks(conditions: Sequence[Condition]) -> tuple[list[float], list[str]]:
-    values = [condition.strength for condition in conditions]
-    shown = values if len(values) <= 7 else values[:: -(-len(values) // 6)]
-    return shown, [f"{value:g}".replace("0.", ".") for value in shown]
+def drawn_uar(run: Measures) -> tuple[str, ...]:
+    """Return the defences that `uar_curves` shows."""
+    return run.drawn("similarity", "vanilla", "pgd-at", "trades", "control", UNDEFENDED)
 
 
-def confusion_matrices(outcomes: Outcomes, *, defences: Sequence[str]) -> Figure:
+def _adaptive_band(axes: Axes, run: Measures, values: Mapping[str, float]) -> None:
+    """Mark what the adaptive attacker leaves, one mark per defence, in a tinted band at the right.
+
+    Side by side, since the values are often alike and near 0: on one spot they would hide
+    each other.
+    """
+    end = max([*(c.strength for c in run.found.conditions("pgd")), 1.0])
+    gap = end / 22
+    left = end + gap
+    for i, (name, value) in enumerate(values.items()):
+        curve(
+            axes,
+            name,
+            list(values),
+            [(left + (i + 0.8) * gap, value)],
+            label=None,
+            linestyle="none",
+            markersize=6.5,
+            markeredgecolor="white",
+            markeredgewidth=0.7,
+            clip_on=False,
+            zorder=5,
+        )
+    right = left + (len(values) + 0.6) * gap
+    axes.axvspan(left, right, color="#fff0cc", linewidth=0, zorder=0)
+    axes.set_xlim(-gap / 2, right)
+    axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= end])
+    axes.text(
+        (left + right) / 2,
+        0.985,
+        f"adaptive\nPGD-{run.found.adaptive_steps}",
+        transform=axes.get_xaxis_transform(),
+        fontsize=FONT_POINTS,
+        ha="center",
+        va="top",
+        color="#6b4a00",
+    )
+
+
+_TITLES = {
+    "PE": "Protection efficacy (PE): share of the risk that the defence takes away",
+    "RR": "Recovery rate (RR): share of clean errors that come out right",
+}
+
+
+def protection_curves(run: Measures) -> Figure:
+    """Return Figure 2: PE (solid, above) and RR (dashed, below) against the steps k of PGD.
+
+    Differs from the paper's figure, which has both in one panel and no bands: with several
+    defences that is unreadable. The bands are 95 % bootstraps over speakers; the tinted strip
+    holds the same measures under adaptive PGD; the averages over k stand in the legends, with the
+    paper's own beside them as dotted lines.
+    """
+    shown = run.drawn_protection
+    told = run.worth.set_index("defence")
+    figure = new_figure(7.6)
+    for axes, measure in zip(figure.subplots(2, 1), PROTECTION, strict=True):
+        points = run.protection[run.protection["measure"] == measure]
+        points = points[points["defence"].isin(shown)]
+        means, sds, known = (
+            told[f"{measure} {kind}"].to_dict() for kind in ("mean", "sd", "adaptive")
+        )
+        for name, line in points.groupby("defence", sort=False):
+            label = f"{name}: {_average(means[name], sds[name])}"
+            _protection_curve(axes, line, shown, measure, label)
+        _published_lines(axes, run, shown, measure)
+        if run.last:
+            _adaptive_band(axes, run, {name: known[name] for name in shown})
+        axes.axhline(0, color=_DARK, linewidth=0.8)
+        # A defence that harms at small k may not press all the others together.
+        if points["low"].fillna(points["value"]).min() < -1:
+            axes.set_ylim(bottom=-1)
+        tidy(axes, title=_TITLES[measure], x="steps k of oblivious PGD", y=measure)
+        axes.legend(
+            loc="upper left",
+            bbox_to_anchor=(0.0, -0.2),
+            ncols=2,
+            fontsize=FONT_POINTS,
+            frameon=False,
+            borderaxespad=0.0,
+        )
+    return figure
+
+
+def _protection_curve(
+    axes: Axes, line: pd.DataFrame, shown: Sequence[str], measure: str, label: str
+) -> None:
+    name = str(line["defence"].iloc[0])
+    colour, marker = look(name, shown)
+    axes.fill_between(line["k"], line["low"], line["high"], color=colour, alpha=0.12, lw=0)
+    solid = measure == "PE"
+    curve(
+        axes,
+        name,
+        shown,
+        zip(line["k"], line["value"], strict=True),
+        linestyle="-" if solid else "--",
+        marker=marker if solid else "",
+        markersize=3.5,
+        linewidth=1.5,
+        label=label,
+    )
+
+
+def _average(mean: float, sd: float) -> str:
+    return "" if np.isnan(mean) else f"{mean:.3f} ± {sd:.3f}".replace("-", "−").replace("0.", ".")
+
+
+def _published_lines(axes: Axes, run: Measures, shown: Sequence[str], measure: str) -> None:
+    steps = [c.strength for c in run.found.conditions("pgd")]
+    for defence, (name, averages) in run.published.items():
+        if defence in shown:
+            told = averages.efficacy if measure == "PE" else averages.recovery
+            # Over the steps that the paper averages, not into the strip of the adaptive attack.
+            curve(
+                axes,
+                defence,
+                shown,
+                [(min(steps), told.mean), (min(30.0, max(steps)), told.mean)],
+                marker="",
+                linewidth=1.1,
+                linestyle=":",
+                label=f"paper (IEMOCAP), {name}: {_average(told.mean, told.sd)}",
+            )
+
+
+def confusion_matrices(run: Measures, *, defences: Sequence[str]) -> Figure:
     """Return confusions of the bare target and of `defences`: clean, PGD, and more PGD.
 
     Rows of a matrix are true classes and add up to 100 %. The last column is the adaptive attack.
     """
-    shown = [c for c in outcomes.conditions("pgd") if c.strength <= max(tables.STEPS)]
+    found = run.found
+    shown = [c for c in found.conditions("pgd") if c.strength <= max(paper.STEPS)]
     attacked = shown[-1] if shown else None
-    rows = [name for name in dict.fromkeys((UNDEFENDED, *defences)) if name in outcomes.defences]
+    rows = [name for name in dict.fromkeys((UNDEFENDED, *defences)) if name in run.defences]
     figure = new_figure(3.05 * len(rows))
     panels = figure.subplots(len(rows), 3, squeeze=False)
     for line, name in zip(panels, rows, strict=True):
-        for i, condition in enumerate((CLEAN, attacked, outcomes.adaptive(name))):
-            predictions = outcomes.predictions(name, condition)
+        for i, condition in enumerate((CLEAN, attacked, found.adaptive(name))):
+            predictions = found.of(name, condition)
             if predictions is None or condition is None:
                 line[i].set_axis_off()
                 continue
-            _confusion(line[i], outcomes, predictions, first=i == 0)
+            _confusion(line[i], run, predictions, first=i == 0)
             title = f"{name}\n{_condition_name(condition)}"
-            line[i].set_title(title, fontsize=_FONT_POINTS, loc="left")
+            line[i].set_title(title, fontsize=FONT_POINTS, loc="left")
     return figure
 
 
@@ -100,36 +245,33 @@ def _condition_name(condition: Condition) -> str:
     return f"{condition.knowledge} {condition.attack.upper()}-{condition.strength:g}"
 
 
-def _confusion(
-    axes: Axes, outcomes: Outcomes, predictions: NDArray[np.intp], *, first: bool
-) -> None:
-    names = outcomes.classes
-    counts = metrics.confusion(outcomes.labels, predictions, range(len(names)))
+def _confusion(axes: Axes, run: Measures, predictions: NDArray[np.intp], *, first: bool) -> None:
+    names = run.found.classes
+    counts = metrics.confusion(run.found.labels, predictions, range(len(names)))
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, aspect="equal")
+    ticks = range(len(names))
     if len(names) <= _ANNOTATED_CLASSES:
         size = 9 if len(names) <= 5 else 6.5
         for row, column in np.ndindex(*shares.shape):
             value = shares[row, column]
             ink = "white" if value > 55 else "#222222"
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", size=size, color=ink)
-    ticks = range(len(names))
-    if len(names) <= _ANNOTATED_CLASSES:
         axes.set_xticks(ticks, names, rotation=40, ha="right", rotation_mode="anchor")
     else:  # names would lie over each other
         ticks = range(0, len(names), -(-len(names) // _NAMED_CLASSES))
         axes.set_xticks(ticks, [names[i] for i in ticks], rotation=90)
     axes.set_yticks(ticks, [names[i] if first else "" for i in ticks])
-    axes.tick_params(labelsize=_FONT_POINTS - 0.5, length=0)
-    axes.set_xlabel("predicted", fontsize=_FONT_POINTS)
-    axes.set_ylabel("true class" if first else "", fontsize=_FONT_POINTS)
+    axes.tick_params(labelsize=FONT_POINTS - 0.5, length=0)
+    axes.set_xlabel("predicted", fontsize=FONT_POINTS)
+    axes.set_ylabel("true class" if first else "", fontsize=FONT_POINTS)
 
 
 _PARTS = {"train": "#0072B2", "validation": "#D55E00", "test": "#009E73", "": "#000000"}
 
 
 def training_curves(curves: Curves, *, title: str) -> Figure:
-    """Return one panel per term of a training log (`servax.report.logs.curves`)."""
+    """Return one panel per term of a training log (`training_curves_of`)."""
     terms = sorted(curves, key=lambda term: (term != "loss", term))
     columns = min(3, len(terms))
     lines = -(-len(terms) // columns)
@@ -149,8 +291,188 @@ def training_curves(curves: Curves, *, title: str) -> Figure:
             )
         tidy(axes, title=term, x="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-        axes.legend(fontsize=_FONT_POINTS - 0.5, frameon=False)
+        axes.legend(fontsize=FONT_POINTS - 0.5, frameon=False)
     for axes in panels[len(terms) :]:
         axes.set_axis_off()
     figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    return figure
+
+
+def spectrogram_triple(examples: Examples) -> Figure:
+    """Return original, attacked and purified log-Mel, and beside them their differences.
+
+    The three spectrograms share one dB scale. Each difference has its own, since the attack is
+    often fifty times smaller than what the purifier changes: on one scale it could not be seen.
+    """
+    figure = new_figure(6.6)
+    panels = figure.subplots(3, 2)
+    parts = {name: getattr(examples, name) for name in ("original", "attacked", "purified")}
+    low = min(float(part.min()) for part in parts.values())
+    high = max(float(part.max()) for part in parts.values())
+    for i, (name, part) in enumerate(parts.items()):
+        _picture(panels[i, 0], part, examples, title=name, limits=(low, high), colours="magma")
+        if i > 0:
+            change = part - examples.original
+            # A few extreme cells would wash out all others; the bar's arrows say that they exist.
+            reach = float(np.quantile(np.abs(change), 0.99)) or 1.0
+            title, ends = f"{name} − original", (-reach, reach)
+            _picture(panels[i, 1], change, examples, title=title, limits=ends, colours="RdBu_r")
+            panels[i, 1].set_ylabel("")
+    for axes in panels[:2].flat:
+        axes.set_xlabel("")
+    _words(panels[0, 1], examples)
+    return figure
+
+
+def _picture(
+    axes: Axes,
+    values: NDArray[np.float32],
+    examples: Examples,
+    *,
+    title: str,
+    limits: tuple[float, float],
+    colours: str,
+) -> None:
+    """Draw one (M, F) array in dB with a time axis in seconds and its own colour bar."""
+    bins, frames = values.shape
+    image = axes.imshow(
+        values,
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+        cmap=colours,
+        vmin=limits[0],
+        vmax=limits[1],
+        extent=(0, frames * examples.hop_seconds, 0, bins),
+    )
+    tidy(axes, title=title, x="time (s)", y="Mel bin", grid=False)
+    beyond = bool(values.min() < limits[0] or values.max() > limits[1])
+    bar = axes.figure.colorbar(
+        image, ax=axes, pad=0.02, aspect=14, extend="both" if beyond else "neither"
+    )
+    bar.set_label("dB", fontsize=9)
+    bar.ax.tick_params(labelsize=FONT_POINTS)
+
+
+def _words(axes: Axes, examples: Examples) -> None:
+    """Write the title and the size of both changes where a third difference would stand."""
+    axes.set_axis_off()
+    lines = []
+    for name in ("attacked", "purified"):
+        change = np.abs(getattr(examples, name) - examples.original)
+        lines.append(
+            f"{name} − original:\n  mean {change.mean():.2f} dB, at most {change.max():.2f} dB"
+        )
+    title = textwrap.fill(examples.title, 38)
+    texts = (
+        axes.text(0, 1, title, va="top", fontsize=9.5, weight="bold", linespacing=1.4),
+        axes.text(0, 0.5, "\n".join(lines), va="top", fontsize=9, linespacing=1.5),
+    )
+    for text in texts:
+        # Long words would otherwise push the panels of this column away from their colour bars.
+        text.set_in_layout(False)
+
+
+_BETTER, _WORSE, _OPEN = "#0072B2", "#D55E00", "#8a8a8a"
+
+
+def difference_plot(frame: pd.DataFrame) -> Figure:
+    """Return differences B − A in points, one panel per measure; grey where the interval holds 0.
+
+    Args:
+        frame: ``defence``, ``measure``, ``difference_points``, ``low_points``, ``high_points``.
+    """
+    defences = list(dict.fromkeys(frame["defence"]))
+    compared = frame[frame["difference_points"].notna()]
+    measures = list(dict.fromkeys(compared["measure"])) or ["nothing to compare"]
+    figure = new_figure(1.1 + 0.27 * max(len(defences), 2))
+    panels = figure.subplots(1, len(measures), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, measure in zip(panels, measures, strict=True):
+        for row in compared[compared["measure"] == measure].to_dict("records"):
+            line, value = defences.index(row["defence"]), row["difference_points"]
+            low, high = row["low_points"], row["high_points"]
+            side = _BETTER if value > 0 else _WORSE
+            colour = side if low > 0 or high < 0 else _OPEN
+            axes.plot([low, high], [line] * 2, color=colour, lw=1.6, solid_capstyle="butt")
+            axes.plot([value], [line], marker="o", markersize=5, color=colour, linestyle="none")
+        axes.axvline(0, color=_DARK, linewidth=0.9)
+        tidy(axes, title=measure, x="B − A, points")
+        axes.margins(x=0.12)
+    panels[0].set_yticks(range(len(defences)), defences)
+    panels[0].set_ylim(len(defences) - 0.5, -0.5)
+    return figure
+
+
+Lines = Mapping[str, Sequence[tuple[float, float]]]
+"""Name of a system → its points (ε, UAR in percent)."""
+
+
+def size_curves(
+    panels: Mapping[str, Lines], *, among: Sequence[str], classes: int, unit: str
+) -> Figure:
+    """Return UAR against the size ε of an attack, a panel per title.
+
+    Args:
+        panels: Title → the curves of a panel.
+        among: All systems, which decide how each looks.
+        classes: How many there are.
+        unit: What an ε is in dB, or nothing.
+    """
+    figure = new_figure(3.6)
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for panel, (title, lines) in zip(axes, panels.items(), strict=True):
+        for name, points in lines.items():
+            curve(panel, name, among, points, markersize=4.5, clip_on=False)
+        _chance(panel, classes)
+        tidy(panel, title=title, x=f"ε; 0 is clean{unit}")
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        panel.xaxis.set_major_formatter(_short)
+    axes[0].set_ylabel("UAR (%)", fontsize=9)
+    axes[0].set_ylim(bottom=0)
+    most = max(axes, key=lambda panel: len(panel.get_lines()))
+    legend(figure, most, columns=_legend_columns(among))
+    return figure
+
+
+def risk_curves(frame: pd.DataFrame, pairs: pd.DataFrame) -> Figure:
+    """Return R_no against k, a panel for each radius, a line for each step of PGD.
+
+    Args:
+        frame: What `servax.evaluation.calibration.risks` returned.
+        pairs: What `summary` made of it; its chosen pair is drawn thick.
+    """
+    radii, steps = (sorted(frame[name].unique()) for name in ("radius", "step"))
+    lines = -(-len(radii) // 2)
+    figure = new_figure(0.8 + 2.4 * lines)
+    panels = figure.subplots(lines, 2, squeeze=False, sharex=True, sharey=True)
+    chosen = pairs[pairs["chosen"]].iloc[0]
+    names = {step: f"step {_short(step)}" for step in steps}
+    words = f"paper: mean R {100 * PAPER_RISK:.0f} %, flat by k = {PAPER_FLAT}"
+    for axes, radius in zip(panels.flat, radii, strict=False):
+        for step, name in names.items():
+            line = frame[(frame["radius"] == radius) & (frame["step"] == step)]
+            thick = bool(step == chosen["step"] and radius == chosen["radius"])
+            curve(
+                axes,
+                name,
+                list(names.values()),
+                zip(line["k"], 100 * line["risk"], strict=True),
+                markersize=5 if thick else 3,
+                linewidth=2.6 if thick else 1.1,
+                zorder=4 if thick else 3,
+            )
+        axes.axhline(100 * PAPER_RISK, color=_DARK, linewidth=0.9, linestyle=":", label=words)
+        axes.axvline(PAPER_FLAT, color=_DARK, linewidth=0.9, linestyle=":")
+        mark = f", chosen with {names[chosen['step']]}" if radius == chosen["radius"] else ""
+        tidy(axes, title=f"radius {_short(radius)}{mark}")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    for axes in panels.flat[len(radii) :]:
+        axes.set_axis_off()
+    for axes in panels[:, 0]:
+        axes.set_ylabel("R without defence (%)", fontsize=9)
+    for axes in panels.flat[max(0, len(radii) - 2) : len(radii)]:
+        axes.set_xlabel("steps k of PGD", fontsize=9)
+        axes.tick_params(labelbottom=True)
+    panels[0, 0].set_ylim(0, 103)
+    legend(figure, panels[0, 0], columns=6)
     return figure

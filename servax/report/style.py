@@ -8,22 +8,24 @@ has its own marker, so that a grey print can be read.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from servax.report.order import family
+from servax.report.predictions import family
 
-__all__ = ["PAGE_WIDTH_INCHES", "Look", "look", "new_figure", "png", "tidy"]
+__all__ = ["FONT_POINTS", "Look", "curve", "legend", "look", "new_figure", "png", "tidy"]
 
 PAGE_WIDTH_INCHES = 7.2
 """Between the margins of A4 and of US letter."""
 
 _DPI = 170
-_FONT_POINTS = 9
+FONT_POINTS = 8.5
+"""Size of all type but headings and the names of axes."""
+_LARGER = 9
 _GREY = "#8a8a8a"
 
 
@@ -50,7 +52,7 @@ _FAMILIES = {
     "similarity": Look("#A3003B", "d"),
     "vanilla": Look("#8B5A2B", "h"),
 }
-"""Pictures show the best one of each (`servax.report.selection`)."""
+"""Pictures show the best one of each."""
 
 _OTHERS = (
     Look("#5F6B00", "p"),
@@ -82,10 +84,10 @@ def new_figure(height_inches: float, *, width_inches: float = PAGE_WIDTH_INCHES)
 
 def tidy(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: bool = True) -> None:
     """Give one panel its words, its type size and a quiet frame."""
-    axes.set_title(title, fontsize=_FONT_POINTS + 1, loc="left")
-    axes.set_xlabel(x, fontsize=_FONT_POINTS)
-    axes.set_ylabel(y, fontsize=_FONT_POINTS)
-    axes.tick_params(labelsize=_FONT_POINTS - 0.5, color=_GREY)
+    axes.set_title(title, fontsize=_LARGER + 1, loc="left")
+    axes.set_xlabel(x, fontsize=_LARGER)
+    axes.set_ylabel(y, fontsize=_LARGER)
+    axes.tick_params(labelsize=FONT_POINTS, color=_GREY)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -93,6 +95,37 @@ def tidy(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: bool = 
     if grid:
         axes.grid(visible=True, color="#e3e3e3", linewidth=0.6)
         axes.set_axisbelow(True)
+
+
+def curve(
+    axes: Axes,
+    name: str,
+    among: Sequence[str],
+    points: Iterable[tuple[float, float]],
+    **look_of: Any,
+) -> None:
+    """Draw (x, y) points as the line of one defence, with its colour, marker and label."""
+    colour, marker = look(name, among)
+    settings: dict[str, Any] = {
+        "marker": marker,
+        "markersize": 4,
+        "linewidth": 1.4,
+        "label": name,
+    } | look_of
+    axes.plot(*zip(*points, strict=True), color=colour, **settings)
+
+
+def legend(figure: Figure, axes: Axes, *, columns: int = 4) -> None:
+    """Put the legend of one panel below the whole figure."""
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        names,
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=FONT_POINTS,
+        frameon=False,
+    )
 
 
 def png(figure: Figure, *, dpi: int = _DPI) -> bytes:

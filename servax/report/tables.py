@@ -1,226 +1,230 @@
-"""UAR under attack as DataFrames, computed from predictions and nothing else.
-
-UAR stands in percent and is pooled: the predictions of all folds count as one test.
-"""
+"""Tables as they are printed: a tidy frame, and which of its numbers stand where, written how."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import cast
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from servax.evaluation import metrics
-from servax.evaluation.statistics import Interval, no_interval, over_folds
-from servax.report import paper
-from servax.report.outcomes import CLEAN, Condition, Outcomes
-from servax.report.resampling import RESAMPLES, SEED, SpeakerDraws, interval_of
+from servax.report.predictions import UNDEFENDED
 
 __all__ = [
-    "EPSILONS",
-    "STEPS",
-    "adaptive_column",
-    "by_fold",
-    "fold_tables",
-    "fold_values",
-    "frame_of",
-    "grid",
-    "grid_columns",
-    "intervals",
-    "other_attacks",
-    "percent",
-    "predictions_of",
-    "shown",
-    "strength_name",
-    "value",
+    "MISSING",
+    "Cell",
+    "Field",
+    "Head",
+    "Table",
+    "best_of",
+    "lay_out",
+    "listed",
+    "number",
+    "percent_sign",
+    "percentage",
+    "signed",
+    "with_interval",
+    "with_spread",
 ]
 
-EPSILONS = paper.EPSILONS
-"""ε of FGSM in Table 1, on the [0, 1] scale."""
-
-STEPS = paper.STEPS
-"""k of PGD in Table 1."""
-
-INTERVAL_RESAMPLES = RESAMPLES
-INTERVAL_SEED = SEED
-
-Columns = Mapping[str, Sequence[Condition]]
+MISSING = "–"
+Row = Mapping[Hashable, Any]
+"""A row of a tidy frame."""
 
 
-def shown(present: Sequence[Condition], wanted: Sequence[float]) -> tuple[Condition, ...]:
-    """Return the conditions of the paper's grid, or all where the run used none of it."""
-    on_grid = tuple(c for c in present if any(np.isclose(c.strength, w) for w in wanted))
-    return on_grid or tuple(present)
+class Head(NamedTuple):
+    """Heading of a column, with a second line in small type."""
+
+    text: str
+    detail: str = ""
 
 
-def strength_name(condition: Condition) -> str:
-    """Return ``FGSM .003`` or ``PGD 15``, as the paper heads its columns."""
-    return f"{condition.attack.upper()} {condition.strength:g}".replace(" 0.", " .")
+class Cell(NamedTuple):
+    """One entry of a table."""
+
+    text: str
+    best: bool = False
+    """Best of its column: bold."""
+    published: bool = False
+    """From the paper, not from the records: italic."""
+    detail: str = ""
+    """More of it, in small type below; folded away on the HTML page."""
+    mark: str = ""
+    """Kind of entry that the HTML page colours: `error`, `warning`, …"""
 
 
-def adaptive_column(outcomes: Outcomes) -> str:
-    """Return the heading of the adaptive column, ``adaptive PGD-30``."""
-    return f"adaptive PGD-{outcomes.adaptive_steps}"
+class Field(NamedTuple):
+    """A column of a printed table: which numbers of a tidy frame it shows, and how."""
+
+    head: Head
+    text: Callable[[Row], str | Cell]
+    """How a row of the frame is written."""
+    where: Hashable = None
+    """Key of the rows of the frame that it shows; of a frame without keys it shows every row."""
+    best: str = ""
+    """Number whose best is bold, rounded to `digits` as it is printed; none for no best."""
+    digits: int = 1
+    lowest: bool = False
+    """Whether low is good."""
+    published: Callable[[Row], str] = lambda row: MISSING
+    """What the paper has there."""
 
 
-def grid_columns(outcomes: Outcomes) -> dict[str, tuple[Condition, ...]]:
-    """Return heading → conditions; a heading with several is their mean. Adaptive not included."""
-    columns: dict[str, tuple[Condition, ...]] = {"clean": (CLEAN,)}
-    for attack, wanted in (("fgsm", EPSILONS), ("pgd", STEPS)):
-        found = shown(outcomes.conditions(attack), wanted)
-        columns.update({strength_name(condition): (condition,) for condition in found})
-        if found:
-            columns[f"{attack.upper()} mean"] = found
-    return columns
+@dataclass(frozen=True)
+class Table:
+    """A table as it is printed."""
+
+    title: str
+    """Heading."""
+    note: str
+    """A sentence below the heading; may be empty."""
+    head: tuple[Head, ...]
+    """One per column, the first over the row names."""
+    rows: tuple[tuple[Cell, ...], ...]
+    """Cells by row; the first names the row."""
+    name: str = ""
+    """File name without ending; made from the title when left out."""
+    numbers: pd.DataFrame | None = field(default=None, repr=False, compare=False)
+    """The same in full precision, one value per row (tidy), for the CSV file."""
+    prose: bool = False
+    """Whether entries are sentences: aligned left, and wrapped."""
+    columns_named: int = 1
+    """How many columns, from the left, hold names rather than numbers."""
+    dense: bool = False
+    """Whether the HTML page sets it in small type, as it does any table of many columns."""
+    tall: bool = False
+    """Whether the HTML page shows it in a frame of its own that scrolls."""
+
+    @property
+    def file_name(self) -> str:
+        """Return `name`, or the title as a file name: ``uar-by-speaker``."""
+        plain = unicodedata.normalize("NFKD", self.title).encode("ascii", "ignore").decode().lower()
+        return self.name or re.sub(r"[^a-z0-9]+", "-", plain).strip("-") or "table"
 
 
-def predictions_of(
-    outcomes: Outcomes, defence: str, conditions: Sequence[Condition | None]
-) -> NDArray[np.intp] | None:
-    """Return (K, N) predictions, or None where one of the K cells was not measured."""
-    found = [outcomes.predictions(defence, condition) for condition in conditions]
-    measured = [cell for cell in found if cell is not None]
-    return np.stack(measured) if measured and len(measured) == len(found) else None
-
-
-def _columns_of(outcomes: Outcomes, defence: str) -> dict[str, NDArray[np.intp] | None]:
-    """Return heading → (K, N) predictions for one row of the grid."""
-    row = {
-        heading: predictions_of(outcomes, defence, conditions)
-        for heading, conditions in grid_columns(outcomes).items()
-    }
-    if outcomes.adaptive_steps:
-        row[adaptive_column(outcomes)] = predictions_of(
-            outcomes, defence, [outcomes.adaptive(defence)]
-        )
-    return row
-
-
-def _percent(labels: NDArray[np.intp], cells: NDArray[np.intp] | None) -> float:
-    """Return the mean UAR of (K, N) predictions in percent, ``nan`` for None."""
-    if cells is None:
-        return float("nan")
-    return 100 * float(np.mean([metrics.uar(labels, cell) for cell in cells]))
-
-
-def percent(outcomes: Outcomes, defence: str, conditions: Sequence[Condition | None]) -> float:
-    """Return the pooled UAR in %, averaged over `conditions`; ``nan`` if one was not measured."""
-    return _percent(outcomes.labels, predictions_of(outcomes, defence, conditions))
-
-
-def frame_of(rows: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
-    """Return a DataFrame of defence → heading → number, in the order given."""
-    index = pd.Index(list(rows), name="defence")
-    return pd.DataFrame([dict(row) for row in rows.values()], index=index)
-
-
-def value(table: pd.DataFrame, row: object, column: object) -> float:
-    """Return one number of a table."""
-    return float(cast("float", table.loc[row, column]))  # type: ignore[index]
-
-
-def grid(outcomes: Outcomes) -> pd.DataFrame:
-    """Return the Table-1 grid: row = defence, column = condition, value = pooled UAR in %.
-
-    A cell that was not measured is ``nan``, and so is a mean over such cells.
-    """
-    return frame_of(
-        {
-            defence: {
-                heading: _percent(outcomes.labels, cells)
-                for heading, cells in _columns_of(outcomes, defence).items()
-            }
-            for defence in outcomes.defences
-        }
-    )
-
-
-def fold_values(outcomes: Outcomes, cells: NDArray[np.intp] | None) -> list[float]:
-    """Return the mean UAR in % of (K, N) predictions in each run, ``nan`` for None.
-
-    A run is a fold with a seed, in the order of `Outcomes.runs`.
-    """
-    runs = (outcomes.folds == run for run in range(len(outcomes.runs)))
-    return [
-        _percent(outcomes.labels[rows], None if cells is None else cells[:, rows]) for rows in runs
-    ]
-
-
-def fold_tables(outcomes: Outcomes) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return mean and population standard deviation over folds of each cell of `grid`, in %."""
-    means: dict[str, dict[str, float]] = {}
-    spreads: dict[str, dict[str, float]] = {}
-    for defence in outcomes.defences:
-        means[defence], spreads[defence] = {}, {}
-        for heading, cells in _columns_of(outcomes, defence).items():
-            told = over_folds(fold_values(outcomes, cells))
-            means[defence][heading], spreads[defence][heading] = told.mean, told.sd
-    return frame_of(means), frame_of(spreads)
-
-
-def by_fold(outcomes: Outcomes) -> pd.DataFrame:
-    """Return each entry of `grid` in each run, one row each (tidy)."""
-    rows = [
-        {"defence": defence, "column": heading, "fold": fold, "seed": seed, "uar_percent": uar}
-        for defence in outcomes.defences
-        for heading, cells in _columns_of(outcomes, defence).items()
-        if cells is not None
-        for (fold, seed), uar in zip(outcomes.runs, fold_values(outcomes, cells), strict=True)
-    ]
-    return pd.DataFrame(rows)
-
-
-def intervals(
-    outcomes: Outcomes, *, resamples: int = INTERVAL_RESAMPLES, seed: int = INTERVAL_SEED
-) -> dict[str, dict[str, Interval]]:
-    """Return 95 % bootstrap intervals over speakers: defence → heading → interval in % UAR.
-
-    Only for the clean, mean and adaptive columns. Every cell draws the same speakers, so that
-    rows can be compared. Empty when the records hold too few speakers.
-    """
-    if no_interval(np.unique(outcomes.speakers).size):
-        return {}
-    draws = SpeakerDraws(outcomes.speakers, resamples=resamples, seed=seed)
-    return {
-        defence: {
-            heading: interval_of(draws.uars(outcomes.labels, cells))
-            for heading, cells in _columns_of(outcomes, defence).items()
-            if cells is not None
-            and heading.startswith(("clean", "FGSM mean", "PGD mean", "adaptive"))
-        }
-        for defence in outcomes.defences
-    }
-
-
-def other_attacks(
-    outcomes: Outcomes, *, told: Collection[tuple[str, Condition]] = ()
-) -> pd.DataFrame:
-    """Return pooled UAR in % of every measured condition that no other table shows.
-
-    So that nothing that was measured stays unsaid. Columns are headed ``pgd 10, transfer``.
+def best_of(
+    values: Sequence[float], eligible: Sequence[bool], *, lowest: bool = False
+) -> list[bool]:
+    """Return which entries are the best of a column, ties included.
 
     Args:
-        outcomes: Predictions.
-        told: (defence, condition) that stand elsewhere, besides those of `grid` and oblivious PGD.
+        values: Rounded as they are printed; ``nan`` where nothing was measured.
+        eligible: Which rows compete.
+        lowest: Whether low is good.
+
+    Returns:
+        True for the best of the rows that compete; all False where fewer than two of them were
+        measured, or all read the same.
     """
-    known = {*outcomes.conditions("pgd")}.union(*grid_columns(outcomes).values())
-    rest = sorted(
-        {
-            condition
-            for defence, condition in outcomes.cells
-            if condition not in known
-            and condition != outcomes.adaptive(defence)
-            and (defence, condition) not in told
-        }
+    numbers = np.asarray(values, dtype=np.float64)
+    compete = np.asarray(eligible, dtype=bool) & np.isfinite(numbers)
+    if np.unique(numbers[compete]).size < 2:
+        return [False] * numbers.size
+    top = numbers[compete].min() if lowest else numbers[compete].max()
+    return [bool(flag) for flag in compete & (numbers == top)]
+
+
+def lay_out(
+    frame: pd.DataFrame,
+    fields: Sequence[Field],
+    *,
+    row: str = "defence",
+    key: str = "column",
+    rows: Sequence[str] = (),
+    below: str = "",
+) -> tuple[tuple[Cell, ...], ...]:
+    """Return the cells of a table, its rows in the order of the frame.
+
+    Args:
+        frame: Tidy numbers.
+        fields: Columns after the first.
+        row: Column of the frame that names the rows; as in the paper, only defences compete for
+            the best of a column, not the undefended target.
+        key: Column of the frame that `Field.where` speaks of; without it each row is its own.
+        rows: Names of rows, in order, that stand there whatever the frame holds.
+        below: Name of the paper's rows, which stand below ours where the paper has any entry.
+    """
+    lines: dict[str, dict[Hashable, Row]] = {name: {} for name in rows}
+    for record in frame.to_dict("records"):
+        lines.setdefault(str(record[row]), {})[record[key] if key else None] = record
+    columns = [[entries.get(each.where) for entries in lines.values()] for each in fields]
+    compete = [name != UNDEFENDED for name in lines]
+    best = [_best(each, found, compete) for each, found in zip(fields, columns, strict=True)]
+    told = []
+    for i, name in enumerate(lines):
+        found = [(each, column[i]) for each, column in zip(fields, columns, strict=True)]
+        cells = [_cell(each, entry) for each, entry in found]
+        bold = (c._replace(best=best[j][i]) for j, c in enumerate(cells))
+        told.append((Cell(name), *bold))
+        theirs = [each.published(entry) if entry else MISSING for each, entry in found]
+        if below and set(theirs) != {MISSING}:
+            published = (Cell(text, published=text != MISSING) for text in theirs)
+            told.append((Cell(below, published=True), *published))
+    return tuple(told)
+
+
+def _cell(each: Field, entry: Row | None) -> Cell:
+    told = MISSING if entry is None else each.text(entry)
+    return Cell(told) if isinstance(told, str) else told
+
+
+def _best(each: Field, column: Sequence[Row | None], compete: list[bool]) -> list[bool]:
+    if not each.best:
+        return [False] * len(column)
+    values = [math.nan if entry is None else float(entry[each.best]) for entry in column]
+    return best_of([round(v, each.digits) for v in values], compete, lowest=each.lowest)
+
+
+def listing(frame: pd.DataFrame, fields: Sequence[Field], **layout: Any) -> Table:
+    """Return a table with a line for each row of `frame`, all of whose columns are `fields`."""
+    rows = tuple(
+        tuple(_cell(each, record) for each in fields)
+        for record in frame.astype(object).to_dict("records")
     )
-    return frame_of(
-        {
-            defence: {
-                f"{c.attack} {c.strength:g}, {c.knowledge}": percent(outcomes, defence, [c])
-                for c in rest
-            }
-            for defence in outcomes.defences
-        }
-    )
+    layout = {"numbers": frame} | layout
+    return Table(head=tuple(each.head for each in fields), rows=rows, **layout)
+
+
+def number(value: float, *, digits: int = 2) -> str:
+    """Return a number with a true minus sign, or a dash when it is not defined."""
+    if math.isnan(value):
+        return MISSING
+    text = f"{value:.{digits}f}".replace("-", "−")
+    return text[1:] if text.startswith("−") and not float(text[1:]) else text
+
+
+def percentage(value: float) -> str:
+    """Return a percentage with one decimal and without its sign, or a dash."""
+    return number(value, digits=1)
+
+
+def signed(value: float) -> str:
+    """Return a difference with one decimal and its sign, or a dash."""
+    text = percentage(value)
+    return f"+{text}" if text != MISSING and not text.startswith("−") and float(text) else text
+
+
+def percent_sign(value: float) -> str:
+    """Return ``59.7 %`` held together by a no-break space, or a dash."""
+    return MISSING if math.isnan(value) else f"{percentage(value)}\N{NO-BREAK SPACE}%"
+
+
+def with_spread(value: float, spread: float, digits: int = 1) -> str:
+    """Return ``59.7 ± 1.2``, or the value alone where it has no spread."""
+    texts = [number(each, digits=digits) for each in (value, spread)]
+    return texts[0] if MISSING in texts else " ± ".join(texts)
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """Return ``59.7 [55.0, 63.1]``, or the value alone where it has no interval."""
+    ends = "" if math.isnan(low) else f" [{percentage(low)}, {percentage(high)}]"
+    return percentage(value) + ends
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Return ``a, b and c``."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

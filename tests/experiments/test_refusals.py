@@ -155,7 +155,7 @@ PLACES = [
     ("servax.stages.Stage", "complete", r"stages/target-\w+:"),
     ("servax.purifier.Purifier", "_save_pretrained", r"stages/ssad-\w+/model:"),
     ("servax.evaluation.records", "write_whole", r"stages/\w+-\w+/records\.parquet:"),
-    ("servax.report.examples.Examples", "save", r"stages/example-\w+/example\.npz:"),
+    ("servax.report.Examples", "save", r"stages/example-\w+/example\.npz:"),
     ("servax.experiments.run", "publish_plan", r"records/fold-3\.parquet:"),
     ("servax.experiments.publishing", "_publish_models", r"models/fold-3-target/settings\.json:"),
     ("servax.experiments.run", "write_report", r"report/figures/[\w-]+\.png:"),

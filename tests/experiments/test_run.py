@@ -342,7 +342,8 @@ def test_a_folder_that_cannot_be_written(recipe_file: Path, tmp_path: Path) -> N
 
 def test_a_folder_without_records_has_no_report(tmp_path: Path) -> None:
     sentence = (
-        f"{tmp_path}: holds no records/fold-*.parquet; expected the folder of a finished run."
+        f"{tmp_path}: holds no records/*.parquet; expected the folder of a finished run, or one "
+        "Parquet file of records."
     )
     with pytest.raises(ServaxError, match=f"^{re.escape(sentence)}$"):
         report_run(tmp_path)

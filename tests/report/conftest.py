@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from servax.evaluation.records import Records
-from servax.report.examples import Examples
+from servax.report import Examples
 
 CLASSES = ("angry", "happy", "neutral", "sad")
 EPSILONS = (0.003, 0.006, 0.009, 0.012, 0.015)

@@ -5,15 +5,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import confusion_matrix, recall_score
 
-from servax.report.breakdown_tables import (
-    breakdown_tables,
-    emotion_tables,
-    flow_tables,
-    gender_tables,
-    speaker_tables,
-)
-from servax.report.cells import TextTable
-from servax.report.outcomes import collect
+from servax.report import Measures, Table, collect
+from servax.report.run_tables import appendix_tables, flow_tables, group_tables
 
 CLASSES = ["angry", "happy", "neutral", "sad"]
 
@@ -44,16 +37,14 @@ def recalls(part: pd.DataFrame, classes: list[str]) -> np.ndarray:
     return recall_score(part["label"], part["prediction"], labels=classes, average=None)
 
 
-def numbers_of(tables: tuple[TextTable, ...]) -> pd.DataFrame:
+def numbers_of(tables: tuple[Table, ...]) -> pd.DataFrame:
     assert all(table.numbers is not None for table in tables)
     return pd.concat([table.numbers for table in tables])
 
 
-@pytest.mark.parametrize(
-    ("make", "column"), [(speaker_tables, "speaker"), (gender_tables, "gender")]
-)
-def test_uar_by_group_is_scikit_learn_on_the_rows(frame: pd.DataFrame, make, column) -> None:
-    found = numbers_of(make(collect(frame)))
+@pytest.mark.parametrize("column", ["speaker", "gender"])
+def test_uar_by_group_is_scikit_learn_on_the_rows(frame: pd.DataFrame, column: str) -> None:
+    found = numbers_of(group_tables(Measures(collect(frame)), column))
     assert set(found["group"]) == set(frame[column])
     assert set(found["column"]) == {"clean", "FGSM mean", "PGD mean", "adaptive PGD-30"}
     for row in found[found["defence"].isin(["ssad", "undefended"])].to_dict("records"):
@@ -65,7 +56,7 @@ def test_uar_by_group_is_scikit_learn_on_the_rows(frame: pd.DataFrame, make, col
 
 
 def test_recall_by_emotion_is_scikit_learn_on_the_rows(frame: pd.DataFrame) -> None:
-    tables = emotion_tables(collect(frame))
+    tables = group_tables(Measures(collect(frame)), "emotion")
     assert [head.text for head in tables[0].head] == ["defence", *CLASSES]
     found = numbers_of(tables)
     for row in found[found["defence"] == "ssad"].to_dict("records"):
@@ -76,7 +67,7 @@ def test_recall_by_emotion_is_scikit_learn_on_the_rows(frame: pd.DataFrame) -> N
 
 
 def test_text_has_the_spread_and_matches_the_numbers(frame: pd.DataFrame) -> None:
-    found = speaker_tables(collect(frame))
+    found = group_tables(Measures(collect(frame)), "speaker")
     assert [table.title for table in found] == [
         f"UAR (%) by speaker: {name}"
         for name in ("clean", "FGSM mean", "PGD mean", "adaptive PGD-30")
@@ -95,7 +86,7 @@ def test_text_has_the_spread_and_matches_the_numbers(frame: pd.DataFrame) -> Non
 
 
 def test_few_groups_stand_side_by_side(frame: pd.DataFrame) -> None:
-    (table,) = gender_tables(collect(frame))
+    (table,) = group_tables(Measures(collect(frame)), "gender")
     assert [(head.text, head.detail) for head in table.head[1:]] == [
         (condition, gender)
         for condition in ("clean", "FGSM mean", "PGD mean", "adaptive PGD-30")
@@ -108,14 +99,14 @@ def test_few_groups_stand_side_by_side(frame: pd.DataFrame) -> None:
 
 
 def test_gender_counts_speakers_and_needs_two(frame: pd.DataFrame, small: pd.DataFrame) -> None:
-    (table,) = gender_tables(collect(frame))
+    (table,) = group_tables(Measures(collect(frame)), "gender")
     assert table.note == "Speakers: 5 female, 1 male."
-    assert gender_tables(collect(small)) == ()
-    assert speaker_tables(collect(small.assign(speaker="s0"))) == ()
+    assert group_tables(Measures(collect(small)), "gender") == ()
+    assert group_tables(Measures(collect(small.assign(speaker="s0"))), "speaker") == ()
 
 
 def test_flows_are_scikit_learns_confusions(frame: pd.DataFrame) -> None:
-    outcomes = collect(frame)
+    outcomes = Measures(collect(frame))
     tables = flow_tables(outcomes)
     assert [table.title for table in tables] == [
         "Where answers go: PGD 15, oblivious",
@@ -135,7 +126,7 @@ def test_flows_are_scikit_learns_confusions(frame: pd.DataFrame) -> None:
 
 
 def test_flows_are_sorted_and_the_largest_is_named(frame: pd.DataFrame) -> None:
-    table = flow_tables(collect(frame))[0]
+    table = flow_tables(Measures(collect(frame)))[0]
     part = rows_of(frame, "ssad", "PGD mean")[-1]
     matrix = confusion_matrix(part["label"], part["prediction"], labels=CLASSES).astype(float)
     shares = matrix / matrix.sum(axis=1, keepdims=True)
@@ -160,14 +151,14 @@ def test_flows_are_sorted_and_the_largest_is_named(frame: pd.DataFrame) -> None:
 
 def test_no_wrong_answer_has_no_flow(small: pd.DataFrame) -> None:
     right = small.assign(prediction=small["label"])
-    table = flow_tables(collect(right))[0]
+    table = flow_tables(Measures(collect(right)))[0]
     assert {cell.text for cell in table.rows[0][1:]} == {"none"}
     assert "undefended none;" in table.note
 
 
 def test_clean_records_alone_are_enough(small: pd.DataFrame) -> None:
-    clean = collect(small[small["attack"] == "none"])
-    assert [table.title for table in breakdown_tables(clean)] == [
+    clean = Measures(collect(small[small["attack"] == "none"]))
+    assert [table.title for table in appendix_tables(clean)] == [
         "Recall (%) by emotion",
         "UAR (%) by speaker",
     ]

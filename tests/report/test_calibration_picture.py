@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 
 from servax.evaluation.calibration import summary
-from servax.report.calibration import risk_curves
-from servax.report.style import png
+from servax.report import png, risk_curves
 
 STEPS = (0.003, 0.005)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from servax.errors import ServaxError, SettingError, ShapeError
-from servax.report.examples import Examples
+from servax.report import Examples
 
 
 def test_comes_back_as_saved(tmp_path: Path, examples: Examples) -> None:

@@ -9,12 +9,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from servax.report import protection
-from servax.report.figure_two import protection_curves
-from servax.report.figures import uar_curves
-from servax.report.outcomes import collect
-from servax.report.pictures import pictures
-from servax.report.text_tables import summary_table
+from servax.report import Measures, collect, protection_curves, uar_curves
+from servax.report.run import pictures
+from servax.report.run_tables import worth_table
 
 Check = Callable[[Figure], None]
 
@@ -41,7 +38,7 @@ def shares(frame: pd.DataFrame, defence: str, k: int) -> tuple[float, float]:
 
 
 def test_values_are_the_equations_on_the_rows(everyone: pd.DataFrame) -> None:
-    told = protection.figure_2(collect(everyone))
+    told = Measures(collect(everyone)).protection
     assert len(told) == 18 * 30 * 2
     for defence, k in (("ssad", 1), ("pgd-at", 15), ("adversarial-similarity-0.006", 30)):
         part = told[(told["defence"] == defence) & (told["k"] == k)].set_index("measure")
@@ -56,7 +53,7 @@ def test_values_are_the_equations_on_the_rows(everyone: pd.DataFrame) -> None:
 
 
 def test_bands_are_the_bootstrap_done_by_hand(everyone: pd.DataFrame) -> None:
-    told = protection.figure_2(collect(everyone))
+    told = Measures(collect(everyone)).protection
     line = told[(told["defence"] == "trades") & (told["k"] == 6)].set_index("measure")
     speakers = sorted(set(everyone["speaker"]))
     short = everyone[
@@ -81,10 +78,10 @@ def test_bands_are_the_bootstrap_done_by_hand(everyone: pd.DataFrame) -> None:
 
 
 def test_many_defences_stay_readable(everyone: pd.DataFrame, check: Check) -> None:
-    outcomes = collect(everyone)
+    outcomes = Measures(collect(everyone))
     figure = protection_curves(outcomes)
     check(figure)
-    points, told = protection.figure_2(outcomes), protection.summary(outcomes)
+    points, told = outcomes.protection, outcomes.worth.set_index("defence")
     for axes, measure, dash in zip(figure.axes, ("PE", "RR"), ("-", "--"), strict=True):
         curves = [line for line in axes.lines if len(line.get_xdata()) == 30]
         assert len(curves) == 5  # SSAD twice, the best Adv., PGD training, TRADES
@@ -105,21 +102,21 @@ def test_many_defences_stay_readable(everyone: pd.DataFrame, check: Check) -> No
 
 
 def test_few_defences_are_all_drawn(small: pd.DataFrame, check: Check) -> None:
-    figure = protection_curves(collect(small))
+    figure = protection_curves(Measures(collect(small)))
     check(figure)
     assert sum(len(line.get_xdata()) == 30 for line in figure.axes[0].lines) == 6
-    check(protection_curves(collect(small.assign(speaker="s0"))))  # no bands
+    check(protection_curves(Measures(collect(small.assign(speaker="s0")))))  # no bands
 
 
 def test_confusions_show_ssad_and_the_best_trained_model(everyone: pd.DataFrame) -> None:
-    shown = {picture.name: picture for picture in pictures(collect(everyone), None, {})}
+    shown = {picture.name: picture for picture in pictures(Measures(collect(everyone)), None, {})}
     caption = shown["confusion"].caption
     assert "below with ssad, then adversarial-similarity-" in caption
     assert "Of many defences it shows" in shown["uar"].caption
 
 
 def test_summary_has_the_papers_averages(everyone: pd.DataFrame) -> None:
-    table = summary_table(collect(everyone))
+    table = worth_table(Measures(collect(everyone)))
     assert table is not None
     names = [line[0].text for line in table.rows]
     theirs = table.rows[names.index("ssad") + 1]

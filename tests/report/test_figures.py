@@ -9,28 +9,32 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from servax.report import figures
-from servax.report.examples import Examples
-from servax.report.logs import curves
-from servax.report.outcomes import collect
-from servax.report.pictures import pictures
-from servax.report.spectrograms import spectrogram_triple
-from servax.report.style import look, png
+from servax.report import (
+    Examples,
+    Measures,
+    collect,
+    figures,
+    png,
+    spectrogram_triple,
+    training_curves_of,
+)
+from servax.report.run import pictures
+from servax.report.style import look
 
 Check = Callable[[Figure], None]
 
 
 def test_uar_curves(small: pd.DataFrame, check: Check) -> None:
-    outcomes = collect(small)
+    outcomes = Measures(collect(small))
     figure = figures.uar_curves(outcomes)
     check(figure)
     assert any("adaptive" in text.get_text() for text in figure.axes[1].texts)
-    check(figures.uar_curves(collect(small[small["defence"] == "undefended"])))
+    check(figures.uar_curves(Measures(collect(small[small["defence"] == "undefended"]))))
 
 
 @pytest.mark.parametrize("defence", ["ssad", "undefended"])
 def test_confusion_matrices(small: pd.DataFrame, defence: str, check: Check) -> None:
-    figure = figures.confusion_matrices(collect(small), defences=[defence])
+    figure = figures.confusion_matrices(Measures(collect(small)), defences=[defence])
     check(figure)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     expected = ["clean", "oblivious PGD-15", "adaptive PGD-30"]
@@ -39,7 +43,7 @@ def test_confusion_matrices(small: pd.DataFrame, defence: str, check: Check) -> 
 
 
 def test_confusion_rows_are_percent_of_the_true_class(small: pd.DataFrame) -> None:
-    figure = figures.confusion_matrices(collect(small), defences=["ssad"])
+    figure = figures.confusion_matrices(Measures(collect(small)), defences=["ssad"])
     shares = figure.axes[0].images[0].get_array()
     np.testing.assert_allclose(shares.sum(axis=1), 100)
 
@@ -70,7 +74,7 @@ def test_spectrograms_of_equal_parts(examples: Examples, check: Check) -> None:
 
 
 def test_training_curves(log: Path, check: Check) -> None:
-    figure = figures.training_curves(curves(log), title="recogniser")
+    figure = figures.training_curves(training_curves_of(log), title="recogniser")
     check(figure)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss", "rate", "uar"]
     assert len(figure.axes[0].lines) == 2
@@ -79,10 +83,10 @@ def test_training_curves(log: Path, check: Check) -> None:
 def test_one_term_and_many(tmp_path: Path, check: Check) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"epoch": 1, "train/loss": 0.5}\n')
-    check(figures.training_curves(curves(path), title="one"))
+    check(figures.training_curves(training_curves_of(path), title="one"))
     terms = ", ".join(f'"train/term{i}": {i}' for i in range(7))
     path.write_text(f'{{"epoch": 1, {terms}}}\n{{"epoch": 2, {terms}}}\n')
-    check(figures.training_curves(curves(path), title="seven"))
+    check(figures.training_curves(training_curves_of(path), title="seven"))
 
 
 def test_looks_differ() -> None:
@@ -98,7 +102,7 @@ def test_same_figure_same_bytes(examples: Examples) -> None:
 def test_without_ssad_its_variant_is_confused_before_a_control(small: pd.DataFrame) -> None:
     renamed = small.replace({"defence": {"ssad": "ssad-plus"}})
     kept = renamed[renamed["defence"].isin(["undefended", "ssad-plus", "mean-filter"])]
-    outcomes = collect(kept)
+    outcomes = Measures(collect(kept))
     assert "ssad" not in outcomes.defences
     (caption,) = [p.caption for p in pictures(outcomes, None, {}) if p.name == "confusion"]
     assert caption.endswith("above without a defence, below with ssad-plus.")
@@ -110,7 +114,7 @@ def test_names_of_many_classes_do_not_lie_over_each_other(small: pd.DataFrame) -
     draws = np.random.default_rng(0).integers(0, 24, (2, len(many)))
     many["label"], many["prediction"] = ([codes[i] for i in row] for row in draws)
     many["label"] = many["utterance"].map(dict(zip(many["utterance"], many["label"], strict=True)))
-    figure = figures.confusion_matrices(collect(many), defences=[])
+    figure = figures.confusion_matrices(Measures(collect(many)), defences=[])
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in figure.axes[0].get_xticklabels()]
     assert all(a.x1 <= b.x0 + 1 for a, b in pairwise(boxes))

@@ -7,12 +7,17 @@ import re
 import pandas as pd
 import pytest
 
-from servax.report.cells import Cell, Head, TextTable
-from servax.report.latex import escape, render
-from servax.report.outcomes import collect
-from servax.report.table_one import adaptive_table, grid_table
-from servax.report.text_tables import fold_table, interval_table, protection_table, summary_table
+from servax.report import Cell, Head, Measures, Table, collect, table_1
+from servax.report.rendering import escaped, latex
+from servax.report.run_tables import (
+    adaptive_table,
+    fold_table,
+    interval_table,
+    protection_table,
+    worth_table,
+)
 
+WINDOW = {"scale": {"window_db": 80.0}}
 SPECIAL = {
     "50 % & more": r"50 \% \& more",
     "a_b^c": r"a\_b\textasciicircum{}c",
@@ -31,7 +36,7 @@ SPECIAL = {
 
 @pytest.mark.parametrize(("text", "expected"), SPECIAL.items())
 def test_special_signs(text: str, expected: str) -> None:
-    assert escape(text) == expected
+    assert escaped(text) == expected
 
 
 def check_structure(source: str, columns: int) -> list[str]:
@@ -58,30 +63,29 @@ def check_structure(source: str, columns: int) -> list[str]:
 
 
 def test_main_tables_are_well_formed(everyone: pd.DataFrame) -> None:
-    outcomes = collect(everyone)
-    provenance = {"scale": {"window_db": 80.0}}
+    outcomes = Measures(collect(everyone, WINDOW))
     made = (
-        grid_table(outcomes, provenance, beside_paper=True),
-        adaptive_table(outcomes, provenance),
+        table_1(outcomes, beside_paper=True),
+        adaptive_table(outcomes),
         interval_table(outcomes),
-        fold_table(outcomes, provenance),
-        summary_table(outcomes),
+        fold_table(outcomes),
+        worth_table(outcomes),
         protection_table(outcomes),
     )
     for table in made:
         assert table is not None
-        source = render(table)
+        source = latex(table)
         lines = check_structure(source, len(table.head))
         heading = 2 if any(head.detail for head in table.head) else 1
         assert len(lines) == heading + len(table.rows)
 
 
 def test_values_are_those_of_the_csv(everyone: pd.DataFrame) -> None:
-    table = grid_table(collect(everyone), {"scale": {"window_db": 80.0}}, beside_paper=True)
+    table = table_1(Measures(collect(everyone, WINDOW)), beside_paper=True)
     numbers = table.numbers
     assert numbers is not None
     told = numbers.set_index(["defence", "column"])
-    lines = check_structure(render(table), len(table.head))
+    lines = check_structure(latex(table), len(table.head))
     headings = [part.strip() for part in lines[0].removesuffix(r"\\").split("&")]
     seen = 0
     for line in lines[2:]:
@@ -97,13 +101,13 @@ def test_values_are_those_of_the_csv(everyone: pd.DataFrame) -> None:
 
 
 def test_bold_and_italic() -> None:
-    table = TextTable(
+    table = Table(
         title="A title\nof two lines",
         note="",
         head=(Head("name"), Head("value", "in %")),
         rows=((Cell("[a]"), Cell("1", best=True)), (Cell("b"), Cell("2_", published=True))),
     )
-    source = render(table)
+    source = latex(table)
     assert source.startswith("% A title of two lines\n")
     assert check_structure(source, 2) == [
         r"name & value \\",
@@ -115,6 +119,6 @@ def test_bold_and_italic() -> None:
 
 def test_file_names() -> None:
     title = "UAR (%), mean ± standard deviation over folds"
-    assert TextTable(title, "", (), ()).file_name == "uar-mean-standard-deviation-over-folds"
-    assert TextTable(title, "", (), (), name="folds").file_name == "folds"
-    assert TextTable("–", "", (), ()).file_name == "table"
+    assert Table(title, "", (), ()).file_name == "uar-mean-standard-deviation-over-folds"
+    assert Table(title, "", (), (), name="folds").file_name == "folds"
+    assert Table("–", "", (), ()).file_name == "table"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from servax.errors import ServaxError
-from servax.report.logs import curves
+from servax.report import training_curves_of as curves
 
 
 def test_groups_terms_by_suffix(tmp_path: Path) -> None:

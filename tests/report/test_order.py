@@ -5,9 +5,9 @@ import random
 import pandas as pd
 import pytest
 
-from servax.report import selection
-from servax.report.order import family, in_order
-from servax.report.outcomes import collect
+from servax.report import Measures, collect
+from servax.report.figures import drawn_uar
+from servax.report.predictions import family, in_order
 
 
 def test_order_is_that_of_the_paper(everyone: pd.DataFrame) -> None:
@@ -51,8 +51,8 @@ def test_pictures_show_the_best_of_each_kind(everyone: pd.DataFrame) -> None:
         ["adversarial-similarity-0.009", "adversarial-vanilla-0.012", "quantise-4"]
     )
     frame = everyone.assign(prediction=everyone["prediction"].mask(pgd & best, everyone["label"]))
-    outcomes = collect(frame)
-    assert selection.drawn(outcomes) == (
+    run = Measures(collect(frame))
+    assert drawn_uar(run) == (
         "adversarial-similarity-0.009",
         "adversarial-vanilla-0.012",
         "pgd-at",
@@ -62,31 +62,31 @@ def test_pictures_show_the_best_of_each_kind(everyone: pd.DataFrame) -> None:
         "quantise-4",
         "undefended",
     )
-    assert selection.drawn_protection(outcomes) == (
+    assert run.drawn_protection == (
         "adversarial-similarity-0.009",
         "pgd-at",
         "trades",
         "ssad",
         "ssad-residual",
     )
-    assert [name for name, _ in selection.published(outcomes).values()] == ["SSAD", "Adv."]
-    assert selection.best_of_family(outcomes, "vanilla", "control") in (
+    assert [name for name, _ in run.published.values()] == ["SSAD", "Adv."]
+    assert run.best_of("vanilla", "control") in (
         "adversarial-vanilla-0.012",
         "quantise-4",
     )
 
 
 def test_few_defences_are_all_shown(small: pd.DataFrame) -> None:
-    outcomes = collect(small)
-    assert selection.drawn(outcomes) == outcomes.defences
-    assert selection.drawn_protection(outcomes) == outcomes.defences[:-1]
-    assert list(selection.published(outcomes)) == ["ssad"]
-    assert selection.best_of_family(outcomes, "similarity") is None
+    run = Measures(collect(small))
+    assert drawn_uar(run) == run.defences
+    assert run.drawn_protection == run.defences[:-1]
+    assert list(run.published) == ["ssad"]
+    assert run.best_of("similarity") is None
 
 
 def test_what_was_not_measured_is_not_the_best(small: pd.DataFrame) -> None:
     gap = (
         (small["defence"] == "mean-filter") & (small["attack"] == "pgd") & (small["strength"] == 3)
     )
-    found = selection.best_of_family(collect(small[~gap]), "control")
+    found = Measures(collect(small[~gap])).best_of("control")
     assert found in ("gaussian-noise", "quantise-4", "quantise-8")

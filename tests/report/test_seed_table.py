@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from servax.report.outcomes import collect
-from servax.report.seed_table import over_seeds, seed_table
+from servax.report import Measures, collect
+from servax.report.run_tables import seed_table
 
 
 @pytest.fixture
@@ -27,12 +27,12 @@ def test_each_seed_is_pooled_over_folds(seeds: pd.DataFrame) -> None:
         100 * balanced_accuracy_score(rows["label"], rows["prediction"])
         for _, rows in part.groupby("seed")
     ]
-    told = over_seeds(collect(seeds), "ssad", "clean")
-    assert told is not None
-    assert (told.mean, told.sd) == pytest.approx((np.mean(values), np.std(values)))
-    assert told.count == 3
-    table = seed_table(collect(seeds))
+    table = seed_table(Measures(collect(seeds)))
     assert table is not None
+    assert table.numbers is not None
+    told = table.numbers.set_index(["defence", "column"]).loc[("ssad", "clean")]
+    assert (told["mean"], told["sd"]) == pytest.approx((np.mean(values), np.std(values)))
+    assert told["seeds"] == 3
     line = {row[0].text: row for row in table.rows}["ssad"]
     assert line[1].text == f"{np.mean(values):.1f} ± {np.std(values):.1f}"
     assert table.note.startswith("3 seeds (0, 1, 5), the folds of each pooled")
@@ -47,9 +47,9 @@ def test_each_seed_is_pooled_over_folds(seeds: pd.DataFrame) -> None:
 def test_left_out_for_one_seed_and_a_gap_is_a_dash(
     small: pd.DataFrame, seeds: pd.DataFrame
 ) -> None:
-    assert seed_table(collect(small)) is None
+    assert seed_table(Measures(collect(small))) is None
     gap = (seeds["defence"] == "ssad") & (seeds["attack"] == "fgsm") & (seeds["strength"] == 0.003)
-    table = seed_table(collect(seeds[~gap]))
+    table = seed_table(Measures(collect(seeds[~gap])))
     assert table is not None
     line = {row[0].text: row for row in table.rows}["ssad"]
     assert line[2].text == "–"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from servax.report.logs import curves
+from servax.report import training_curves_of as curves
 from servax.training import TrainingLog, read_log
 
 # Six digits that a float32 holds exactly: TensorBoard stores no more.

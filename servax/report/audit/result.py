@@ -15,7 +15,7 @@ from servax.errors import SettingError, ShapeError
 from servax.evaluation.checks import Finding
 from servax.evaluation.records import Records
 
-__all__ = ["ANOTHER_BALL", "KINDS", "MEASURES", "AuditResult", "Clip", "Kind", "Measure"]
+__all__ = ["KINDS", "MEASURES", "AuditResult", "Clip", "Kind", "Measure"]
 
 Kind = Literal["clean", "attacked", "purified"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -23,12 +23,6 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 Measure = Literal["uar", "lower", "lost"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 """What a demand is of: UAR in the worst case, the lower end of its interval, the points lost."""
-
-ANOTHER_BALL = "pgd-waveform"
-"""How the name of an attack begins that has a ball of its own, on the sound before the front-end.
-
-Its strength compares with no radius, so it stands in the tables and in no worst case.
-"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,9 +96,15 @@ class AuditResult:
         if self.judged_by not in MEASURES:
             raise SettingError.choice("judged_by", self.judged_by, MEASURES)
 
-    def decibels(self, strength: float, attack: str = "") -> float:
+    @property
+    def on_sound(self) -> bool:
+        """Whether the model takes sound; of one that takes log-Mel, `radius` is of the log-Mel."""
+        model = self.card.get("model")
+        return isinstance(model, Mapping) and model.get("inputs") == "waveform"
+
+    def decibels(self, strength: float) -> float:
         """Return a strength in dB of the log-Mel, ``nan`` where that has no meaning."""
         known = self.card.get("radius in dB")
-        if attack.startswith(ANOTHER_BALL) or not isinstance(known, int | float):
+        if not isinstance(known, int | float):
             return float("nan")
         return strength / self.radius * float(known)

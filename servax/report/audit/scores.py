@@ -9,24 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from servax.errors import ServaxError
 from servax.evaluation.metrics import uar
-from servax.report.audit.result import ANOTHER_BALL, AuditResult
-from servax.report.outcomes import CLEAN, UNDEFENDED, Condition, Outcomes, align
-from servax.report.resampling import SpeakerDraws, interval_of
+from servax.evaluation.records import KNOWLEDGE
+from servax.evaluation.statistics import interval_of, no_interval
+from servax.report.audit.result import AuditResult
+from servax.report.predictions import CLEAN, UNDEFENDED, Condition, Predictions, collect
 
-__all__ = ["KNOWING", "UNKNOWING", "Scores", "Standing", "refuse_oblivious_alone", "scores"]
+__all__ = ["ATTACKERS", "CONTROL", "KNOWING", "UNKNOWING", "Scores", "Standing", "scores"]
 
+ATTACKERS = KNOWLEDGE[1:]
+"""From the one who knows least of the defence to the one who knows all."""
 UNKNOWING = ("oblivious", "transfer")
 """Attackers who do not know that there is a defence."""
-KNOWING = ("adaptive", "bpda")
+KNOWING = ("bpda", "adaptive")
 """Attackers who know the defence."""
-ATTACKERS = ("oblivious", "transfer", "black_box", "bpda", "adaptive")
-"""From the one who knows least of the defence to the one who knows all."""
 CONTROL = "noise"
 """Random noise of the size of an attack: it counts where it fools, but it tests no defence."""
 
@@ -51,47 +52,57 @@ class Standing:
 class Scores:
     """The predictions of an audit side by side, with the questions that a report asks."""
 
-    outcomes: Outcomes
-    systems: tuple[str, ...]
-    """`undefended`, then the defences."""
-    radius: float
-    draws: SpeakerDraws | None
-    """The bootstrap over speakers; None for too few of them."""
+    result: AuditResult
+    found: Predictions
+
+    @cached_property
+    def systems(self) -> tuple[str, ...]:
+        """`undefended`, then the defences as they were given."""
+        return tuple(dict.fromkeys((UNDEFENDED, *self.result.records.frame["defence"])))
 
     @property
     def defences(self) -> tuple[str, ...]:
         """All systems but the undefended model."""
         return self.systems[1:]
 
-    @property
+    @cached_property
     def speakers(self) -> int:
         """How many speakers are heard."""
-        return int(np.unique(self.outcomes.speakers).size)
+        return int(np.unique(self.found.speakers).size)
+
+    @property
+    def no_interval(self) -> str:
+        """Why there are no intervals, a sentence; empty where there are."""
+        return no_interval(self.speakers)
 
     @property
     def chance(self) -> float:
         """UAR of a guess, 1 / K."""
-        return 1.0 / len(self.outcomes.classes)
+        return 1.0 / len(self.found.classes)
+
+    def apart(self, condition: Condition) -> bool:
+        """Return whether an attack has a ball of its own, on the sound before the front-end.
+
+        Its strength compares with no radius, so it stands in the tables and in no worst case.
+        """
+        return condition.space == "waveform" and not self.result.on_sound
 
     def conditions(
         self, system: str, knowledge: Collection[str] = ATTACKERS
     ) -> tuple[Condition, ...]:
         """Return the attacks on a system by these attackers, those who know least first."""
-        found = [
-            c for name, c in self.outcomes.cells if name == system and c.knowledge in knowledge
-        ]
-        found = [c for c in found if c != CLEAN]
-        return tuple(sorted(found, key=lambda c: (ATTACKERS.index(c.knowledge), *c)))
+        found = [c for name, c in self.found.cells if name == system and c.knowledge in knowledge]
+        return tuple(sorted(found, key=lambda c: (ATTACKERS.index(c.knowledge), c)))
 
     def within(
         self, system: str, knowledge: Collection[str] = ATTACKERS, *, radius: float | None = None
     ) -> tuple[Condition, ...]:
         """Return those that stay inside a radius, by default the audited one."""
-        most = (self.radius if radius is None else radius) * (1 + _SLACK)
+        most = (self.result.radius if radius is None else radius) * (1 + _SLACK)
         return tuple(
             c
             for c in self.conditions(system, knowledge)
-            if c.strength <= most and not c.attack.startswith(ANOTHER_BALL)
+            if c.strength <= most and not self.apart(c)
         )
 
     def clean(self, system: str) -> Standing:
@@ -112,62 +123,35 @@ class Scores:
         Raises:
             ServaxError: A system was never asked for clean input.
         """
-        labels = self.outcomes.labels
+        labels = self.found.labels
         kept = np.ones(labels.size, dtype=bool)
         for condition in conditions:
-            if (system, condition) not in self.outcomes.cells:
+            if (system, condition) not in self.found.cells:
                 raise ServaxError(
                     f"records have no predictions of {system} for {condition.attack!r}; expected "
                     "each system on clean input and under the attacks that are compared."
                 )
-            kept &= self.outcomes.cells[system, condition] == labels
+            kept &= self.found.cells[system, condition] == labels
         names = tuple(dict.fromkeys(c.attack for c in conditions if c != CLEAN))
-        return _standing(labels, kept, self.draws, names)
-
-
-def _standing(
-    labels: NDArray[np.intp],
-    kept: NDArray[np.bool_],
-    draws: SpeakerDraws | None,
-    attacks: tuple[str, ...],
-) -> Standing:
-    predictions = np.where(kept, labels, -1)
-    low = high = float("nan")
-    if draws is not None:
-        interval = interval_of(draws.uars(labels, predictions[None]))
-        low, high = interval.low / 100, interval.high / 100
-    return Standing(uar(labels, predictions), low, high, attacks)
+        predictions = np.where(kept, labels, -1)
+        low = high = float("nan")
+        if self.found.draws is not None:
+            interval = interval_of(self.found.draws.uar(labels, predictions))
+            low, high = interval.low, interval.high
+        return Standing(uar(labels, predictions), low, high, names)
 
 
 def scores(result: AuditResult) -> Scores:
     """Return the predictions of an audit side by side.
 
     Raises:
-        ServaxError: The records cannot be compared (`servax.report.outcomes.align`), a system has
-            no clean predictions, or oblivious results stand alone (`refuse_oblivious_alone`).
+        ServaxError: The records cannot be compared (`servax.report.collect`), a system has no
+            clean predictions, or a defence has oblivious or transfer results and no others.
     """
-    frame, told = result.records.frame, result.records.provenance.get("classes", ())
-    classes = [str(name) for name in told] if isinstance(told, list | tuple) else []
-    outcomes = align(frame, classes=classes)
-    defences = [str(name) for name in frame["defence"].unique() if name != UNDEFENDED]
-    found = Scores(
-        outcomes,
-        (UNDEFENDED, *defences),
-        result.radius,
-        SpeakerDraws.of(outcomes.speakers),
-    )
+    records = result.records
+    found = Scores(result, collect(records.frame, records.provenance, adaptive_elsewhere=True))
     for system in found.systems:
         found.clean(system)
-    refuse_oblivious_alone(found)
-    return found
-
-
-def refuse_oblivious_alone(found: Scores) -> None:
-    """Refuse a defence that only attackers who do not know it have tried.
-
-    Raises:
-        ServaxError: A defence has oblivious or transfer results and no others beside them.
-    """
     for system in found.defences:
         names = {c.knowledge for c in found.conditions(system) if c.attack != CONTROL}
         known = [name for name in UNKNOWING if name in names]
@@ -177,3 +161,4 @@ def refuse_oblivious_alone(found: Scores) -> None:
                 "ones beside them; attack it as one who knows it does, too: results of attackers "
                 "who do not know a defence are never printed alone."
             )
+    return found

@@ -1,32 +1,58 @@
-"""The verdict of an audit in sentences; the first says what an attacker who knows all leaves."""
+"""The sentences of an audit: for people who decide, for those who know the terms, and the terms.
+
+The first paragraph has no term and no unit, and is graded by the figures. How loud a change is
+stands in words too. Their borders are ours and rough: a noise 40 dB below speech is masked by it,
+one at 25 dB is noticed by who listens for it, one at 15 dB by anybody.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from servax.evaluation.checks import SEVERITIES
-from servax.evaluation.statistics import no_interval
+from servax.evaluation.statistics import RESAMPLES, SEED
+from servax.report.audit.demands import below, black_box_only, judged, passes, untrusted, wanted
 from servax.report.audit.result import AuditResult
-from servax.report.audit.scores import KNOWING, UNKNOWING, Scores, Standing
-from servax.report.audit.threshold import below, black_box_only, judged, passes, untrusted, wanted
-from servax.report.outcomes import UNDEFENDED
-from servax.report.wording import number, percent_sign, percentage
+from servax.report.audit.scores import (
+    ATTACKERS,
+    CONTROL,
+    KNOWING,
+    UNKNOWING,
+    Scores,
+    Standing,
+)
+from servax.report.predictions import UNDEFENDED
+from servax.report.tables import listed, number, percent_sign, percentage
 
-__all__ = ["best_looking", "led", "size", "verdict"]
+__all__ = ["definitions", "led", "size", "summary", "terms", "verdict"]
 
+LOUDNESS = (
+    (40.0, "a change that nobody hears"),
+    (25.0, "a change that hardly anyone hears"),
+    (15.0, "a faint noise"),
+    (-math.inf, "a noise that everyone hears"),
+)
+"""From which signal-to-noise ratio on, in dB, a change is called what."""
+DECIBELS = (
+    (1.0, "a change of the spectrogram that nobody would hear"),
+    (3.0, "a change of the spectrogram that hardly anyone would hear"),
+    (math.inf, "a change of the spectrogram that could be heard"),
+)
+"""Up to how many dB a change of the log-Mel is called what; no sound need have that log-Mel."""
+_COUNTED = ("error", "warning", "note")
+"""Severities that have a plural."""
 _NARROW = "\N{NO-BREAK SPACE}"
 
 
-def size(result: AuditResult, strength: float | None = None) -> str:
-    """Return a strength as text, by default the radius: ``ε .02 (1.6 dB)``."""
-    value = result.radius if strength is None else strength
-    decibels = number(result.decibels(value), digits=1)
-    told = f"{value:g}".replace("0.", ".", 1)
-    known = result.decibels(value) >= 0
-    return f"ε{_NARROW}{told}" + (f" ({decibels}{_NARROW}dB)" if known else "")
+def size(result: AuditResult) -> str:
+    """Return the radius as text: ``ε .02 (1.6 dB)``."""
+    decibels = result.decibels(result.radius)
+    known = f" ({number(decibels, digits=1)}{_NARROW}dB)" if decibels >= 0 else ""
+    return f"ε{_NARROW}{result.radius:g}".replace("0.", ".", 1) + known
 
 
 def best_looking(found: Scores) -> str | None:
@@ -35,7 +61,7 @@ def best_looking(found: Scores) -> str | None:
     Where none of those tried, the one that keeps most in the worst case; None without a defence
     that was attacked.
     """
-    for knowledge in (UNKNOWING, (*UNKNOWING, "black_box", *KNOWING)):
+    for knowledge in (UNKNOWING, ATTACKERS):
         left = {name: found.worst(name, knowledge) for name in found.defences}
         known = {name: kept.uar for name, kept in left.items() if kept is not None}
         if known:
@@ -43,47 +69,48 @@ def best_looking(found: Scores) -> str | None:
     return None
 
 
-def verdict(result: AuditResult, found: Scores) -> list[str]:
+def verdict(found: Scores) -> list[str]:
     """Return the findings in sentences, the one that matters most first.
 
     That no white-box attack was possible stands before everything that the others left.
     """
-    best = best_looking(found)
-    together = _together(result, found)
+    result, best = found.result, best_looking(found)
+    together = _together(found)
     shut = black_box_only(result)
     return [
         *([shut] if shut else []),
-        *(together or _first(result, found, best)),
+        *(together or _first(found, best)),
         *([] if together else _others(found, best)),
         *_led(result, best or UNDEFENDED),
         *_on_sound(result, best or UNDEFENDED),
-        *filter(None, [no_interval(found.speakers)]),
+        *([found.no_interval] if found.no_interval else []),
         *_checks(result),
-        *_demanded(result, found),
+        *_demanded(found),
     ]
 
 
-def _first(result: AuditResult, found: Scores, best: str | None) -> list[str]:
+def _first(found: Scores, best: str | None) -> list[str]:
     bare = found.worst(UNDEFENDED)
     chance = f"chance is {percent_sign(100 * found.chance)}"
     if best is None:
         clean = _told(found.clean(UNDEFENDED))
-        what = f"the undefended model ({found.outcomes.target})"
-        untried = f" No attack was tried on {_listed(found.defences)}." if found.defences else ""
+        what = f"the undefended model ({found.found.target})"
+        untried = f" No attack was tried on {listed(found.defences)}." if found.defences else ""
         if bare is None:
             return [f"No attack was tried: this says nothing about safety.{untried}"]
+        many = f"{len(bare.attacks)} attacks" if len(bare.attacks) > 1 else bare.attacks[0]
         return [
-            f"The worst case over {_count(bare.attacks)} leaves {what} {_told(bare)} UAR at "
-            f"{size(result)}, of {clean} on clean input; {chance}.{untried}"
+            f"The worst case over {many} leaves {what} {_told(bare)} UAR at "
+            f"{size(found.result)}, of {clean} on clean input; {chance}.{untried}"
         ]
     left = found.worst(best) or found.clean(best)
     if found.worst(best, KNOWING) is None:
         start = (
             f"An attacker who can only ask {best} for its answers leaves it {_told(left)} UAR at "
-            f"{size(result)}; no attacker who knows it was tried, who may leave less"
+            f"{size(found.result)}; no attacker who knows it was tried, who may leave less"
         )
     else:
-        start = f"An attacker who knows {best} leaves it {_told(left)} UAR at {size(result)}"
+        start = f"An attacker who knows {best} leaves it {_told(left)} UAR at {size(found.result)}"
     facing = found.worst(best, UNKNOWING)
     if facing is None or bare is None:
         rest = f", of {_told(found.clean(best))} on clean input; {chance}."
@@ -91,7 +118,7 @@ def _first(result: AuditResult, found: Scores, best: str | None) -> list[str]:
     return [start + _lost(facing, bare, left), _sum(found, best, facing, bare, chance)]
 
 
-def _together(result: AuditResult, found: Scores) -> list[str]:
+def _together(found: Scores) -> list[str]:
     """Return the first sentences where several defences met all attackers and each gains."""
     bare = found.worst(UNDEFENDED)
     told, gains, lost, facing = [], [], [], []
@@ -109,14 +136,14 @@ def _together(result: AuditResult, found: Scores) -> list[str]:
     if bare is None or len(told) < 2:
         return []
     whole = all(gone >= gain for gone, gain in zip(lost, gains, strict=True))
-    shares = _listed([percentage(gain) for gain in gains])
+    shares = listed([percentage(gain) for gain in gains])
     parts = [f"{percentage(a)} of {percentage(b)}" for a, b in zip(lost, gains, strict=True)]
-    gone = f"all of the {shares}" if whole else _listed(parts)
+    gone = f"all of the {shares}" if whole else listed(parts)
     return [
-        f"An attacker who knows the defence leaves {_listed(told)} UAR at {size(result)}: {gone} "
-        "points that they gain over the undefended model against attackers who do not know them "
-        "are lost.",
-        f"Against those who do not know it (oblivious, transfer) they keep {_listed(facing)}; the "
+        f"An attacker who knows the defence leaves {listed(told)} UAR at {size(found.result)}: "
+        f"{gone} points that they gain over the undefended model against attackers who do not know "
+        "them are lost.",
+        f"Against those who do not know it (oblivious, transfer) they keep {listed(facing)}; the "
         f"undefended model keeps {_told(bare)} in the worst case, of "
         f"{_told(found.clean(UNDEFENDED))}; chance is {percent_sign(100 * found.chance)}.",
     ]
@@ -152,7 +179,7 @@ def _others(found: Scores, best: str | None) -> list[str]:
     told = [f"{name} {_told(kept)}" for name, kept in left.items() if kept is not None]
     if best is None or not told:
         return []
-    return [f"The worst case over all attacks leaves {_listed(told)}."]
+    return [f"The worst case over all attacks leaves {listed(told)}."]
 
 
 def led(result: AuditResult) -> pd.DataFrame:
@@ -196,35 +223,164 @@ def _checks(result: AuditResult) -> list[str]:
     if not result.findings:
         return ["No sanity check was run, so nothing vouches for these numbers."]
     counts = Counter(finding.severity for finding in result.findings)
-    told = [f"{counts[s]} {_plural(s, counts[s])}" for s in SEVERITIES if counts[s]]
-    sentence = f"Sanity checks: {_listed(told)}."
+    words = {
+        severity: f"{severity}s" if count > 1 and severity in _COUNTED else severity
+        for severity, count in counts.items()
+    }
+    told = [f"{counts[s]} {words[s].replace('-', ' ')}" for s in SEVERITIES if counts[s]]
+    sentence = f"Sanity checks: {listed(told)}."
     if counts["error"]:
         sentence += " Where a check found an error, the numbers above cannot be trusted."
     return [sentence]
 
 
-def _plural(severity: str, count: int) -> str:
-    word = severity.replace("-", " ")
-    return f"{word}s" if count > 1 and severity in ("error", "warning", "note") else word
-
-
-def _demanded(result: AuditResult, found: Scores) -> list[str]:
+def _demanded(found: Scores) -> list[str]:
+    result = found.result
     if result.fail_under is None:
         return []
-    asked = f"{_listed(judged(found))} had {wanted(result)}"
-    if passes(result, found):
+    asked = f"{listed(judged(found))} had {wanted(result)}"
+    if passes(found):
         return [f"Passed: {asked}."]
-    low = [f"{name} {kept}" for name, kept in below(result, found).items()]
-    return [f"Failed: {asked}, but {_listed(low + untrusted(result))}."]
-
-
-def _count(attacks: Sequence[str]) -> str:
-    return f"{len(attacks)} attacks" if len(attacks) > 1 else attacks[0]
+    low = [f"{name} {kept}" for name, kept in below(found).items()]
+    return [f"Failed: {asked}, but {listed(low + untrusted(result))}."]
 
 
 def _told(standing: Standing) -> str:
     return percent_sign(100 * standing.uar)
 
 
-def _listed(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+def summary(found: Scores) -> list[str]:
+    """Return what was found in plain sentences, what spoils the figures first."""
+    shut = black_box_only(found.result)
+    errors = sum(finding.severity == "error" for finding in found.result.findings)
+    checks = "a check" if errors == 1 else f"{errors} checks"
+    return [
+        *([shut] if shut else []),
+        *([f"Do not rely on these figures: {checks} of this audit found an error."] * bool(errors)),
+        _model(found),
+        *_defence(found),
+    ]
+
+
+def _model(found: Scores) -> str:
+    clean, left = found.clean(UNDEFENDED), found.worst(UNDEFENDED)
+    if left is None:
+        return "Nobody attacked this model, so nothing is known of its safety."
+    if (clean.uar if math.isnan(clean.low) else clean.low) <= found.chance:
+        return "This model may be guessing even where nobody attacks it, so look at that first."
+    lost, change = 1 - left.uar / clean.uar, _change(found.result)
+    if 100 * left.uar < 0.05:
+        return f"This model is easily fooled: {change} turns every answer wrong."
+    wrong = f"{change} turns {_of_hundred(lost)} right answers wrong."
+    if lost >= 0.5:
+        return f"This model is easily fooled: {wrong}"
+    if lost >= 0.1:
+        return f"This model can be fooled: {wrong}"
+    if 100 * lost >= 0.05:
+        return f"This model was hard to fool with the attacks that were tried: {wrong}"
+    return (
+        "None of the attacks that were tried fooled this model; an attack that nobody tried may "
+        "do so."
+    )
+
+
+def _defence(found: Scores) -> list[str]:
+    """Return what the best defence is worth against everyone who attacked it."""
+    kept = {name: found.worst(name) for name in found.defences}
+    left = {name: standing for name, standing in kept.items() if standing is not None}
+    bare = found.worst(UNDEFENDED)
+    if not left or bare is None:
+        return []
+    best = max(left, key=lambda name: left[name].uar)
+    several = f"The best of its {len(left)} defences, {best},"
+    what = several if len(left) > 1 else f"The defence {best}"
+    known = found.worst(best, KNOWING) is not None
+    who = "an attacker who knows it" if known else "attackers who can only ask for answers"
+    if 100 * (left[best].uar - bare.uar) < 1:
+        return [f"{what} does not protect it from {who}."]
+    shares = [_kept(left[best], found.clean(best)), _kept(bare, found.clean(UNDEFENDED))]
+    return [
+        f"{what} helps against {who}: it keeps {_of_hundred(shares[0])} right answers, the model "
+        f"alone {_of_hundred(shares[1])}."
+    ]
+
+
+def _kept(left: Standing, clean: Standing) -> float:
+    return left.uar / clean.uar if clean.uar else 0.0
+
+
+def _of_hundred(share: float) -> str:
+    """Return a share as people say it: ``37 of 100``."""
+    count = round(100 * share)
+    return f"{count} of 100" if count or not share else "fewer than 1 of 100"
+
+
+def _change(result: AuditResult) -> str:
+    """Return how loud the change is that fools, in words."""
+    ratio = _signal_to_noise(result)
+    if math.isfinite(ratio):
+        return next(words for least, words in LOUDNESS if ratio >= least)
+    decibels = result.decibels(result.radius)
+    if math.isfinite(decibels):
+        return next(words for most, words in DECIBELS if decibels <= most)
+    return "a small change of the input"
+
+
+def _signal_to_noise(result: AuditResult) -> float:
+    """Return the median ratio of speech to change in the attacked sounds, in dB, or ``nan``."""
+    table = result.measures
+    # What was made into sound is another attack than the one whose harm is told.
+    if not result.on_sound or "median_snr_db" not in table:
+        return math.nan
+    known = table[table["knowledge"].isin(KNOWING)]["median_snr_db"].dropna().astype(float)
+    return float(np.median(known)) if len(known) else math.nan
+
+
+MEANING = {
+    "oblivious": "takes gradients of the bare model and does not know that there is a defence",
+    "transfer": "takes gradients of a surrogate, a model with weights of its own, and knows "
+    "nothing else",
+    "black_box": "asks the whole system for its answers, scores or decisions, and has no gradients",
+    "bpda": "knows the whole system, and lets gradients pass the defence unchanged (backward pass "
+    "differentiable approximation, Athalye et al. 2018)",
+    "adaptive": "knows the whole system and takes exact gradients through the defence, averaged "
+    "over draws where it is random",
+}
+
+
+NAMES = {k: k.replace("_", " ").capitalize() for k in ATTACKERS} | {"bpda": "BPDA"}
+
+
+def terms(found: Scores) -> list[str]:
+    """Return what the words of the verdict mean, a sentence or two each."""
+    conditions = [c for system in found.systems for c in found.conditions(system)]
+    tried = {c.knowledge for c in conditions}
+    return [
+        "UAR, unweighted average recall, is the mean of the recalls of the classes (the share of "
+        "a class that is recognised), in percent. "
+        f"Chance is 1/K: {100 * found.chance:.1f} % for {len(found.found.classes)} classes.",
+        *(f"{NAMES[k]}: the attacker {MEANING[k]}." for k in ATTACKERS if k in tried),
+        "Worst case: an utterance counts as kept only where every attack of the group fails, "
+        "since an attacker picks the attack after seeing the utterance. It is no higher than the "
+        "UAR of any single attack, and it is the number to quote.",
+        f"The audited size is {size(found.result)}. What moved less counts too: it lies within.",
+    ]
+
+
+def definitions(found: Scores) -> list[str]:
+    """Return what the other words and columns mean, one sentence or two each."""
+    conditions = [c for system in found.systems for c in found.conditions(system)]
+    sound = (
+        "An attack on the sound before the front-end has a budget of its own, so it stands in "
+        "the table of attacks and in no worst case."
+    )
+    noise = "Noise is random, of the same size: no attack, but what it fools is fooled."
+    intervals = (
+        f"Intervals are 95 % percentile bootstraps over speakers ({RESAMPLES} draws, seed {SEED}): "
+        "whole speakers are drawn."
+    )
+    return [
+        *([sound] if any(map(found.apart, conditions)) else []),
+        *([noise] if any(c.attack == CONTROL for c in conditions) else []),
+        f"{found.no_interval or intervals} A dash means not measured or not defined.",
+    ]

@@ -18,14 +18,19 @@ from servax.errors import SettingError
 from servax.evaluation.checks import Finding
 from servax.evaluation.metrics import uar
 from servax.evaluation.records import Records
-from servax.report.audit import verdict_ok, write_audit
-from servax.report.audit.junit import junit
-from servax.report.audit.scores import scores
-from servax.report.audit.sentences import verdict
-from servax.report.audit.summary import summary
-from servax.report.audit.tables import main_table
-from servax.report.audit.targeted import targeted_table
-from servax.report.audit.threshold import below, parsed, untrusted
+from servax.report.audit import (
+    below,
+    junit,
+    main_table,
+    parsed,
+    scores,
+    summary,
+    untrusted,
+    verdict,
+    verdict_ok,
+    write_audit,
+)
+from servax.report.audit.tables import targeted_table
 
 PASSED = Finding("evaluation-mode", "ssad", "passed", "It is in evaluation mode.", {})
 SHUT = Finding(
@@ -87,9 +92,9 @@ def test_a_demand_is_of_the_worst_case_its_lower_end_or_the_loss(
     measure: Any, asked: float, short: dict[str, str]
 ) -> None:
     result = make_result(findings=(PASSED,), fail_under=asked, judged_by=measure)
-    assert below(result, scores(result)) == short
+    assert below(scores(result)) == short
     assert verdict_ok(result) == (not short)
-    last = verdict(result, scores(result))[-1]
+    last = verdict(scores(result))[-1]
     assert last.startswith("Failed" if short else "Passed")
     assert all(f"{name} {kept}" in last for name, kept in short.items())
 
@@ -104,7 +109,7 @@ def test_a_lower_end_above_zero_is_asked_for() -> None:
     worst = found.worst("ssad")
     assert worst is not None
     assert worst.uar > 0.8 > worst.low
-    assert list(below(result, found)) == ["ssad"]
+    assert list(below(found)) == ["ssad"]
 
 
 @pytest.mark.parametrize(
@@ -128,8 +133,8 @@ def test_passed_is_null_where_nothing_was_asked(
 def test_black_box_only_is_said_first_and_passes_nothing(tmp_path: Path) -> None:
     result = make_result(ALONE, findings=(PASSED, SHUT), fail_under=0.0)
     found = scores(result)
-    assert verdict(result, found)[0] == summary(result, found)[0] == SHUT.statement
-    assert verdict(result, found)[-1].endswith("but no white-box attack was possible.")
+    assert verdict(found)[0] == summary(found)[0] == SHUT.statement
+    assert verdict(found)[-1].endswith("but no white-box attack was possible.")
     assert untrusted(result)
     assert not untrusted(make_result(ALONE, findings=(PASSED, SHUT)))
     paths = write_audit(result, tmp_path)
@@ -164,12 +169,12 @@ def test_junit_has_a_case_per_check_and_demand(tmp_path: Path) -> None:
     assert message.get("message") == "A <tag> & a\N{REPLACEMENT CHARACTER} zero byte."
     demand = cases["fail-under", "ssad has to keep at least 20.0 % UAR in the worst case"]
     assert "keeps 12.5 %" in str(demand.find("failure").get("message"))  # type: ignore[union-attr]
-    assert junit(result, scores(result)) == path.read_bytes()
+    assert junit(scores(result)) == path.read_bytes()
 
 
 def test_without_a_demand_junit_has_the_checks_alone() -> None:
     result = make_result()
-    assert {c.get("classname") for c in ET.fromstring(junit(result, scores(result)))} == {"ssad"}
+    assert {c.get("classname") for c in ET.fromstring(junit(scores(result)))} == {"ssad"}
 
 
 NOTHING = {key: kept for key, kept in ALONE.items() if key[1] == "none"}
@@ -199,14 +204,14 @@ GUESS = {
 )
 def test_the_first_paragraph_is_graded_by_the_figures(right: Any, said: str) -> None:
     result = make_result(right, findings=(PASSED,), realisability=None)
-    first = summary(result, scores(result))[0]
+    first = summary(scores(result))[0]
     assert re.match(said, first), first
     assert not any(term in first for term in ("UAR", "adaptive", "ε", "dB", "oblivious"))
 
 
 def test_the_first_paragraph_says_what_a_defence_is_worth() -> None:
     result = make_result(findings=(PASSED,))
-    told = summary(result, scores(result))[-1]
+    told = summary(scores(result))[-1]
     # Kept: pgd-at 25.0 of 62.5 %, the model alone nothing.
     assert told == (
         "The best of its 2 defences, pgd-at, helps against an attacker who knows it: it keeps 40 "
@@ -214,9 +219,7 @@ def test_the_first_paragraph_says_what_a_defence_is_worth() -> None:
     )
     lost = RIGHT | {(name, "pgd", 0.02, "adaptive"): "00000000" for name in ("ssad", "pgd-at")}
     result = make_result(lost, findings=(PASSED,))
-    assert (
-        "does not protect it from an attacker who knows it" in summary(result, scores(result))[-1]
-    )
+    assert "does not protect it from an attacker who knows it" in summary(scores(result))[-1]
 
 
 @pytest.mark.parametrize(
@@ -232,12 +235,12 @@ def test_how_loud_the_change_is_stands_in_words(ratio: float, words: str) -> Non
     card = CARD | {"model": {"inputs": "waveform"}, "radius in dB": None}
     measures = MEASURES.assign(defence="undefended", median_snr_db=ratio)
     result = make_result(ALONE, findings=(PASSED,), card=card, measures=measures)
-    assert words in summary(result, scores(result))[0]
+    assert words in summary(scores(result))[0]
 
 
 def test_an_error_of_a_check_leads_the_first_paragraph() -> None:
     result = make_result()
-    assert summary(result, scores(result))[0] == (
+    assert summary(scores(result))[0] == (
         "Do not rely on these figures: a check of this audit found an error."
     )
 
@@ -266,7 +269,7 @@ def test_below_five_speakers_there_is_no_interval_and_the_reason_is_said(
     count = len(set(speakers))
     assert told["no_interval"].startswith(f"There is no interval: {count} speaker")
     assert told["no_interval"] in told["verdict"]
-    table = main_table(result, scores(result))
+    table = main_table(scores(result))
     assert told["no_interval"] in table.note
     assert not any("[" in cell.text for row in table.rows for cell in row)
     assert told["no_interval"] in paths.markdown.read_text("utf-8")

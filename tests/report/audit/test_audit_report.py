@@ -21,12 +21,10 @@ from bootstrap_by_hand import speaker_interval
 from servax.errors import ServaxError, SettingError, ShapeError
 from servax.evaluation.checks import Finding
 from servax.evaluation.metrics import uar
-from servax.report.audit import AuditPaths, verdict_ok, write_audit
-from servax.report.audit.curves import curve, picture
-from servax.report.audit.detection import detection_table
-from servax.report.audit.scores import KNOWING, UNKNOWING, scores
-from servax.report.audit.sentences import verdict
-from servax.report.audit.tables import attack_table, main_table
+from servax.report.audit import AuditPaths, main_table, scores, verdict, verdict_ok, write_audit
+from servax.report.audit.scores import KNOWING, UNKNOWING
+from servax.report.audit.tables import attack_table, detection_table
+from servax.report.audit.write import curve, picture
 
 UNDEFENDED = {key: kept for key, kept in RIGHT.items() if key[0] == "undefended"}
 CLEAN = {key: kept for key, kept in RIGHT.items() if key[1] == "none"}
@@ -98,7 +96,7 @@ def test_intervals_are_those_of_the_slow_bootstrap() -> None:
 
 def sentences_of(right: Any) -> list[str]:
     result = make_result(right)
-    return [s.replace("\N{NO-BREAK SPACE}", " ") for s in verdict(result, scores(result))]
+    return [s.replace("\N{NO-BREAK SPACE}", " ") for s in verdict(scores(result))]
 
 
 def test_first_sentence_says_what_one_who_knows_leaves() -> None:
@@ -153,12 +151,12 @@ def test_first_sentence_of_other_audits(right: Any, said: str) -> None:
     if right is HARMLESS:
         right = {key: kept for key, kept in right.items() if key[2] <= 0.02}
     result = make_result(right)
-    first = verdict(result, scores(result))[0].replace("\N{NO-BREAK SPACE}", " ")
+    first = verdict(scores(result))[0].replace("\N{NO-BREAK SPACE}", " ")
     assert re.search(said, first), first
 
 
 def test_verdict_tells_checks_and_sound() -> None:
-    text = " ".join(verdict(make_result(), scores(make_result())))
+    text = " ".join(verdict(scores(make_result())))
     text = text.replace("\N{NO-BREAK SPACE}", " ")
     assert "1 error, 1 warning, 1 passed and 1 not measured" in text
     assert "cannot be trusted" in text
@@ -182,14 +180,14 @@ def test_verdict_tells_checks_and_sound() -> None:
 def test_fail_under(right: Any, findings: Any, fail_under: float | None, ok: bool) -> None:
     result = make_result(right, findings=findings, fail_under=fail_under)
     assert verdict_ok(result) is ok
-    last = verdict(result, scores(result))[-1]
+    last = verdict(scores(result))[-1]
     assert fail_under is None or last.startswith("Passed" if ok else "Failed")
 
 
 def test_an_error_of_a_check_fails() -> None:
     assert not verdict_ok(make_result())
     result = make_result(fail_under=0.0)
-    assert "checks found 1 error" in verdict(result, scores(result))[-1]
+    assert "checks found 1 error" in verdict(scores(result))[-1]
 
 
 @pytest.mark.parametrize("also", [(), (("ssad", "noise", 0.02, "black_box"),)])
@@ -234,7 +232,7 @@ def test_refuses_settings(changes: dict[str, Any], said: str) -> None:
 
 
 def test_main_table() -> None:
-    table = main_table(make_result(), scores(make_result()))
+    table = main_table(scores(make_result()))
     assert [head.text for head in table.head] == [
         *("system", "clean", "oblivious", "transfer", "black box", "BPDA", "adaptive"),
         "worst of all",
@@ -250,7 +248,7 @@ def test_main_table() -> None:
 
 
 def test_attack_table_has_each_attack_once_at_its_audited_strength() -> None:
-    table = attack_table(make_result(), scores(make_result()))
+    table = attack_table(scores(make_result()))
     assert table is not None
     assert table.numbers is not None
     rows = [tuple(cell.text for cell in row) for row in table.rows]
@@ -272,9 +270,9 @@ def test_curve_is_the_worst_case_up_to_each_size() -> None:
 
 def test_no_picture_without_an_attack() -> None:
     result = make_result(CLEAN)
-    assert picture(result, scores(result)) is None
+    assert picture(scores(result)) is None
     result = make_result(UNDEFENDED)
-    drawn = picture(result, scores(result))
+    drawn = picture(scores(result))
     assert drawn is not None
     assert drawn.png.startswith(b"\x89PNG")
 
@@ -305,14 +303,14 @@ def parsed(paths: AuditPaths) -> Page:
 def test_page_stands_in_order(written: AuditPaths) -> None:
     assert [heading for heading in parsed(written).headings if heading] == [
         "UAR (%) by what the attacker knows",
-        "Every attack on every system",
+        "UAR against the size of the attack",
         "Sanity checks",
+        "Sounds and what they are taken for",
+        "Every attack on every system",
         "Realisability gap: from log-Mel to sound and back",
         "Detection: does the defence notice the attack?",
-        "UAR against the size of the attack",
-        "Evaluation card",
-        "Sounds and what they are taken for",
         "What the words mean",
+        "Evaluation card",
     ]
 
 

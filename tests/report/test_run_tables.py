@@ -9,14 +9,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics import recall_score
 
-from servax.report import blocks
-from servax.report.cells import Cell, TextTable, best_of
-from servax.report.outcomes import collect
-from servax.report.table_one import adaptive_table, grid_table
-from servax.report.text_tables import other_table
+from servax.report import Cell, Measures, Table, collect, table_1
+from servax.report.run_tables import adaptive_table, other_table
+from servax.report.tables import best_of
 
 EPSILONS, STEPS = (0.003, 0.006, 0.009, 0.012, 0.015), (3, 6, 9, 12, 15)
-WINDOW = {"scale": {"window_db": 80.0}}
 
 
 def uar(frame: pd.DataFrame, defence: str, attack: str, strength: float, knowledge: str) -> float:
@@ -30,14 +27,14 @@ def uar(frame: pd.DataFrame, defence: str, attack: str, strength: float, knowled
     return 100 * recall_score(part["label"], part["prediction"], labels=labels, average="macro")
 
 
-def row(table: TextTable, name: str) -> dict[str, Cell]:
+def row(table: Table, name: str) -> dict[str, Cell]:
     found = next(line for line in table.rows if line[0].text == name)
     return dict(zip([head.text for head in table.head], found, strict=True))
 
 
 def test_numbers_are_scikit_learn_on_the_rows(everyone: pd.DataFrame) -> None:
-    outcomes = collect(everyone)
-    oblivious, adaptive = grid_table(outcomes, WINDOW), adaptive_table(outcomes, WINDOW)
+    outcomes = Measures(collect(everyone))
+    oblivious, adaptive = table_1(outcomes), adaptive_table(outcomes)
     assert adaptive is not None
     clean = uar(everyone, "undefended", "none", 0, "none")
     for table, knowledge in ((oblivious, "oblivious"), (adaptive, None)):
@@ -62,7 +59,7 @@ def test_numbers_are_scikit_learn_on_the_rows(everyone: pd.DataFrame) -> None:
 
 
 def test_spread_over_folds_is_the_population_sd(everyone: pd.DataFrame) -> None:
-    table = grid_table(collect(everyone), WINDOW)
+    table = table_1(Measures(collect(everyone)))
     assert table.numbers is not None
     told = table.numbers.set_index(["defence", "column"]).loc[("trades", "PGD 9")]
     values = [
@@ -74,8 +71,8 @@ def test_spread_over_folds_is_the_population_sd(everyone: pd.DataFrame) -> None:
 
 
 def test_the_papers_row_stands_below_ours(everyone: pd.DataFrame) -> None:
-    outcomes = collect(everyone)
-    table = grid_table(outcomes, WINDOW, beside_paper=True)
+    outcomes = Measures(collect(everyone))
+    table = table_1(outcomes, beside_paper=True)
     names = [line[0].text for line in table.rows]
     below = [names[i] for i, line in enumerate(table.rows[1:]) if line[0].published]
     assert below == [
@@ -93,24 +90,24 @@ def test_the_papers_row_stands_below_ours(everyone: pd.DataFrame) -> None:
     assert theirs["clean"] == theirs["adaptive PGD-30"] == Cell("–")
     last = dict(zip([head.text for head in table.head], table.rows[-1], strict=True))
     assert last["clean"].text == "51.06"
-    assert len(grid_table(outcomes, WINDOW).rows) == 19
+    assert len(table_1(outcomes).rows) == 19
 
 
 def test_no_paper_row_off_its_grid_or_without_its_defences(small: pd.DataFrame) -> None:
     off = small[(small["attack"] != "pgd") | small["strength"].isin([3, 6, 30])]
-    table = grid_table(collect(off), WINDOW, beside_paper=True)
+    table = table_1(Measures(collect(off)), beside_paper=True)
     theirs = dict(zip([head.text for head in table.head], table.rows[1], strict=True))
     assert theirs["PGD 6"].text == "34.91"
     assert theirs["PGD mean"] == theirs["PGD kept"] == Cell("–")
     bare = small[~small["defence"].str.startswith("ssad")]
-    table = grid_table(collect(bare), WINDOW, beside_paper=True)
+    table = table_1(Measures(collect(bare)), beside_paper=True)
     assert not any(line[0].published for line in table.rows)
 
 
 def test_only_defences_compete_for_bold(everyone: pd.DataFrame) -> None:
     clean = (everyone["attack"] == "none") & (everyone["defence"] == "undefended")
     frame = everyone.assign(prediction=everyone["prediction"].mask(clean, everyone["label"]))
-    table = grid_table(collect(frame), WINDOW)
+    table = table_1(Measures(collect(frame)))
     ours = [line for line in table.rows if line[0].text != "undefended"]
     assert not any(cell.best for cell in row(table, "undefended").values())
     for i, head in enumerate(table.head[1:], start=1):
@@ -131,10 +128,10 @@ def test_best_of_a_column() -> None:
 def test_records_with_the_last_adaptive_attack_alone_have_no_second_block(
     small: pd.DataFrame, everyone: pd.DataFrame
 ) -> None:
-    assert adaptive_table(collect(small), WINDOW) is None
-    assert blocks.adaptive(collect(small)) == {}
-    outcomes = collect(everyone)
-    block = adaptive_table(outcomes, WINDOW)
+    assert adaptive_table(Measures(collect(small))) is None
+    assert Measures(collect(small)).known_columns == ()
+    outcomes = Measures(collect(everyone))
+    block = adaptive_table(outcomes)
     assert block is not None
     cells = row(block, "quantise-4")
     assert cells["FGSM .003"].text.endswith(" †")
@@ -145,14 +142,14 @@ def test_records_with_the_last_adaptive_attack_alone_have_no_second_block(
 
 def test_the_undefended_target_needs_no_adaptive_rows_of_its_own(everyone: pd.DataFrame) -> None:
     bare = (everyone["defence"] == "undefended") & (everyone["knowledge"] == "adaptive")
-    table = adaptive_table(collect(everyone[~bare]), WINDOW)
+    table = adaptive_table(Measures(collect(everyone[~bare])))
     assert table is not None
     expected = uar(everyone, "undefended", "pgd", 6, "oblivious")
     assert row(table, "undefended")["PGD 6"].text.split(" ")[0] == f"{expected:.1f}"
 
 
 def test_every_condition_has_its_line(everyone: pd.DataFrame) -> None:
-    told = blocks.by_condition(collect(everyone))
+    told = Measures(collect(everyone)).conditions
     keys = ["defence", "attack", "strength", "knowledge"]
     assert len(told) == len(everyone.drop_duplicates(keys))
     line = told.set_index(keys).loc[("trades", "pgd", 15.0, "adaptive")]

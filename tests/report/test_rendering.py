@@ -5,14 +5,13 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from as_grid import as_grid
 
 from servax.errors import SettingError
 from servax.evaluation.records import Records
-from servax.report import tables, write_report
-from servax.report.examples import Examples
-from servax.report.outcomes import collect
-from servax.report.write import ReportPaths
+from servax.report import Examples, ReportPaths, write_report
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +57,7 @@ def test_markdown_holds_the_numbers(written: ReportPaths, records: Records) -> N
     headings = [heading.split(" (")[0] for heading in table["defence"]]
     assert table["defence"][:2] == ["clean", "FGSM .003 (0.24 dB, z .020)"]
     assert headings[-1] == "adaptive PGD-30"
-    expected = tables.grid(collect(records.frame))
+    expected = as_grid(records.frame)
     for defence in expected.index:
         told = dict(zip(headings, table[defence], strict=True))
         for heading, value in expected.loc[defence].items():
@@ -116,10 +115,11 @@ def test_html_needs_nothing_from_outside(written: ReportPaths) -> None:
     assert page.open == []
     assert not page.tags & {"script", "link", "iframe", "object"}
     assert len(page.sources) == 5
-    for source, path in zip(page.sources, written.figures, strict=True):
-        kind, data = source.split(",", 1)
-        assert kind == "data:image/png;base64"
-        assert base64.b64decode(data) == path.read_bytes()
+    shown = [source.split(",", 1) for source in page.sources]
+    assert {kind for kind, _ in shown} == {"data:image/png;base64"}
+    assert {base64.b64decode(data) for _, data in shown} == {
+        p.read_bytes() for p in written.figures
+    }
     assert "http" not in text
     assert "url(" not in text
     assert 'name="viewport"' in text
@@ -151,3 +151,14 @@ def test_same_records_same_pages(tmp_path: Path, records: Records) -> None:
     first = write_report(Records(frame, {}), tmp_path / "a")
     again = write_report(Records(frame, {}), tmp_path / "b")
     assert first.html.read_bytes() == again.html.read_bytes()
+
+
+def test_the_page_shows_first_what_a_reader_came_for(
+    tmp_path: Path, everyone: pd.DataFrame
+) -> None:
+    text = write_report(Records(everyone, {}), tmp_path).html.read_text()
+    first, rest = text.split('<details class="more">', 1)
+    wanted = ("UAR (%) under attack", "Protection efficacy and recovery rate", "(adaptive)")
+    assert [title for title in wanted if title not in first] == []
+    assert first.count("<h2>") == 4
+    assert rest.count("<h2>") == rest.count("<summary><h2>") > 10

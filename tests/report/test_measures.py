@@ -5,11 +5,11 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from as_grid import as_grid
 from sklearn.metrics import balanced_accuracy_score
 
-from servax.report import protection, tables
-from servax.report.outcomes import collect
-from servax.report.text_tables import fold_table, grid_table, interval_table, summary_table
+from servax.report import Measures, collect, table_1
+from servax.report.run_tables import fold_table, interval_table, other_table, worth_table
 
 
 def oracle(
@@ -25,7 +25,7 @@ def oracle(
 
 
 def test_grid_is_scikit_learn_on_the_rows(small: pd.DataFrame) -> None:
-    table = tables.grid(collect(small))
+    table = as_grid(small)
     fgsm, pgd = (0.003, 0.006, 0.009, 0.012, 0.015), (3, 6, 9, 12, 15)
     assert list(table.columns) == [
         "clean",
@@ -46,7 +46,8 @@ def test_grid_is_scikit_learn_on_the_rows(small: pd.DataFrame) -> None:
 
 
 def test_folds_are_scored_apart(small: pd.DataFrame) -> None:
-    means, spreads = tables.fold_tables(collect(small))
+    means = as_grid(small, "mean_over_folds_percent")
+    spreads = as_grid(small, "sd_over_folds_percent")
     values = [
         oracle(small[small["fold"] == fold], "ssad", "fgsm", 0.009, "oblivious") for fold in (0, 1)
     ]
@@ -57,7 +58,7 @@ def test_folds_are_scored_apart(small: pd.DataFrame) -> None:
 def test_a_grid_of_its_own_is_shown_and_missing_cells_are_nan(small: pd.DataFrame) -> None:
     off = small[(small["attack"] != "pgd") | small["strength"].isin([1, 2, 30])]
     gap = (off["defence"] == "ssad") & (off["attack"] == "fgsm") & (off["strength"] == 0.003)
-    table = tables.grid(collect(off[~gap]))
+    table = as_grid(off[~gap])
     assert "PGD 1" in table
     assert "PGD 30" in table
     assert table.loc["ssad", ["FGSM .003", "FGSM mean"]].isna().all()
@@ -65,28 +66,15 @@ def test_a_grid_of_its_own_is_shown_and_missing_cells_are_nan(small: pd.DataFram
 
 
 def test_intervals_hold_the_value_and_need_two_speakers(small: pd.DataFrame) -> None:
-    outcomes = collect(small)
-    found = tables.intervals(outcomes, resamples=200)
-    table = tables.grid(outcomes)
-    assert set(found["ssad"]) == {"clean", "FGSM mean", "PGD mean", "adaptive PGD-30"}
-    for defence, row in found.items():
-        for heading, interval in row.items():
-            assert interval.low <= table.loc[defence, heading] <= interval.high
-    assert tables.intervals(collect(small.assign(speaker="s0"))) == {}
-    assert interval_table(collect(small.assign(speaker="s0"))) is None
-
-
-def test_interval_statistic_is_the_uar_of_the_drawn_rows(small: pd.DataFrame) -> None:
-    # One resample with seed 0, repeated by hand with scikit-learn.
-    outcomes = collect(small)
-    found = tables.intervals(outcomes, resamples=1, seed=0)["ssad"]["clean"]
-    names = np.unique(outcomes.speakers)
-    drawn = np.random.default_rng(0).integers(0, names.size, (1, names.size))[0]
-    rows = np.concatenate([np.flatnonzero(outcomes.speakers == names[i]) for i in drawn])
-    predictions = outcomes.predictions("ssad", tables.CLEAN)
-    assert predictions is not None
-    expected = 100 * balanced_accuracy_score(outcomes.labels[rows], predictions[rows])
-    assert found.low == found.high == pytest.approx(expected)
+    table = interval_table(Measures(collect(small)))
+    assert table is not None
+    assert table.numbers is not None
+    headings = ["clean", "FGSM mean", "PGD mean", "adaptive PGD-30"]
+    assert [head.text for head in table.head] == ["defence", *headings]
+    assert list(dict.fromkeys(table.numbers["column"])) == headings
+    for row in table.numbers.to_dict("records"):
+        assert row["low_percent"] <= row["uar_percent"] <= row["high_percent"]
+    assert interval_table(Measures(collect(small.assign(speaker="s0")))) is None
 
 
 # Four clean-correct utterances and one clean error; see the comments for each PE and RR.
@@ -122,13 +110,13 @@ def by_hand(small: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_protection_by_hand(by_hand: pd.DataFrame) -> None:
-    outcomes = collect(by_hand)
-    curve = protection.curves(outcomes)
+    run = Measures(collect(by_hand))
+    curve = run.protection.pivot_table(index="k", columns="measure", values="value")
     assert curve.index.tolist() == [1, 2]
-    assert curve["ssad", "PE"].tolist() == [-1.0, 0.75]
-    assert curve["ssad", "RR"].tolist() == [1.0, 0.0]
-    told = protection.summary(outcomes).loc["ssad"]
-    assert told.to_dict() == {
+    assert curve["PE"].tolist() == [-1.0, 0.75]
+    assert curve["RR"].tolist() == [1.0, 0.0]
+    assert run.worth.to_dict("records")[0] == {
+        "defence": "ssad",
         "PE mean": -0.125,
         "PE sd": 0.875,  # population: half the distance of two values
         "PE adaptive": 0.25,
@@ -140,14 +128,14 @@ def test_protection_by_hand(by_hand: pd.DataFrame) -> None:
 
 
 def test_grid_by_hand(by_hand: pd.DataFrame) -> None:
-    table = tables.grid(collect(by_hand))
+    table = as_grid(by_hand)
     assert table.loc["undefended"].tolist() == [50.0, 37.5, 0.0, 18.75, 0.0]
     assert table.loc["ssad"].tolist() == [87.5, 75.0, 37.5, 56.25, 12.5]
 
 
 def test_one_defence_has_no_best(by_hand: pd.DataFrame) -> None:
-    outcomes = collect(by_hand)
-    table = grid_table(outcomes, {"scale": {"window_db": 80}})
+    outcomes = Measures(collect(by_hand, {"scale": {"window_db": 80}}))
+    table = table_1(outcomes)
     assert not any(cell.best for row in table.rows for cell in row)  # undefended does not compete
     assert [cell.text for cell in table.rows[0]] == [
         "ssad",
@@ -158,7 +146,7 @@ def test_one_defence_has_no_best(by_hand: pd.DataFrame) -> None:
         "112.5",  # of the 50 that the undefended target has
         "12.5",
     ]
-    alone = summary_table(outcomes)
+    alone = worth_table(outcomes)
     assert alone is not None
     assert not any(cell.best for cell in alone.rows[0])
 
@@ -166,15 +154,17 @@ def test_one_defence_has_no_best(by_hand: pd.DataFrame) -> None:
 def test_nothing_measured_stays_unsaid(small: pd.DataFrame) -> None:
     exact = small[(small["defence"] == "ssad") & (small["knowledge"] == "adaptive")]
     transfer = exact.assign(knowledge="transfer", strength=10.0)
-    table = tables.other_attacks(collect(pd.concat([small, transfer])))
-    assert list(table.columns) == ["pgd 10, transfer"]
-    assert table["pgd 10, transfer"].notna().tolist() == [name == "ssad" for name in table.index]
-    assert tables.other_attacks(collect(small)).columns.empty
+    table = other_table(Measures(collect(pd.concat([small, transfer]))))
+    assert table is not None
+    assert [head.text for head in table.head] == ["defence", "pgd 10, transfer"]
+    told = {row[0].text for row in table.rows if row[1].text != "–"}
+    assert told == {"ssad"}
+    assert other_table(Measures(collect(small))) is None
 
 
 def test_one_fold_has_no_fold_table(small: pd.DataFrame) -> None:
-    assert fold_table(collect(small[small["fold"] == 0]), {}) is None
-    table = fold_table(collect(small), {})
+    assert fold_table(Measures(collect(small[small["fold"] == 0]))) is None
+    table = fold_table(Measures(collect(small)))
     assert table is not None
     assert re.fullmatch(r"\d+\.\d ± \d+\.\d", table.rows[0][1].text)
 
@@ -182,7 +172,7 @@ def test_one_fold_has_no_fold_table(small: pd.DataFrame) -> None:
 def test_bpda_is_marked_and_no_window_gives_no_db(small: pd.DataFrame) -> None:
     exact = (small["defence"] == "quantise-4") & (small["knowledge"] == "adaptive")
     frame = small.assign(knowledge=small["knowledge"].mask(exact, "bpda"))
-    table = grid_table(collect(frame), {})
+    table = table_1(Measures(collect(frame)))
     last = {row[0].text: row[-1].text for row in table.rows}
     assert last["quantise-4"].endswith(" †")
     assert not last["quantise-8"].endswith("†")

@@ -9,9 +9,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score
 
-from servax.report.cells import TextTable
-from servax.report.comparison_tables import mcnemar_table, opponents, pairs, significance_table
-from servax.report.outcomes import collect
+from servax.report import Measures, Table, collect
+from servax.report.significance import mcnemar_table, opponents, pairs, significance_table
 
 EPSILONS = (0.003, 0.006, 0.009, 0.012, 0.015)
 
@@ -28,14 +27,14 @@ def rows_of(
     return part.sort_values(["fold", "seed", "utterance"]).reset_index(drop=True)
 
 
-def numbers_of(table: TextTable | None) -> pd.DataFrame:
+def numbers_of(table: Table | None) -> pd.DataFrame:
     assert table is not None
     assert table.numbers is not None
     return table.numbers
 
 
 def test_every_other_defence_is_met_once(small: pd.DataFrame) -> None:
-    found = pairs(collect(small))
+    found = pairs(Measures(collect(small)))
     others = {"undefended", "gaussian-noise", "mean-filter", "quantise-8", "quantise-4"}
     assert set(found) == {
         *(("ssad", name) for name in [*others, "ssad-residual"]),
@@ -77,7 +76,7 @@ def test_difference_and_p_by_swapping_rows(small: pd.DataFrame, column, conditio
         for pattern in patterns
     ]
     expected = np.mean(np.abs(sums) >= abs(observed) - 1e-9)
-    table = numbers_of(significance_table(collect(small)))
+    table = numbers_of(significance_table(Measures(collect(small))))
     row = table[
         (table["first"] == "ssad")
         & (table["second"] == "mean-filter")
@@ -89,7 +88,7 @@ def test_difference_and_p_by_swapping_rows(small: pd.DataFrame, column, conditio
 
 
 def test_cells_hold_the_difference_and_the_adjusted_p(small: pd.DataFrame) -> None:
-    table = significance_table(collect(small))
+    table = significance_table(Measures(collect(small)))
     assert table is not None
     numbers = numbers_of(table)
     assert len(numbers) == 44
@@ -122,7 +121,7 @@ def test_a_star_where_speakers_are_many_enough(small: pd.DataFrame) -> None:
     )
     ssad = many["defence"] == "ssad"
     right = many.assign(prediction=many["label"].where(ssad, "nobody"))
-    table = significance_table(collect(right))
+    table = significance_table(Measures(collect(right)))
     assert table is not None
     assert table.rows[0][1].text == "+100.0, p < 0.001 *"
     assert numbers_of(table)["p_holm"].tolist() == [2 / 2**12]
@@ -132,25 +131,25 @@ def test_a_star_where_speakers_are_many_enough(small: pd.DataFrame) -> None:
 def test_many_speakers_are_drawn(small: pd.DataFrame) -> None:
     few = small[(small["attack"] == "none") & small["defence"].isin(["ssad", "undefended"])]
     alone = few.assign(speaker=few["utterance"])  # 48 speakers
-    table = significance_table(collect(alone))
+    table = significance_table(Measures(collect(alone)))
     assert table is not None
     assert "48 speakers, 9999 swaps drawn (Monte Carlo, seed 0)" in table.note
     assert "1 / 10000 = 0.0001" in table.note
 
 
 def test_left_out_without_speakers_or_ssad(small: pd.DataFrame) -> None:
-    assert significance_table(collect(small.assign(speaker="s0"))) is None
-    bare = collect(small[~small["defence"].str.startswith("ssad")])
+    assert significance_table(Measures(collect(small.assign(speaker="s0")))) is None
+    bare = Measures(collect(small[~small["defence"].str.startswith("ssad")]))
     assert significance_table(bare) is None
     assert mcnemar_table(bare) is None
-    alone = collect(small[small["defence"].isin(["undefended"])])
+    alone = Measures(collect(small[small["defence"].isin(["undefended"])]))
     assert significance_table(alone) is None
-    assert mcnemar_table(collect(small[small["attack"] == "none"])) is None
+    assert mcnemar_table(Measures(collect(small[small["attack"] == "none"]))) is None
 
 
 def test_a_gap_is_a_dash_and_no_test(small: pd.DataFrame) -> None:
     gap = (small["defence"] == "ssad") & (small["attack"] == "fgsm") & (small["strength"] == 0.003)
-    table = significance_table(collect(small[~gap]))
+    table = significance_table(Measures(collect(small[~gap])))
     assert table is not None
     texts = {row[0].text: row for row in table.rows}
     assert texts["ssad vs mean-filter"][2].text == "–"
@@ -171,14 +170,17 @@ def trained(small: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_opponents_are_the_best_trained_and_the_best_other(small: pd.DataFrame) -> None:
-    assert opponents(collect(small)) == ("mean-filter",)
-    assert opponents(collect(trained(small))) == ("adversarial-vanilla-0.015", "mean-filter")
+    assert opponents(Measures(collect(small))) == ("mean-filter",)
+    assert opponents(Measures(collect(trained(small)))) == (
+        "adversarial-vanilla-0.015",
+        "mean-filter",
+    )
 
 
 def test_mcnemar_counts_each_fold_and_seed(small: pd.DataFrame) -> None:
     frame = trained(small)
     frame = pd.concat([frame, frame[frame["fold"] == 1].assign(seed=4)])
-    table = mcnemar_table(collect(frame))
+    table = mcnemar_table(Measures(collect(frame)))
     assert table is not None
     assert [row[0].text for row in table.rows] == [
         "fold 0, seed 0",

@@ -1,16 +1,21 @@
-"""Records side by side: one prediction per utterance for each defence and attack condition.
+"""Records side by side: one answer per utterance for each defence and attack.
 
 Everything in a report compares *the same* utterances under different conditions. Here the long
 table becomes one array per cell, in one order, and a table that would make the comparison unfair
 is refused: a cell that covers only some of the utterances, or a defence whose oblivious numbers
 have no adaptive ones beside them.
+
+Defences stand as in the paper's Table 1: adversarial training first, then SSAD; after them what
+the paper has not, the controls, and the undefended target last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,33 +23,43 @@ from numpy.typing import NDArray
 
 from servax.errors import ServaxError
 from servax.evaluation.records import validate
-from servax.report.order import UNDEFENDED, in_order
+from servax.evaluation.statistics import SpeakerDraws
 
-__all__ = ["CLEAN", "UNDEFENDED", "Condition", "Outcomes", "align", "collect"]
+__all__ = ["CLEAN", "UNDEFENDED", "Condition", "Predictions", "collect", "family", "in_order"]
 
+UNDEFENDED = "undefended"
+KNOWING = ("adaptive", "bpda")
+"""Attackers who know the defence and take gradients through it."""
 _KEYS = ["fold", "seed", "utterance"]
-_EXACT = ("adaptive", "bpda")
+_CELL = ["defence", "attack", "strength", "knowledge"]
 _STRENGTH_DIGITS = 9  # 0.003 stays one number, however it was computed
 
 
-class Condition(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Condition:
     """What was done to the input, by whom."""
 
     attack: str
     """Name of the attack; ``none`` for clean input."""
     strength: float
-    """ε of FGSM, k of PGD, 0 for clean input."""
+    """ε of FGSM, k of PGD in a run, the radius in an audit; 0 for clean input."""
     knowledge: str
     """What the attacker knew."""
+    norm: str = field(default="none", compare=False)
+    """Norm of the ball."""
+    space: str = field(default="logmel", compare=False)
+    """What was changed, ``logmel`` or ``waveform``."""
 
 
 CLEAN = Condition("none", 0.0, "none")
 
 
 @dataclass(frozen=True, eq=False)
-class Outcomes:
+class Predictions:
     """Predictions of N utterances (one per utterance, fold and seed) in every recorded cell."""
 
+    utterances: NDArray[np.str_]
+    """(N,) name of the recording."""
     labels: NDArray[np.intp]
     """(N,) number of the true class in `classes`."""
     speakers: NDArray[np.str_]
@@ -63,86 +78,97 @@ class Outcomes:
     """Name of the corpus."""
     target: str
     """Name of the recogniser under attack."""
-    seeds: tuple[int, ...]
-    """Seeds of the runs."""
+    provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Where the records come from."""
 
     @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the runs."""
+        return tuple(sorted({seed for _, seed in self.runs}))
+
+    @cached_property
     def defences(self) -> tuple[str, ...]:
-        """Defences in the order of the tables (`servax.report.order`)."""
+        """Defences in the order of the tables."""
         return in_order(defence for defence, _ in self.cells)
+
+    @cached_property
+    def draws(self) -> SpeakerDraws | None:
+        """The bootstrap over speakers, one for all numbers; None for too few of them."""
+        return SpeakerDraws.of(self.speakers)
 
     def conditions(self, attack: str, knowledge: str = "oblivious") -> tuple[Condition, ...]:
         """Return the conditions of one attack that any defence was measured in, by strength."""
         found = {c for _, c in self.cells if (c.attack, c.knowledge) == (attack, knowledge)}
         return tuple(sorted(found))
 
-    def adaptive(self, defence: str) -> Condition | None:
-        """Return the strictest white-box PGD that `defence` was measured in.
+    def exact(self, attack: str) -> tuple[Condition, ...]:
+        """Return the white-box conditions of one attack that any defence was measured in."""
+        strengths = {
+            c.strength
+            for defence, c in self.cells
+            if defence != UNDEFENDED and c.attack == attack and c.knowledge in KNOWING
+        }
+        return tuple(Condition(attack, strength, "adaptive") for strength in sorted(strengths))
 
-        That is the one with the most steps and, of equals, the one that leaves the fewest right
-        (``bpda`` stands in where a defence has no useful gradient, as quantising). Nothing hides
-        the undefended target from an oblivious attacker: there PGD of that many steps is it.
-        """
+    @cached_property
+    def adaptive_steps(self) -> int:
+        """Most steps of any adaptive PGD of a run; 0 when there is none."""
+        known = [c.strength for _, c in self.cells if c.attack == "pgd" and c.knowledge in KNOWING]
+        return int(max(known, default=0))
+
+    def adaptive(self, defence: str) -> Condition | None:
+        """Return the strictest white-box PGD of the most steps that `defence` was measured in."""
         return self.strictest(defence, "pgd", float(self.adaptive_steps))
 
     def strictest(self, defence: str, attack: str, strength: float) -> Condition | None:
         """Return the white-box condition of one attack and strength that leaves the fewest right.
 
-        None where `defence` was not measured so. For the undefended target the oblivious attack
-        is one, too.
+        ``bpda`` stands in where a defence has no useful gradient, as quantising. Nothing hides the
+        undefended target from an oblivious attacker: there that attack is one, too. None where
+        `defence` was not measured so.
         """
-        known = [Condition(attack, strength, knowledge) for knowledge in _EXACT]
+        known = [Condition(attack, strength, knowledge) for knowledge in KNOWING]
         exact = [c for c in known if (defence, c) in self.cells]
         if exact:
             return min(exact, key=lambda c: int(np.sum(self.cells[defence, c] == self.labels)))
         bare = Condition(attack, strength, "oblivious")
         return bare if defence == UNDEFENDED and (defence, bare) in self.cells else None
 
-    def exact_strengths(self, attack: str) -> tuple[float, ...]:
-        """Return the strengths of the white-box attacks that any defence was measured in."""
-        found = {
-            c.strength
-            for defence, c in self.cells
-            if defence != UNDEFENDED and c.attack == attack and c.knowledge in _EXACT
-        }
-        return tuple(sorted(found))
-
-    @property
-    def adaptive_steps(self) -> int:
-        """Most steps of any adaptive PGD in the records; 0 when there is none."""
-        steps = [c.strength for _, c in self.cells if c.attack == "pgd" and c.knowledge in _EXACT]
-        return int(max(steps, default=0))
-
-    def predictions(self, defence: str, condition: Condition | None) -> NDArray[np.intp] | None:
+    def of(self, defence: str, condition: Condition | None) -> NDArray[np.intp] | None:
         """Return the (N,) predictions of a cell, or None where nothing was measured."""
         return None if condition is None else self.cells.get((defence, condition))
 
+    def answers(
+        self, defence: str, conditions: Sequence[Condition | None]
+    ) -> NDArray[np.intp] | None:
+        """Return (K, N) predictions, or None where one of the K cells was not measured."""
+        found = [cell for c in conditions if (cell := self.of(defence, c)) is not None]
+        return np.stack(found) if found and len(found) == len(conditions) else None
 
-def collect(frame: pd.DataFrame, *, classes: Sequence[str] = ()) -> Outcomes:
+
+def collect(
+    frame: pd.DataFrame,
+    provenance: Mapping[str, Any] | None = None,
+    *,
+    adaptive_elsewhere: bool = False,
+) -> Predictions:
     """Return the predictions of `frame` side by side.
 
     Args:
-        frame: records of one corpus and one target.
-        classes: class names in the order to show them; sorted names when left out.
+        frame: Records of one corpus and one target.
+        provenance: Where they come from; its ``classes`` give the order of the classes, which is
+            that of their names where it has none.
+        adaptive_elsewhere: Whether somebody else sees to it that no oblivious result stands alone.
 
     Raises:
-        ServaxError: more than one corpus or target, no clean undefended rows, an utterance with
+        ServaxError: More than one corpus or target, no clean undefended rows, an utterance with
             two labels, a cell that covers only some utterances, or a defence that was attacked
             obliviously and never adaptively. See also `servax.evaluation.records.validate`.
     """
-    outcomes = align(frame, classes=classes)
-    _check(outcomes)
-    return outcomes
-
-
-def align(frame: pd.DataFrame, *, classes: Sequence[str] = ()) -> Outcomes:
-    """Return what `collect` does, of a table in which no cell has to stand beside another.
-
-    Raises:
-        ServaxError: as `collect`, but for oblivious results without adaptive ones.
-    """
     typed = validate(frame)
     corpus, target = _only(typed, "corpus"), _only(typed, "target")
+    told = (provenance or {}).get("classes", ())
+    classes = [str(name) for name in told] if isinstance(told, list | tuple) else []
     seen = set(typed["label"]) | set(typed["prediction"])
     names = tuple(dict.fromkeys(classes)) if seen.issubset(classes) else tuple(sorted(seen))
     position = typed.groupby(_KEYS, sort=True).ngroup().to_numpy().astype(np.intp)
@@ -152,7 +178,8 @@ def align(frame: pd.DataFrame, *, classes: Sequence[str] = ()) -> Outcomes:
     if twice.any():
         name = rows.loc[twice, "utterance"].iloc[0]
         raise ServaxError(f"records give utterance {name!r} two labels or speakers, expected one.")
-    outcomes = Outcomes(
+    predictions = Predictions(
+        utterances=np.array(rows["utterance"].tolist(), dtype=np.str_),
         labels=_codes(rows["label"], names),
         speakers=np.array(rows["speaker"].tolist(), dtype=np.str_),
         genders=np.array(rows["gender"].tolist(), dtype=np.str_),
@@ -162,14 +189,16 @@ def align(frame: pd.DataFrame, *, classes: Sequence[str] = ()) -> Outcomes:
         cells=_cells(typed, position, _codes(typed["prediction"], names)),
         corpus=corpus,
         target=target,
-        seeds=tuple(sorted({int(seed) for seed in typed["seed"]})),
+        provenance=dict(provenance or {}),
     )
-    if (UNDEFENDED, CLEAN) not in outcomes.cells:
+    if (UNDEFENDED, CLEAN) not in predictions.cells:
         raise ServaxError(
             "records have no clean predictions of the undefended target; "
             "expected rows with defence 'undefended' and attack 'none'."
         )
-    return outcomes
+    if not adaptive_elsewhere:
+        _refuse_oblivious_alone(predictions)
+    return predictions
 
 
 def _only(frame: pd.DataFrame, column: str) -> str:
@@ -193,9 +222,9 @@ def _cells(
     count = int(position.max()) + 1
     rounded = frame.assign(strength=frame["strength"].round(_STRENGTH_DIGITS))
     found = {}
-    groups = rounded.groupby(["defence", "attack", "strength", "knowledge"], sort=True)
-    for cell, rows in groups.indices.items():
-        defence, attack, strength, knowledge = cast("tuple[str, str, float, str]", cell)
+    for rows in rounded.groupby(_CELL, sort=True).indices.values():
+        first = rounded.iloc[int(rows[0])]
+        defence, attack, strength, knowledge = (first[name] for name in _CELL)
         if len(rows) < count:
             raise ServaxError(
                 f"{defence} under {attack} of strength {strength:g} ({knowledge}) covers "
@@ -204,16 +233,53 @@ def _cells(
             )
         predictions = np.empty(count, dtype=np.intp)
         predictions[position[rows]] = codes[rows]
-        found[str(defence), Condition(attack, float(strength), knowledge)] = predictions
+        ball = str(first["norm"]), str(first["space"])
+        found[str(defence), Condition(attack, float(strength), knowledge, *ball)] = predictions
     return found
 
 
-def _check(outcomes: Outcomes) -> None:
-    for defence in outcomes.defences:
-        oblivious = any(d == defence and c.knowledge == "oblivious" for d, c in outcomes.cells)
-        if defence != UNDEFENDED and oblivious and outcomes.adaptive(defence) is None:
-            steps = f" of {outcomes.adaptive_steps} steps" if outcomes.adaptive_steps else ""
+def _refuse_oblivious_alone(found: Predictions) -> None:
+    for defence in found.defences:
+        oblivious = any(d == defence and c.knowledge == "oblivious" for d, c in found.cells)
+        if defence != UNDEFENDED and oblivious and found.adaptive(defence) is None:
+            steps = f" of {found.adaptive_steps} steps" if found.adaptive_steps else ""
             raise ServaxError(
                 f"{defence} has oblivious results and no adaptive ones beside them; run the "
                 f"adaptive PGD{steps} on it too, oblivious figures are never printed alone."
             )
+
+
+_TRAINED = re.compile(r"adversarial-(similarity|vanilla)-([0-9.e-]+)")
+TRAINED = ("similarity", "vanilla", "pgd-at", "trades")
+"""Families of models that take the target's place."""
+_ORDER = (*TRAINED, "ssad", "control", UNDEFENDED)
+_FIRST_SSAD = ("ssad", "ssad-residual")
+
+
+def family(defence: str) -> str:
+    """Return the family of a defence.
+
+    One of ``similarity``, ``vanilla``, ``pgd-at``, ``trades``, ``ssad``, ``undefended``; whatever
+    is none of these is a ``control``: noise, filters, quantising.
+    """
+    trained = _TRAINED.fullmatch(defence)
+    if trained:
+        return trained[1]
+    if defence == "ssad" or defence.startswith("ssad-"):
+        return "ssad"
+    return defence if defence in ("pgd-at", "trades", UNDEFENDED) else "control"
+
+
+def in_order(defences: Iterable[str]) -> tuple[str, ...]:
+    """Return `defences`, each once, in the order of the tables."""
+    return tuple(sorted(set(defences), key=_key))
+
+
+def _key(defence: str) -> tuple[int, int, float, str]:
+    trained = _TRAINED.fullmatch(defence)
+    try:
+        epsilon = float(trained[2]) if trained else 0.0
+    except ValueError:
+        epsilon = float("inf")
+    within = _FIRST_SSAD.index(defence) if defence in _FIRST_SSAD else len(_FIRST_SSAD)
+    return _ORDER.index(family(defence)), within, epsilon, defence

@@ -13,9 +13,15 @@ import pytest
 from servax.errors import ServaxError
 from servax.evaluation import records
 from servax.evaluation.records import Records
-from servax.report import versus
-from servax.report.pairing import adaptive_steps, differences, only_one, pair
-from servax.report.reading import home_of, read_run
+from servax.report import home_of, read_run, write_comparison
+from servax.report.comparison import (
+    Side,
+    adaptive_steps,
+    compare,
+    differences,
+    pair,
+    settings_table,
+)
 
 NAMES = ("first", "second")
 SETTINGS = {"name": "x", "width": 16, "attacks": {"step": 0.003}, "seed": 0}
@@ -65,6 +71,14 @@ def frame(side: int) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+POINTS = ["difference_points", "low_points", "high_points"]
+
+
+def by_measure(*runs: Side) -> dict[tuple[str, str], dict[Any, Any]]:
+    rows = differences(*runs).to_dict("records")
+    return {(row["defence"], row["measure"]): row for row in rows}
+
+
 @pytest.fixture
 def first() -> Records:
     return Records(frame(0), PROVENANCE)
@@ -77,22 +91,22 @@ def second() -> Records:
 
 
 def test_differences_by_hand(first: Records, second: Records) -> None:
-    found = {(d.defence, d.measure): d for d in differences(*pair(first, second, names=NAMES))}
+    found = by_measure(*pair(first, second, names=NAMES))
     assert set(found) == {
         (defence, measure)
         for defence in ("undefended", "ssad")
         for measure in ("clean", "PGD mean", "adaptive PGD")
     }
     clean = found["ssad", "clean"]  # B: a 2/3, b 1
-    assert (clean.a, clean.b) == pytest.approx((100, 500 / 6))
-    assert clean.difference == pytest.approx(-100 / 6)
+    assert (clean["a_percent"], clean["b_percent"]) == pytest.approx((100, 500 / 6))
+    assert clean["difference_points"] == pytest.approx(-100 / 6)
     mean = found["ssad", "PGD mean"]
-    assert (mean.a, mean.b) == pytest.approx((50, (200 / 3 + 100) / 2))
-    assert mean.difference == pytest.approx(100 / 3)
+    assert (mean["a_percent"], mean["b_percent"]) == pytest.approx((50, (200 / 3 + 100) / 2))
+    assert mean["difference_points"] == pytest.approx(100 / 3)
     adaptive = found["ssad", "adaptive PGD"]
-    assert adaptive.difference == pytest.approx(100 * (2 / 3 + 1 / 2) / 2)
+    assert adaptive["difference_points"] == pytest.approx(100 * (2 / 3 + 1 / 2) / 2)
     # The undefended target has no adaptive rows: its oblivious PGD-6 is one.
-    assert found["undefended", "adaptive PGD"].difference == 0
+    assert found["undefended", "adaptive PGD"]["difference_points"] == 0
 
 
 def test_interval_is_the_slow_paired_bootstrap(small: pd.DataFrame) -> None:
@@ -101,9 +115,7 @@ def test_interval_is_the_slow_paired_bootstrap(small: pd.DataFrame) -> None:
         prediction=small["prediction"].mask(rng.uniform(size=len(small)) < 0.2, small["label"])
     )
     runs = pair(Records(small, {}), Records(better, {}), names=NAMES)
-    found = next(
-        d for d in differences(*runs) if (d.defence, d.measure) == ("ssad", "adaptive PGD")
-    )
+    found = by_measure(*runs)["ssad", "adaptive PGD"]
     chosen = (small["defence"] == "ssad") & (small["knowledge"] == "adaptive")
     a, b = small[chosen].reset_index(drop=True), better[chosen].reset_index(drop=True)
     speakers = sorted(set(a["speaker"]))
@@ -115,28 +127,27 @@ def test_interval_is_the_slow_paired_bootstrap(small: pd.DataFrame) -> None:
     for draw in np.random.default_rng(0).integers(0, len(speakers), (1000, len(speakers))):
         rows = np.concatenate([np.flatnonzero(a["speaker"] == speakers[i]) for i in draw])
         values.append(uar(b.iloc[rows]) - uar(a.iloc[rows]))
-    assert found.difference == pytest.approx(uar(b) - uar(a))
-    assert found.interval.low == pytest.approx(np.quantile(values, 0.025))
-    assert found.interval.high == pytest.approx(np.quantile(values, 0.975))
+    assert found["difference_points"] == pytest.approx(uar(b) - uar(a))
+    assert found["low_points"] == pytest.approx(np.quantile(values, 0.025))
+    assert found["high_points"] == pytest.approx(np.quantile(values, 0.975))
 
 
 def test_a_run_against_itself_has_no_difference(small: pd.DataFrame) -> None:
     runs = pair(Records(small, {}), Records(small, {}), names=NAMES)
-    for each in differences(*runs):
-        assert each.difference == each.interval.low == each.interval.high == 0
-    assert "no 0 for 0 of 28 differences." in versus.compare(*runs).verdict[0]
+    assert (differences(*runs)[POINTS] == 0).all(axis=None)
+    assert "no 0 for 0 of 28 differences." in compare(*runs).verdict[0]
 
 
 def test_other_seeds_are_still_paired_and_other_utterances_are_not(small: pd.DataFrame) -> None:
     again = pd.concat([small.assign(seed=1), small.assign(seed=2)])
     runs = pair(Records(small, {}), Records(again, {}), names=NAMES)
-    assert all(each.interval.low == each.interval.high == 0 for each in differences(*runs))
+    assert (differences(*runs)[POINTS] == 0).all(axis=None)
     fewer = small[small["utterance"] != "u0-000"]
     runs = pair(Records(small, {}), Records(fewer, {}), names=NAMES)
     found = differences(*runs)
-    assert all(np.isnan(each.interval.low) for each in found)
-    assert not any(np.isnan(each.difference) for each in found)
-    assert "(48 and 47)" in " ".join(versus.compare(*runs).verdict)
+    assert found["low_points"].isna().all()
+    assert found["difference_points"].notna().all()
+    assert "(48 and 47)" in " ".join(compare(*runs).verdict)
 
 
 def test_only_what_both_hold_is_compared(small: pd.DataFrame) -> None:
@@ -146,24 +157,21 @@ def test_only_what_both_hold_is_compared(small: pd.DataFrame) -> None:
         & (small["attack"] != "fgsm")
     ]
     runs = pair(Records(small, {}), Records(fewer, {}), names=NAMES)
-    assert only_one(*runs) == (("quantise-4",), ())
-    found = {(d.defence, d.measure): d for d in differences(*runs)}
+    found = by_measure(*runs)
     assert not any(measure == "FGSM mean" for _, measure in found)
     assert ("quantise-4", "clean") not in found
-    assert found["ssad", "PGD mean"].difference == 0  # k = 3 … 12 on both sides
-    assert "Only in A, not in B: quantise-4." in " ".join(versus.compare(*runs).verdict)
+    assert found["ssad", "PGD mean"]["difference_points"] == 0  # k = 3 … 12 on both sides
+    assert "Only in A, not in B: quantise-4." in " ".join(compare(*runs).verdict)
 
 
 def test_adaptive_attacks_of_other_lengths_are_shown_and_not_compared(small: pd.DataFrame) -> None:
     shorter = small.assign(strength=small["strength"].mask(small["knowledge"] == "adaptive", 15.0))
     runs = pair(Records(small, {}), Records(shorter, {}), names=NAMES)
     assert adaptive_steps(*runs) == (30, 15)
-    found = next(
-        d for d in differences(*runs) if (d.defence, d.measure) == ("ssad", "adaptive PGD")
-    )
-    assert found.a == found.b
-    assert np.isnan(found.difference)
-    assert "adaptively with PGD-30, B with PGD-15" in " ".join(versus.compare(*runs).verdict)
+    found = by_measure(*runs)["ssad", "adaptive PGD"]
+    assert found["a_percent"] == found["b_percent"]
+    assert np.isnan(found["difference_points"])
+    assert "adaptively with PGD-30, B with PGD-15" in " ".join(compare(*runs).verdict)
     # Where both also hold a shorter one, that is compared.
     both = pd.concat([small, shorter[shorter["knowledge"] == "adaptive"]])
     runs = pair(Records(both, {}), Records(shorter, {}), names=NAMES)
@@ -172,27 +180,27 @@ def test_adaptive_attacks_of_other_lengths_are_shown_and_not_compared(small: pd.
 
 def test_settings_that_differ(first: Records, second: Records) -> None:
     runs = pair(first, second, names=NAMES)
-    table = versus.settings_table(*runs)
+    table = settings_table(*runs)
     assert [[cell.text for cell in row] for row in table.rows] == [
         ["recipe", "x", "y"],
         ["width", "16", "32"],
         ["purifiers.ssad.epochs", "–", "9"],
     ]
     without = Records(frame(1), {"scheme": "four", "classes": ["b", "a"]})
-    told = versus.settings_table(*pair(first, without, names=NAMES))
+    told = settings_table(*pair(first, without, names=NAMES))
     assert told.note == "The records of B do not hold the recipe."
-    same = versus.settings_table(*pair(first, first, names=NAMES))
+    same = settings_table(*pair(first, first, names=NAMES))
     assert (same.rows, same.note) == ((), "None that is recorded.")
 
 
 def test_another_scale_is_said(first: Records) -> None:
     other = Records(first.frame, {**PROVENANCE, "scale": {"window_db": 60.0}})
-    verdict = " ".join(versus.compare(*pair(first, other, names=NAMES)).verdict)
+    verdict = " ".join(compare(*pair(first, other, names=NAMES)).verdict)
     assert "They differ in the scale (window_db 80 and window_db 60), so an attack" in verdict
 
 
 def test_written_files_hold_the_numbers(tmp_path: Path, first: Records, second: Records) -> None:
-    table, paths = versus.write_comparison(first, second, tmp_path / "out", names=NAMES)
+    table, paths = write_comparison(first, second, tmp_path / "out", names=NAMES)
     text = paths.markdown.read_text()
     assert text.startswith("# servax report: second against first")
     assert re.search(r"\| ssad \| PGD mean \| 50\.0 \| 83\.3 \| (\*\*)?\+33\.3", text)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from servax.errors import ServaxError
-from servax.report.outcomes import CLEAN, Condition, collect
+from servax.report import CLEAN, Condition, collect
 
 ADAPTIVE = Condition("pgd", 30.0, "adaptive")
 
@@ -29,8 +29,8 @@ def test_lines_up_predictions_whatever_the_order_of_rows(small: pd.DataFrame) ->
 
 def test_class_order_follows_the_provenance_when_it_covers_all(small: pd.DataFrame) -> None:
     order = ["sad", "neutral", "happy", "angry", "calm"]
-    assert collect(small, classes=order).classes == tuple(order)
-    assert collect(small, classes=["sad"]).classes == ("angry", "happy", "neutral", "sad")
+    assert collect(small, {"classes": order}).classes == tuple(order)
+    assert collect(small, {"classes": ["sad"]}).classes == ("angry", "happy", "neutral", "sad")
 
 
 def test_adaptive_is_the_strictest_white_box(small: pd.DataFrame) -> None:

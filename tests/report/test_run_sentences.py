@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+from as_grid import as_grid
 
-from servax.report import tables, wording
-from servax.report.outcomes import collect
+from servax.report import Measures, collect
+from servax.report.run_sentences import header, verdict
+from servax.report.tables import number
 
 
 def plain(text: str) -> str:
@@ -12,10 +14,10 @@ def plain(text: str) -> str:
 
 
 def test_first_sentence_says_what_the_adaptive_attacker_leaves(small: pd.DataFrame) -> None:
-    outcomes = collect(small)
-    table = tables.grid(outcomes).round(1)
+    outcomes = Measures(collect(small))
+    table = as_grid(small).round(1)
     left, clean = table["adaptive PGD-30"], table["clean"]
-    first = plain(wording.verdict(outcomes)[0])
+    first = plain(verdict(outcomes)[0])
     assert first == (
         "An attacker who knows the defence and takes gradients through it (PGD-30) leaves ssad a "
         f"UAR of {left['ssad']} % (of {clean['ssad']} % on clean input) and ssad-residual a UAR of "
@@ -25,35 +27,35 @@ def test_first_sentence_says_what_the_adaptive_attacker_leaves(small: pd.DataFra
 
 
 def test_names_the_best_control(small: pd.DataFrame) -> None:
-    outcomes = collect(small)
-    table = tables.grid(outcomes)
+    outcomes = Measures(collect(small))
+    table = as_grid(small)
     controls = table.drop(index=["undefended", "ssad", "ssad-residual"])
     best = controls[["FGSM mean", "PGD mean"]].sum(axis=1).idxmax()
-    said = plain(wording.verdict(outcomes)[2])
+    said = plain(verdict(outcomes)[2])
     assert said.startswith(
         f"The best other defence, {best}, keeps {table.loc[best, 'FGSM mean']:.1f} %"
     )
 
 
 def test_says_what_share_ssad_keeps_here_and_in_the_paper(small: pd.DataFrame) -> None:
-    outcomes = collect(small)
-    table = tables.grid(outcomes)
+    outcomes = Measures(collect(small))
+    table = as_grid(small)
     clean = table.loc["undefended", "clean"]
     fgsm, pgd = (100 * table.loc["ssad", f"{a} mean"] / clean for a in ("FGSM", "PGD"))
-    assert plain(wording.verdict(outcomes)[-1]) == (
+    assert plain(verdict(outcomes)[-1]) == (
         f"Of the undefended target's clean UAR, ssad keeps on average {fgsm:.1f} % under FGSM (in "
         f"the paper, on IEMOCAP, 85.2 %) and {pgd:.1f} % under PGD (in the paper, on IEMOCAP, "
         "68.5 %)."
     )
-    without = wording.verdict(collect(small[~small["defence"].str.startswith("ssad")]))
+    without = verdict(Measures(collect(small[~small["defence"].str.startswith("ssad")])))
     assert "paper, on IEMOCAP" not in " ".join(without)
 
 
 def test_says_when_there_is_nothing_to_say(small: pd.DataFrame) -> None:
     bare = small[small["defence"] == "undefended"]
-    first = wording.verdict(collect(bare))[0]
+    first = verdict(Measures(collect(bare)))[0]
     assert first.startswith("No defence was attacked adaptively, so this report says nothing about")
-    clean = wording.verdict(collect(small[small["attack"] == "none"]))
+    clean = verdict(Measures(collect(small[small["attack"] == "none"])))
     assert len(clean) == 1
 
 
@@ -62,11 +64,12 @@ def test_says_when_there_is_nothing_to_say(small: pd.DataFrame) -> None:
     [(0.126, "0.13"), (-0.126, "−0.13"), (-0.001, "0.00"), (float("nan"), "–")],
 )
 def test_numbers(value: float, text: str) -> None:
-    assert wording.number(value) == text
+    assert number(value) == text
 
 
 def test_header_says_what_was_not_recorded_and_prints_all_else(small: pd.DataFrame) -> None:
-    rows = dict(wording.header(collect(small), {"machine": "a", "ray": {"nodes": [1, 2]}}))
+    provenance = {"machine": "a", "ray": {"nodes": [1, 2]}}
+    rows = dict(header(Measures(collect(small, provenance))))
     assert rows["command"] == "not recorded"
     assert rows["fold hash"] == "not recorded"
     assert rows["machine"] == "a"

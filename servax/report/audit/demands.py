@@ -7,15 +7,12 @@ import math
 from servax.errors import SettingError
 from servax.report.audit.result import MEASURES, AuditResult, Measure
 from servax.report.audit.scores import Scores
-from servax.report.outcomes import UNDEFENDED
-from servax.report.wording import percent_sign
+from servax.report.predictions import UNDEFENDED
+from servax.report.tables import percent_sign
 
 __all__ = ["below", "black_box_only", "judged", "parsed", "passes", "untrusted", "wanted"]
 
-WHITE_BOX = "white-box"
-"""Name of the check that tells whether an attack through the gradients was possible."""
-BLACK_BOX_ONLY = "Black box only"
-"""How its statement begins where none was."""
+_SLACK = 1e-11
 
 
 def parsed(text: str) -> tuple[float, Measure]:
@@ -50,40 +47,36 @@ def wanted(result: AuditResult) -> str:
     asked = result.fail_under or 0.0
     if result.judged_by == "lost":
         return f"to lose at most {asked:.1f} points of its clean UAR in the worst case"
-    least = f"at least {percent_sign(asked)} UAR in the worst case"
-    if result.judged_by == "lower":
-        return f"to keep {least} at the lower end of its 95 % interval"
-    return f"to keep {least}"
+    end = " at the lower end of its 95 % interval" if result.judged_by == "lower" else ""
+    return f"to keep at least {percent_sign(asked)} UAR in the worst case{end}"
 
 
-def below(result: AuditResult, found: Scores) -> dict[str, str]:
+def below(found: Scores) -> dict[str, str]:
     """Return the judged systems that keep less than `fail_under` asks, and what they keep."""
-    if result.fail_under is None:
+    if found.result.fail_under is None:
         return {}
-    told = {name: _short(result, found, name) for name in judged(found)}
+    told = {name: _short(found, name, found.result.fail_under / 100) for name in judged(found)}
     return {name: kept for name, kept in told.items() if kept}
 
 
-def _short(result: AuditResult, found: Scores, name: str) -> str:
+def _short(found: Scores, name: str, asked: float) -> str:
     """Return what a system keeps where that is too little, else nothing."""
-    clean = found.clean(name)
+    clean, measure = found.clean(name), found.result.judged_by
     # What nobody attacked keeps what it has on clean input: nothing shows less.
     left = found.worst(name) or clean
-    asked = (result.fail_under or 0.0) / 100
-    if result.judged_by == "lost":
+    if measure == "lost":
         lost = clean.uar - left.uar
-        return f"loses {100 * lost:.1f} points" if lost > asked + 1e-11 else ""
-    if result.judged_by == "lower":
-        if math.isnan(left.low):
-            return "has no interval"
-        return f"keeps {percent_sign(100 * left.low)}" if left.low < asked - 1e-11 else ""
-    return f"keeps {percent_sign(100 * left.uar)}" if left.uar < asked - 1e-11 else ""
+        return f"loses {100 * lost:.1f} points" if lost > asked + _SLACK else ""
+    kept = left.low if measure == "lower" else left.uar
+    if math.isnan(kept):
+        return "has no interval"
+    return f"keeps {percent_sign(100 * kept)}" if kept < asked - _SLACK else ""
 
 
 def black_box_only(result: AuditResult) -> str | None:
     """Return the sentence that no white-box attack was possible; None where one was."""
     for finding in result.findings:
-        if finding.check == WHITE_BOX and finding.statement.startswith(BLACK_BOX_ONLY):
+        if finding.check == "white-box" and finding.statement.startswith("Black box only"):
             return finding.statement
     return None
 
@@ -97,6 +90,11 @@ def untrusted(result: AuditResult) -> list[str]:
     return reasons
 
 
-def passes(result: AuditResult, found: Scores) -> bool:
-    """Return whether the figures can be trusted and every judged system keeps what is asked."""
-    return not untrusted(result) and not below(result, found)
+def passes(found: Scores) -> bool:
+    """Return whether the figures can be trusted and every judged system keeps what is asked.
+
+    It passes when no check found an error, white-box attacks were possible, and every defence (the
+    bare model, where there is none) keeps what `fail_under` asks in the worst case over all attacks
+    within the radius.
+    """
+    return not untrusted(found.result) and not below(found)
