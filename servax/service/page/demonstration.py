@@ -90,7 +90,7 @@ class Heard:
 
     @property
     def answer(self) -> int:
-        """Endpoint of the most probable label."""
+        """Place of the most probable label."""
         return int(np.argmax(self.probabilities))
 
 
@@ -239,14 +239,8 @@ def listen(models: Models, samples: Samples, rate: int) -> Clip:
         Refusal: The sound is too short, silent, beyond full scale, or holds NaN or infinity.
     """
     sounds = _SoundModels(models)
-    original = sounds.prepared(samples, rate)
-    return Clip(
-        sounds.hear(original),
-        sounds.hear(sounds.purify(original)),
-        sounds.residual(original),
-        models.recogniser.labels,
-        sounds.settings,
-    )
+    original = sounds.heard(sounds.prepared(samples, rate))
+    return Clip(*original, models.recogniser.labels, sounds.settings)
 
 
 def attempt(
@@ -268,13 +262,8 @@ def attempt(
     target = sounds.bare if knowledge == "oblivious" else sounds.defended
     sound = torch.from_numpy(original.sound).unsqueeze(0)
     attacked = attack(target, sound, torch.tensor([original.answer]))
-    return Attempt(
-        knowledge,
-        float(signal_to_noise_ratio(sound, attacked)),
-        sounds.hear(attacked),
-        sounds.hear(sounds.purify(attacked)),
-        sounds.residual(attacked),
-    )
+    ratio = float(signal_to_noise_ratio(sound, attacked))
+    return Attempt(knowledge, ratio, *sounds.heard(attacked))
 
 
 class _SoundModels:
@@ -315,22 +304,13 @@ class _SoundModels:
         return sound
 
     @torch.no_grad()
-    def hear(self, sound: Tensor) -> Heard:
-        """Return what the bare recogniser makes of a sound (1, T)."""
+    def heard(self, sound: Tensor) -> tuple[Heard, Heard, float]:
+        """Return what is made of a sound (1, T), bare and purified, and how far P moves it."""
+        residual = float(self.detector(self.input(sound)))
+        return self._heard(sound), self._heard(self.purifier(sound)), residual
+
+    def _heard(self, sound: Tensor) -> Heard:
         logits = self.bare(sound)
         classes_of(logits)  # NaN is no answer
-        probabilities = logits.softmax(dim=1)[0]
-        return Heard(
-            sound[0].numpy(), self.logmel(sound)[0, 0].numpy(), tuple(probabilities.tolist())
-        )
-
-    @torch.no_grad()
-    def purify(self, sound: Tensor) -> Tensor:
-        """Return a purified sound (1, T)."""
-        purified: Tensor = self.purifier(sound)
-        return purified
-
-    @torch.no_grad()
-    def residual(self, sound: Tensor) -> float:
-        """Return how far the purifier moves the log-Mel of a sound (1, T)."""
-        return float(self.detector(self.input(sound)))
+        probabilities = tuple(logits.softmax(dim=1)[0].tolist())
+        return Heard(sound[0].numpy(), self.logmel(sound)[0, 0].numpy(), probabilities)

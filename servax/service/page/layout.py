@@ -172,7 +172,7 @@ def sixteen_bit(sound: Samples) -> Any:
 
 
 def _choices(gradio: Any) -> tuple[Any, Any, Any]:
-    """Endpoint attack, strength and what the attacker knows."""
+    """Place attack, strength and what the attacker knows."""
     defaults = ShowSettings()
     return (
         gradio.Radio(
