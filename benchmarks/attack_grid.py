@@ -32,7 +32,7 @@ from servax.attacks.fast import with_gradients
 from servax.attacks.gradient import class_loss
 from servax.errors import ServaxError, SettingError
 from servax.evaluation import uar
-from servax.evaluation.grid import AttackGrid
+from servax.evaluation.suites import AttackGrid
 from servax.perturbation import input_gradient
 from servax.purifier import Purifier
 

@@ -35,7 +35,7 @@ from torch import nn
 from servax.corpora import load
 from servax.errors import ServaxError
 from servax.evaluation import uar
-from servax.evaluation.grid import AttackGrid
+from servax.evaluation.suites import AttackGrid
 
 Apart = dict[Cell, float]
 """Of each cell, UAR (%) less that of the recogniser as it was trained, in points."""

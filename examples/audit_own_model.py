@@ -17,11 +17,10 @@ from pathlib import Path
 import torch
 
 from servax.audit.run import run_audit
-from servax.audit.scene import Scene
-from servax.audit.settings import AuditSettings
-from servax.audit.tiers import Budget
+from servax.audit.settings import Audit, AuditSettings
 from servax.evaluation.dataset import Selection
 from servax.evaluation.loading import load_system
+from servax.evaluation.threats import Budget
 from servax.experiments.provenance import provenance
 
 
@@ -58,10 +57,10 @@ def main() -> None:
         knowledge=("black_box", "adaptive"),
     )
     told = provenance(f"audit_own_model.py --corpus {given.corpus}")
-    scene = Scene.of(
+    audit = Audit.of(
         settings, model, defences=(), surrogates=(), folder=Path(given.out), origin=told
     )
-    audited = run_audit(scene, fail_under=30)
+    audited = run_audit(audit, fail_under=30)
     print("passed" if audited.passed else "failed: below 30 % UAR, or a check found an error")
     print(audited.paths.html)
 

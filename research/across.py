@@ -28,10 +28,11 @@ import torch
 
 from servax.benchmark import Protocol
 from servax.benchmark.figures import Measurement, figures_of
-from servax.benchmark.measuring import Attacker, measure
-from servax.benchmark.systems import build_defence, subject_of
+from servax.benchmark.measuring import measure
+from servax.benchmark.systems import defence_of, target_of
 from servax.corpora import load
-from servax.evaluation.protocol import UNDEFENDED
+from servax.evaluation.records import UNDEFENDED
+from servax.evaluation.suites import Attacker
 from servax.experiments.provenance import provenance
 from servax.files import json_text, write_whole
 
@@ -70,10 +71,9 @@ def main() -> None:
     found = []
     for name, task in TASKS.items():
         corpus = load(name, scheme=task.scheme)
-        subject = subject_of(task.recogniser, corpus, corpus.folds(task.groups), group=task.group)
+        subject = target_of(task.recogniser, corpus, corpus.folds(task.groups), group=task.group)
         purifiers = {
-            of: {0: build_defence(each.purifier, subject, seed=0).defence}
-            for of, each in TASKS.items()
+            of: {0: defence_of(each.purifier, subject, seed=0)} for of, each in TASKS.items()
         }
         records = measure(subject, {UNDEFENDED: {}, **purifiers}, GRID, ATTACKER)
         for of, rows in records.items():

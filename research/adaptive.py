@@ -28,7 +28,7 @@ from trial import TRIALS, reused
 
 from servax.attacks import APGD, PGD, Restarts
 from servax.attacks.base import Attack
-from servax.benchmark.systems import build_defence, part, subject_of
+from servax.benchmark.systems import defence_of, part, target_of
 from servax.defences import Defended, ExpectationOverDraws
 from servax.evaluation.dataset import chosen
 from servax.evaluation.metrics import uar
@@ -59,16 +59,15 @@ def attacks(radius: float, *, noisy: bool) -> dict[str, tuple[Attack, int]]:
 
 def system_of(what: str, group: int) -> tuple[nn.Module, bool, Dataset]:
     """Return a system, whether it is noisy, and the utterances it is attacked on."""
-    subject = subject_of(str(folder("vgg16", group)), corpus("four"), folds(), group=group)
+    subject = target_of(str(folder("vgg16", group)), corpus("four"), folds(), group=group)
     test = part(subject, chosen(subject.test.corpus, UTTERANCES, seed=0))
     kind, _, name = what.partition(":")
     if not what:
-        return subject.network, False, test
+        return subject.system.model, False, test
     if kind == "trial":
         whole = reused(TRIALS[name], name).requires_grad_(False)
-        return Defended(subject.network, whole).eval(), bool(TRIALS[name].noise), test
-    built = build_defence(what, subject, seed=0)
-    return built.defence.defend(subject.network).eval(), False, test
+        return Defended(subject.system.model, whole).eval(), bool(TRIALS[name].noise), test
+    return defence_of(what, subject, seed=0).model, False, test
 
 
 def left(

@@ -29,21 +29,23 @@ import torch
 
 from servax.benchmark import Protocol, Record, read_record, with_figures, write_record
 from servax.benchmark.figures import Measurement, figures_of
-from servax.benchmark.measuring import Attacker, count_ticks, measure, sample
+from servax.benchmark.measuring import count_ticks, measure, sample
 from servax.benchmark.record import GroupSet
-from servax.benchmark.systems import Built, Subject, build_defence, group_of, kind_of, subject_of
+from servax.benchmark.systems import Target, defence_of, group_of, kind_of, parameters_of, target_of
 from servax.corpora import Corpus, load
 from servax.errors import ServaxError, SettingError
 from servax.evaluation import records
 from servax.evaluation.options import folder_of
-from servax.evaluation.protocol import UNDEFENDED
+from servax.evaluation.records import UNDEFENDED
+from servax.evaluation.suites import Attacker
+from servax.evaluation.systems import System
 from servax.experiments.provenance import provenance
 from servax.models import RECOGNISERS
 from servax.recognition import Recogniser
 
 RESULTS = Path("results/benchmark")
 RECORDS = Path("runs/benchmark")
-Defences = Mapping[str, Mapping[int, Built]]
+Defences = Mapping[str, Mapping[int, System]]
 
 
 def arguments() -> argparse.Namespace:
@@ -106,7 +108,7 @@ def set_of(protocol: Protocol, groups: list[int]) -> GroupSet:
 
 def chosen_targets(
     wanted: list[str], corpus: Corpus, count: int, groups: list[int], network: str
-) -> list[Subject]:
+) -> list[Target]:
     """Return the recognisers of the groups, all of one network."""
     folds = corpus.folds(count)
     subjects = []
@@ -116,7 +118,7 @@ def chosen_targets(
             continue
         group = int(told) if told else group_of(where, folds)
         if group in groups:
-            subjects.append(subject_of(where, corpus, folds, group=group))
+            subjects.append(target_of(where, corpus, folds, group=group))
     if sorted(each.group for each in subjects) != sorted(groups):
         told = ", ".join(f"group {each.group}" for each in subjects) or "none"
         raise SettingError("targets", f"{network} of {told}", f"one of each group {groups}")
@@ -129,10 +131,10 @@ def matching(pattern: str) -> list[str]:
     return sorted(map(str, Path(root).glob(pattern.removeprefix(root)))) or [pattern]
 
 
-def key_of(subject: Subject, built: Mapping[int, Built], protocol: Protocol, by: Attacker) -> str:
+def key_of(subject: Target, built: Mapping[int, System], protocol: Protocol, by: Attacker) -> str:
     """Return the hash of everything that decides the records of a defence of a subject."""
     told = {
-        "target": subject.fingerprint,
+        "target": subject.system.fingerprint,
         "utterances": list(subject.test.corpus.utterances["utterance"]),
         "defence": {str(seed): each.fingerprint for seed, each in built.items()},
         "protocol": asdict(protocol),
@@ -142,7 +144,7 @@ def key_of(subject: Subject, built: Mapping[int, Built], protocol: Protocol, by:
 
 
 def measured(
-    subject: Subject, defences: Defences, protocol: Protocol, by: Attacker, folder: Path
+    subject: Target, defences: Defences, protocol: Protocol, by: Attacker, folder: Path
 ) -> dict[str, records.Records]:
     """Return the records of each defence of a subject; those that are kept are not made again."""
     files = {name: folder / name / f"{subject.name}-{subject.group}.parquet" for name in defences}
@@ -154,16 +156,12 @@ def measured(
     }
     missing = {name: built for name, built in defences.items() if name not in kept}
     if missing:
-        modules = {
-            name: {seed: each.defence for seed, each in built.items()}
-            for name, built in missing.items()
-        }
-        seeds = sum(max(1, len(each)) for each in modules.values())
+        seeds = sum(max(1, len(each)) for each in missing.values())
         tick = counter(
             f"{subject.name}, group {subject.group}",
             count_ticks(len(subject.test), seeds, protocol, by),
         )
-        for name, frame in measure(subject, modules, protocol, by, tick=tick).items():
+        for name, frame in measure(subject, missing, protocol, by, tick=tick).items():
             told: dict[str, Any] = {
                 **provenance(shlex.join(sys.argv)),
                 "key": keys[name],
@@ -212,7 +210,7 @@ def main() -> None:
     subjects = chosen_targets(given.targets, corpus, protocol.groups, given.groups, given.network)
     built = [
         {
-            name: {seed: build_defence(what, subject, seed=seed) for seed in given.seeds}
+            name: {seed: defence_of(what, subject, seed=seed) for seed in given.seeds}
             if what
             else {}
             for name, (what, _) in entries.items()
@@ -234,8 +232,9 @@ def main() -> None:
             date=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         )
         figures = figures_of(whole.frame, name, measurement)
-        counts = [each.parameters for each in built[0][name].values()]
-        record = replace(record, parameters=counts[0] if counts else None)
+        what, seed = entries[name][0], given.seeds[0]
+        count = parameters_of(what, subjects[0], seed=seed) if what else None
+        record = replace(record, parameters=count)
         record = with_figures(record, figures)
         if given.sample and record.weights:
             target, _, group = given.sample.partition("@")

@@ -20,7 +20,7 @@ from halves import corpus, folds
 from materials import folder
 from trial import TRIALS, reused
 
-from servax.benchmark.systems import part, subject_of
+from servax.benchmark.systems import part, target_of
 from servax.defences import Defended, certify
 from servax.evaluation.dataset import chosen
 from servax.experiments.provenance import provenance
@@ -44,9 +44,9 @@ def main() -> None:
         raise SystemExit(f"{name}: expected a trial whose noise comes first")
     torch.set_num_threads(1)
     purifier = reused(replace(trial, noise=0.0), name)  # `certify` draws the noise
-    subject = subject_of(str(folder("vgg16", GROUP)), corpus("four"), folds(), group=GROUP)
+    subject = target_of(str(folder("vgg16", GROUP)), corpus("four"), folds(), group=GROUP)
     test = part(subject, chosen(subject.test.corpus, UTTERANCES, seed=0))
-    system = Defended(subject.network, purifier).eval()
+    system = Defended(subject.system.model, purifier).eval()
     found, labels = [], []
     for batch in test.batches(8):
         found.append(

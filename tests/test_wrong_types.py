@@ -22,7 +22,7 @@ from servax.kinds import typed
 from servax.perturbation import L2, Linf, PsychoacousticMask, SignalToNoise, into_reach
 
 PACKAGES = ("attacks", "defences", "features", "models", "purifier", "perturbation", "training")
-SETTINGS = ("evaluation.dataset", "evaluation.grid")
+SETTINGS = ("evaluation.dataset", "evaluation.suites")
 NUMBERS = {"int", "float", "bool", "int | None", "float | None"}
 WRONG: tuple[Any, ...] = ("text", None, [], object(), np.zeros((2, 3)), {"a": 1}, [[1, 2], [3]])
 OTHERS = {"Fitted", "Progress", "Problem", "Found", "Outcome", "Team", "Stored", "Batch"} | {

@@ -10,9 +10,9 @@ import pandas as pd
 
 from servax.attacks import Attack
 from servax.attacks.outside.bridge import Outside
-from servax.audit.scene import Scene
-from servax.audit.tasks import Planned
-from servax.audit.tiers import TOWARDS
+from servax.audit.plan import Planned
+from servax.audit.settings import Audit
+from servax.evaluation.suites import TOWARDS
 from servax.evaluation.threats import KNOWLEDGE, MEANING
 from servax.perturbation import L2
 
@@ -26,15 +26,15 @@ GOAL = "untargeted: any class but the true one"
 CHOSEN = f"; {TOWARDS}*: the class in its name"
 
 
-def evaluation_card(scene: Scene, planned: list[Planned], measures: pd.DataFrame) -> dict[str, Any]:
+def evaluation_card(audit: Audit, planned: list[Planned], measures: pd.DataFrame) -> dict[str, Any]:
     """Return the card as a JSON object.
 
     Args:
-        scene: Systems, utterances, settings.
+        audit: Systems, utterances, settings.
         planned: The stages of the audit.
         measures: One row per threat and system: how far the inputs moved.
     """
-    s, subject = scene.settings, scene.subject
+    s, subject = audit.settings, audit.subject
     ratio = measures["median_snr_db"].dropna() if "median_snr_db" in measures else pd.Series()
     return {
         "threat model": {
@@ -44,7 +44,7 @@ def evaluation_card(scene: Scene, planned: list[Planned], measures: pd.DataFrame
             "knowledge": {name: MEANING[name] for name in KNOWLEDGE if name in _tried(planned)},
         },
         "radius": s.budget.radius,
-        "radius in dB": _decibels(scene),
+        "radius in dB": _decibels(audit),
         "norm": s.budget.norm,
         "median SNR of the attacked inputs, dB": (
             {"lowest": round(float(ratio.min()), 2), "highest": round(float(ratio.max()), 2)}
@@ -60,36 +60,36 @@ def evaluation_card(scene: Scene, planned: list[Planned], measures: pd.DataFrame
             "fingerprint": subject.fingerprint,
             "inputs": subject.inputs,
             "classes": list(subject.labels),
-            "outputs": _outputs(scene),
+            "outputs": _outputs(audit),
         },
         "systems": {
             system.name: {"source": system.source, "fingerprint": system.fingerprint}
-            for system in scene.systems
+            for system in audit.systems
         },
         "surrogates": {
             name: {"source": other.source, "fingerprint": other.fingerprint}
-            for name, other in scene.surrogates.items()
+            for name, other in audit.surrogates.items()
         },
         "utterances": {
-            "corpus": scene.material.corpus.name,
-            "scheme": scene.material.corpus.scheme,
-            "count": len(scene.material),
-            "speakers": list(scene.material.corpus.speakers),
-            "split hash": scene.material.split,
+            "corpus": audit.dataset.corpus.name,
+            "scheme": audit.dataset.corpus.scheme,
+            "count": len(audit.dataset),
+            "speakers": list(audit.dataset.corpus.speakers),
+            "split hash": audit.dataset.split,
             "held-out group": f"{s.selection.held_out} of {s.selection.groups}",
-            "recordings hash": scene.material.recordings,
+            "recordings hash": audit.dataset.recordings,
         },
         "seeds": {"audit": s.seed, "utterances": s.selection.seed},
         "batch size": s.batch_size,
         "attack libraries": _libraries(planned),
-        **dict(scene.origin),
+        **dict(audit.origin),
     }
 
 
-def _outputs(scene: Scene) -> dict[str, str]:
+def _outputs(audit: Audit) -> dict[str, str]:
     """Return which class of model and corpus each output was taken for, by its number."""
-    spoken = set(scene.material.corpus.labels)
-    pairs = zip(scene.subject.labels, scene.material.names, strict=True)
+    spoken = set(audit.dataset.corpus.labels)
+    pairs = zip(audit.subject.labels, audit.dataset.names, strict=True)
     return {
         str(index): f"{own} = {name}" if name in spoken else f"{own}, not in the corpus"
         for index, (own, name) in enumerate(pairs)
@@ -102,9 +102,9 @@ def _tried(planned: list[Planned]) -> set[str]:
     return {threat.knowledge for threat in threats if threat.name != "noise"}
 
 
-def _decibels(scene: Scene) -> float | None:
+def _decibels(audit: Audit) -> float | None:
     """Return the radius in dB of the log-Mel, where that has a meaning."""
-    scale, budget = scene.subject.scale, scene.settings.budget
+    scale, budget = audit.subject.scale, audit.settings.budget
     if scale is None or budget.ball is L2:
         return None
     return round(float(scale.epsilon_db(budget.radius)), 4)

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from servax.audit.attacking import reseed
-from servax.audit.scene import Scene
+from servax.audit.settings import Audit
 from servax.defences import Detector
 from servax.defences.detector import Score
+from servax.evaluation.engine import reseed
 from servax.evaluation.metrics import detected_at, roc_area
 from servax.evaluation.systems import System
 from servax.evaluation.threats import Threat
@@ -38,7 +38,7 @@ def can_detect(system: System) -> bool:
 
 
 def detections(
-    scene: Scene,
+    audit: Audit,
     system: System,
     made: Sequence[tuple[Threat, Tensor]],
     *,
@@ -47,7 +47,7 @@ def detections(
     """Return how well the front of a system tells attacked inputs, a row per threat and score.
 
     Args:
-        scene: Systems, utterances, settings.
+        audit: Systems, utterances, settings.
         system: One with a front (`can_detect`).
         made: Each threat with the inputs (N, ...) that it made.
         tick: Called once per batch of clean inputs, and once per threat.
@@ -57,10 +57,10 @@ def detections(
         (share of attacked inputs that are flagged where 5 % of clean ones are), both none where
         no utterance was moved, and `utterances`, which were.
     """
-    size, x = scene.settings.batch_size, scene.material.x
+    size, x = audit.settings.batch_size, audit.dataset.x
     front: nn.Module = system.front  # type: ignore[assignment]
-    detectors = {score: Detector(front, scene.subject.model, score=score) for score in SCORES}
-    reseed(system, scene.settings.seed, "detector")
+    detectors = {score: Detector(front, audit.subject.model, score=score) for score in SCORES}
+    reseed(system, audit.settings.seed, "detector")
     clean = _scores(detectors, x, size, tick=tick)
     told = []
     for threat, inputs in made:

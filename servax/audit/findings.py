@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from servax.audit.scene import Scene
-from servax.audit.tiers import TOWARDS
+from servax.audit.settings import Audit
 from servax.evaluation.checks import (
     RECORD_CHECKS,
     Finding,
@@ -20,37 +19,38 @@ from servax.evaluation.checks import (
     white_box,
 )
 from servax.evaluation.checks.declared import Among, Needs
-from servax.evaluation.protocol import UNDEFENDED
+from servax.evaluation.records import UNDEFENDED
+from servax.evaluation.suites import TOWARDS
 
 EVERY_SYSTEM = "all systems"
 """Subject of a check of the records that could not be carried out."""
 
 
 def findings(
-    scene: Scene, frame: pd.DataFrame, probed: list[dict[str, Any]], measures: pd.DataFrame
+    audit: Audit, frame: pd.DataFrame, probed: list[dict[str, Any]], measures: pd.DataFrame
 ) -> Iterator[Finding]:
     """Yield the findings, the records' first.
 
     Args:
-        scene: Systems, utterances, settings.
+        audit: Systems, utterances, settings.
         frame: The records of the audit.
         probed: Findings of the checks of models, as JSON.
         measures: One row per threat and system, with the draws of each gradient.
     """
-    for system in scene.systems:
-        yield white_box(system, scene.subject, scene.settings.knowledge)
-    yield from _on_records(scene, frame, measures)
+    for system in audit.systems:
+        yield white_box(system, audit.subject, audit.settings.knowledge)
+    yield from _on_records(audit, frame, measures)
     for told in probed:
         yield Finding(**told)
 
 
-def _on_records(scene: Scene, frame: pd.DataFrame, measures: pd.DataFrame) -> Iterator[Finding]:
+def _on_records(audit: Audit, frame: pd.DataFrame, measures: pd.DataFrame) -> Iterator[Finding]:
     """Yield what the checks of the records find that this audit allows."""
-    radius, known = scene.settings.budget.radius, scene.settings.knowledge
+    radius, known = audit.settings.budget.radius, audit.settings.knowledge
     there: set[Needs] = {"nothing"}
-    if "adaptive" in known and any(system.gradients for system in scene.systems):
+    if "adaptive" in known and any(system.gradients for system in audit.systems):
         there.add("white-box")
-    if scene.defences and scene.subject.gradients:
+    if audit.defences and audit.subject.gradients:
         there.add("defences")
     # The attack on the sound has a ball of another kind: its strength compares with no radius.
     # One that leads to a chosen class leaves that class alone, and need not do as much as noise.
@@ -65,16 +65,16 @@ def _on_records(scene: Scene, frame: pd.DataFrame, measures: pd.DataFrame) -> It
             settings = {"eot_draws": random} if check is knowledge_complete else {}
             run = partial(check, rows[check.among], **settings)
             for each in carried_out(check.name, EVERY_SYSTEM, run):
-                yield _excused(scene, each) if check is knowledge_complete else each
+                yield _excused(audit, each) if check is knowledge_complete else each
 
 
-def _excused(scene: Scene, found: Finding) -> Finding:
+def _excused(audit: Audit, found: Finding) -> Finding:
     """Return a warning for an error where nothing else was left, or it was asked for.
 
     The check of white-box attacks says it then.
     """
-    known = {system.name for system in scene.systems if system.gradients}
-    if "adaptive" not in scene.settings.knowledge:
+    known = {system.name for system in audit.systems if system.gradients}
+    if "adaptive" not in audit.settings.knowledge:
         known.discard(UNDEFENDED)
     if found.severity == "error" and found.subject not in known:
         return replace(found, severity="warning")

@@ -7,10 +7,9 @@ import re
 from collections.abc import Sequence
 
 from servax.attacks import Attack
-from servax.audit.tiers import Budget
 from servax.errors import PathError, SettingError
 from servax.evaluation.own_code import code, make
-from servax.evaluation.threats import OwnAttack
+from servax.evaluation.threats import Budget, OwnAttack
 
 NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 """What attacks may be called: stages have folders of these names."""

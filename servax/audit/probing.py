@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from servax.attacks import PGD
 from servax.attacks.gradient import STRIDE
 from servax.attacks.problem import logits_of
-from servax.audit.attacking import predict, reseed
-from servax.audit.speed import Speed, over_draws
-from servax.audit.tiers import Catalogue
+from servax.audit.speed import Speed
 from servax.evaluation.checks import MODEL_CHECKS, Case, Finding, carried_out
 from servax.evaluation.checks.of_attacks import FEWEST_RESTARTS, WIDE_STEPS
 from servax.evaluation.dataset import EvaluationSet
+from servax.evaluation.engine import over_draws, predict, reseed
+from servax.evaluation.suites import Suite
 from servax.evaluation.systems import System
 from servax.evaluation.trial import repeats
 from servax.training import generator
@@ -38,8 +38,8 @@ class _InParts(nn.Module):
 
 def probe(
     system: System,
-    material: EvaluationSet,
-    catalogue: Catalogue,
+    dataset: EvaluationSet,
+    suite: Suite,
     *,
     seed: int,
     batch_size: int,
@@ -49,8 +49,8 @@ def probe(
 
     Args:
         system: Which system.
-        material: The utterances.
-        catalogue: Tier and budget of the audit.
+        dataset: The utterances.
+        suite: Tier and budget of the audit.
         seed: Draws points and starts.
         batch_size: Inputs per forward pass, where a check does not ask for more.
         tick: Called once per check.
@@ -60,7 +60,7 @@ def probe(
 
     def prepare() -> tuple[Finding, ...]:
         draws = generator(seed, "checks", system.name)
-        cases.append(_case(system, material, catalogue, draws, batch_size))
+        cases.append(_case(system, dataset, suite, draws, batch_size))
         return ()
 
     found = [*carried_out("deterministic", system.name, prepare)]
@@ -74,20 +74,20 @@ def probe(
 
 def _case(
     system: System,
-    material: EvaluationSet,
-    catalogue: Catalogue,
+    dataset: EvaluationSet,
+    suite: Suite,
     draws: torch.Generator,
     batch_size: int,
 ) -> Case:
     """Return a few utterances, and what an attacker faces who knows whether answers are random."""
-    x, y, longer = _right(system, material, catalogue.effort.probes, batch_size)
+    x, y, longer = _right(system, dataset, suite.effort.probes, batch_size)
     few = slice(0, batch_size)
     faced, eot_draws = system.model, 1
     if system.gradients and repeats(system.model, x[few]).random:
         faced, eot_draws = over_draws(system.model, x[few], y[few])
     if len(x) > batch_size:
         faced = _InParts(faced, batch_size)
-    budget = catalogue.budget
+    budget = suite.budget
     return Case(
         model=system.model,
         x=x,
@@ -101,24 +101,24 @@ def _case(
             epsilon=budget.radius,
             norm=budget.ball,
             step=STRIDE * budget.radius,
-            steps=_steps(catalogue),
+            steps=_steps(suite),
             bounds=system.bounds,
             early_stop=True,
         ),
         longer=longer,
         sample_rate=system.sample_rate if system.inputs == "waveform" else None,
         batch_size=batch_size,
-        inner_points=_inner(catalogue),
+        inner_points=_inner(suite),
         generator=draws,
     )
 
 
-def _steps(catalogue: Catalogue) -> int:
-    return min(30, catalogue.effort.pgd)
+def _steps(suite: Suite) -> int:
+    return min(30, suite.effort.pgd)
 
 
 def _right(
-    system: System, material: EvaluationSet, count: int, batch_size: int
+    system: System, dataset: EvaluationSet, count: int, batch_size: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the first utterances that a system gets right, any where there are none.
 
@@ -127,28 +127,28 @@ def _right(
     """
     some = slice(0, 4 * count)
     size = min(count, batch_size)
-    right = predict(system.model, material.x[some], batch_size=size) == material.y[some]
+    right = predict(system.model, dataset.x[some], batch_size=size) == dataset.y[some]
     rows = torch.nonzero(right).squeeze(1)[:count].clone()
     if not len(rows):
-        rows = torch.arange(min(count, len(material)))
-    x, longer = material.x[rows], None
+        rows = torch.arange(min(count, len(dataset)))
+    x, longer = dataset.x[rows], None
     if x.ndim == 2:
         longer = nn.functional.pad(x, (0, x.shape[1] // 4))
-    elif material.mask is not None:
-        longer = torch.where(material.mask[rows], x, x.flip(-1))
-    return x, material.y[rows], longer
+    elif dataset.mask is not None:
+        longer = torch.where(dataset.mask[rows], x, x.flip(-1))
+    return x, dataset.y[rows], longer
 
 
-def _inner(catalogue: Catalogue) -> int:
+def _inner(suite: Suite) -> int:
     """Return how many inner points a readout of the planted test gets."""
-    return 20 if catalogue.tier == "smoke" else 100
+    return 20 if suite.tier == "smoke" else 100
 
 
-def seconds(speed: Speed, count: int, catalogue: Catalogue) -> float:
+def seconds(speed: Speed, count: int, suite: Suite) -> float:
     """Return what the checks of a system take at most, in seconds."""
-    steps = _steps(catalogue)
+    steps = _steps(suite)
     planted = max(2, count // 2)
     gradients = count * (4 + 2 * WIDE_STEPS + steps * (FEWEST_RESTARTS + 6)) + 3 * planted * steps
     # Planted inputs are looked for one utterance at a time, which fills no batch.
-    forwards = 64 + count * 30 + planted * (_inner(catalogue) + 10)
+    forwards = 64 + count * 30 + planted * (_inner(suite) + 10)
     return gradients * speed.gradient + forwards * speed.forward

@@ -8,31 +8,17 @@ from typing import Any
 
 import pandas as pd
 
-from servax.audit import sounding
+from servax.audit import sounds
 from servax.audit.card import evaluation_card
 from servax.audit.findings import findings
-from servax.audit.overhead import Overhead
-from servax.audit.scene import Scene
-from servax.audit.stages import Stages
-from servax.audit.tasks import TABLE, Planned, inputs_of, provenance
+from servax.audit.plan import TABLE, Planned, inputs_of, plan
+from servax.audit.settings import Audit
 from servax.evaluation import records
 from servax.report.audit import AuditPaths, AuditResult, Measure, verdict_ok, write_audit
 from servax.stages import Watcher, held
 
 RECORDS = "records"
 REPORT = "report"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What an audit has before it."""
-
-    title: str
-    """Of the stage."""
-    seconds: float
-    """At most, measured on one batch on this machine."""
-    done: bool
-    """Whether it is done already."""
 
 
 @dataclass(frozen=True)
@@ -48,33 +34,12 @@ class Audited:
     can be trusted."""
 
 
-def estimates(planned: list[Planned], overhead: Overhead, *, sounds: int) -> list[Estimate]:
-    """Return what each stage and the report take at most; utterances that fall leave sooner.
-
-    Args:
-        planned: The stages.
-        overhead: What they take beside the attacks.
-        sounds: Utterances that the report plays.
-    """
-    stages = [
-        Estimate(
-            each.task.stage.name,
-            each.task.cost + overhead.stage + overhead.round_trip * (each.kind == "sound"),
-            each.task.stage.result() is not None,
-        )
-        for each in planned
-    ]
-    # The records of every stage are read for the report, of those too that are done already.
-    report = overhead.report + sounds * overhead.sound + len(planned) * overhead.stage
-    return [*stages, Estimate("checks of the records, sounds and report", report, done=False)]
-
-
 def run_audit(
-    scene: Scene,
+    audit: Audit,
     *,
     fail_under: float | None = None,
     judged_by: Measure = "uar",
-    sounds: int = 2,
+    clips: int = 2,
     planned: list[Planned] | None = None,
     watcher: Watcher | None = None,
 ) -> Audited:
@@ -83,11 +48,11 @@ def run_audit(
     Stages that are done already are not done again.
 
     Args:
-        scene: Systems, utterances, settings, folder.
+        audit: Systems, utterances, settings, folder.
         fail_under: The least UAR, in percent, that a defence may keep in the worst case.
         judged_by: What `fail_under` is of instead: the lower end of the interval, or points lost.
-        sounds: Utterances that the report plays.
-        planned: The stages of the scene, where they are known already.
+        clips: Utterances that the report plays.
+        planned: The stages of the audit, where they are known already.
         watcher: Is told how far the audit is.
 
     Raises:
@@ -95,31 +60,31 @@ def run_audit(
             audits into the folder.
     """
     watcher = watcher or Watcher()
-    planned = Stages(scene).plan() if planned is None else planned
-    with held(scene.folder):
+    planned = plan(audit) if planned is None else planned
+    with held(audit.folder):
         watcher.plan([(each.task.stage.name, each.task.cost) for each in planned])
         for each in planned:
             each.task.perform(watcher)
-        result = gathered(scene, planned, fail_under, judged_by, sounds)
-        table = scene.folder / RECORDS / "audit.parquet"
+        result = gathered(audit, planned, fail_under, judged_by, clips)
+        table = audit.folder / RECORDS / "audit.parquet"
         records.write(result.records.frame, table, provenance=result.records.provenance)
-        paths = write_audit(result, scene.folder / REPORT)
+        paths = write_audit(result, audit.folder / REPORT)
         return Audited(result, paths, verdict_ok(result))
 
 
 def gathered(
-    scene: Scene,
+    audit: Audit,
     planned: list[Planned],
     fail_under: float | None,
     judged_by: Measure,
-    sounds: int,
+    clips: int,
 ) -> AuditResult:
     """Return everything that the stages of an audit found."""
     tables = [each for each in planned if each.kind in ("clean", "attack")]
     frame = pd.concat(
         [records.read(each.task.stage.folder / TABLE).frame for each in tables], ignore_index=True
     )
-    whole = records.Records(records.validate(frame), provenance(scene))
+    whole = records.Records(records.validate(frame), audit.provenance)
     measures = pd.DataFrame([row for each in planned for row in _measures(each)])
     gaps = [row for each in planned if each.kind == "sound" for row in _result(each)["gaps"]]
     detectors = [each for each in planned if each.kind == "detector"]
@@ -128,12 +93,12 @@ def gathered(
     probed = [finding for each in probes for finding in _result(each)["findings"]]
     return AuditResult(
         records=whole,
-        findings=tuple(findings(scene, whole.frame, probed, measures)),
+        findings=tuple(findings(audit, whole.frame, probed, measures)),
         measures=measures,
         realisability=pd.DataFrame(gaps) if gaps else None,
-        clips=tuple(sounding.clips(scene, whole.frame, _kept(planned), count=sounds)),
-        card=evaluation_card(scene, planned, measures),
-        radius=scene.settings.budget.radius,
+        clips=tuple(sounds.clips(audit, whole.frame, _kept(planned), count=clips)),
+        card=evaluation_card(audit, planned, measures),
+        radius=audit.settings.budget.radius,
         fail_under=fail_under,
         judged_by=judged_by,
         detection=pd.DataFrame(noticed) if noticed else None,

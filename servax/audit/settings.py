@@ -1,14 +1,26 @@
-"""All that decides an audit, as options give it."""
+"""What is audited, with what: the settings as options give them, and all that they stand for."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from servax.audit.tiers import TIERS, Budget, Tier
+from torch import Tensor
+
+from servax.audit.own_attacks import own_attacks
+from servax.audit.speed import Speed, measured
 from servax.errors import SettingError
-from servax.evaluation.dataset import Selection
-from servax.evaluation.threats import KNOWLEDGE, Knowledge
+from servax.evaluation.dataset import EvaluationSet, Progress, Selection, gather
+from servax.evaluation.engine import AttackEngine, Identity
+from servax.evaluation.options import defended, surrogate
+from servax.evaluation.records import UNDEFENDED
+from servax.evaluation.suites import TIERS, Suite, Tier
+from servax.evaluation.systems import System
+from servax.evaluation.threats import KNOWLEDGE, Budget, Knowledge, OwnAttack
+from servax.evaluation.trial import shut
 from servax.kinds import check_types
 from servax.training import Precision
 
@@ -37,7 +49,7 @@ class AuditSettings:
     def __post_init__(self) -> None:
         check_types(self)
         if self.tier not in TIERS:
-            raise SettingError.choice("tier", self.tier, TIERS)
+            raise SettingError.choice("tier", self.tier, tuple(TIERS))
         if self.batch_size < 1:
             raise SettingError("batch_size", self.batch_size, "a whole number of at least 1")
         if not 0 <= self.snr_db <= 90:
@@ -51,3 +63,153 @@ class AuditSettings:
         if self.gradients == "float32":  # audits of before say nothing, and compare
             del told["gradients"]
         return told
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Audit:
+    """An audit that can begin: everything is loaded, nothing attacked or written."""
+
+    settings: AuditSettings
+    subject: System
+    """The bare model."""
+    systems: tuple[System, ...]
+    """The bare model first, then its defences."""
+    surrogates: Mapping[str, System]
+    """Models whose gradients a transfer attack takes, by name."""
+    dataset: EvaluationSet
+    """The utterances."""
+    folder: Path
+    """Of the audit."""
+    origin: Mapping[str, Any]
+    """Provenance that settings do not decide: code, command, machine."""
+    speeds: Mapping[str, Speed]
+    """What each system and surrogate costs here, by name."""
+    attacks: tuple[OwnAttack, ...] = ()
+    """Attacks that are not of servax."""
+
+    @property
+    def defences(self) -> tuple[System, ...]:
+        """All systems but the bare model."""
+        return self.systems[1:]
+
+    @property
+    def suite(self) -> Suite:
+        """The attacks of its tier; one on the sound where there is a front-end before the model."""
+        s = self.settings
+        return Suite(s.tier, s.budget, s.snr_db if self.subject.inputs == "logmel" else None)
+
+    @cached_property
+    def engine(self) -> AttackEngine:
+        """What attacks; each stage alone decides what is drawn in it."""
+        s = self.settings
+        return AttackEngine(
+            dataset=self.dataset,
+            identity=Identity(self.subject.name, s.selection.held_out, s.seed),
+            batch_size=s.batch_size,
+            gradients=s.gradients,
+            reseeds=True,
+        )
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where a table of its records comes from."""
+        return dict(self.origin) | {
+            "corpus": self.dataset.corpus.name,
+            "scheme": self.dataset.corpus.scheme,
+            "classes": list(self.dataset.corpus.labels),
+            "fold_hash": self.dataset.split,
+            "audit": self.settings.to_json(),
+        }
+
+    @classmethod
+    def of(
+        cls,
+        settings: AuditSettings,
+        subject: System,
+        *,
+        defences: Sequence[str],
+        surrogates: Sequence[str],
+        attacks: Sequence[str] = (),
+        folder: Path,
+        origin: Mapping[str, Any],
+        progress: Progress | None = None,
+    ) -> Audit:
+        """Return an audit; everything is loaded and refused here, nothing written.
+
+        Raises:
+            SettingError: A defence or surrogate does not fit the model, two have one name, or no
+                attack of those wanted is possible.
+            ServaxError: A folder or the corpus cannot be read.
+        """
+        _refuse_what_cannot_be(settings, subject)
+        own = _own(attacks, settings, subject)
+        subject, dataset = gather(subject, settings.selection, progress=progress)
+        batch = slice(0, settings.batch_size)
+        x, y = dataset.x[batch], dataset.y[batch]
+        # What was said of zeros when it was loaded is decided on what will be attacked.
+        subject = replace(subject, shut=_reason(subject, x))
+        _refuse_what_cannot_be(settings, subject)
+        systems = (
+            replace(subject, name=UNDEFENDED),
+            *(_tried(defended(subject, each, seed=settings.seed), x) for each in defences),
+        )
+        others = [surrogate(subject, wanted) for wanted in surrogates]
+        _refuse_twice([system.name for system in (*systems, *others)])
+        return cls(
+            settings=settings,
+            subject=subject,
+            systems=systems,
+            surrogates={other.name: other for other in others},
+            dataset=dataset,
+            folder=folder,
+            origin=origin,
+            speeds={system.name: measured(system, x, y) for system in (*systems, *others)},
+            attacks=own,
+        )
+
+
+def _reason(subject: System, x: Tensor) -> str:
+    """Return why no gradients reach real inputs; whoever loaded the model may know it better."""
+    reason = shut(subject.model, x)
+    return reason and (subject.shut or reason)
+
+
+def _tried(system: System, x: Tensor) -> System:
+    return system if system.shut else replace(system, shut=shut(system.model, x))
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingError(
+                "a name", name, "a name for one system or surrogate only; NAME=WHAT gives another"
+            )
+
+
+def _own(wanted: Sequence[str], settings: AuditSettings, subject: System) -> tuple[OwnAttack, ...]:
+    if not wanted:
+        return ()
+    if subject.gradients and "adaptive" not in settings.knowledge:
+        raise SettingError(
+            "knowledge",
+            ",".join(settings.knowledge),
+            "adaptive among them: attacks of your own go through the whole system",
+        )
+    taken = sorted({threat.name for threat in Suite(settings.tier, settings.budget).threats()})
+    return tuple(own_attacks(wanted, settings.budget, taken))
+
+
+def _refuse_what_cannot_be(settings: AuditSettings, subject: System) -> None:
+    """Refuse attackers that the model shuts out, and attacks whose library is missing."""
+    if not subject.gradients and "black_box" not in settings.knowledge:
+        raise SettingError(
+            "knowledge",
+            ",".join(settings.knowledge),
+            f"black_box among them: {subject.name} has no gradients, so no other attack is left "
+            f"({subject.shut})",
+        )
+    # A missing library is refused before any work.
+    known: list[Knowledge] = [name for name in settings.knowledge if name == "black_box"]
+    if subject.gradients:
+        known.append("adaptive")
+    Suite(settings.tier, settings.budget).threats(known)

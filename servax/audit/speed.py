@@ -1,4 +1,4 @@
-"""How long an audit may take: one timed batch per system, times what each threat asks for."""
+"""How long attacks may take: one timed batch per system, times what each threat asks for."""
 
 from __future__ import annotations
 
@@ -10,24 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from servax.attacks.problem import logits_of
-from servax.defences import ExpectationOverDraws, draws_until_flat, is_random
+from servax.evaluation.engine import FEW, MOST_DRAWS
 from servax.evaluation.systems import System
 from servax.evaluation.threats import Threat
-
-FEWEST_DRAWS, MOST_DRAWS = 2, 64
-"""Draws whose mean is one gradient of a random system."""
-
-
-def over_draws(model: nn.Module, x: Tensor, y: Tensor) -> tuple[nn.Module, int]:
-    """Return the mean of a random classifier over its draws (EOT), and over how many.
-
-    Args:
-        model: The classifier.
-        x: A few clean inputs (B, ...), on which the draws are counted that its gradient needs.
-        y: Their classes (B,).
-    """
-    draws = max(FEWEST_DRAWS, draws_until_flat(model, x, y, most=MOST_DRAWS))
-    return ExpectationOverDraws(model, draws).eval(), draws
+from servax.evaluation.trial import repeats
 
 
 @dataclass(frozen=True)
@@ -48,15 +34,16 @@ class Speed:
 def measured(system: System, x: Tensor, y: Tensor) -> Speed:
     """Return the speed of a system on a batch (B, ...), the best of three tries."""
     tries = range(3)
-    forward = min(_timed(lambda: _forward(system.model, x)) for _ in tries)
+    forward = min(timed(lambda: _forward(system.model, x)) for _ in tries)
     gradient = 0.0
     if system.gradients:
-        draws = MOST_DRAWS if is_random(system.model, x) else 1
-        gradient = draws * min(_timed(lambda: _gradient(system.model, x, y)) for _ in tries)
+        draws = MOST_DRAWS if repeats(system.model, x[:FEW]).random else 1
+        gradient = draws * min(timed(lambda: _gradient(system.model, x, y)) for _ in tries)
     return Speed(forward / len(x), gradient / len(x))
 
 
-def _timed(work: Callable[[], None]) -> float:
+def timed(work: Callable[[], object]) -> float:
+    """Return how many seconds something takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began

@@ -15,13 +15,11 @@ import pandas as pd
 from servax.benchmark.record import Adaptive, Figure, Figures, GroupSet
 from servax.errors import ServaxError
 from servax.evaluation import metrics
-from servax.evaluation.protocol import UNDEFENDED
+from servax.evaluation.records import UNDEFENDED, validate
 from servax.report import Measures, collect
 
-__all__ = ["ADAPTIVE", "Measurement", "adaptive_name", "figures_of", "percent"]
+__all__ = ["Measurement", "figures_of", "percent"]
 
-ADAPTIVE = "pgd-restarts"
-"""How the names of adaptive attacks begin in records; their strength is the radius."""
 HEADINGS = {"clean": "clean", "fgsm": "FGSM mean", "pgd": "PGD mean"}
 
 
@@ -41,24 +39,20 @@ class Measurement:
     """YYYY-MM-DD."""
 
 
-def adaptive_name(steps: int, restarts: int) -> str:
-    """Return the name in records of PGD through the defence: ``pgd-restarts-100x5``."""
-    return f"{ADAPTIVE}-{steps}x{restarts}"
-
-
 def figures_of(records: pd.DataFrame, defence: str, measurement: Measurement) -> Figures:
     """Return the figures of one defence.
 
     Args:
         records: Of one kind of recogniser: rows of `defence` and of the bare target on the paper's
-            grid, and rows of attacks called `adaptive_name`, which need not have every utterance.
+            grid, and rows of attackers who know them, which need not have every utterance.
         defence: Its name in the records; ``undefended`` has neither PE nor RR.
         measurement: Where the records come from.
 
     Raises:
         ServaxError: The records do not hold the defence, or a cell lacks some utterances.
     """
-    adaptive = records["attack"].str.startswith(ADAPTIVE)
+    records = validate(records)
+    adaptive = records["knowledge"].isin(("adaptive", "bpda"))
     named = records["defence"].isin([defence, UNDEFENDED])
     run = Measures(collect(records[named & ~adaptive], adaptive_elsewhere=True))
     if defence not in run.defences:
@@ -115,9 +109,8 @@ def _protection(run: Measures, defence: str) -> tuple[Figure | None, Figure | No
 def _adaptive(records: pd.DataFrame) -> tuple[Adaptive, ...]:
     """Return what each adaptive attack leaves, the smallest radius first."""
     found = []
-    for key, rows in records.groupby(["attack", "strength"], sort=True):
-        name, radius = cast("tuple[str, float]", key)
-        steps, restarts = map(int, name.removeprefix(f"{ADAPTIVE}-").split("x"))
+    for key, rows in records.groupby(["epsilon", "steps", "restarts"], sort=True):
+        radius, steps, restarts = cast("tuple[float, int, int]", key)
         seeds = rows["seed"].nunique()
         found.append(
             Adaptive(
@@ -128,7 +121,7 @@ def _adaptive(records: pd.DataFrame) -> tuple[Adaptive, ...]:
                 uar=round(percent(rows), 2),
             )
         )
-    return tuple(sorted(found, key=lambda each: (each.radius, each.steps, each.restarts)))
+    return tuple(found)
 
 
 def percent(rows: pd.DataFrame) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from servax.errors import SettingError
-from servax.evaluation.grid import AttackGrid
+from servax.evaluation.suites import AttackGrid
 from servax.purifier import Level
 
 __all__ = [

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,26 @@ from numpy.typing import NDArray
 from torch import nn
 
 from servax.corpora import Corpus, Fold, cache_folder
-from servax.errors import CheckpointError, SettingError, nearest
-from servax.evaluation.options import TRANSFORMS, folder_of, make_transform
-from servax.evaluation.protocol import Defence
-from servax.evaluation.systems import hash_of_files
-from servax.features import Dataset, Features, FrontEnd, FrontEndSettings, extract
-from servax.models import frozen
-from servax.models.storage import SETTINGS, WEIGHTS
+from servax.errors import CheckpointError, SettingError
+from servax.evaluation.loading import load_system
+from servax.evaluation.options import TRANSFORMS, defended, folder_of
+from servax.evaluation.records import UNDEFENDED
+from servax.evaluation.systems import System
+from servax.features import Dataset, Features, FrontEnd, extract
+from servax.models.storage import SETTINGS
 from servax.purifier import Purifier
 from servax.recognition import Recogniser
 from servax.stages import DONE
-from servax.training import generator
 
-__all__ = ["Built", "Subject", "build_defence", "group_of", "kind_of", "part", "subject_of"]
+__all__ = ["Target", "defence_of", "group_of", "kind_of", "parameters_of", "part", "target_of"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Subject:
+class Target:
     """A recogniser under attack, with the utterances of one group that it has not heard."""
 
-    network: nn.Module
-    """Frozen, in evaluation mode."""
+    system: System
+    """The bare recogniser."""
     name: str
     """What kind of network it is: ``vgg16``, ``crnn``, ``resnet``."""
     group: int
@@ -43,15 +41,9 @@ class Subject:
     """The group's utterances, on the recogniser's scale."""
     features: Features
     """Log-Mel of at least the group's utterances."""
-    front_end: FrontEndSettings
-    """What it was trained on."""
-    fingerprint: str
-    """Hash of its weights and settings."""
 
 
-def subject_of(
-    where: str, corpus: Corpus, folds: list[Fold], *, group: int | None = None
-) -> Subject:
+def target_of(where: str, corpus: Corpus, folds: list[Fold], *, group: int | None = None) -> Target:
     """Return a recogniser with the utterances of its held-out group.
 
     Args:
@@ -75,14 +67,12 @@ def subject_of(
         told = ", ".join(heard.labels)
         raise SettingError("target", where, f"a recogniser of the classes {told}")
     features = extract(corpus, FrontEnd(recogniser.front_end), folder=cache_folder() / "features")
-    return Subject(
-        network=frozen(recogniser.network),
+    return Target(
+        system=replace(load_system(str(folder)), name=UNDEFENDED),
         name=kind_of(recogniser.network),
         group=group,
         test=Dataset(heard, features, recogniser.scale),
         features=features,
-        front_end=recogniser.front_end,
-        fingerprint=_fingerprint(folder),
     )
 
 
@@ -91,10 +81,10 @@ def kind_of(network: nn.Module) -> str:
     return type(network).__name__.lower()
 
 
-def part(subject: Subject, mask: NDArray[np.bool_]) -> Dataset:
-    """Return the utterances of a subject's group that a mask (N,) selects."""
-    test = subject.test
-    return Dataset(test.corpus.subset(mask), subject.features, test.scale)
+def part(target: Target, mask: NDArray[np.bool_]) -> Dataset:
+    """Return the utterances of a target's group that a mask (N,) selects."""
+    test = target.test
+    return Dataset(test.corpus.subset(mask), target.features, test.scale)
 
 
 def group_of(where: str, folds: list[Fold]) -> int:
@@ -137,81 +127,41 @@ def _unheard(where: str, speakers: Iterable[object], corpus: Corpus) -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Built:
-    """A defence, ready to stand before a subject."""
-
-    defence: Defence
-    """What is measured."""
-    fingerprint: str
-    """Hash of what decides its answers."""
-    parameters: int | None = None
-    """How many numbers it has learned; none for none."""
-
-
-def build_defence(what: str, subject: Subject, *, seed: int) -> Built:
-    """Return a defence of a subject.
+def defence_of(what: str, target: Target, *, seed: int) -> System:
+    """Return a defence of a target, as an audit takes it, that has not heard its speakers.
 
     Args:
-        what: The folder of a purifier or of a recogniser that takes the subject's place, the name
-            of a packaged one, or a transform such as ``mean-filter:3``; ``{group}`` and ``{seed}``
-            in it become the numbers of the subject's group and of the seed.
-        subject: What it protects.
+        what: As for `servax.evaluation.options.defended`; ``{group}`` and ``{seed}`` in it become
+            the numbers of the target's group and of the seed.
+        target: What it protects.
         seed: Of its training; draws what a random transform needs.
 
     Raises:
         CheckpointError: The folder cannot be read.
-        SettingError: It is none of these, does not fit the subject, or has heard its speakers.
+        SettingError: It is none of these, does not fit the target, or has heard its speakers.
     """
-    what = what.replace("{group}", str(subject.group)).replace("{seed}", str(seed))
-    kind, _, value = what.partition(":")
-    if kind in TRANSFORMS and not Path(what).exists():
-        return _transform(kind, value, subject, seed)
-    folder = folder_of(what)
-    extra = _extra(folder)
-    _unheard(what, extra.get("speakers", ()), subject.test.corpus)
-    role = extra.get("role")
+    what = _filled(what, target, seed)
+    if what.partition(":")[0] not in TRANSFORMS:
+        speakers = _extra(folder_of(what)).get("speakers", ())
+        _unheard(what, speakers, target.test.corpus)
+    return defended(target.system, what, seed=seed)
+
+
+def parameters_of(what: str, target: Target, *, seed: int) -> int | None:
+    """Return how many numbers a defence has learned, None for none; arguments as `defence_of`."""
+    folder = folder_of(_filled(what, target, seed))
+    role = _extra(folder).get("role")
+    # Of the network as it was trained: a frozen copy has its batch norms folded.
     if role == "purifier":
-        purifier = Purifier.from_pretrained(folder)
-        if not purifier.fits(subject.test.scale, subject.front_end):
-            raise SettingError(
-                "defence", what, "a purifier of the target's own log-Mel, level and width of scale"
-            )
-        return Built(
-            defence=Defence(purifier.frozen()),
-            fingerprint=_fingerprint(folder),
-            parameters=_count(purifier.network),
-        )
-    if role == "recogniser":
-        recogniser = Recogniser.from_pretrained(folder)
-        if recogniser.scale.settings != subject.test.scale.settings:
-            raise SettingError("defence", what, "a recogniser of the target's own scale")
-        return Built(
-            defence=Defence(frozen(recogniser.network), instead=True),
-            fingerprint=_fingerprint(folder),
-            parameters=_count(recogniser.network),
-        )
-    raise SettingError(
-        "defence",
-        what,
-        "the folder or packaged name of a purifier or recogniser, or one of "
-        + ", ".join(f"{each}:VALUE" for each in TRANSFORMS),
-        hint=nearest(kind, TRANSFORMS),
-    )
+        return _count(Purifier.from_pretrained(folder).network)
+    return _count(Recogniser.from_pretrained(folder).network) if role == "recogniser" else None
 
 
-def _transform(kind: str, value: str, subject: Subject, seed: int) -> Built:
-    if TRANSFORMS[kind].inputs != "logmel":
-        raise SettingError("defence", kind, "a transform that takes log-Mel, as the targets do")
-    rate = subject.front_end.logmel.sample_rate
-    module, number = make_transform(kind, value, rate, generator(seed, "defence", kind))
-    knowledge = getattr(module, "knowledge", "adaptive")
-    told = hashlib.sha256(f"{kind}:{number:g}:{seed}".encode()).hexdigest()
-    return Built(defence=Defence(module, knowledge), fingerprint=told)
+def _filled(what: str, target: Target, seed: int) -> str:
+    return what.replace("{group}", str(target.group)).replace("{seed}", str(seed))
 
 
 def _count(network: nn.Module) -> int:
-    # Of the network as it was trained: a frozen copy has its batch norms folded.
     return sum(each.numel() for each in network.parameters())
 
 
@@ -225,8 +175,3 @@ def _extra(folder: Path) -> dict[str, Any]:
     if not isinstance(extra, dict):
         raise CheckpointError(folder / SETTINGS, "does not say what the folder holds")
     return extra
-
-
-def _fingerprint(folder: Path) -> str:
-    """Return the hash of the weights and settings in a folder."""
-    return hash_of_files(folder / name for name in (WEIGHTS, SETTINGS))

@@ -8,12 +8,11 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
-from servax.audit.overhead import measured
-from servax.audit.run import Audited, Estimate, estimates, run_audit
-from servax.audit.scene import Scene
+from servax.audit.estimates import Estimate, of_attacks, of_audit
+from servax.audit.plan import plan
+from servax.audit.run import Audited, run_audit
+from servax.audit.settings import Audit as Prepared
 from servax.audit.settings import AuditSettings
-from servax.audit.stages import Stages
-from servax.audit.tiers import Budget, Tier
 from servax.cli.bars import RunBars
 from servax.cli.commands import listed, part
 from servax.cli.corpus import Scheme
@@ -22,8 +21,9 @@ from servax.errors import SettingError
 from servax.evaluation.dataset import Selection
 from servax.evaluation.loading import Value, load_system
 from servax.evaluation.statistics import no_interval
+from servax.evaluation.suites import Tier
 from servax.evaluation.systems import System
-from servax.evaluation.threats import known
+from servax.evaluation.threats import Budget, known
 from servax.experiments.provenance import provenance
 from servax.report.audit import (
     MEASURES,
@@ -136,28 +136,28 @@ class Audit(Selection):
         asked, judged_by = (
             (None, MEASURES[0]) if self.fail_under is None else parsed(self.fail_under)
         )
-        scene = self._scene()
-        few = no_interval(len(scene.material.corpus.speakers))
+        audit = self._prepared()
+        few = no_interval(len(audit.dataset.corpus.speakers))
         if judged_by == "lower" and few:
             raise SettingError("fail_under", self.fail_under, "40 or lost:10", hint=f" {few}")
-        planned = Stages(scene).plan()
-        found = estimates(planned, measured(scene, planned), sounds=self.sounds)
+        planned = plan(audit)
         if self.dry_run:
             loading = Estimate("models and recordings", time.perf_counter() - began, done=False)
-            return self._show_estimates(scene, [loading, *found])
-        _say_estimate(scene, found)
+            found = of_audit(audit, planned, clips=self.sounds)
+            return self._show_estimates(audit, [loading, *found])
+        _say_estimate(audit, of_attacks(planned))
         with RunBars() as bars:
             audited = run_audit(
-                scene,
+                audit,
                 fail_under=asked,
                 judged_by=judged_by,
-                sounds=self.sounds,
+                clips=self.sounds,
                 planned=planned,
                 watcher=bars,
             )
         return self._show(audited)
 
-    def _scene(self) -> Scene:
+    def _prepared(self) -> Prepared:
         """Return what is audited, with everything loaded that it takes."""
         if self.sounds < 0:
             raise SettingError("sounds", self.sounds, "a whole number of at least 0")
@@ -174,7 +174,7 @@ class Audit(Selection):
             init=arguments(self.init),
         )
         with bar("features") as update:
-            return Scene.of(
+            return Prepared.of(
                 self._settings(system),
                 system,
                 defences=names(self.defences) or (),
@@ -198,7 +198,7 @@ class Audit(Selection):
             gradients=self.gradients,
         )
 
-    def _show_estimates(self, scene: Scene, found: list[Estimate]) -> int:
+    def _show_estimates(self, audit: Prepared, found: list[Estimate]) -> int:
         if self.json:
             stages = [
                 {"stage": e.title, "seconds_at_most": round(e.seconds, 1), "done": e.done}
@@ -209,7 +209,7 @@ class Audit(Selection):
         else:
             rows = [[e.title, duration(e.seconds), "done" if e.done else ""] for e in found]
             print_table("What an audit would do", ["stage", "at most", ""], rows)
-            _say_estimate(scene, found)
+            _say_estimate(audit, found)
         return 0
 
     def _show(self, audited: Audited) -> int:
@@ -229,11 +229,11 @@ class Audit(Selection):
         return BELOW if below(found) else 0
 
 
-def _say_estimate(scene: Scene, found: list[Estimate]) -> None:
+def _say_estimate(audit: Prepared, found: list[Estimate]) -> None:
     rest = sum(each.seconds for each in found if not each.done)
     done = sum(each.done for each in found)
     say(
-        f"{len(scene.material)} utterances, {len(scene.systems)} systems, {len(found)} parts "
+        f"{len(audit.dataset)} utterances, {len(audit.systems)} systems, {len(found)} parts "
         f"({done} done): at most {duration(rest)} on this machine; less where utterances fall early"
     )
 

@@ -19,11 +19,11 @@ from servax.evaluation.calibration import (
     PAPER_FLAT,
     PAPER_RISK,
     RULE,
-    CalibrationGrid,
     risks,
     spread,
     summary,
 )
+from servax.evaluation.suites import CalibrationGrid
 from servax.experiments.provenance import provenance
 from servax.features import (
     Dataset,

@@ -25,7 +25,7 @@ from servax.defences.adversarial import (
     Vanilla,
 )
 from servax.errors import SettingError
-from servax.evaluation.grid import AttackGrid
+from servax.evaluation.suites import AttackGrid
 from servax.experiments.adversarial import START, start_adversarial, train_adversarial
 from servax.experiments.training import Parts, fold_parts, train_purifier, train_recogniser
 from servax.features import FrontEnd, FrontEndSettings, extract

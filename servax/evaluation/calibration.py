@@ -13,20 +13,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from servax.attacks import PGD
 from servax.corpora import Corpus
 from servax.errors import ServaxError, SettingError
+from servax.evaluation.dataset import EvaluationSet
+from servax.evaluation.engine import AttackEngine, Identity
+from servax.evaluation.records import UNDEFENDED
+from servax.evaluation.suites import CalibrationGrid
+from servax.evaluation.systems import System
 from servax.features import Dataset
-from servax.models import classes_of
-from servax.perturbation import check_radius
 from servax.training import Compute
 
 PAPER_RISK = 0.89
@@ -45,39 +45,6 @@ RULE = (
     "smaller radius, the smaller step"
 )
 """How `summary` chooses."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CalibrationGrid:
-    """The pairs that are tried."""
-
-    step_sizes: tuple[float, ...] = (0.003, 0.005, 0.0078, 0.01)
-    """Steps of PGD on the [0, 1] scale, as a list."""
-    radii: tuple[float, ...] = (0.015, 0.02, 0.03, 0.06)
-    """Radii of PGD, likewise (.02 is 1.6 dB)."""
-    steps: int = 30
-    """Largest k; every k from 1 is scored."""
-
-    def __post_init__(self) -> None:
-        for name in ("step_sizes", "radii"):
-            values = tuple(getattr(self, name))
-            object.__setattr__(self, name, values)
-            if not values or len(set(values)) < len(values):
-                raise SettingError(name, values, "at least one size, and each once")
-            if not min(values) > 0:
-                raise SettingError(name, values, "sizes above 0")
-        for step, radius in self.pairs:
-            check_radius(radius)
-            self.pgd(step, radius)
-
-    @property
-    def pairs(self) -> list[tuple[float, float]]:
-        """Step and radius of each pair."""
-        return list(itertools.product(self.step_sizes, self.radii))
-
-    def pgd(self, step: float, radius: float) -> PGD:
-        """Return the attack of one pair, from the clean input."""
-        return PGD(step=step, epsilon=radius, steps=self.steps)
 
 
 def risks(
@@ -106,25 +73,32 @@ def risks(
     Raises:
         ServaxError: The target reads no utterance rightly.
     """
-    device = (compute or Compute()).resolve()
-    target = target.to(device).eval()
-    right = _right(target, test, batch_size, device)
-    parts = [right[i : i + batch_size] for i in range(0, len(right), batch_size)]
-    total, done = len(grid.pairs) * len(parts) * grid.steps, 0
-    lost = np.zeros((len(grid.pairs), grid.steps), dtype=np.int64)
-    for part in parts:
-        batch = test.batch(part, device)
-        for row, pair in zip(lost, grid.pairs, strict=True):
-            for k, x in enumerate(grid.pgd(*pair).trajectory(target, batch.x, batch.y)):
-                row[k] += int((_classes(target, x) != batch.y).sum())
-                done += 1
-                if progress is not None:
-                    progress(done, total)
-    rows = [
-        (*pair, k, len(right), count, count / len(right))
-        for pair, row in zip(grid.pairs, lost.tolist(), strict=True)
-        for k, count in enumerate(row, start=1)
-    ]
+    engine = AttackEngine(
+        dataset=EvaluationSet.of(test),
+        identity=Identity("target", 1, 0),
+        batch_size=batch_size,
+        compute=compute or Compute(),
+    )
+    system = System(name=UNDEFENDED, model=target)
+    predictions = engine.predictions(system)
+    right = (predictions == engine.dataset.y).numpy()
+    if not right.any():
+        raise ServaxError(
+            f"the model reads none of the {len(test)} utterances rightly, so no attack can take "
+            "anything from it; expected a trained model, or more utterances."
+        )
+    count = int(right.sum())
+    ticks = itertools.count(1)
+    total = sum(threat.ticks(count, batch_size) for threat in grid.threats())
+    if progress is not None:
+        engine = replace(engine, tick=lambda: progress(next(ticks), total))
+    rows = []
+    for (step, radius), threat in zip(grid.pairs, grid.threats(), strict=True):
+        found = engine.on_system(threat, system, predictions).frame
+        wrong = found["prediction"] != found["label"]
+        for k, each in wrong.groupby(found["strength"]):
+            lost = int(each.to_numpy()[right].sum())
+            rows.append((step, radius, int(k), count, lost, lost / count))
     return pd.DataFrame(rows, columns=["step", "radius", "k", "right", "lost", "risk"])
 
 
@@ -190,25 +164,3 @@ def spread(corpus: Corpus, count: int | None) -> Corpus:
     chosen = np.zeros(len(corpus), dtype=bool)
     chosen[np.linspace(0, len(corpus) - 1, count).round().astype(np.int64)] = True
     return corpus.subset(chosen)
-
-
-def _right(
-    target: nn.Module, test: Dataset, batch_size: int, device: torch.device
-) -> NDArray[np.int64]:
-    """Return the positions of the utterances that the target reads rightly."""
-    found = [
-        batch.positions[(_classes(target, batch.x) == batch.y).cpu().numpy()]
-        for batch in test.batches(batch_size, device)
-    ]
-    right = np.concatenate(found)
-    if not len(right):
-        raise ServaxError(
-            f"the model reads none of the {len(test)} utterances rightly, so no attack can take "
-            "anything from it; expected a trained model, or more utterances."
-        )
-    return right
-
-
-@torch.no_grad()
-def _classes(target: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    return classes_of(target(x))

@@ -14,6 +14,7 @@ from servax.audio import read
 from servax.corpora import Corpus, Fold, cache_folder, load
 from servax.errors import SettingError
 from servax.evaluation.systems import System
+from servax.evaluation.trial import Inputs
 from servax.features import (
     Dataset,
     Features,
@@ -116,7 +117,7 @@ def _turns(keys: list[object]) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvaluationSet:
-    """The utterances of an audit, ready for the model."""
+    """The utterances under attack, ready for the model."""
 
     corpus: Corpus
     """The utterances, labelled."""
@@ -126,12 +127,23 @@ class EvaluationSet:
     """True classes in the order of the model's logits, (N,)."""
     names: tuple[str, ...]
     """What each of the model's classes is called in records; the corpus' word where it has one."""
-    split: str
+    split: str = ""
     """Hash of the split that the utterances were held out of."""
-    recordings: str
-    """Hash of the inputs and labels; part of the key of every stage."""
+    recordings: str = ""
+    """Hash of the inputs and labels; part of the key of every stage of an audit."""
     mask: Tensor | None = None
     """Where an input carries sound, bool (N, 1, 1, F); none where it does everywhere."""
+
+    @classmethod
+    def of(cls, part: Dataset) -> EvaluationSet:
+        """Return the utterances of one part of a fold, all in memory."""
+        x = part.batch(np.arange(len(part))).x
+        return cls(corpus=part.corpus, x=x, y=part.labels, names=part.corpus.labels)
+
+    @property
+    def space(self) -> Inputs:
+        """What an input is."""
+        return "waveform" if self.x.ndim == 2 else "logmel"
 
     def number(self, name: str) -> int:
         """Return which of the model's classes a name of the records is."""
@@ -139,11 +151,6 @@ class EvaluationSet:
 
     def __len__(self) -> int:
         return len(self.y)
-
-    @property
-    def utterances(self) -> list[str]:
-        """What the utterances are called, in their order."""
-        return self.corpus.utterances["utterance"].tolist()
 
 
 def gather(

@@ -27,7 +27,7 @@ from servax.defences import (
 from servax.errors import CheckpointError, SettingError, nearest
 from servax.evaluation.loading import load_system
 from servax.evaluation.own_code import CLASS_PATH, hash_of_code, own_defence
-from servax.evaluation.protocol import UNDEFENDED
+from servax.evaluation.records import UNDEFENDED
 from servax.evaluation.systems import System, hash_of_files
 from servax.evaluation.trial import Inputs
 from servax.files import expanded

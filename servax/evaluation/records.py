@@ -57,6 +57,7 @@ __all__ = [
     "KNOWLEDGE",
     "NORMS",
     "SPACES",
+    "UNDEFENDED",
     "Records",
     "concat",
     "from_version_1",
@@ -93,6 +94,9 @@ NORMS = ("none", "linf", "l2")
 
 SPACES = ("logmel", "waveform")
 """What an attack changes, and a model takes."""
+
+UNDEFENDED = "undefended"
+"""Name of the bare model among the defences."""
 
 SINCE_VERSION_2 = ("norm", "epsilon", "steps", "step_size", "restarts", "draws", "space")
 """What tables of version 1 do not say."""

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from servax.defences import Defended
 from servax.errors import SettingError
 from servax.evaluation.trial import (
     SECONDS,
@@ -91,6 +92,12 @@ class System:
             "front_end": None if self.front_end is None else asdict(self.front_end),
             "scale": None if self.scale is None else asdict(self.scale.settings),
         }
+
+
+def before(target: nn.Module, front: nn.Module, name: str) -> System:
+    """Return a front before a model of log-Mel; it says itself whether its gradients are exact."""
+    exact = getattr(front, "knowledge", "adaptive") == "adaptive"
+    return System(name=name, model=Defended(target, front).eval(), front=front, exact=exact)
 
 
 ATTRIBUTES: Mapping[str, Callable[[Any], bool]] = {

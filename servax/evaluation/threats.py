@@ -1,4 +1,4 @@
-"""A threat: an attack together with what the attacker knows, which has no default."""
+"""A threat: an attack, how far it may go, what the attacker knows, and whom it is tried on."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from servax.attacks import FGSM, Attack
+from servax.attacks.base import Norm
 from servax.errors import SettingError
 from servax.evaluation import records
-from servax.perturbation import L2
+from servax.kinds import check_types
+from servax.perturbation import L2, Bounds, Linf
 
 Knowledge = Literal["oblivious", "transfer", "black_box", "bpda", "adaptive"]
 KNOWLEDGE = cast("tuple[Knowledge, ...]", records.KNOWLEDGE[1:])
@@ -21,6 +23,39 @@ MEANING = {
     "adaptive": "the whole defended model, exact gradients (their mean over draws if random)",
 }
 """What each attacker knows."""
+CLEAN = {
+    "norm": "none",
+    "epsilon": 0.0,
+    "steps": 0,
+    "step_size": 0.0,
+    "restarts": 1,
+    "draws": 1,
+}
+"""What records say of the settings of no attack."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How far an attacker may go."""
+
+    radius: float = 0.02
+    """Size of the ball, in units of the input."""
+    norm: Literal["linf", "l2"] = "linf"
+    """Norm of the ball."""
+    bounds: Bounds = (0.0, 1.0)
+    """Range of valid inputs."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if self.norm not in ("linf", "l2"):
+            raise SettingError.choice("norm", self.norm, ("linf", "l2"))
+        if not 0 < self.radius < float("inf"):
+            raise SettingError("radius", self.radius, "a finite number above 0")
+
+    @property
+    def ball(self) -> Norm:
+        """The kind of ball."""
+        return Linf if self.norm == "linf" else L2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +68,19 @@ class Threat:
     """What the attacker knows."""
     attack: Attack
     """What is done."""
-    strength: float
-    """Radius of the attack's ball (of its L2 budget relative to the sound for an SNR)."""
     gradients: int = 0
     """Gradients per utterance at most."""
     queries: int = 0
     """Forward passes per utterance at most, beside those of the gradients."""
     sweep: tuple[float, ...] = ()
-    """Strengths that share one gradient (FGSM); `strength` is the last of them."""
+    """Sizes of the ball that share work: one gradient (FGSM), or what fell to a smaller one."""
+    ks: tuple[int, ...] = ()
+    """Steps of one trajectory after which it is scored; they are its strengths then."""
+    others_up_to: float = field(default=float("inf"), repr=False)
+    """Strength beyond which the source alone is scored, not who stands behind it."""
+    everyone: bool = field(default=True, repr=False)
+    """Whether an utterance is attacked too that the system gets wrong already; if not, it keeps its
+    prediction and costs nothing."""
     kept: bool = False
     """Whether its inputs are kept, to be turned into sound afterwards; made to the end, since those
     of an attack that stops as soon as the model is fooled stand right at its border."""
@@ -51,7 +91,9 @@ class Threat:
     towards: str = field(default="", repr=False)
     """The class that it leads to, which the name tells; empty where any wrong one will do."""
     draws: int = field(default=0, repr=False)
-    """Draws whose mean is one gradient, where the attack says so; 0 leaves it to the audit."""
+    """Draws whose mean is one gradient; 0 for as many as a random system needs."""
+    if_random: Threat | None = field(default=None, repr=False)
+    """What is tried in its place on a random system."""
     code: str = field(default="", repr=False)
     """Hash of the code of an attack that is not of servax."""
 
@@ -62,64 +104,53 @@ class Threat:
             raise SettingError(
                 "surrogate", self.surrogate, "a name for a transfer attack, and for no other"
             )
-        if not self.strength > 0:
-            raise SettingError("strength", self.strength, "a number above 0")
 
-    def told(self, strength: float, *, space: str, draws: int = 1) -> dict[str, Any]:
+    @property
+    def epsilon(self) -> float:
+        """Radius of its (largest) ball; for a ratio in dB that of the change to the sound."""
+        ratio = getattr(self.attack, "snr_db", None)
+        return self.attack.ball.radius if ratio is None else 10.0 ** (-float(ratio) / 20.0)
+
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        """What records call its strengths, the largest last."""
+        return tuple(map(float, self.ks)) or self.sweep or (self.epsilon,)
+
+    @property
+    def strength(self) -> float:
+        """The last of its strengths."""
+        return self.strengths[-1]
+
+    def same_attack(self, other: Threat) -> bool:
+        """Tell whether two threats are one attack, whatever the attackers know."""
+        mine, its = ((e.name, e.attack, e.sweep, e.ks) for e in (self, other))
+        return mine == its
+
+    def ticks(self, count: int, batch_size: int) -> int:
+        """Return how often the engine ticks for `count` utterances: once per batch, or its step."""
+        return -(-count // batch_size) * (self.ks[-1] if self.ks else 1)
+
+    def told(self, strength: float, *, space: str, draws: int) -> dict[str, Any]:
         """Return what records say of the attack at one strength, beside its name.
 
         Args:
-            strength: Radius of its ball.
-            space: What it changes where it does not change the sound.
+            strength: One of its strengths.
+            space: What the model takes.
             draws: Draws whose mean is one gradient.
         """
-        if self.waveform:
-            return attack_columns(self.attack, strength, norm="l2", draws=draws, space="waveform")
-        return attack_columns(self.attack, strength, draws=draws, space=space)
-
-
-CLEAN = {
-    "norm": "none",
-    "epsilon": 0.0,
-    "steps": 0,
-    "step_size": 0.0,
-    "restarts": 1,
-    "draws": 1,
-    "space": "logmel",
-}
-"""The columns of records that tell of an attack's settings, for clean input."""
-
-
-def attack_columns(
-    attack: Attack,
-    epsilon: float,
-    *,
-    norm: str | None = None,
-    steps: int | None = None,
-    draws: int = 1,
-    space: str = "logmel",
-) -> dict[str, Any]:
-    """Return the columns of records that tell of an attack's settings.
-
-    Args:
-        attack: The attack; restarts of one are told of as that one.
-        epsilon: Size of its ball.
-        norm: Of its ball, by default as the attack says.
-        steps: How many it took, by default as the attack says; 0 for none.
-        draws: Draws whose mean is one gradient.
-        space: What it changes.
-    """
-    one = getattr(attack, "attack", attack)
-    fast = isinstance(one, FGSM)
-    return {
-        "norm": norm or ("l2" if isinstance(attack.ball, L2) else "linf"),
-        "epsilon": epsilon,
-        "steps": int(getattr(one, "steps", fast) if steps is None else steps),
-        "step_size": epsilon if fast else float(getattr(one, "step", 0.0)),
-        "restarts": int(getattr(attack, "count", 1)),
-        "draws": draws,
-        "space": space,
-    }
+        one = getattr(self.attack, "attack", self.attack)  # restarts of one are told of as that one
+        epsilon = self.epsilon if self.ks else strength
+        steps = strength if self.ks else getattr(one, "steps", isinstance(one, FGSM))
+        l2 = self.waveform or isinstance(self.attack.ball, L2)
+        return {
+            "norm": "l2" if l2 else "linf",
+            "epsilon": epsilon,
+            "steps": int(steps),
+            "step_size": epsilon if isinstance(one, FGSM) else float(getattr(one, "step", 0.0)),
+            "restarts": int(getattr(self.attack, "count", 1)),
+            "draws": draws,
+            "space": "waveform" if self.waveform else space,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +163,18 @@ class OwnAttack:
     """What is done."""
     code: str
     """Hash of its code: an attack that was changed is tried again."""
+
+    def threat(self, knowledge: Knowledge) -> Threat:
+        """Return it as one of the threats of an audit."""
+        steps = int(getattr(self.attack, "steps", 1))
+        return Threat(
+            name=self.name,
+            knowledge=knowledge,
+            attack=self.attack,
+            gradients=steps,
+            everyone=False,
+            code=self.code,
+        )
 
 
 def known(names: str) -> tuple[Knowledge, ...]:

@@ -14,7 +14,7 @@ from servax.defences.adversarial import (
     Vanilla,
 )
 from servax.errors import SettingError
-from servax.evaluation.grid import AttackGrid
+from servax.evaluation.suites import AttackGrid
 from servax.purifier import PRESETS, PurifierTraining
 
 LARGEST_SEED = 2**63

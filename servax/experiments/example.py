@@ -7,8 +7,8 @@ import pandas as pd
 from torch import nn
 
 from servax.errors import ServaxError
-from servax.evaluation.grid import AttackGrid
-from servax.evaluation.protocol import UNDEFENDED
+from servax.evaluation.records import UNDEFENDED
+from servax.evaluation.suites import AttackGrid
 from servax.features import Dataset
 from servax.report import Examples
 

@@ -12,7 +12,7 @@ import yaml
 
 from servax.corpora import Groups, check_groups
 from servax.errors import RecipeError, ServaxError, SettingError
-from servax.evaluation.grid import AttackGrid
+from servax.evaluation.suites import AttackGrid
 from servax.experiments.building import build
 from servax.experiments.choices import (
     LARGEST_SEED,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from servax.corpora import Corpus, Fold
-from servax.evaluation.grid import AttackGrid
+from servax.evaluation.suites import AttackGrid
 from servax.experiments.plan import Plan
 from servax.experiments.prepared import Prepared
 from servax.experiments.publishing import publish_plan

@@ -8,28 +8,19 @@ attack again and no other.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import nn
 
 from servax.defences import GaussianNoise, MeanFilter, Quantise
 from servax.evaluation import records
-from servax.evaluation.grid import AttackGrid
-from servax.evaluation.protocol import (
-    ADAPTIVE,
-    OBLIVIOUS,
-    AdaptiveAttack,
-    Defence,
-    Identity,
-    ObliviousAttack,
-    adaptive,
-    adaptive_ticks,
-    bare_adaptive,
-    oblivious,
-    oblivious_ticks,
-)
-from servax.evaluation.records import Records
+from servax.evaluation.dataset import EvaluationSet
+from servax.evaluation.engine import AttackEngine, Identity, as_adaptive
+from servax.evaluation.records import UNDEFENDED, Records
+from servax.evaluation.suites import AttackGrid
+from servax.evaluation.systems import System, before
+from servax.evaluation.threats import Threat
 from servax.experiments.example import choose_example
 from servax.experiments.fold import COST_GRADIENT, FoldTraining
 from servax.models import frozen
@@ -61,9 +52,13 @@ class FoldScoring:
             fold=training.index + 1,
             seed=training.seed,
         )
-        self.oblivious = {attack: self._oblivious(attack) for attack in OBLIVIOUS}
+        threats: dict[str, Threat | None] = {"none": None}
+        threats |= {threat.name: threat for threat in self.grid.oblivious()}
+        self.oblivious = {name: self._oblivious(name, threat) for name, threat in threats.items()}
         self.adaptive = [
-            self._adaptive(attack, name) for name in self.recipe.defences for attack in ADAPTIVE
+            self._adaptive(threat, name)
+            for name in self.recipe.defences
+            for threat in self.grid.adaptive()
         ]
 
     @property
@@ -74,11 +69,16 @@ class FoldScoring:
     def records(self) -> Records:
         """Return the tables of all attacks as one, with what made each."""
         tables = {a: records.read(t.stage.folder / TABLE) for a, t in self.oblivious.items()}
-        pgd, bare = bare_adaptive(tables["fgsm"].frame, tables["pgd"].frame, self.grid)
-        told = tables["pgd"].provenance
+        # Nothing stands before the bare target: its oblivious attack is its adaptive one.
+        known = [
+            Records(as_adaptive(tables[threat.name].frame, threat), tables[threat.name].provenance)
+            for threat in self.grid.adaptive()
+        ]
+        pgd = tables["pgd"]
+        within = pgd.frame[pgd.frame["strength"] <= self.grid.steps]
         rest = [records.read(task.stage.folder / TABLE) for task in self.adaptive]
-        first = [tables["none"], tables["fgsm"]]
-        return records.concat([*first, Records(pgd, told), Records(bare, told), *rest])
+        first = [tables["none"], tables["fgsm"], Records(within, pgd.provenance)]
+        return records.concat([*first, *known, *rest])
 
     def example(self) -> Task:
         """Return the stage that draws the spectrograms of one utterance before and after."""
@@ -107,7 +107,17 @@ class FoldScoring:
         needs = (target, purifier, clean.stage, pgd.stage)
         return Task(stage, "attack", needs, 1, self.grid.steps * COST_GRADIENT, work)
 
-    def _oblivious(self, attack: ObliviousAttack) -> Task:
+    def _engine(self, watcher: Watcher) -> AttackEngine:
+        return AttackEngine(
+            dataset=EvaluationSet.of(self.t.parts.test),
+            identity=self.identity,
+            batch_size=self.recipe.batch_size,
+            compute=self.recipe.compute,
+            gradients=self.grid.gradients,
+            tick=watcher.advance,
+        )
+
+    def _oblivious(self, attack: str, threat: Threat | None) -> Task:
         names = self.recipe.defences
         settings = {
             "target": self.t.target.stage.key,
@@ -119,27 +129,25 @@ class FoldScoring:
         stage = self.t.stage({"none": "clean"}.get(attack, attack), settings)
 
         def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
-            frame = oblivious(
-                attack,
-                self._target(),
-                {name: self._defence(name, attack) for name in names},
-                self.t.parts.test,
-                self.grid,
-                self.identity,
-                batch_size=self.recipe.batch_size,
-                compute=self.recipe.compute,
-                tick=watcher.advance,
-            )
+            engine, target = self._engine(watcher), self._target()
+            defences = [self._system(name, target, attack) for name in names]
+            systems = [System(name=UNDEFENDED, model=target), *defences]
+            if threat is None:
+                frame = engine.clean(systems)
+            else:
+                frame = engine.on_source(threat, target, systems).frame
             return self._keep(stage, frame)
 
         needs = (self.t.target.stage, *(s for name in names for s in self._needs(name)))
-        steps = oblivious_ticks(attack, len(self.t.parts.test), self.grid, self.recipe.batch_size)
+        count, size = len(self.t.parts.test), self.recipe.batch_size
+        steps = threat.ticks(count, size) if threat else -(-count // size)
         each = COST_SCORING * (1 + len(names))
         points = {"none": 1, "fgsm": len(self.grid.epsilons), "pgd": 1}[attack]
         cost = steps * (points * each + (COST_GRADIENT if attack != "none" else 0.0))
         return Task(stage, "attack", needs, steps, cost, work)
 
-    def _adaptive(self, attack: AdaptiveAttack, name: str) -> Task:
+    def _adaptive(self, threat: Threat, name: str) -> Task:
+        attack = threat.name
         settings = {
             "target": self.t.target.stage.key,
             "defence": self._identity(name),
@@ -150,22 +158,13 @@ class FoldScoring:
         stage = self.t.stage(f"adaptive-{attack}-{name}", settings)
 
         def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
-            frame = adaptive(
-                attack,
-                name,
-                self._defence(name, f"adaptive-{attack}"),
-                self._target(),
-                self.t.parts.test,
-                self.grid,
-                self.identity,
-                batch_size=self.recipe.batch_size,
-                compute=self.recipe.compute,
-                tick=watcher.advance,
-            )
+            system = self._system(name, self._target(), f"adaptive-{attack}")
+            through = threat if system.exact else replace(threat, knowledge="bpda")
+            frame = self._engine(watcher).on_system(through, system).frame
             return self._keep(stage, frame)
 
         needs = (self.t.target.stage, *self._needs(name))
-        steps = adaptive_ticks(attack, len(self.t.parts.test), self.grid, self.recipe.batch_size)
+        steps = threat.ticks(len(self.t.parts.test), self.recipe.batch_size)
         # A purifier's gradient is three times the recogniser's, which it passes through too.
         weight = 4.0 if name in self.t.purifiers else 1.0
         return Task(stage, "attack", needs, steps, steps * COST_GRADIENT * weight, work)
@@ -194,21 +193,25 @@ class FoldScoring:
     def _target(self) -> nn.Module:
         return frozen(Recogniser.from_pretrained(self.t.target.stage.folder / MODEL).network)
 
-    def _defence(self, name: str, attack: str) -> Defence:
+    def _system(self, name: str, target: nn.Module, attack: str) -> System:
         """Return a defence; what it draws is its own for each attack, whatever came before."""
         c = self.recipe.controls
-        if name == "gaussian-noise":
-            draws = generator(self.t.seed, "gaussian-noise", self.t.index, attack)
-            return Defence(GaussianNoise(c.gaussian_noise, draws), GaussianNoise.knowledge)
-        if name == "mean-filter":
-            return Defence(MeanFilter(c.mean_filter), MeanFilter.knowledge)
-        if name in self.t.purifiers:
-            folder = self.t.purifiers[name].stage.folder
-            return Defence(Purifier.from_pretrained(folder / MODEL).frozen())
         if name in self.t.adversarial:
             folder = self.t.adversarial[name].stage.folder
-            return Defence(frozen(Recogniser.from_pretrained(folder / MODEL).network), instead=True)
-        return Defence(Quantise(int(name.rpartition("-")[2])), Quantise.knowledge)
+            network = Recogniser.from_pretrained(folder / MODEL).network
+            return System(name=name, model=frozen(network))
+        front: nn.Module
+        if name == "gaussian-noise":
+            draws = generator(self.t.seed, "gaussian-noise", self.t.index, attack)
+            front = GaussianNoise(c.gaussian_noise, draws)
+        elif name == "mean-filter":
+            front = MeanFilter(c.mean_filter)
+        elif name in self.t.purifiers:
+            folder = self.t.purifiers[name].stage.folder
+            front = Purifier.from_pretrained(folder / MODEL).frozen()
+        else:
+            front = Quantise(int(name.rpartition("-")[2]))
+        return before(target, front, name)
 
     def _keep(self, stage: Stage, frame: Any) -> Mapping[str, Any]:
         records.write(frame, stage.folder / TABLE, provenance=self.origin)

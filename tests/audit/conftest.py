@@ -12,12 +12,11 @@ import torch
 
 from servax import audio
 from servax.audit.run import Audited, run_audit
-from servax.audit.scene import Scene
-from servax.audit.settings import AuditSettings
-from servax.audit.tiers import Budget
+from servax.audit.settings import Audit, AuditSettings
 from servax.evaluation.dataset import Selection, gather
 from servax.evaluation.loading import load_system
 from servax.evaluation.systems import System
+from servax.evaluation.threats import Budget
 from servax.models import VGG16, save_network
 from servax.stages import Watcher
 from servax.training import global_seed
@@ -166,12 +165,12 @@ class Watching(Watcher):
         (self.cached if cached else self.computed).append(stage)
 
 
-Sets = Callable[..., Scene]
+Sets = Callable[..., Audit]
 
 
 @pytest.fixture(scope="session")
 def set_up(voices: Path, own: str) -> Sets:
-    """Return a function that makes the scene of an audit into a folder."""
+    """Return a function that makes the audit of an audit into a folder."""
 
     def make(
         folder: Path,
@@ -180,8 +179,8 @@ def set_up(voices: Path, own: str) -> Sets:
         defences: Sequence[str] = (),
         surrogates: Sequence[str] = (),
         **changes: Any,
-    ) -> Scene:
-        return Scene.of(
+    ) -> Audit:
+        return Audit.of(
             settings(voices, **changes),
             subject or load_system(f"{own}:Bands"),
             defences=defences,
@@ -197,7 +196,7 @@ def set_up(voices: Path, own: str) -> Sets:
 class Done:
     """An audit that was run once for all tests."""
 
-    scene: Scene
+    audit: Audit
     audited: Audited
     watching: Watching
 
@@ -207,10 +206,10 @@ def done(
     set_up: Sets, models: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Done:
     """Audit two input transforms and a recogniser in the model's place, with one surrogate."""
-    scene = set_up(
+    audit = set_up(
         tmp_path_factory.mktemp("audit") / "out",
         defences=("mean=mean-filter:3", "noisy=gaussian-noise:0.02", f"twin={models['twin']}"),
         surrogates=(f"other={models['other']}",),
     )
     watching = Watching()
-    return Done(scene, run_audit(scene, fail_under=1.0, watcher=watching), watching)
+    return Done(audit, run_audit(audit, fail_under=1.0, watcher=watching), watching)

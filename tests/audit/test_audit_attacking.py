@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from servax.attacks import APGD, FGSM, PGD
-from servax.audit.attacking import Identity, attack_source, attack_system
 from servax.evaluation.dataset import EvaluationSet, Selection, gather
+from servax.evaluation.engine import AttackEngine, Identity
 from servax.evaluation.loading import load_system
-from servax.evaluation.protocol import UNDEFENDED
+from servax.evaluation.records import UNDEFENDED
 from servax.evaluation.systems import System
 from servax.evaluation.threats import Threat
 
@@ -42,139 +42,118 @@ def system(own: str) -> System:
 
 
 @pytest.fixture
-def material(own: str, voices: Path) -> EvaluationSet:
+def dataset(own: str, voices: Path) -> EvaluationSet:
     selection = Selection(corpus=str(voices), groups=3, utterances=8)
     return gather(load_system(f"{own}:Bands"), selection)[1]
 
 
+def engine(dataset: EvaluationSet) -> AttackEngine:
+    return AttackEngine(dataset=dataset, identity=WHO, batch_size=3)
+
+
 def attacked(
-    threat: Threat, system: System, material: EvaluationSet, predictions: Tensor | None = None
+    threat: Threat, system: System, dataset: EvaluationSet, predictions: Tensor | None = None
 ) -> tuple[Any, Seen]:
     seen = Seen(system.model)
     if predictions is None:
-        predictions = system.model(material.x).argmax(1)
-    found = attack_system(
-        threat,
-        system,
-        seen,
-        torch.nonzero(predictions == material.y).squeeze(1),
-        predictions,
-        material,
-        WHO,
-        batch_size=3,
-        tick=lambda: None,
-    )
+        predictions = system.model(dataset.x).argmax(1)
+    found = engine(dataset).on_system(threat, replace(system, model=seen), predictions)
     return found, seen
 
 
 def threat(attack: Any, **changes: Any) -> Threat:
-    given = {"name": "x", "knowledge": "adaptive", "attack": attack}
-    return Threat(**given | {"strength": attack.ball.radius} | changes)
+    given = {"name": "x", "knowledge": "adaptive", "attack": attack, "everyone": False}
+    return Threat(**given | changes)
 
 
-def test_a_sweep_of_fgsm_costs_one_gradient(system: System, material: EvaluationSet) -> None:
+def test_a_sweep_of_fgsm_costs_one_gradient(system: System, dataset: EvaluationSet) -> None:
     sizes = (0.01, 0.04, 0.06)
-    found, seen = attacked(threat(FGSM(epsilon=0.06), sweep=sizes), system, material)
+    found, seen = attacked(threat(FGSM(epsilon=0.06), sweep=sizes), system, dataset)
     assert seen.rows == 8
     assert found.measures["gradients_per_utterance"] == 1
     assert found.measures["queries_per_utterance"] == 1
     for size in sizes:
-        moved = FGSM(epsilon=size)(system.model, material.x, material.y)
-        expected = [material.names[k] for k in system.model(moved).argmax(1).tolist()]
+        moved = FGSM(epsilon=size)(system.model, dataset.x, dataset.y)
+        expected = [dataset.names[k] for k in system.model(moved).argmax(1).tolist()]
         rows = found.frame[found.frame["strength"] == size]
         assert rows["prediction"].tolist() == expected
 
 
 def test_what_is_wrong_already_costs_nothing_and_stays(
-    system: System, material: EvaluationSet
+    system: System, dataset: EvaluationSet
 ) -> None:
-    predictions = material.y.clone()
+    predictions = dataset.y.clone()
     predictions[[1, 4, 7]] = (predictions[[1, 4, 7]] + 1) % 4
     pgd = PGD(step=0.02, epsilon=0.06, steps=5)
-    found, seen = attacked(threat(pgd), system, material, predictions)
+    found, seen = attacked(threat(pgd), system, dataset, predictions)
     assert seen.rows == 5 * 5
     assert found.measures["attacked"] == 5
-    names = [material.names[k] for k in predictions[[1, 4, 7]].tolist()]
+    names = [dataset.names[k] for k in predictions[[1, 4, 7]].tolist()]
     assert found.frame["prediction"].iloc[[1, 4, 7]].tolist() == names
-    assert torch.equal(found.inputs[[1, 4, 7]], material.x[[1, 4, 7]])
+    assert torch.equal(found.inputs[[1, 4, 7]], dataset.x[[1, 4, 7]])
 
 
-def test_nothing_to_attack_is_no_trouble(system: System, material: EvaluationSet) -> None:
-    wrong = (material.y + 1) % 4
-    found, seen = attacked(threat(PGD()), system, material, wrong)
+def test_nothing_to_attack_is_no_trouble(system: System, dataset: EvaluationSet) -> None:
+    wrong = (dataset.y + 1) % 4
+    found, seen = attacked(threat(PGD()), system, dataset, wrong)
     assert seen.rows == 0
     assert found.measures["attacked"] == found.measures["moved"] == 0
     assert (found.frame["prediction"] != found.frame["label"]).all()
 
 
 def test_who_falls_in_a_small_ball_is_not_attacked_in_a_larger(
-    system: System, material: EvaluationSet
+    system: System, dataset: EvaluationSet
 ) -> None:
-    one, seen = attacked(threat(APGD(epsilon=0.2, steps=5)), system, material)
+    one, seen = attacked(threat(APGD(epsilon=0.2, steps=5)), system, dataset)
     assert (one.frame["prediction"] != one.frame["label"]).all()
     swept = threat(APGD(epsilon=0.4, steps=5), sweep=(0.2, 0.3, 0.4))
-    found, again = attacked(swept, system, material)
+    found, again = attacked(swept, system, dataset)
     assert again.rows == seen.rows
     assert (found.frame["prediction"] != found.frame["label"]).all()
-    assert float((found.inputs - material.x).abs().max()) <= 0.2 + 1e-6
+    assert float((found.inputs - dataset.x).abs().max()) <= 0.2 + 1e-6
 
 
 def test_a_source_is_attacked_once_whoever_is_scored(
-    system: System, material: EvaluationSet
+    system: System, dataset: EvaluationSet
 ) -> None:
     source = Seen(system.model)
     turned = System(name="turned", model=nn.Sequential(system.model, nn.Softmin(dim=1)))
-    found = attack_source(
-        threat(PGD(step=0.02, epsilon=0.06, steps=4), knowledge="oblivious"),
-        source,
-        (system, turned),
-        material,
-        WHO,
-        batch_size=3,
-        tick=lambda: None,
-    )
+    pgd = threat(PGD(step=0.02, epsilon=0.06, steps=4), knowledge="oblivious")
+    found = engine(dataset).on_source(pgd, source, (system, turned))
     assert source.rows == 4 * 8
     assert found.frame.groupby("defence").size().to_dict() == {"turned": 8, "undefended": 8}
     expected = turned.model(found.inputs).argmax(1).tolist()
     rows = found.frame[found.frame["defence"] == "turned"]
-    assert rows["prediction"].tolist() == [material.names[k] for k in expected]
+    assert rows["prediction"].tolist() == [dataset.names[k] for k in expected]
 
 
-def test_padded_frames_are_left_alone(system: System, material: EvaluationSet) -> None:
+def test_padded_frames_are_left_alone(system: System, dataset: EvaluationSet) -> None:
     mask = torch.arange(40) < 26
-    masked = EvaluationSet(**vars(material) | {"mask": mask.expand(8, 1, 1, 40)})
+    masked = EvaluationSet(**vars(dataset) | {"mask": mask.expand(8, 1, 1, 40)})
     found, _ = attacked(threat(PGD(step=0.02, epsilon=0.06, steps=2)), system, masked)
-    change = found.inputs - material.x
+    change = found.inputs - dataset.x
     assert bool((change[..., 26:] == 0).all())
     assert bool((change[..., :26] != 0).any())
 
 
 @pytest.mark.parametrize("radius", [1e-6, 0.05, 0.9])
 def test_led_to_a_class_is_what_comes_out_as_it(
-    system: System, material: EvaluationSet, radius: float
+    system: System, dataset: EvaluationSet, radius: float
 ) -> None:
     for goal in ("angry", "sad"):
         attack = APGD(epsilon=radius, steps=20, targeted=True)
-        # The stage leaves out what is of the class already.
-        right = (system.model(material.x).argmax(1) == material.y) & (
-            material.y != material.names.index(goal)
+        # What is of the class already is left out.
+        right = (system.model(dataset.x).argmax(1) == dataset.y) & (
+            dataset.y != dataset.names.index(goal)
         )
-        found = attack_system(
-            threat(attack, name=f"towards-{goal}", towards=goal),
-            system,
-            system.model,
-            torch.nonzero(right).squeeze(1),
-            system.model(material.x).argmax(1),
-            material,
-            WHO,
-            batch_size=3,
-            tick=lambda: None,
-        )
+        towards = threat(attack, name=f"towards-{goal}", towards=goal)
+        said = system.model(dataset.x).argmax(1)
+        found = engine(dataset).on_system(towards, system, said)
         assert found.measures["towards"] == goal
         counted = found.frame["prediction"][right.tolist()] == goal
         assert found.measures["success_rate"] == pytest.approx(counted.mean())
         if radius != 0.05:
             assert found.measures["success_rate"] == (radius > 0.1)
         untouched = found.frame["prediction"][(~right).tolist()]
-        names = [material.names[k] for k in system.model(material.x).argmax(1)[~right]]
+        names = [dataset.names[k] for k in system.model(dataset.x).argmax(1)[~right]]
         assert untouched.tolist() == names

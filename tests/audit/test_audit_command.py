@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from servax.audit.sounding import of_utterance
+from servax.audit.sounds import of_utterance
 from servax.cli import main
 from servax.evaluation.dataset import gather
 from servax.report.audit import write_audit
@@ -54,8 +54,8 @@ def test_an_estimate_holds_what_is_not_attacking(
         time.sleep(0.3)
         return of_utterance(*parts)
 
-    monkeypatch.setattr("servax.audit.overhead.write_audit", slowly)
-    monkeypatch.setattr("servax.audit.overhead.sounding.of_utterance", heard)
+    monkeypatch.setattr("servax.audit.estimates.write_audit", slowly)
+    monkeypatch.setattr("servax.audit.estimates.sounds.of_utterance", heard)
     found = {}
     for sounds in (0, 10):
         assert main([*command, "--dry-run", "--sounds", str(sounds), "--json"]) == 0

@@ -15,14 +15,13 @@ import torch
 
 from servax.attacks import FGSM, PGD
 from servax.audit.card import evaluation_card
+from servax.audit.plan import plan
 from servax.audit.run import run_audit
-from servax.audit.stages import Stages
-from servax.audit.tiers import Budget
 from servax.defences import Defended, MeanFilter
 from servax.errors import ServaxError, SettingError
 from servax.evaluation import records
 from servax.evaluation.loading import load_system
-from servax.evaluation.threats import known
+from servax.evaluation.threats import Budget, known
 from servax.stages import Watcher, held
 
 RADIUS = 0.053
@@ -40,8 +39,8 @@ def part(frame: pd.DataFrame, **wanted: object) -> pd.DataFrame:
     return frame.sort_values(ORDER).reset_index(drop=True)
 
 
-def keys(scene: Any) -> dict[str, str]:
-    return {each.task.stage.name: each.task.stage.key for each in Stages(scene).plan()}
+def keys(audit: Any) -> dict[str, str]:
+    return {each.task.stage.name: each.task.stage.key for each in plan(audit)}
 
 
 def test_each_system_meets_each_attacker(frame: pd.DataFrame) -> None:
@@ -59,11 +58,11 @@ def test_each_system_meets_each_attacker(frame: pd.DataFrame) -> None:
 
 def test_the_bare_model_is_not_attacked_twice(done: Any, frame: pd.DataFrame) -> None:
     """Nothing stands before it: the oblivious attack is the one of an attacker who knows it."""
-    planned = [each.task.stage.name for each in Stages(done.scene).plan()]
+    planned = [each.task.stage.name for each in plan(done.audit)]
     assert "oblivious pgd" in planned
     assert not {"adaptive pgd on undefended", "adaptive fgsm on undefended"} & set(planned)
     assert {"adaptive pgd on mean", "adaptive apgd-ce on undefended"} <= set(planned)
-    material, model = done.scene.material, done.scene.subject.model
+    material, model = done.audit.dataset, done.audit.subject.model
     attack = PGD(epsilon=RADIUS, step=0.15 * RADIUS, steps=15)
     expected = model(attack(model, material.x, material.y)).argmax(1)
     rows = part(frame, defence="undefended", attack="pgd", knowledge="adaptive")
@@ -97,20 +96,20 @@ def test_what_falls_in_a_small_ball_falls_in_a_larger_one(frame: pd.DataFrame) -
 def test_adaptive_rows_are_those_of_the_attack_on_the_defended_model(
     done: Any, frame: pd.DataFrame
 ) -> None:
-    scene = done.scene
-    model = Defended(scene.subject.model, MeanFilter(3)).eval()
-    x, y = scene.material.x, scene.material.y
+    audit = done.audit
+    model = Defended(audit.subject.model, MeanFilter(3)).eval()
+    x, y = audit.dataset.x, audit.dataset.y
     expected = {
         "pgd": PGD(step=0.15 * RADIUS, epsilon=RADIUS, steps=15)(model, x, y),
         "fgsm": FGSM(epsilon=RADIUS)(model, x, y),
     }
     clean = model(x).argmax(1)
-    names = scene.material.names
+    names = audit.dataset.names
     for attack, moved in expected.items():
         after = torch.where(clean == y, model(moved).argmax(1), clean)
         rows = part(frame, defence="mean", attack=attack, knowledge="adaptive", strength=RADIUS)
         told = dict(zip(rows["utterance"], rows["prediction"], strict=True))
-        utterances = scene.material.corpus.utterances["utterance"]
+        utterances = audit.dataset.corpus.utterances["utterance"]
         assert [told[name] for name in utterances] == [names[k] for k in after.tolist()]
     assert bool((after != clean).any())  # or it would say little
 
@@ -187,7 +186,7 @@ def test_the_card_says_all_that_repeats_the_audit(done: Any) -> None:
     assert card["median SNR of the attacked inputs, dB"]["lowest"] > 0
     assert card["attacks"]["adaptive pgd"]["steps"] == 15
     assert card["attacks"]["adaptive fgsm"]["strengths"][-1] == RADIUS
-    assert card["utterances"]["split hash"] == done.scene.material.split
+    assert card["utterances"]["split hash"] == done.audit.dataset.split
     assert card["utterances"]["count"] == 8
     assert card["seeds"] == {"audit": 0, "utterances": 0}
     assert set(card["systems"]) == {"undefended", "mean", "noisy", "twin"}
@@ -199,8 +198,8 @@ def test_the_card_says_which_class_each_output_was_taken_for(
     own: str, set_up: Any, tmp_path: Path
 ) -> None:
     names = ["sadness", "anger", "neu", "Happy"]
-    scene = set_up(tmp_path, subject=load_system(f"{own}:Bands", labels=names))
-    assert evaluation_card(scene, [], pd.DataFrame())["model"]["outputs"] == {
+    audit = set_up(tmp_path, subject=load_system(f"{own}:Bands", labels=names))
+    assert evaluation_card(audit, [], pd.DataFrame())["model"]["outputs"] == {
         "0": "sadness = sad",
         "1": "anger = angry",
         "2": "neu = neutral",
@@ -220,29 +219,29 @@ def test_labels_in_another_order_are_a_warning(own: str, set_up: Any, tmp_path: 
 def test_a_second_run_computes_nothing(done: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("servax.audit.run.write_audit", lambda *_: done.audited.paths)
     watching = type(done.watching)()
-    again = run_audit(done.scene, fail_under=1.0, watcher=watching)
+    again = run_audit(done.audit, fail_under=1.0, watcher=watching)
     assert watching.computed == []
     assert watching.cached == done.watching.computed
     pd.testing.assert_frame_equal(again.result.records.frame, done.audited.result.records.frame)
 
 
 def copied(done: Any, folder: Path) -> Any:
-    """Return the scene of the audit that is done, in a copy of its folder."""
-    shutil.copytree(done.scene.folder, folder)
-    return replace(done.scene, folder=folder)
+    """Return the audit of the audit that is done, in a copy of its folder."""
+    shutil.copytree(done.audit.folder, folder)
+    return replace(done.audit, folder=folder)
 
 
 def test_a_killed_audit_goes_on_where_it_stopped(
     done: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("servax.audit.run.write_audit", lambda *_: done.audited.paths)
-    scene = copied(done, tmp_path / "out")
+    audit = copied(done, tmp_path / "out")
     lost = {"clean input", "transfer mi-di-other", "bpda pgd on noisy", "adaptive pgd on noisy"}
-    for each in Stages(scene).plan():
+    for each in plan(audit):
         if each.task.stage.name in lost:
             (each.task.stage.folder / "done.json").unlink()
     watching = type(done.watching)()
-    again = run_audit(scene, fail_under=1.0, watcher=watching)
+    again = run_audit(audit, fail_under=1.0, watcher=watching)
     assert set(watching.computed) == lost
     pd.testing.assert_frame_equal(again.result.records.frame, done.audited.result.records.frame)
     columns = done.audited.result.measures.columns.drop("seconds")
@@ -254,12 +253,12 @@ def test_a_killed_audit_goes_on_where_it_stopped(
 def test_a_random_defence_gives_the_same_records_from_scratch(
     done: Any, set_up: Any, tmp_path: Path
 ) -> None:
-    scene = set_up(tmp_path, defences=("noisy=gaussian-noise:0.02",), knowledge=known("adaptive"))
+    audit = set_up(tmp_path, defences=("noisy=gaussian-noise:0.02",), knowledge=known("adaptive"))
     torch.rand(3)  # the global random state has no part in it
-    plan = [p for p in Stages(scene).plan() if p.kind in ("clean", "attack")]
-    for each in reversed(plan[1:]):
+    planned = [p for p in plan(audit) if p.kind in ("clean", "attack")]
+    for each in reversed(planned[1:]):
         if each.system == "noisy":
-            plan[0].task.perform(type(done.watching)())
+            planned[0].task.perform(type(done.watching)())
             each.task.perform(type(done.watching)())
             found = records.read(each.task.stage.folder / "records.parquet").frame
             rows = part(
@@ -333,8 +332,8 @@ def test_another_surrogate_leaves_what_is_not_its_own(
 
 def test_a_model_without_gradients_is_asked_only(set_up: Any, own: str, tmp_path: Path) -> None:
     shut = load_system(f"{own}:Shut")
-    scene = set_up(tmp_path / "out", subject=shut)
-    audited = run_audit(scene, fail_under=0.0)
+    audit = set_up(tmp_path / "out", subject=shut)
+    audited = run_audit(audit, fail_under=0.0)
     assert set(audited.result.records.frame["knowledge"]) == {"none", "black_box"}
     assert set(audited.result.card["threat model"]["knowledge"]) == {"black_box"}
     assert not audited.passed
@@ -343,14 +342,14 @@ def test_a_model_without_gradients_is_asked_only(set_up: Any, own: str, tmp_path
 
 
 def test_two_audits_into_one_folder_are_refused(done: Any, tmp_path: Path) -> None:
-    scene = copied(done, tmp_path / "out")
-    with held(scene.folder), pytest.raises(ServaxError, match=r"is being run by .* wait until"):
-        run_audit(scene)
+    audit = copied(done, tmp_path / "out")
+    with held(audit.folder), pytest.raises(ServaxError, match=r"is being run by .* wait until"):
+        run_audit(audit)
 
 
 def test_a_fast_audit_says_so_in_rows_title_and_card(set_up: Any, tmp_path: Path) -> None:
-    scene = set_up(tmp_path, knowledge=("black_box",), gradients="bfloat16")
-    result = run_audit(scene).result
+    audit = set_up(tmp_path, knowledge=("black_box",), gradients="bfloat16")
+    result = run_audit(audit).result
     assert set(result.records.frame["target"]) == {"Bands (bfloat16 gradients)"}
     assert result.card["gradients"] == "bfloat16 (fast mode)"
     assert result.records.provenance["audit"]["gradients"] == "bfloat16"
@@ -360,8 +359,8 @@ def test_autoattack_and_chosen_classes_are_stages_of_the_full_tier(
     set_up: Any, tmp_path: Path
 ) -> None:
     pytest.importorskip("foolbox")
-    scene = set_up(tmp_path / "out", defences=("noisy=gaussian-noise:0.02",), tier="full")
-    planned = {each.task.stage.name: each for each in Stages(scene).plan()}
+    audit = set_up(tmp_path / "out", defences=("noisy=gaussian-noise:0.02",), tier="full")
+    planned = {each.task.stage.name: each for each in plan(audit)}
     wanted = [
         "clean input",
         "adaptive autoattack on noisy",
@@ -379,4 +378,4 @@ def test_autoattack_and_chosen_classes_are_stages_of_the_full_tier(
         measures = results[f"adaptive {name}"]["measures"]
         assert measures["towards"] == goal
         assert 0 <= measures["success_rate"] <= 1
-        assert 0 < measures["attacked"] < len(scene.material)
+        assert 0 < measures["attacked"] < len(audit.dataset)

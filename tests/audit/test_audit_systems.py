@@ -15,7 +15,7 @@ from servax.defences import GaussianNoise, MeanFilter, MedianFilter, Quantise, R
 from servax.errors import CheckpointError, SettingError
 from servax.evaluation.loading import load_system
 from servax.evaluation.options import defended, surrogate
-from servax.evaluation.protocol import UNDEFENDED
+from servax.evaluation.records import UNDEFENDED
 from servax.evaluation.systems import System
 from servax.features import FrontEndSettings, LogMelSettings, Scale, ScaleSettings
 from servax.models import VGG16, FrameTransformer, save_network

@@ -11,9 +11,9 @@ import pytest
 
 from servax.attacks import FGSM, AutoAttack
 from servax.audit.settings import AuditSettings
-from servax.audit.tiers import TIERS, Budget, Catalogue, Tier
 from servax.errors import ServaxError, SettingError
-from servax.evaluation.threats import KNOWLEDGE, Threat, known
+from servax.evaluation.suites import TIERS, Suite, Tier
+from servax.evaluation.threats import KNOWLEDGE, Budget, Threat, known
 from servax.perturbation import L2, Linf
 
 
@@ -45,7 +45,7 @@ def test_an_unknown_attacker_is_refused_with_the_nearest() -> None:
 
 def test_what_the_attacker_knows_has_no_default() -> None:
     with pytest.raises(TypeError, match="knowledge"):
-        Threat(name="fgsm", attack=FGSM(), strength=0.003)  # type: ignore[call-arg]
+        Threat(name="fgsm", attack=FGSM())  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,6 @@ def test_what_the_attacker_knows_has_no_default() -> None:
         ({"knowledge": "white"}, "knowledge is 'white', expected one of"),
         ({"surrogate": "other"}, "surrogate is 'other', expected a name for a transfer attack"),
         ({"knowledge": "transfer"}, "surrogate is '', expected a name for a transfer attack"),
-        ({"strength": 0.0}, "strength is 0.0, expected a number above 0"),
     ],
 )
 def test_a_threat_without_meaning_is_refused(changes: dict[str, Any], sentence: str) -> None:
@@ -62,7 +61,6 @@ def test_a_threat_without_meaning_is_refused(changes: dict[str, Any], sentence: 
         "name": "fgsm",
         "knowledge": "adaptive",
         "attack": FGSM(),
-        "strength": 0.003,
     }
     with pytest.raises(SettingError, match=sentence):
         Threat(**given | changes)
@@ -97,15 +95,10 @@ def test_settings_without_meaning_are_refused(changes: dict[str, Any], sentence:
         AuditSettings(**given | changes)
 
 
-def of(catalogue: Catalogue) -> dict[str, list[Threat]]:
+def of(suite: Suite) -> dict[str, list[Threat]]:
     """Return the threats of each attacker."""
-    return {
-        "oblivious": catalogue.oblivious(),
-        "transfer": catalogue.transfer("other"),
-        "black_box": catalogue.noise() + catalogue.black_box(),
-        "bpda": catalogue.bpda(),
-        "adaptive": catalogue.adaptive(),
-    }
+    threats = suite.threats(surrogates=["other"])
+    return {name: [each for each in threats if each.knowledge == name] for name in KNOWLEDGE}
 
 
 SMOKE = {
@@ -138,7 +131,7 @@ FULL = STANDARD | {
 def test_each_tier_has_each_attacker(tier: Tier, names: dict[str, set[str]], norm: Any) -> None:
     if tier != "smoke":
         pytest.importorskip("foolbox")
-    found = of(Catalogue(tier, Budget(norm=norm)))
+    found = of(Suite(tier, Budget(norm=norm)))
     told = {knowledge: {threat.name for threat in each} for knowledge, each in found.items()}
     if (tier, norm) == ("full", "l2"):
         names = names | {"adaptive": names["adaptive"] | {"carlini-wagner"}}
@@ -151,11 +144,11 @@ def test_each_tier_has_each_attacker(tier: Tier, names: dict[str, set[str]], nor
 
 def test_full_has_autoattack_and_behind_a_random_defence_its_rand_version() -> None:
     pytest.importorskip("foolbox")
-    catalogue = Catalogue("full", Budget(radius=0.5, norm="l2", bounds=(-1.0, 1.0)))
-    found = {}
+    suite = Suite("full", Budget(radius=0.5, norm="l2", bounds=(-1.0, 1.0)))
+    auto = next(threat for threat in of(suite)["adaptive"] if threat.name == "autoattack")
+    assert auto.if_random is not None
+    found = {False: auto, True: auto.if_random}
     for random in (False, True):
-        threats = {threat.name: threat for threat in catalogue.adaptive(random=random)}
-        found[random] = threats["autoattack"]
         attack = found[random].attack
         assert isinstance(attack, AutoAttack)
         assert (attack.steps, attack.queries) == (100, 5000)
@@ -167,8 +160,9 @@ def test_full_has_autoattack_and_behind_a_random_defence_its_rand_version() -> N
 
 @pytest.mark.parametrize(("tier", "count"), [("smoke", 0), ("standard", 4), ("full", 4)])
 def test_each_class_is_led_to(tier: Tier, count: int) -> None:
+    pytest.importorskip("foolbox")
     classes = ("angry", "very happy", "very/happy", "Trauer")
-    threats = Catalogue(tier, Budget()).towards(classes, "adaptive")
+    threats = [t for t in Suite(tier, Budget()).threats(["adaptive"], classes=classes) if t.towards]
     assert [threat.towards for threat in threats] == list(classes[:count])
     assert len({threat.name for threat in threats}) == count
     assert all(re.fullmatch(r"towards-[\w.-]+", threat.name) for threat in threats)
@@ -177,7 +171,7 @@ def test_each_class_is_led_to(tier: Tier, count: int) -> None:
 
 @pytest.mark.parametrize("radius", [0.02, 1 / 3, 0.1 * 3, 7.7e-12])
 def test_no_attack_goes_beyond_the_radius_and_each_ends_at_it(radius: float) -> None:
-    for each in of(Catalogue("smoke", Budget(radius=radius))).values():
+    for each in of(Suite("smoke", Budget(radius=radius))).values():
         for threat in each:
             assert threat.strength == threat.attack.ball.radius == radius
             assert threat.sweep == () or threat.sweep[-1] == radius
@@ -185,7 +179,7 @@ def test_no_attack_goes_beyond_the_radius_and_each_ends_at_it(radius: float) -> 
 
 
 def test_the_papers_sizes_are_tried_at_the_papers_radius() -> None:
-    fgsm = Catalogue("smoke", Budget()).oblivious()[0]
+    fgsm = of(Suite("smoke", Budget()))["oblivious"][0]
     assert fgsm.sweep == (0.003, 0.006, 0.009, 0.012, 0.015, 0.02)
 
 
@@ -200,15 +194,15 @@ def bare_install(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("bare_install")
 def test_smoke_needs_no_optional_package() -> None:
-    assert of(Catalogue("smoke", Budget()))
+    assert of(Suite("smoke", Budget()))
 
 
 @pytest.mark.usefixtures("bare_install")
-@pytest.mark.parametrize("tier", TIERS[1:])
+@pytest.mark.parametrize("tier", list(TIERS)[1:])
 def test_a_missing_package_is_noticed_before_any_work(
     tier: Tier, set_up: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("servax.audit.scene.gather", None)
+    monkeypatch.setattr("servax.audit.settings.gather", None)
     with pytest.raises(ServaxError, match=r"pip install 'servax\[attacks\]'"):
         set_up(tmp_path / "out", tier=tier)
     assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from servax.attacks import PGD
 from servax.audit.detecting import can_detect, detections
-from servax.audit.scene import Scene
+from servax.audit.settings import Audit
 from servax.defences import Defended, GaussianNoise, MeanFilter
 from servax.evaluation.systems import System
 from servax.evaluation.threats import Knowledge, Threat
@@ -32,22 +32,22 @@ class Squash(nn.Module):
 
 def threat(name: str, knowledge: Knowledge) -> Threat:
     attack = PGD(step=0.1, epsilon=0.3, steps=1)
-    return Threat(name=name, knowledge=knowledge, attack=attack, strength=0.3, kept=True)
+    return Threat(name=name, knowledge=knowledge, attack=attack, kept=True)
 
 
-def made_up() -> tuple[Scene, System, Tensor, np.ndarray[Any, Any]]:
+def made_up() -> tuple[Audit, System, Tensor, np.ndarray[Any, Any]]:
     draws = torch.Generator().manual_seed(3)
     x = torch.rand(COUNT, 1, 4, 5, generator=draws)
     weights = torch.randn(20, CLASSES, generator=draws)
     model = nn.Sequential(nn.Flatten(), nn.Linear(20, CLASSES, bias=False))
     model[1].weight = nn.Parameter(weights.T.clone())
-    scene = SimpleNamespace(
+    audit = SimpleNamespace(
         settings=SimpleNamespace(batch_size=8, seed=0),
-        material=SimpleNamespace(x=x),
+        dataset=SimpleNamespace(x=x),
         subject=SimpleNamespace(model=model),
     )
     system = System(name="squash", model=Defended(model, Squash()), front=Squash())
-    return cast(Scene, scene), system, x, weights.numpy().astype(np.float64)
+    return cast(Audit, audit), system, x, weights.numpy().astype(np.float64)
 
 
 def scores(x: Tensor, weights: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
@@ -63,13 +63,13 @@ def scores(x: Tensor, weights: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any
 
 
 def test_area_and_rate_are_those_of_scikit_learn() -> None:
-    scene, system, x, weights = made_up()
+    audit, system, x, weights = made_up()
     inputs = x.clone()
     noise = 0.3 * torch.randn(x[:MOVED].shape, generator=torch.Generator().manual_seed(4))
     inputs[:MOVED] = (x[:MOVED] + noise).clamp(0, 1)
     ticks: list[None] = []
     found = detections(
-        scene,
+        audit,
         system,
         [(threat("pgd", "adaptive"), inputs), (threat("pgd", "oblivious"), x.clone())],
         tick=lambda: ticks.append(None),

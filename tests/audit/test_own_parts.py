@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from servax.audit.own_attacks import own_attacks
-from servax.audit.tiers import Budget
 from servax.defences import Bpda, Defended
 from servax.errors import PathError, SettingError
 from servax.evaluation.loading import load_system
 from servax.evaluation.options import defended
 from servax.evaluation.own_code import hash_of_code, own_defence
 from servax.evaluation.systems import System
+from servax.evaluation.threats import Budget
 from servax.perturbation import L2
 
 MODULE = """

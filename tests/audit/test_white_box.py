@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import torch
 
+from servax.audit.plan import plan
 from servax.audit.probing import COUNT, probe
 from servax.audit.run import Audited, run_audit
-from servax.audit.scene import Scene
-from servax.audit.stages import Stages
-from servax.audit.tiers import Budget, Catalogue
+from servax.audit.settings import Audit
 from servax.errors import PathError, SettingError
 from servax.evaluation import checks
 from servax.evaluation.checks import Finding
 from servax.evaluation.loading import load_system
-from servax.evaluation.threats import KNOWLEDGE
+from servax.evaluation.suites import Suite
+from servax.evaluation.threats import KNOWLEDGE, Budget
 
 CODE = """
 import numpy as np
@@ -201,24 +201,24 @@ ASKED = ("black_box",)
 BOTH = ("black_box", "adaptive")
 
 
-def scene_of(set_up: Any, folder: Path, path: str, **changes: Any) -> Scene:
-    """Return the scene of an audit with a radius that breaks 7 of the 8 that `Bands` gets right."""
+def scene_of(set_up: Any, folder: Path, path: str, **changes: Any) -> Audit:
+    """Return the audit of an audit with a radius that breaks 7 of the 8 that `Bands` gets right."""
     return set_up(folder, subject=load_system(path), **{"budget": Budget(radius=0.07)} | changes)
 
 
-def told(scene: Scene) -> Finding:
-    return checks.white_box(scene.systems[-1], scene.subject, scene.settings.knowledge)
+def told(audit: Audit) -> Finding:
+    return checks.white_box(audit.systems[-1], audit.subject, audit.settings.knowledge)
 
 
-def probed(scene: Scene) -> dict[str, Finding]:
+def probed(audit: Audit) -> dict[str, Finding]:
     """Return what the checks of the model itself find, by name."""
-    catalogue = Catalogue(scene.settings.tier, scene.settings.budget)
+    suite = Suite(audit.settings.tier, audit.settings.budget)
     found = probe(
-        scene.systems[0],
-        scene.material,
-        catalogue,
+        audit.systems[0],
+        audit.dataset,
+        suite,
         seed=0,
-        batch_size=scene.settings.batch_size,
+        batch_size=audit.settings.batch_size,
         tick=lambda: None,
     )
     return {finding.check: finding for finding in found}
@@ -233,19 +233,19 @@ def broken(audited: Audited) -> set[str]:
 @pytest.fixture(scope="session")
 def bands(set_up: Any, own: str, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """Return the utterances that an audit of the model itself breaks."""
-    scene = scene_of(set_up, tmp_path_factory.mktemp("bands"), f"{own}:Bands", knowledge=BOTH)
-    return broken(run_audit(scene))
+    audit = scene_of(set_up, tmp_path_factory.mktemp("bands"), f"{own}:Bands", knowledge=BOTH)
+    return broken(run_audit(audit))
 
 
 @pytest.mark.parametrize("name", ["Clamped", "Rectified", "Shifted", "Assigned"])
 def test_a_model_that_writes_into_its_input_has_its_true_worst_case(
     set_up: Any, cut: str, bands: set[str], tmp_path: Path, name: str
 ) -> None:
-    scene = scene_of(set_up, tmp_path, f"{cut}:{name}", knowledge=BOTH)
-    given = scene.material.x.clone()
-    audited = run_audit(scene)
-    assert torch.equal(scene.material.x, given)
-    assert told(scene).severity == "passed"
+    audit = scene_of(set_up, tmp_path, f"{cut}:{name}", knowledge=BOTH)
+    given = audit.dataset.x.clone()
+    audited = run_audit(audit)
+    assert torch.equal(audit.dataset.x, given)
+    assert told(audit).severity == "passed"
     assert broken(audited) == bands
     assert len(bands) == 7
 
@@ -259,8 +259,8 @@ def test_a_model_that_keeps_tensors_between_passes_is_audited(
 def test_a_model_of_one_input_at_a_time_is_asked_so(
     set_up: Any, cut: str, bands: set[str], tmp_path: Path
 ) -> None:
-    scene = scene_of(set_up, tmp_path, f"{cut}:Single", knowledge=BOTH, batch_size=1)
-    audited = run_audit(scene)
+    audit = scene_of(set_up, tmp_path, f"{cut}:Single", knowledge=BOTH, batch_size=1)
+    audited = run_audit(audit)
     assert broken(audited) == bands
     found = {finding.check: finding for finding in audited.result.findings}
     assert not [f for f in found.values() if f.severity == "error"]
@@ -321,9 +321,9 @@ def test_gradients_that_nobody_asked_for_are_a_warning(
     set_up: Any, own: str, tmp_path: Path
 ) -> None:
     for knowledge in (ASKED, ("black_box", "bpda"), ("black_box", "transfer")):
-        scene = scene_of(set_up, tmp_path, f"{own}:Bands", knowledge=knowledge)
-        assert told(scene).severity == "warning"
-        assert "were not asked for; add adaptive to --knowledge" in told(scene).statement
+        audit = scene_of(set_up, tmp_path, f"{own}:Bands", knowledge=knowledge)
+        assert told(audit).severity == "warning"
+        assert "were not asked for; add adaptive to --knowledge" in told(audit).statement
 
 
 @pytest.mark.parametrize("name", ["Detached", "Numpy", "Inference", "Rooted", "External"])
@@ -341,12 +341,12 @@ def test_an_audit_of_a_cut_model_attacks_by_answers_and_does_not_pass(
 def test_a_defence_that_cuts_gradients_is_attacked_by_answers(
     set_up: Any, own: str, cut: str, tmp_path: Path
 ) -> None:
-    scene = scene_of(set_up, tmp_path, f"{own}:Bands", defences=(f"rounding={cut}:Round",))
-    assert [system.gradients for system in scene.systems] == [True, False]
-    assert told(scene).severity == "error"
-    assert "rounding, since it fails as soon as" in told(scene).statement
-    assert "give the defence the attribute knowledge = 'bpda'" in told(scene).statement
-    titles = [each.task.stage.name for each in Stages(scene).plan()]
+    audit = scene_of(set_up, tmp_path, f"{own}:Bands", defences=(f"rounding={cut}:Round",))
+    assert [system.gradients for system in audit.systems] == [True, False]
+    assert told(audit).severity == "error"
+    assert "rounding, since it fails as soon as" in told(audit).statement
+    assert "give the defence the attribute knowledge = 'bpda'" in told(audit).statement
+    titles = [each.task.stage.name for each in plan(audit)]
     assert "black box square on rounding" in titles
     assert not any(title.startswith("adaptive") and "rounding" in title for title in titles)
 
@@ -355,8 +355,8 @@ def test_a_defence_that_cuts_gradients_is_attacked_by_answers(
 def test_a_gradient_that_is_cut_in_part_is_found_out(
     set_up: Any, cut: str, tmp_path: Path, name: str
 ) -> None:
-    scene = scene_of(set_up, tmp_path, f"{cut}:{name}", knowledge=BOTH)
-    found = probed(scene)
+    audit = scene_of(set_up, tmp_path, f"{cut}:{name}", knowledge=BOTH)
+    found = probed(audit)
     assert len(found) == COUNT
     assert found["gradient-is-true"].severity == "error"
     assert "raised" not in found["planted"].evidence
@@ -365,14 +365,14 @@ def test_a_gradient_that_is_cut_in_part_is_found_out(
 def test_the_identity_stands_for_a_step_that_a_model_names(
     set_up: Any, own: str, cut: str, bands: set[str], tmp_path: Path
 ) -> None:
-    scene = scene_of(
+    audit = scene_of(
         set_up, tmp_path, f"{cut}:Named", defences=("mean=mean-filter:3",), knowledge=KNOWLEDGE
     )
-    assert [(s.gradients, s.exact) for s in scene.systems] == 2 * [(True, False)]
-    named, plain = scene.subject.model, load_system(f"{own}:Bands").model
-    x = scene.material.x
+    assert [(s.gradients, s.exact) for s in audit.systems] == 2 * [(True, False)]
+    named, plain = audit.subject.model, load_system(f"{own}:Bands").model
+    x = audit.dataset.x
     assert torch.equal(named(x), plain((255 * x).round() / 255))
-    audited = run_audit(scene, fail_under=0.0)
+    audited = run_audit(audit, fail_under=0.0)
     findings = {(f.check, f.subject): f for f in audited.result.findings}
     assert findings["white-box", "undefended"].severity == "note"
     assert findings["evaluation-mode", "undefended"].severity == "passed"

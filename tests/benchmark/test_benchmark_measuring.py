@@ -11,12 +11,15 @@ from torch import nn
 
 from servax.attacks import PGD
 from servax.benchmark import Protocol
-from servax.benchmark.measuring import Attacker, count_ticks, measure
-from servax.benchmark.systems import Subject, build_defence, group_of, subject_of
+from servax.benchmark.measuring import count_ticks, measure
+from servax.benchmark.systems import Target, defence_of, group_of, parameters_of, target_of
 from servax.corpora import COLUMNS, Corpus, Fold
 from servax.defences import Defended, MeanFilter
 from servax.errors import SettingError
-from servax.evaluation.protocol import Defence, Identity, evaluate
+from servax.evaluation.engine import Identity, run
+from servax.evaluation.records import UNDEFENDED
+from servax.evaluation.suites import Attacker
+from servax.evaluation.systems import System, before
 from servax.features import (
     Dataset,
     Features,
@@ -29,7 +32,7 @@ from servax.models import VGG16, save_network
 from servax.training import Compute, global_seed
 
 LABELS = ("angry", "happy", "neutral", "sad")
-MELS, FRAMES = 16, 20
+MELS, FRAMES = 32, 32
 FRONT_END = FrontEndSettings(LogMelSettings(mels=MELS), frames=FRAMES)
 PROTOCOL = Protocol(epsilons=(0.02, 0.1), step=0.04, radius=0.1, steps=3)
 ATTACKER = Attacker(radii=(0.05, 0.2), steps=3, restarts=2, utterances=8)
@@ -65,38 +68,38 @@ def made(speakers: list[str]) -> tuple[Corpus, Features]:
     return corpus, Features(decibels, tuple(names))
 
 
-def make_subject() -> Subject:
+def make_target() -> Target:
     corpus, features = made(["a", "b", "c", "d", "e"])
-    test = Dataset(corpus, features, Scale(ScaleSettings(top_db=0.0)))
-    return Subject(
-        network=Bands().eval(),
-        name="bands",
-        group=2,
-        test=test,
-        features=features,
+    scale = Scale(ScaleSettings(top_db=0.0))
+    system = System(
+        name=UNDEFENDED,
+        model=Bands().eval(),
+        labels=LABELS,
         front_end=FRONT_END,
+        scale=scale,
         fingerprint="f",
     )
+    test = Dataset(corpus, features, scale)
+    return Target(system=system, name="bands", group=2, test=test, features=features)
 
 
-SUBJECT = make_subject()
-DEFENCES = {"mean-filter": {s: Defence(MeanFilter(s)) for s in (3, 5)}, "undefended": {}}
+TARGET = make_target()
+MEAN = {s: before(TARGET.system.model, MeanFilter(s), "mean-filter") for s in (3, 5)}
+DEFENCES = {"mean-filter": MEAN, "undefended": {}}
 
 
 def test_oblivious_rows_are_those_of_the_protocol_and_every_tick_is_told() -> None:
     ticks: list[int] = []
-    found = measure(SUBJECT, DEFENCES, PROTOCOL, ATTACKER, tick=lambda: ticks.append(1))
+    found = measure(TARGET, DEFENCES, PROTOCOL, ATTACKER, tick=lambda: ticks.append(1))
     assert len(ticks) == count_ticks(20, 3, PROTOCOL, ATTACKER)
     for seed, defence in DEFENCES["mean-filter"].items():
-        expected = evaluate(
-            SUBJECT.network,
-            {"mean-filter": defence},
-            SUBJECT.test,
-            PROTOCOL.grid(),
-            Identity("bands", 2, seed),
+        expected = run(
+            [TARGET.system, defence],
+            PROTOCOL.grid().oblivious(),
+            TARGET.test,
+            identity=Identity("bands", 2, seed),
             compute=Compute("cpu"),
-        )
-        expected = expected[expected["knowledge"].isin(["none", "oblivious"])]
+        ).frame
         rows = found["mean-filter"]
         rows = rows[(rows["seed"] == seed) & rows["knowledge"].isin(["none", "oblivious"])]
         order = ["defence", "attack", "strength", "utterance"]
@@ -108,17 +111,17 @@ def test_oblivious_rows_are_those_of_the_protocol_and_every_tick_is_told() -> No
 
 
 def test_the_adaptive_attacker_goes_through_the_defence_and_is_stronger_than_one_start() -> None:
-    found = measure(SUBJECT, DEFENCES, PROTOCOL, ATTACKER)["mean-filter"]
+    found = measure(TARGET, DEFENCES, PROTOCOL, ATTACKER)["mean-filter"]
     rows = found[(found["attack"] == "pgd-restarts-3x2") & (found["seed"] == 3)]
     assert set(rows["knowledge"]) == {"adaptive"}
     assert rows.groupby("strength").size().to_dict() == {0.05: 8, 0.2: 8}
     assert rows["label"].value_counts().tolist() == [4, 4, 4, 4]  # two radii, classes equal
     # One start from the clean inputs, utterance by utterance, breaks no more than half as much.
-    system = Defended(SUBJECT.network, MeanFilter(3))
-    names = SUBJECT.test.corpus.utterances["utterance"].tolist()
+    system = Defended(TARGET.system.model, MeanFilter(3))
+    names = TARGET.test.corpus.utterances["utterance"].tolist()
     for radius in (0.05, 0.2):
         chosen = rows[rows["strength"] == radius]
-        batch = SUBJECT.test.batch(np.array([names.index(n) for n in chosen["utterance"]]))
+        batch = TARGET.test.batch(np.array([names.index(n) for n in chosen["utterance"]]))
         x = PGD(step=radius / 4, epsilon=radius, steps=3)(system, batch.x, batch.y)
         single = int((system(x).argmax(1) == batch.y).sum())
         kept = int((chosen["prediction"] == chosen["label"]).sum())
@@ -158,9 +161,9 @@ def test_a_recogniser_is_measured_only_on_whom_it_has_not_heard(tmp_path: Path) 
     own = saved(tmp_path / "own" / "model", ["a", "b"])
     assert group_of(own, folds) == group_of(str(tmp_path / "own"), folds) == 2
     with pytest.raises(SettingError, match="it has heard a"):
-        subject_of(own, corpus, folds, group=1)
+        target_of(own, corpus, folds, group=1)
     with pytest.raises(SettingError, match="a group from 1 to 2"):
-        subject_of(own, corpus, folds, group=3)
+        target_of(own, corpus, folds, group=3)
     other = saved(tmp_path / "other", ["a"])
     with pytest.raises(SettingError, match="FOLDER@GROUP"):
         group_of(other, folds)
@@ -171,30 +174,31 @@ def test_a_recogniser_is_measured_only_on_whom_it_has_not_heard(tmp_path: Path) 
     assert group_of(stage, folds) == 1
     three = saved(tmp_path / "three", [], LABELS[:3])
     with pytest.raises(SettingError, match="a recogniser of the classes angry, happy"):
-        subject_of(three, corpus, folds, group=1)
+        target_of(three, corpus, folds, group=1)
 
 
 def test_defences_are_built_from_names_and_folders(tmp_path: Path) -> None:
-    built = build_defence("mean-filter:{seed}", SUBJECT, seed=5)
-    assert isinstance(built.defence.module, MeanFilter)
-    assert built.defence.module.size == 5
-    assert built.parameters is None
+    built = defence_of("mean-filter:{seed}", TARGET, seed=5)
+    assert isinstance(built.front, MeanFilter)
+    assert built.front.size == 5
+    assert parameters_of("mean-filter:{seed}", TARGET, seed=5) is None
     folder = saved(tmp_path / "group-2", [])
-    built = build_defence(str(tmp_path / "group-{group}"), SUBJECT, seed=0)
-    assert built.defence.instead
+    built = defence_of(str(tmp_path / "group-{group}"), TARGET, seed=0)
+    assert built.front is None
     with global_seed(0, "weights"):
-        assert built.parameters == sum(p.numel() for p in VGG16(4, 2).parameters())
-    assert built.fingerprint != build_defence("mean-filter:3", SUBJECT, seed=0).fingerprint
+        told = parameters_of(str(tmp_path / "group-{group}"), TARGET, seed=0)
+        assert told == sum(p.numel() for p in VGG16(4, 2).parameters())
+    assert built.fingerprint != defence_of("mean-filter:3", TARGET, seed=0).fingerprint
     heard = saved(tmp_path / "heard", ["b"])
     for what, sentence in {
         heard: "it has heard b",
-        "mean-filtre:3": r"expected the folder or packaged name .*Did you mean 'mean-filter'",
+        "mean-filtre:3": r"expected the folder of a purifier .*Did you mean 'mean-filter'",
         "mean-filter:x": "mean-filter:VALUE, an odd size",
         "mean-filter:3.5": "mean-filter:VALUE, an odd size",
-        "low-pass:100": "a transform that takes log-Mel",
+        "low-pass:100": "one that takes logmel as the model does",
     }.items():
         with pytest.raises(SettingError, match=sentence):
-            build_defence(what, SUBJECT, seed=0)
+            defence_of(what, TARGET, seed=0)
     assert folder
 
 

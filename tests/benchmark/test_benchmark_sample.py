@@ -12,7 +12,7 @@ import torch
 from servax.attacks import FGSM, PGD
 from servax.benchmark import Protocol, Record, Training, read_all
 from servax.benchmark.measuring import sample
-from servax.benchmark.systems import build_defence, subject_of
+from servax.benchmark.systems import defence_of, target_of
 from servax.corpora import load
 from servax.errors import SettingError
 from servax.pretrained import PURIFIER, RECOGNISER, names
@@ -77,9 +77,9 @@ def test_a_sample_is_what_the_attacks_give_one_by_one(real_data: Callable[[str],
         protocol=Protocol(),
     )
     found = sample(record, RECOGNISER, corpus, group=1, utterances=8)
-    subject = subject_of(RECOGNISER, corpus, corpus.folds(6), group=1)
-    system = build_defence(PURIFIER, subject, seed=0).defence.defend(subject.network)
-    batch = next(subject.test.batches(8))
+    target = target_of(RECOGNISER, corpus, corpus.folds(6), group=1)
+    system = defence_of(PURIFIER, target, seed=0).model
+    batch = next(target.test.batches(8))
     attacks = {
         "clean": lambda model, x, y: x,
         "fgsm": FGSM(epsilon=0.009),
@@ -87,7 +87,7 @@ def test_a_sample_is_what_the_attacks_give_one_by_one(real_data: Callable[[str],
     }
     for name, attack in attacks.items():
         with torch.no_grad():
-            predicted = system(attack(subject.network, batch.x, batch.y)).argmax(1)
+            predicted = system(attack(target.system.model, batch.x, batch.y)).argmax(1)
         right = predicted == batch.y
         wanted = np.mean([right[batch.y == c].float().mean() for c in batch.y.unique()])
         assert getattr(found, name) == pytest.approx(100 * wanted, abs=0.006), name

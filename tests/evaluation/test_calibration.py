@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from servax.errors import ServaxError, SettingError
-from servax.evaluation.calibration import CalibrationGrid, risks, spread, summary
+from servax.evaluation.calibration import risks, spread, summary
+from servax.evaluation.suites import CalibrationGrid
 from servax.features import Dataset
 from servax.training import Compute, global_seed
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from servax.attacks import PGD
 from servax.corpora import COLUMNS, Corpus
-from servax.evaluation.grid import AttackGrid
+from servax.evaluation.suites import AttackGrid
 from servax.experiments.example import choose_example
 from servax.features import Dataset, Features, Scale, ScaleSettings
 

@@ -9,7 +9,7 @@ import pytest
 import servax
 from servax.defences.adversarial import AdversarialTraining
 from servax.errors import RecipeError, SettingError
-from servax.evaluation.grid import AttackGrid
+from servax.evaluation.suites import AttackGrid
 from servax.experiments import CorpusChoice, Recipe, load_recipe
 from servax.features import FrontEndSettings, LogMelSettings, SpecAugment
 from servax.models import TAPS

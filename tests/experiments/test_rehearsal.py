@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from servax.evaluation.grid import AttackGrid
+from servax.evaluation.suites import AttackGrid
 from servax.experiments import load_recipe, rehearsal
 from servax.experiments.overview import survey
 from servax.experiments.plan import Plan

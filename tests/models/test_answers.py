@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from servax.attacks import NES, PGD, Cascade, Square
-from servax.audit.attacking import predict
 from servax.defences import certify
 from servax.errors import ServaxError
+from servax.evaluation.engine import predict
 from servax.models import classes_of
 
 

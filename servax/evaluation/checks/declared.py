@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from servax.attacks import PGD
 from servax.errors import SettingError
-from servax.evaluation.protocol import UNDEFENDED
-from servax.evaluation.records import validate
+from servax.evaluation.records import UNDEFENDED, validate
 from servax.evaluation.trial import Repeats, out_of_memory, repeats
 from servax.perturbation import Bounds
 

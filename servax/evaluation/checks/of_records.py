@@ -19,7 +19,7 @@ from scipy.optimize import linear_sum_assignment
 
 from servax.evaluation.checks.declared import SEVERITIES, Severity, Verdict, of_records, percent
 from servax.evaluation.metrics import confusion, uar
-from servax.evaluation.protocol import UNDEFENDED
+from servax.evaluation.records import UNDEFENDED
 from servax.evaluation.statistics import FEWEST_SPEAKERS, Interval, SpeakerDraws, interval_of
 from servax.evaluation.worst_case import worst_case
 

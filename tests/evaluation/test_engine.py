@@ -3,7 +3,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from servax.attacks import FGSM, PGD
 from servax.corpora import COLUMNS, Corpus
 from servax.defences import GaussianNoise, MeanFilter, Quantise
 from servax.errors import ServaxError, SettingError
-from servax.evaluation.grid import AttackGrid
-from servax.evaluation.protocol import Defence, Identity, evaluate, oblivious, ticks
-from servax.evaluation.records import KEY
+from servax.evaluation.dataset import EvaluationSet
+from servax.evaluation.engine import AttackEngine, Identity, run
+from servax.evaluation.records import KEY, UNDEFENDED
+from servax.evaluation.suites import AttackGrid
+from servax.evaluation.systems import System, before
 from servax.features import Dataset, Features, Scale, ScaleSettings
 from servax.training import Compute, global_seed
 
@@ -60,19 +63,38 @@ def make_dataset(count: int) -> Dataset:
     return Dataset(corpus, features, Scale(ScaleSettings(top_db=0.0)))
 
 
-DEFENCES = {
-    "mean-filter": Defence(MeanFilter(3)),
-    "quantise-4": Defence(Quantise(4), "bpda"),
-}
+DEFENCES: Mapping[str, nn.Module] = {"mean-filter": MeanFilter(3), "quantise-4": Quantise(4)}
+
+
+def systems(target: nn.Module, fronts: Mapping[str, nn.Module]) -> list[System]:
+    """Return the target and what stands before it; a `Toy` of its own stands in its place."""
+    made = [System(name=UNDEFENDED, model=target)]
+    for name, front in fronts.items():
+        own = isinstance(front, Toy)
+        made.append(System(name=name, model=front) if own else before(target, front, name))
+    return made
+
+
+def evaluate(
+    target: nn.Module,
+    fronts: Mapping[str, nn.Module],
+    test: Dataset,
+    grid: AttackGrid,
+    **options: Any,
+) -> pd.DataFrame:
+    """Try the paper's grid on a model and defences before it."""
+    threats = [*grid.oblivious(), *grid.adaptive()]
+    given: dict[str, Any] = {"identity": IDENTITY, "compute": CPU, "gradients": grid.gradients}
+    return run(systems(target, fronts), threats, test, **given | options).frame
 
 
 def oracle(
-    target: nn.Module, defences: Mapping[str, Defence], test: Dataset, grid: AttackGrid
+    target: nn.Module, defences: Mapping[str, nn.Module], test: Dataset, grid: AttackGrid
 ) -> dict[tuple[str, str, str, float, str], str]:
     """Attack each utterance and each condition apart from all others."""
     found = {}
-    pgd = {"step": grid.step, "radius": grid.radius}
-    ways = {"undefended": nn.Identity(), **{name: d.module for name, d in defences.items()}}
+    pgd = {"step": grid.step, "epsilon": grid.radius}
+    ways = {"undefended": nn.Identity(), **defences}
     for position, utterance in enumerate(test.corpus.utterances["utterance"]):
         batch = test.batch(np.array([position]))
         x, y = batch.x, batch.y
@@ -85,7 +107,7 @@ def oracle(
             conditions.append(("pgd", k, "oblivious", moved))
         for name, module in ways.items():
             through = nn.Sequential(module, target)
-            knowledge = defences[name].knowledge if name in defences else "adaptive"
+            knowledge = getattr(module, "knowledge", "adaptive")
             known: list[tuple[str, float, str, Tensor]] = []
             for epsilon in grid.epsilons:
                 known.append(("fgsm", epsilon, knowledge, FGSM(epsilon=epsilon)(through, x, y)))
@@ -104,7 +126,7 @@ def oracle(
 def test_agrees_with_attacking_each_condition_apart(adaptive_steps: int, batch_size: int) -> None:
     grid = dataclasses.replace(GRID, adaptive_steps=adaptive_steps)
     target, test = Toy().eval(), make_dataset(10)
-    frame = evaluate(target, DEFENCES, test, grid, IDENTITY, batch_size=batch_size, compute=CPU)
+    frame = evaluate(target, DEFENCES, test, grid, batch_size=batch_size)
     columns = ["utterance", "defence", "attack", "strength", "knowledge"]
     given = {
         tuple(key): prediction
@@ -119,7 +141,7 @@ def test_agrees_with_attacking_each_condition_apart(adaptive_steps: int, batch_s
 
 def test_rows_say_what_they_are_of() -> None:
     test = make_dataset(5)
-    frame = evaluate(Toy(), DEFENCES, test, GRID, IDENTITY, compute=CPU)
+    frame = evaluate(Toy(), DEFENCES, test, GRID)
     assert set(frame["target"]) == {"toy"}
     assert set(frame["fold"]) == {2}
     assert set(frame["seed"]) == {5}
@@ -132,7 +154,7 @@ def test_rows_say_what_they_are_of() -> None:
 
 
 def test_strength_and_knowledge_of_each_condition() -> None:
-    frame = evaluate(Toy(), DEFENCES, make_dataset(3), GRID, IDENTITY, compute=CPU)
+    frame = evaluate(Toy(), DEFENCES, make_dataset(3), GRID)
     found = {
         (name, attack, knowledge): sorted(rows["strength"].unique().tolist())
         for (name, attack, knowledge), rows in frame.groupby(["defence", "attack", "knowledge"])
@@ -152,7 +174,7 @@ def test_strength_and_knowledge_of_each_condition() -> None:
 
 
 def test_nothing_before_the_target_makes_oblivious_attacks_adaptive() -> None:
-    frame = evaluate(Toy(), {}, make_dataset(6), GRID, IDENTITY, compute=CPU)
+    frame = evaluate(Toy(), {}, make_dataset(6), GRID)
     assert set(frame["defence"]) == {"undefended"}
     for attack, strength in (("pgd", 4), ("pgd", 3), ("fgsm", 0.1)):
         rows = frame[(frame["attack"] == attack) & (frame["strength"] == strength)]
@@ -168,9 +190,7 @@ def test_a_classifier_may_stand_in_the_targets_place() -> None:
             return super().forward(x).roll(1, dims=1)
 
     target, twin, test = Toy().eval(), Twin().eval(), make_dataset(8)
-    frame = evaluate(
-        target, {"twin": Defence(twin, instead=True)}, test, GRID, IDENTITY, compute=CPU
-    )
+    frame = evaluate(target, {"twin": twin}, test, GRID)
     batch = test.batch(np.arange(8))
     moved = {
         "oblivious": PGD(step=0.04, epsilon=0.1, steps=4)(target, batch.x, batch.y),
@@ -188,7 +208,7 @@ def test_a_classifier_may_stand_in_the_targets_place() -> None:
 def test_the_predicted_label_may_be_attacked() -> None:
     target, test = Toy().eval(), make_dataset(12)
     grid = dataclasses.replace(GRID, label="predicted")
-    frame = evaluate(target, {}, test, grid, IDENTITY, compute=CPU)
+    frame = evaluate(target, {}, test, grid)
     batch = test.batch(np.arange(12))
     with torch.no_grad():
         predicted = target(batch.x).argmax(1)
@@ -202,9 +222,13 @@ def test_the_predicted_label_may_be_attacked() -> None:
 
 def test_one_attack_alone_is_that_part_of_the_whole() -> None:
     target, test = Toy().eval(), make_dataset(7)
-    whole = evaluate(target, DEFENCES, test, GRID, IDENTITY, compute=CPU)
-    for attack in ("none", "fgsm", "pgd"):
-        part = oblivious(attack, target, DEFENCES, test, GRID, IDENTITY, compute=CPU)
+    whole = evaluate(target, DEFENCES, test, GRID)
+    engine = AttackEngine(dataset=EvaluationSet.of(test), identity=IDENTITY)
+    those = systems(target, DEFENCES)
+    parts = {"none": engine.clean(those)}
+    for threat in GRID.oblivious():
+        parts[threat.name] = engine.on_source(threat, target, those).frame
+    for attack, part in parts.items():
         rows = whole[(whole["attack"] == attack) & whole["knowledge"].isin(("none", "oblivious"))]
         pd.testing.assert_frame_equal(part, rows.reset_index(drop=True))
 
@@ -224,8 +248,8 @@ class Spy(nn.Module):
 
 def test_every_defence_is_scored_on_the_same_oblivious_inputs() -> None:
     first, second = Spy(), Spy()
-    defences = {"first": Defence(first), "second": Defence(second)}
-    evaluate(Toy(), defences, make_dataset(4), GRID, IDENTITY, compute=CPU)
+    defences = {"first": first, "second": second}
+    evaluate(Toy(), defences, make_dataset(4), GRID)
     assert len(first.scored) == 1 + 2 + 4 + 2 + 2
     for ours, theirs in zip(first.scored, second.scored, strict=True):
         assert torch.equal(ours, theirs)
@@ -243,26 +267,29 @@ def test_ticks_are_counted_beforehand(
     count: int, batch_size: int, steps: int, adaptive_steps: int, defences: int
 ) -> None:
     grid = AttackGrid(epsilons=(0.01,), steps=steps, adaptive_steps=adaptive_steps)
-    given = {f"spy-{i}": Defence(Spy()) for i in range(defences)}
+    given = {f"spy-{i}": Spy() for i in range(defences)}
     told: list[int] = []
     evaluate(
         Toy(),
         given,
         make_dataset(count),
         grid,
-        IDENTITY,
         batch_size=batch_size,
-        compute=CPU,
         tick=lambda: told.append(1),
     )
-    assert len(told) == ticks(count, defences, grid, batch_size=batch_size)
+    one = sum(threat.ticks(count, batch_size) for threat in grid.oblivious())
+    each = sum(threat.ticks(count, batch_size) for threat in grid.adaptive())
+    batches = -(-count // batch_size)
+    assert len(told) == batches + one + defences * each
+    assert one == batches * (1 + max(steps, adaptive_steps))
+    assert each == batches * (1 + adaptive_steps)
 
 
 def test_a_random_defence_repeats_with_its_generator() -> None:
     def noisy(seed: int) -> list[str]:
         module = GaussianNoise(0.3, torch.Generator().manual_seed(seed))
-        given = {"noise": Defence(module)}
-        frame = evaluate(Toy(), given, make_dataset(12), GRID, IDENTITY, compute=CPU)
+        given = {"noise": module}
+        frame = evaluate(Toy(), given, make_dataset(12), GRID)
         return list(frame["prediction"])
 
     assert noisy(1) == noisy(1)
@@ -272,34 +299,32 @@ def test_a_random_defence_repeats_with_its_generator() -> None:
 def test_a_target_in_training_mode_is_evaluated() -> None:
     test = make_dataset(6)
     target = nn.Sequential(nn.Dropout(0.9), Toy()).train()
-    frame = evaluate(target, {}, test, GRID, IDENTITY, compute=CPU)
-    expected = evaluate(Toy(), {}, test, GRID, IDENTITY, compute=CPU)
+    frame = evaluate(target, {}, test, GRID)
+    expected = evaluate(Toy(), {}, test, GRID)
     assert frame["prediction"].tolist() == expected["prediction"].tolist()
 
 
-@pytest.mark.parametrize("attack", ["none", "fgsm", "pgd"])
-def test_nan_is_refused_with_the_utterances_name(attack) -> None:
-    class Nan(nn.Module):
+@pytest.mark.parametrize("attack", [0, 1, 2])
+def test_nan_is_refused_with_the_utterances_name(attack: int) -> None:
+    class Nan(Toy):
         def forward(self, x: Tensor) -> Tensor:
-            return Toy()(x) * torch.where(torch.arange(len(x)) == 4, math.nan, 1.0).unsqueeze(1)
+            return super().forward(x) * torch.where(
+                torch.arange(len(x)) == 4, math.nan, 1.0
+            ).unsqueeze(1)
 
-    defences = {"broken": Defence(Nan(), instead=True)}
+    engine = AttackEngine(dataset=EvaluationSet.of(make_dataset(6)), identity=IDENTITY)
+    target = Toy()
+    those = systems(target, {"broken": Nan()})
+    fgsm, pgd = (partial(engine.on_source, threat, target, those) for threat in GRID.oblivious())
+    parts: list[Callable[[], object]] = [partial(engine.clean, those), fgsm, pgd]
     with pytest.raises(ServaxError, match=r"output for utterance u04 is NaN or infinite \(1 of 6"):
-        oblivious(attack, Toy(), defences, make_dataset(6), GRID, IDENTITY, compute=CPU)
+        parts[attack]()
 
 
 def test_a_defence_may_not_take_the_targets_name() -> None:
     sentence = "defence name is 'undefended', expected another name, this one is the bare target."
     with pytest.raises(SettingError, match=f"^{re.escape(sentence)}$"):
-        evaluate(Toy(), {"undefended": Defence(Spy())}, make_dataset(2), GRID, IDENTITY)
-
-
-@pytest.mark.parametrize("knowledge", ["oblivious", "none", "bdpa"])
-def test_a_defence_is_attacked_exactly_or_by_bpda(knowledge: str) -> None:
-    hint = " Did you mean 'bpda'?" if knowledge == "bdpa" else ""
-    sentence = f"knowledge is '{knowledge}', expected one of adaptive, bpda.{hint}"
-    with pytest.raises(SettingError, match=f"^{re.escape(sentence)}$"):
-        Defence(Spy(), knowledge)
+        evaluate(Toy(), {"undefended": Spy()}, make_dataset(2), GRID)
 
 
 @pytest.mark.parametrize(
@@ -330,10 +355,7 @@ def test_the_grid_is_the_papers() -> None:
 def test_fast_gradients_are_named_in_every_row_and_clean_predictions_stay() -> None:
     test = make_dataset(6)
     fast = dataclasses.replace(GRID, gradients="bfloat16")
-    plain, rough = (
-        evaluate(Toy(), DEFENCES, test, grid, IDENTITY, batch_size=4, compute=CPU)
-        for grid in (GRID, fast)
-    )
+    plain, rough = (evaluate(Toy(), DEFENCES, test, grid, batch_size=4) for grid in (GRID, fast))
     assert set(plain["target"]) == {"toy"}
     assert set(rough["target"]) == {"toy (bfloat16 gradients)"}
     clean = plain["attack"] == "none"

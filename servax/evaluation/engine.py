@@ -1,0 +1,543 @@
+"""The one engine: systems × threats × utterances → records.
+
+An oblivious attack (the paper's threat model) takes the gradients of the bare model, a transfer
+attack those of a surrogate: both are computed **once**, and every system is scored on the same
+inputs. All others go through each system itself. Sizes of a ball and steps of a trajectory share
+their work. `run` does all of it for a list of threats; a run of a recipe, an audit, the benchmark
+and a calibration call the parts of `AttackEngine`, so that each result can be kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from servax.attacks import Counting
+from servax.attacks.fast import labelled, with_gradients
+from servax.attacks.problem import logits_of
+from servax.defences import Bpda, Defended, ExpectationOverDraws, draws_until_flat
+from servax.errors import ServaxError, SettingError
+from servax.evaluation.dataset import EvaluationSet
+from servax.evaluation.distortion import signal_to_noise_ratio
+from servax.evaluation.records import UNDEFENDED, Records, validate
+from servax.evaluation.systems import System
+from servax.evaluation.threats import CLEAN, Threat
+from servax.evaluation.trial import repeats
+from servax.features import Dataset, FrontEnd, FrontEndSettings, Scaling
+from servax.features.full_scale import read_in_range
+from servax.models import WaveformClassifier, classes_of
+from servax.training import Compute, Precision, generator
+
+FEW = 8
+"""Most utterances that tell whether a system is random, and over how many draws it is averaged."""
+FEWEST_DRAWS, MOST_DRAWS = 2, 64
+"""Draws whose mean is one gradient of a random system."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What is the same in every row of a table of records."""
+
+    target: str
+    """Name of the attacked recogniser."""
+    fold: int
+    """Number of the held-out fold, from 1."""
+    seed: int
+    """Seed of the run."""
+
+
+@dataclass(frozen=True, eq=False)
+class Attacked:
+    """What a threat came to."""
+
+    frame: pd.DataFrame
+    """Records: one row per utterance, system and strength."""
+    measures: dict[str, Any]
+    """Gradients and queries per attacked utterance, distances and SNR."""
+    inputs: Tensor
+    """The inputs at the last strength, shape of the utterances' x."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AttackEngine:
+    """Attacks systems on utterances; the parts of `run`."""
+
+    dataset: EvaluationSet
+    """Who is attacked."""
+    identity: Identity
+    """What is the same in every row."""
+    batch_size: int = 16
+    """EvaluationSet attacked together."""
+    gradients: Precision = "float32"
+    """`bfloat16` is the fast mode: predictions stay in float32, and records name it."""
+    compute: Compute = field(default_factory=lambda: Compute("cpu"))
+    """Device; predictions are in float32 whatever its precision."""
+    reseeds: bool = False
+    """Whether a random system's draws start anew for each threat and strength, so that each alone
+    decides its numbers; else whoever made the system has seen to it."""
+    starts: Callable[[Threat, int], torch.Generator] | None = None
+    """Draws what is random in an attack on a batch of this number; default of seed and threat."""
+    tick: Callable[[], None] = lambda: None
+    """Called `Threat.ticks` times per threat, and once per batch of clean input."""
+    averaged: dict[tuple[str, str], tuple[nn.Module, int]] = field(default_factory=dict)
+    """What attackers of random systems face, once it is known."""
+
+    def clean(self, systems: Sequence[System]) -> pd.DataFrame:
+        """Return the records of the inputs as they are, for every system."""
+        device = self._placed(systems)
+        predictions = {system.name: self._unset() for system in systems}
+        for system in systems:
+            self.reseed(system, "clean")
+        for positions in self._batches(torch.arange(len(self.dataset))):
+            x = self.dataset.x[positions].to(device)
+            for system in systems:
+                found = self._predicted(system.model, x, positions)
+                predictions[system.name][positions] = found
+            self.tick()
+        frames = [self.rows(name, found) for name, found in predictions.items()]
+        return validate(pd.concat(frames, ignore_index=True))
+
+    def on_source(self, threat: Threat, source: nn.Module, systems: Sequence[System]) -> Attacked:
+        """Return what inputs made against `source` do to every system (oblivious, transfer).
+
+        All utterances are attacked, and to the end: what the source gets wrong another model may
+        not. What is beyond `others_up_to` is scored for the source itself alone.
+        """
+        everyone = torch.arange(len(self.dataset))
+        return self._attack(threat, source, systems, everyone, states={})
+
+    def on_system(
+        self, threat: Threat, system: System, predictions: Tensor | None = None
+    ) -> Attacked:
+        """Return what an attack through one system does to it.
+
+        Args:
+            threat: What is done.
+            system: Who is attacked and scored.
+            predictions: What it says without attack, (N,); asked for where it is needed.
+        """
+        chosen = torch.arange(len(self.dataset))
+        if not threat.everyone:
+            if predictions is None:
+                predictions = self.predictions(system)
+            chosen = self._worth_it(threat, predictions)
+        source, draws = self.faced(threat, system)
+        self.reseed(system, threat.name)
+        if threat.waveform:
+            return self._on_sound(threat, source, system, chosen, predictions, draws)
+        return self._attack(threat, source, [system], chosen, predictions=predictions, draws=draws)
+
+    def predictions(self, system: System) -> Tensor:
+        """Return what a system says to the inputs as they are, (N,)."""
+        frame = self.clean([system])
+        return torch.tensor([self.dataset.number(name) for name in frame["prediction"]])
+
+    def faced(self, threat: Threat, system: System) -> tuple[nn.Module, int]:
+        """Return what the attacker differentiates or asks, and over how many draws.
+
+        The system itself; its BPDA twin; or its mean over draws, where it is random.
+        """
+        model = system.model
+        if threat.knowledge == "black_box":
+            return model, 1
+        if threat.knowledge == "bpda" and system.exact and isinstance(model, Defended):
+            model = Bpda(model.model, model.defence).eval()
+        if threat.draws == 1:
+            return model, 1
+        if threat.draws:
+            return ExpectationOverDraws(model, threat.draws).eval(), threat.draws
+        key = (system.name, threat.knowledge)
+        if key not in self.averaged:
+            # Not where an earlier stage left off: each decides its numbers alone.
+            self.reseed(system, "draws")
+            random = self.random(system, model)
+            x, y = self._few()
+            self.averaged[key] = over_draws(model, x, y) if random else (model, 1)
+        return self.averaged[key]
+
+    def random(self, system: System, model: nn.Module | None = None) -> bool:
+        """Return whether the answers of a system (or of what stands for it) differ by draws."""
+        return repeats(model or system.model, self._few()[0]).random
+
+    def reseed(self, system: System, *purpose: str) -> None:
+        """Start the draws of a random defence anew, where the engine does that."""
+        if self.reseeds:
+            reseed(system, self.identity.seed, *purpose)
+
+    def rows(
+        self,
+        system: str,
+        predictions: Tensor,
+        threat: Threat | None = None,
+        strength: float = 0.0,
+        draws: int = 1,
+    ) -> pd.DataFrame:
+        """Return the records of one system under one condition; without a threat, of clean input.
+
+        Args:
+            system: Its name.
+            predictions: Classes (N,).
+            threat: Under which they were predicted.
+            strength: Of it.
+            draws: Draws whose mean was one gradient.
+        """
+        heard, told = self.dataset, asdict(self.identity)
+        condition: Mapping[str, Any] = CLEAN | {"space": heard.space}
+        if threat is not None:
+            condition = threat.told(strength, space=heard.space, draws=draws)
+        table = heard.corpus.utterances
+        frame = pd.DataFrame(
+            {
+                **{name: table[name].array for name in ("utterance", "speaker", "gender", "label")},
+                "prediction": np.array(heard.names, dtype=object)[predictions.numpy()],
+            }
+        )
+        return frame.assign(
+            **told | {"target": labelled(self.identity.target, self.gradients)},
+            corpus=heard.corpus.name,
+            defence=system,
+            attack=threat.name if threat else "none",
+            strength=strength,
+            knowledge=threat.knowledge if threat else "none",
+            **condition,
+        )
+
+    def _attack(
+        self,
+        threat: Threat,
+        source: nn.Module,
+        systems: Sequence[System],
+        chosen: Tensor,
+        *,
+        predictions: Tensor | None = None,
+        draws: int = 1,
+        states: dict[tuple[str, float], list[Tensor]] | None = None,
+    ) -> Attacked:
+        """Return what an attack on `source` does to systems.
+
+        Args:
+            threat: What is done.
+            source: What the attacker differentiates or asks.
+            systems: Who is scored.
+            chosen: Positions of the utterances that are attacked.
+            predictions: What the one system says of the others, (N,).
+            draws: Draws whose mean is one gradient.
+            states: Keeps the draws of each system at each strength apart, where they are reseeded.
+        """
+        heard, device = self.dataset, self._placed(systems, source)
+        counting = Counting(with_gradients(source.eval(), self.gradients))
+        shown = [
+            (strength, system.name)
+            for strength in threat.strengths
+            for system in systems
+            if strength <= threat.others_up_to or system.model is source
+        ]
+        found = {
+            key: self._unset() if predictions is None else predictions.clone() for key in shown
+        }
+        moved = heard.x.clone()
+        for number, positions in enumerate(self._batches(chosen)):
+            for strength, x in self._moved(threat, counting, positions, number, device):
+                for system in systems:
+                    if (strength, system.name) in found:
+                        self._resume(system, threat, strength, states)
+                        said = self._predicted(system.model, x, positions)
+                        self._remember(system, strength, states)
+                        found[strength, system.name][positions] = said
+                if strength == threat.strength:
+                    moved[positions] = x.cpu()
+                if threat.ks:
+                    self.tick()
+            if not threat.ks:
+                self.tick()
+        frames = [self.rows(name, found[s, name], threat, s, draws) for s, name in shown]
+        measures = self._measures(threat, moved, counting, len(chosen))
+        if threat.towards and len(chosen):
+            led = found[shown[-1]][chosen] == heard.number(threat.towards)
+            measures |= {"towards": threat.towards, "success_rate": float(led.float().mean())}
+        return Attacked(validate(pd.concat(frames, ignore_index=True)), measures, moved)
+
+    def _moved(
+        self,
+        threat: Threat,
+        model: nn.Module,
+        positions: Tensor,
+        number: int,
+        device: torch.device,
+    ) -> Iterator[tuple[float, Tensor]]:
+        """Yield (strength, inputs) of one batch; of a trajectory each step, scored or not."""
+        heard = self.dataset
+        x, y = heard.x[positions].to(device), heard.y[positions].to(device)
+        if threat.towards:
+            y = torch.full_like(y, heard.number(threat.towards))
+        mask = None if heard.mask is None else heard.mask[positions].to(device)
+        draws = self._starts(threat, number)
+        if threat.ks:
+            walk = threat.attack.trajectory(model, x, y, generator=draws, mask=mask)
+            yield from ((float(k), moved) for k, moved in enumerate(walk, start=1))
+        elif threat.sweep:
+            yield from threat.attack.sweep(model, x, y, threat.sweep, generator=draws, mask=mask)
+        else:
+            yield threat.strength, threat.attack(model, x, y, generator=draws, mask=mask)
+
+    def _on_sound(
+        self,
+        threat: Threat,
+        source: nn.Module,
+        system: System,
+        chosen: Tensor,
+        predictions: Tensor | None,
+        draws: int,
+    ) -> Attacked:
+        """Return what an attack on the sound does to a system of log-Mel, an utterance at a time.
+
+        Sounds have lengths of their own, so they share no batch. What is scored is what a 16-bit
+        file of the attacked sound gives.
+        """
+        heard, (front_end, scale) = self.dataset, front_of(system)
+        chain = nn.Sequential(FrontEnd(front_end), scale)
+        counting = Counting(WaveformClassifier(chain, source).eval())
+        scored = WaveformClassifier(chain, system.model).eval()
+        found = self._unset() if predictions is None else predictions.clone()
+        moved, ratios = heard.x.clone(), []
+        for number, (position, sound) in enumerate(sounds_of(system, heard, chosen.tolist())):
+            here = torch.tensor([position])
+            starts = self._starts(threat, number)
+            attacked = threat.attack(counting, sound, heard.y[here], generator=starts)
+            found[here] = self._predicted(scored, attacked, here)
+            with torch.no_grad():
+                moved[here] = chain(attacked)
+            ratio = float(signal_to_noise_ratio(sound, attacked))
+            ratios += [ratio] if np.isfinite(ratio) else []
+            if number % self.batch_size == 0:
+                self.tick()
+        frame = self.rows(system.name, found, threat, threat.strength, draws)
+        told = _cost(counting, len(chosen), len(ratios))
+        if ratios:
+            told |= {"median_snr_db": float(np.median(ratios)), "lowest_snr_db": min(ratios)}
+        return Attacked(validate(frame), told, moved)
+
+    def _worth_it(self, threat: Threat, predictions: Tensor) -> Tensor:
+        """Return the positions of who is right, and not of the wanted class already."""
+        y = self.dataset.y
+        right = predictions == y
+        if threat.towards:
+            right &= y != self.dataset.number(threat.towards)
+        return torch.nonzero(right).squeeze(1)
+
+    def _few(self) -> tuple[Tensor, Tensor]:
+        few = slice(0, min(FEW, self.batch_size))
+        return self.dataset.x[few], self.dataset.y[few]
+
+    def _unset(self) -> Tensor:
+        return torch.full((len(self.dataset),), -1, dtype=torch.int64)
+
+    def _batches(self, positions: Tensor) -> Iterator[Tensor]:
+        if self.batch_size < 1:
+            raise SettingError("batch size", self.batch_size, "a whole number of at least 1")
+        if len(positions):
+            yield from torch.split(positions, self.batch_size)
+
+    def _placed(self, systems: Sequence[System], *sources: nn.Module) -> torch.device:
+        """Put all models on the device, in evaluation mode."""
+        device = self.compute.resolve()
+        for model in (*(system.model for system in systems), *sources):
+            model.to(device).eval()
+        return device
+
+    def _starts(self, threat: Threat, number: int) -> torch.Generator:
+        if self.starts is not None:
+            return self.starts(threat, number)
+        return generator(self.identity.seed, threat.name, threat.knowledge, number)
+
+    def _predicted(self, model: nn.Module, x: Tensor, positions: Tensor) -> Tensor:
+        names = self.dataset.corpus.utterances["utterance"].iloc[positions.numpy()].tolist()
+        return predict(model, x, batch_size=len(x), names=names).cpu()
+
+    def _resume(
+        self,
+        system: System,
+        threat: Threat,
+        strength: float,
+        states: dict[tuple[str, float], list[Tensor]] | None,
+    ) -> None:
+        """Let a system draw on where its last batch of this strength ended."""
+        if states is None or not self.reseeds:
+            return
+        if (system.name, strength) not in states:
+            reseed(system, self.identity.seed, threat.name)
+            return
+        pairs = zip(_generators(system.model), states[system.name, strength], strict=True)
+        for each, state in pairs:
+            each.set_state(state)
+
+    def _remember(
+        self,
+        system: System,
+        strength: float,
+        states: dict[tuple[str, float], list[Tensor]] | None,
+    ) -> None:
+        if states is not None and self.reseeds:
+            kept = [each.get_state() for each in _generators(system.model)]
+            states[system.name, strength] = kept
+
+    def _measures(
+        self, threat: Threat, moved: Tensor, counting: Counting, count: int
+    ) -> dict[str, Any]:
+        """Return how far the inputs moved, and what it took."""
+        x = self.dataset.x
+        touched = (moved != x).flatten(1).any(1)
+        found = _cost(counting, count, int(touched.sum()))
+        if bool(touched.any()):
+            ratio = signal_to_noise_ratio(x[touched], moved[touched])
+            ball = threat.attack.ball_around(x[touched])
+            found["median_distance"] = float(ball.norm((moved - x)[touched]).median())
+            found["median_snr_db"] = float(ratio.median())
+            found["lowest_snr_db"] = float(ratio.min())
+        return found
+
+
+def run(
+    systems: Sequence[System],
+    threats: Sequence[Threat],
+    dataset: Dataset | EvaluationSet,
+    *,
+    identity: Identity,
+    surrogates: Mapping[str, nn.Module] | None = None,
+    batch_size: int = 16,
+    compute: Compute | None = None,
+    gradients: Precision = "float32",
+    tick: Callable[[], None] | None = None,
+) -> Records:
+    """Return records: what each system says of each utterance, clean and under each threat.
+
+    Args:
+        systems: The bare model first, called ``undefended``, then its defences.
+        threats: What is done. Nothing stands before the bare model: where an oblivious attack is
+            tried, it is the bare model's adaptive one too, and not computed twice.
+        dataset: Held-out utterances.
+        identity: What is the same in every row.
+        surrogates: Models whose gradients transfer attacks take, by name.
+        batch_size: EvaluationSet attacked together.
+        compute: Device.
+        gradients: In which precision gradients are computed.
+        tick: Called once per batch of clean input and as `Threat.ticks` says.
+
+    Raises:
+        SettingError: A defence is called ``undefended``.
+        ServaxError: What a model answers to an utterance is NaN or infinite.
+    """
+    if any(system.name == UNDEFENDED for system in systems[1:]):
+        raise SettingError("defence name", UNDEFENDED, "another name, this one is the bare target")
+    engine = AttackEngine(
+        dataset=dataset if isinstance(dataset, EvaluationSet) else EvaluationSet.of(dataset),
+        identity=identity,
+        batch_size=batch_size,
+        compute=compute or Compute(),
+        gradients=gradients,
+        tick=tick or (lambda: None),
+    )
+    bare, frames = systems[0], [engine.clean(systems)]
+    made: list[tuple[Threat, pd.DataFrame]] = []
+    for threat in threats:
+        if threat.knowledge in ("oblivious", "transfer"):
+            sources = {"": bare.model, **(surrogates or {})}
+            frame = engine.on_source(threat, sources[threat.surrogate], systems).frame
+            made += [(threat, frame)] * (threat.knowledge == "oblivious")
+            frames.append(frame[frame["strength"] <= threat.others_up_to])
+            continue
+        known = [frame for each, frame in made if covers(each, threat)]
+        frames += [as_adaptive(frame, threat) for frame in known[:1]]
+        for system in systems[bool(known) :]:
+            through = threat if system.exact else replace(threat, knowledge="bpda")
+            frames.append(engine.on_system(through, system).frame)
+    frame = validate(pd.concat(frames, ignore_index=True))
+    corpus = engine.dataset.corpus
+    told = {"corpus": corpus.name, "scheme": corpus.scheme, "classes": list(corpus.labels)}
+    return Records(frame, told)
+
+
+def covers(oblivious: Threat, adaptive: Threat) -> bool:
+    """Tell whether an oblivious attack on the bare model has all that an adaptive one would do."""
+    return adaptive.name == oblivious.name and set(adaptive.strengths) <= set(oblivious.strengths)
+
+
+def as_adaptive(frame: pd.DataFrame, threat: Threat) -> pd.DataFrame:
+    """Return the bare model's records of an oblivious attack as those of one by who knows it."""
+    bare = (frame["defence"] == UNDEFENDED) & frame["strength"].isin(threat.strengths)
+    return frame[bare].assign(knowledge="adaptive")
+
+
+@torch.no_grad()
+def predict(model: nn.Module, x: Tensor, *, batch_size: int, names: Sequence[str] = ()) -> Tensor:
+    """Return the predicted classes (N,) of inputs (N, ...).
+
+    Raises:
+        ServaxError: An answer is NaN or infinite; of `names` (N,) the utterance is told.
+    """
+    found = [
+        classes_of(logits_of(model, part), names[first : first + batch_size])
+        for first, part in zip(
+            range(0, len(x), batch_size), torch.split(x, batch_size), strict=True
+        )
+    ]
+    return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
+
+
+def over_draws(model: nn.Module, x: Tensor, y: Tensor) -> tuple[nn.Module, int]:
+    """Return the mean of a random classifier over its draws (EOT), and over how many.
+
+    Args:
+        model: The classifier.
+        x: A few clean inputs (B, ...), on which the draws are counted that its gradient needs.
+        y: Their classes (B,).
+    """
+    draws = max(FEWEST_DRAWS, draws_until_flat(model, x, y, most=MOST_DRAWS))
+    return ExpectationOverDraws(model, draws).eval(), draws
+
+
+def reseed(system: System, seed: int, *purpose: str) -> None:
+    """Start the draws of a random defence anew."""
+    for drawing in _generators(system.model):
+        drawing.manual_seed(generator(seed, "defence", system.name, *purpose).initial_seed())
+
+
+def _generators(model: nn.Module) -> list[torch.Generator]:
+    """Return the generators that a model draws from, of the defence before the model."""
+    found = (getattr(module, "generator", None) for module in model.modules())
+    return [each for each in found if isinstance(each, torch.Generator)]
+
+
+def front_of(system: System) -> tuple[FrontEndSettings, Scaling]:
+    """Return the front-end and scale of a system of log-Mel."""
+    if system.front_end is None or system.scale is None:
+        raise ServaxError(f"{system.name}: takes no log-Mel, so there is no front-end.")
+    return system.front_end, system.scale
+
+
+def sounds_of(
+    system: System, heard: EvaluationSet, positions: Sequence[int]
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield position and sound (1, T) of the utterances at `positions`, as long as they are."""
+    stretches = heard.corpus.stretches
+    for position in positions:
+        _, path, start, end = stretches[position]
+        sound = read_in_range(path, sample_rate=system.sample_rate, start=start, end=end)
+        # The largest number of 16 bits lies one step below 1.
+        yield position, torch.from_numpy(sound).clamp(max=1.0 - 2.0**-15).unsqueeze(0)
+
+
+def _cost(counting: Counting, attacked: int, moved: int) -> dict[str, Any]:
+    """Return what an attack took: gradients and queries for each attacked utterance."""
+    return {
+        "gradients_per_utterance": round(counting.backward_rows / max(1, attacked), 2),
+        "queries_per_utterance": round(counting.forward_rows / max(1, attacked), 2),
+        "attacked": attacked,
+        "moved": moved,
+    }

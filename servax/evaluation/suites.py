@@ -1,0 +1,508 @@
+"""Suites: which threats a run, an audit, the benchmark and a calibration try, as lists.
+
+`PAPER` is the grid of Table 1 and Figure 2. `SMOKE`, `STANDARD` and `FULL` have each kind of
+attacker; the later ones give them more steps, queries, restarts and attacks. `BENCHMARK` is the
+attacker of the benchmark's page. `CALIBRATION` are the pairs of step and radius that might have
+been the paper's. Steps and queries are most: an attack that may stop early leaves an utterance as
+soon as it is fooled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from servax.attacks import (
+    APGD,
+    FGSM,
+    NES,
+    PGD,
+    Attack,
+    AutoAttack,
+    DiversePGD,
+    RandomNoise,
+    Restarts,
+    Square,
+    TargetedAPGD,
+    WaveformPGD,
+)
+from servax.attacks.auto_attack import RAND_DRAWS
+from servax.attacks.gradient import STRIDE
+from servax.attacks.outside import presets
+from servax.errors import SettingError
+from servax.evaluation.threats import KNOWLEDGE, Budget, Knowledge, Threat
+from servax.kinds import check_list, check_types
+from servax.perturbation import L2, check_radius
+from servax.training import Precision
+
+TABLE_STEPS = (3, 6, 9, 12, 15)
+"""k of PGD in Table 1 of the paper."""
+AttackedLabel = Literal["true", "predicted"]
+
+
+@dataclass(frozen=True)
+class AttackGrid:
+    """Strengths of the attacks; the grid is the paper's, section 3.2.3 and Figure 2."""
+
+    epsilons: tuple[float, ...] = (0.003, 0.006, 0.009, 0.012, 0.015)
+    """ε of FGSM, on the [0, 1] scale (.003 is .24 dB)."""
+    step: float = 0.003
+    """Step of PGD, on the [0, 1] scale; not printed in the paper."""
+    radius: float = 0.02
+    """Radius of PGD's ball, on the [0, 1] scale (.02 is 1.6 dB); not printed in the paper."""
+    steps: int = 30
+    """Largest k of PGD; every k from 1 is scored."""
+    adaptive_steps: int = 30
+    """Steps of the adaptive PGD (same step and radius)."""
+    label: AttackedLabel = "true"
+    """Whose loss rises: of the `true` label, or of what the model `predicted` (as [18] does)."""
+    gradients: Precision = "float32"
+    """`bfloat16` is the fast mode: predictions stay in float32, and records name it."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_list("epsilons", self.epsilons)
+        object.__setattr__(self, "epsilons", tuple(self.epsilons))
+        if not self.epsilons:
+            raise SettingError("epsilons", self.epsilons, "at least one size")
+        if len(set(self.epsilons)) < len(self.epsilons):
+            raise SettingError("epsilons", self.epsilons, "each size once")
+        for epsilon in self.epsilons:
+            FGSM(epsilon=epsilon)
+        if self.adaptive_steps < 1:
+            raise SettingError(
+                "adaptive_steps", self.adaptive_steps, "a whole number of at least 1"
+            )
+        if self.label not in ("true", "predicted"):
+            raise SettingError.choice("label", self.label, ("true", "predicted"))
+        if self.gradients not in ("float32", "bfloat16"):
+            raise SettingError.choice("gradients", self.gradients, ("float32", "bfloat16"))
+        check_radius(self.radius)
+        self.pgd(self.steps)
+
+    @property
+    def adaptive_ks(self) -> tuple[int, ...]:
+        """K at which the adaptive PGD is scored: those of Table 1 on its way, and its last."""
+        return tuple(
+            sorted({k for k in TABLE_STEPS if k < self.adaptive_steps} | {self.adaptive_steps})
+        )
+
+    @property
+    def longest(self) -> int:
+        """Steps of the trajectory on the bare target, which serves both kinds of attacker."""
+        return max(self.steps, self.adaptive_steps)
+
+    def told(self) -> dict[str, Any]:
+        """Return what provenance says of the grid; of the gradients only where they are fast."""
+        told = asdict(self)
+        if self.gradients == "float32":  # tables of before say nothing, and must agree
+            del told["gradients"]
+        return told
+
+    def pgd(self, steps: int) -> PGD:
+        """Return PGD with `steps` steps, from the clean input."""
+        return PGD(step=self.step, epsilon=self.radius, steps=steps, labels=self.label)
+
+    def oblivious(self) -> tuple[Threat, Threat]:
+        """Return FGSM and PGD on the bare target, for it and every defence.
+
+        PGD goes on beyond `steps` where the adaptive one is longer, for the bare target alone:
+        nothing stands before it, so that one trajectory is both attackers'.
+        """
+        return (
+            self._fgsm("oblivious"),
+            Threat(
+                name="pgd",
+                knowledge="oblivious",
+                attack=self.pgd(self.longest),
+                gradients=self.longest,
+                ks=tuple(range(1, self.longest + 1)),
+                others_up_to=self.steps,
+            ),
+        )
+
+    def adaptive(self, knowledge: Knowledge = "adaptive") -> tuple[Threat, Threat]:
+        """Return FGSM and PGD through a defence, single draws of a random one as the paper's."""
+        pgd = Threat(
+            name="pgd",
+            knowledge=knowledge,
+            attack=self.pgd(self.adaptive_steps),
+            gradients=self.adaptive_steps,
+            ks=self.adaptive_ks,
+            draws=1,
+        )
+        return self._fgsm(knowledge), pgd
+
+    def _fgsm(self, knowledge: Knowledge) -> Threat:
+        attack = FGSM(epsilon=self.epsilons[-1], labels=self.label)
+        return Threat(
+            name="fgsm",
+            knowledge=knowledge,
+            attack=attack,
+            gradients=1,
+            sweep=self.epsilons,
+            draws=1,
+        )
+
+
+PAPER = AttackGrid()
+"""The grid of the paper."""
+
+Tier = Literal["smoke", "standard", "full"]
+SHARES = (0.15, 0.3, 0.45, 0.6, 0.75, 1.0)
+"""Sizes of FGSM against the radius: the paper's .003 ... .015 when it is .02, and the radius."""
+PAPERS_STEPS = 15
+"""Most steps of PGD in the paper's table."""
+TOWARDS = "towards-"
+"""How the name of an attack begins that leads to a chosen class."""
+RADII = (0.25, 0.5, 1.0)
+"""Sizes of APGD against the radius."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much a tier spends on each attack."""
+
+    pgd: int
+    """Steps of PGD through the system; twice as many are tried too."""
+    apgd: int
+    """Steps of APGD."""
+    targeted: int
+    """Steps of APGD towards each other class; 0 leaves it out."""
+    restarts: int
+    """Random restarts of PGD; 0 leaves them out."""
+    minimum_norm: int
+    """Steps of the minimum-norm attack; 0 leaves it out."""
+    transfer: int
+    """Steps on the bare model and on surrogates."""
+    square: int
+    """Queries of Square."""
+    estimated: int
+    """Queries of NES; 0 leaves it out."""
+    decisions: int
+    """Queries of HopSkipJump; 0 leaves it out."""
+    waveform: int
+    """Steps of PGD on the sound; 0 leaves it out."""
+    probes: int
+    """Utterances of the probing checks."""
+    towards: int
+    """Steps of APGD towards each class as the one that is wanted; 0 leaves it out."""
+    auto: int
+    """Steps of each attack of AutoAttack; 0 leaves it out."""
+
+
+SMOKE = Effort(15, 10, 0, 0, 0, 15, 50, 0, 0, 0, 8, 0, 0)
+STANDARD = Effort(50, 50, 20, 5, 50, 20, 200, 200, 0, 20, 16, 20, 0)
+FULL = Effort(100, 100, 50, 10, 200, 50, 5000, 2000, 1000, 100, 32, 100, 100)
+TIERS: Mapping[Tier, Effort] = {"smoke": SMOKE, "standard": STANDARD, "full": FULL}
+"""What each tier of an audit spends."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The threats of one tier of an audit within a budget."""
+
+    tier: Tier
+    budget: Budget
+    snr_db: float | None = None
+    """Least signal-to-noise ratio of the attack on the sound, in dB; none for no such attack."""
+
+    @property
+    def effort(self) -> Effort:
+        """What the tier spends."""
+        return TIERS[self.tier]
+
+    def threats(
+        self,
+        knowledge: Collection[Knowledge] = KNOWLEDGE,
+        *,
+        classes: Sequence[str] = (),
+        surrogates: Sequence[str] = (),
+    ) -> tuple[Threat, ...]:
+        """Return all threats, from the attacker who knows least to the one who knows all.
+
+        Making an attack looks for its library, so that a missing one is noticed before any work.
+
+        Args:
+            knowledge: Which attackers are tried; noise, which is none, always is.
+            classes: Each is led to by an attack of its own, where the tier has such.
+            surrogates: Names of models whose gradients a transfer attack takes.
+        """
+        parts: dict[Knowledge, Iterator[Threat]] = {
+            "oblivious": self._oblivious(),
+            "transfer": itertools.chain.from_iterable(map(self._transfer, surrogates)),
+            "black_box": self._black_box(),
+            "bpda": self._bpda(),
+            "adaptive": itertools.chain(self._adaptive(), self._towards(classes)),
+        }
+        noise = RandomNoise(**self._ball())
+        threats = [Threat(name="noise", knowledge="black_box", attack=noise, queries=1)]
+        threats += [threat for known in KNOWLEDGE if known in knowledge for threat in parts[known]]
+        of_source = ("oblivious", "transfer")
+        return tuple(replace(each, everyone=each.knowledge in of_source) for each in threats)
+
+    def _oblivious(self) -> Iterator[Threat]:
+        """Yield the attacks on the bare model, for every defence: the paper's threat model."""
+        steps = self.effort.transfer
+        yield self._fgsm("oblivious")
+        yield self._papers("oblivious")
+        if self.tier != "smoke":
+            attack = APGD(**self._ball(), steps=steps, early_stop=False)
+            yield Threat(name="apgd-ce", knowledge="oblivious", attack=attack, gradients=steps + 1)
+
+    def _transfer(self, surrogate: str) -> Iterator[Threat]:
+        """Yield the attacks on a surrogate, for every system."""
+        steps = self.effort.transfer
+        name = f"pgd-{surrogate}"
+        yield self._pgd(name, "transfer", PAPERS_STEPS, early_stop=False, surrogate=surrogate)
+        diverse = DiversePGD(
+            **self._ball(), step=2.0 * self.budget.radius / steps, steps=steps, decay=1.0
+        )
+        yield Threat(
+            name=f"mi-di-{surrogate}",
+            knowledge="transfer",
+            attack=diverse,
+            gradients=steps,
+            surrogate=surrogate,
+        )
+
+    def _black_box(self) -> Iterator[Threat]:
+        """Yield the attacks that ask the system only."""
+        e, ball = self.effort, self._ball()
+        attacks: list[tuple[str, Attack, int]] = []
+        attacks.append(("square", Square(**ball, queries=e.square), e.square))
+        if e.estimated:
+            nes = NES(**ball, step=self.budget.radius / 4, queries=e.estimated)
+            attacks.append(("nes", nes, e.estimated))
+        if e.decisions:
+            jump = presets.hop_skip_jump(queries=e.decisions, **ball)
+            attacks.append(("hop-skip-jump", jump, e.decisions))
+        for name, attack, queries in attacks:
+            yield Threat(name=name, knowledge="black_box", attack=attack, queries=queries)
+
+    def _bpda(self) -> Iterator[Threat]:
+        """Yield the attacks with the identity in place of a defence's gradient."""
+        steps = self.effort.apgd
+        yield self._pgd("pgd", "bpda", self.effort.pgd)
+        if self.tier != "smoke":
+            attack = APGD(**self._ball(), steps=steps)
+            yield Threat(name="apgd-ce", knowledge="bpda", attack=attack, gradients=steps + 1)
+
+    def _adaptive(self) -> Iterator[Threat]:
+        """Yield the attacks through the whole system."""
+        e, ball = self.effort, self._ball()
+        know: Knowledge = "adaptive"
+        yield self._fgsm(know)
+        yield self._papers(know)
+        if e.pgd != PAPERS_STEPS:
+            yield self._pgd("pgd", know, e.pgd)
+        yield self._pgd("pgd-2x", know, 2 * e.pgd)
+        # The largest radius last: who falls to a smaller one is not attacked again.
+        sizes = self._sizes(RADII)
+        gradients = len(sizes) * (e.apgd + 1)
+        apgd = APGD(**ball, steps=e.apgd)
+        yield Threat(name="apgd-ce", knowledge=know, attack=apgd, gradients=gradients, sweep=sizes)
+        if e.targeted:
+            attack: Attack = TargetedAPGD(**ball, steps=e.targeted)
+            gradients = 3 * (e.targeted + 1)
+            yield Threat(name="apgd-targeted", knowledge=know, attack=attack, gradients=gradients)
+        if e.restarts:
+            step = max(2.5 * self.budget.radius / e.apgd, 0.05 * self.budget.radius)
+            pgd = PGD(**ball, step=step, steps=e.apgd, random_start=True, early_stop=True)
+            attack, gradients = Restarts(attack=pgd, count=e.restarts), e.restarts * e.apgd
+            yield Threat(name="pgd-restarts", knowledge=know, attack=attack, gradients=gradients)
+        if e.minimum_norm:
+            attack = presets.nearest(steps=e.minimum_norm, **ball)
+            gradients = e.minimum_norm
+            yield Threat(name="minimum-norm", knowledge=know, attack=attack, gradients=gradients)
+        if e.auto:
+            yield from self._longest()
+        if self.snr_db is not None and e.waveform:
+            attack = WaveformPGD(snr_db=self.snr_db, steps=e.waveform)
+            name = f"pgd-waveform-{self.snr_db:g}dB"
+            yield Threat(
+                name=name, knowledge=know, attack=attack, gradients=e.waveform, waveform=True
+            )
+
+    def _longest(self) -> Iterator[Threat]:
+        """Yield what only the full tier has: DeepFool, Carlini & Wagner's L2, AutoAttack."""
+        e = self.effort
+        know: Knowledge = "adaptive"
+        deep = presets.deepfool(**self._ball())
+        yield Threat(name="deepfool", knowledge=know, attack=deep, gradients=200)
+        if self.budget.ball is L2:
+            wagner = presets.carlini_wagner(**self._reach())
+            yield Threat(name="carlini-wagner", knowledge=know, attack=wagner, gradients=900)
+        standard, rand = (
+            AutoAttack(**self._ball(), steps=e.auto, queries=e.square, version=version)
+            for version in ("standard", "rand")
+        )
+        yield Threat(
+            name="autoattack",
+            knowledge=know,
+            attack=standard,
+            gradients=4 * (e.auto + 1) + e.auto,
+            queries=e.square,
+            if_random=Threat(
+                name="autoattack",
+                knowledge=know,
+                attack=rand,
+                gradients=2 * (e.auto + 1),
+                everyone=False,
+                draws=RAND_DRAWS,
+            ),
+        )
+
+    def _towards(self, classes: Sequence[str]) -> Iterator[Threat]:
+        """Yield the attacks that lead every utterance of another class to a chosen one."""
+        steps = self.effort.towards
+        for name in classes if steps else ():
+            yield Threat(
+                name=f"{TOWARDS}{_fit(name)}",
+                knowledge="adaptive",
+                attack=APGD(**self._ball(), steps=steps, targeted=True),
+                gradients=steps + 1,
+                towards=name,
+            )
+
+    def _fgsm(self, knowledge: Knowledge) -> Threat:
+        sweep = self._sizes(SHARES)
+        attack = FGSM(epsilon=sweep[-1], norm=self.budget.ball, bounds=self.budget.bounds)
+        return Threat(name="fgsm", knowledge=knowledge, attack=attack, gradients=1, sweep=sweep)
+
+    def _papers(self, knowledge: Knowledge) -> Threat:
+        """Return the paper's longest PGD, to the end; its inputs become sound afterwards."""
+        name = "pgd" if self.effort.pgd == PAPERS_STEPS else f"pgd-{PAPERS_STEPS}"
+        return replace(self._pgd(name, knowledge, PAPERS_STEPS, early_stop=False), kept=True)
+
+    def _pgd(
+        self,
+        name: str,
+        knowledge: Knowledge,
+        steps: int,
+        *,
+        early_stop: bool = True,
+        surrogate: str = "",
+    ) -> Threat:
+        # The paper's step and radius, .003 in .02, for any radius; more steps are as long as that.
+        attack = PGD(
+            **self._ball(), step=STRIDE * self.budget.radius, steps=steps, early_stop=early_stop
+        )
+        return Threat(
+            name=name, knowledge=knowledge, attack=attack, gradients=steps, surrogate=surrogate
+        )
+
+    def _sizes(self, shares: tuple[float, ...]) -> tuple[float, ...]:
+        """Return shares of the radius without the dust of floats; the radius stays as it is."""
+        radius = self.budget.radius
+        return tuple(radius if each == 1 else float(f"{each * radius:.9g}") for each in shares)
+
+    def _ball(self) -> dict[str, Any]:
+        return {"norm": self.budget.ball, **self._reach()}
+
+    def _reach(self) -> dict[str, Any]:
+        return {"epsilon": self.budget.radius, "bounds": self.budget.bounds}
+
+
+def _fit(name: str) -> str:
+    """Return the name of a class as part of the name of a folder; two names stay two."""
+    plain = re.sub(r"[^\w.-]+", "-", name)
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacker:
+    """How hard the adaptive attacker of the benchmark tries."""
+
+    radii: tuple[float, ...] = (0.005, 0.02)
+    """Of the balls, on the [0, 1] scale; a step is a quarter of each."""
+    steps: int = 100
+    """Steps of each start."""
+    restarts: int = 5
+    """Random starts."""
+    utterances: int = 48
+    """How many of each group are attacked, classes and speakers in equal shares."""
+
+    def __post_init__(self) -> None:
+        if not self.radii or self.utterances < 1:
+            told = (self.radii, self.utterances)
+            raise SettingError("radii, utterances", told, "at least one of each")
+        self.threats()
+
+    def threats(self, knowledge: Knowledge = "adaptive") -> tuple[Threat, ...]:
+        """Return the attack of each radius."""
+        return tuple(
+            Threat(
+                name=f"pgd-restarts-{self.steps}x{self.restarts}",
+                knowledge=knowledge,
+                attack=Restarts(
+                    PGD(
+                        step=radius / 4,
+                        epsilon=radius,
+                        steps=self.steps,
+                        random_start=True,
+                        early_stop=True,
+                    ),
+                    self.restarts,
+                ),
+                gradients=self.steps * self.restarts,
+                draws=1,
+            )
+            for radius in self.radii
+        )
+
+
+BENCHMARK = Attacker()
+"""The adaptive attacker of the benchmark's page; its oblivious ones are those of `PAPER`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationGrid:
+    """The pairs of step and radius that are tried."""
+
+    step_sizes: tuple[float, ...] = (0.003, 0.005, 0.0078, 0.01)
+    """Steps of PGD on the [0, 1] scale, as a list."""
+    radii: tuple[float, ...] = (0.015, 0.02, 0.03, 0.06)
+    """Radii of PGD, likewise (.02 is 1.6 dB)."""
+    steps: int = 30
+    """Largest k; every k from 1 is scored."""
+
+    def __post_init__(self) -> None:
+        for name in ("step_sizes", "radii"):
+            values = tuple(getattr(self, name))
+            object.__setattr__(self, name, values)
+            if not values or len(set(values)) < len(values):
+                raise SettingError(name, values, "at least one size, and each once")
+            if not min(values) > 0:
+                raise SettingError(name, values, "sizes above 0")
+        for radius in self.radii:
+            check_radius(radius)
+        self.threats()
+
+    @property
+    def pairs(self) -> list[tuple[float, float]]:
+        """Step and radius of each pair."""
+        return list(itertools.product(self.step_sizes, self.radii))
+
+    def threats(self) -> tuple[Threat, ...]:
+        """Return one trajectory of PGD for each pair, from the clean input."""
+        return tuple(
+            Threat(
+                name="pgd",
+                knowledge="adaptive",
+                attack=PGD(step=step, epsilon=radius, steps=self.steps),
+                gradients=self.steps,
+                ks=tuple(range(1, self.steps + 1)),
+                everyone=False,
+                draws=1,
+            )
+            for step, radius in self.pairs
+        )
+
+
+CALIBRATION = CalibrationGrid()
+"""The pairs that `servax calibrate` tries."""
