@@ -25,7 +25,6 @@ from servax.features import FrontEnd, waveform_batch
 from servax.models import VGG16, frozen
 from servax.pretrained import PURIFIER
 from servax.purifier import Purifier
-from servax.purifier.sound import longest_clip
 
 CHANNELS, BLOCKS = 64, 16
 CALLS = 8
@@ -64,7 +63,7 @@ def main() -> int:
     torch.set_num_threads(given.threads)
     purifier = Purifier.from_pretrained(PURIFIER).frozen()
     sound = six_seconds()
-    window = sound[: longest_clip(purifier, RATE)]
+    window = sound[: int(purifier.clip_seconds * RATE)]
     with torch.inference_mode():
         x = purifier.scale(FrontEnd(purifier.front_end)(waveform_batch(sound)))
     trained = VGG16(4, 64).eval()

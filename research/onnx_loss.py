@@ -36,11 +36,11 @@ from servax.corpora import Corpus, load
 from servax.defences import Defended
 from servax.evaluation.metrics import uar
 from servax.experiments.provenance import provenance
-from servax.export import export_defended, export_purifier
-from servax.export.quantising import quantise
 from servax.features import FrontEnd
 from servax.models import WaveformClassifier
 from servax.purifier import Purifier
+from servax.purifier.export import export_defended, export_purifier
+from servax.purifier.quantising import quantise
 from servax.recognition import Recogniser
 from servax.runtime.session import open_session
 
@@ -97,22 +97,22 @@ class Scene:
         chosen = paths[:: len(paths) // CALIBRATION_CLIPS][:CALIBRATION_CLIPS]
         return [audio.read(self.corpus.root / p, sample_rate=self.rate)[None] for p in chosen]
 
-    def write(self, folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-        """Return the files of the whole graph and of the purifier alone."""
+    def write(self, folder: Path) -> tuple[dict[str, Path], ...]:
+        """Return the files of the whole graph, of the purifier of log-Mels and of that of sound."""
         clips = self.calibration()
-        for kind, inputs in (("graph", clips), ("purifier", [self.logmel(c) for c in clips])):
+        mels = [self.logmel(c) for c in clips]
+        for kind, inputs in (("graph", clips), ("purifier", mels), ("sound", clips)):
             exact = folder / f"{kind}-float32.onnx"
             if kind == "graph":
                 export_defended(self.purifier, self.recogniser, exact)
             else:
-                export_purifier(self.purifier, exact)
+                export_purifier(self.purifier, exact, logmel=kind == "purifier")
             quantise(exact, folder / f"{kind}-int8-static.onnx", inputs)
             quantise(exact, folder / f"{kind}-int8-dynamic.onnx", method="dynamic")
-        graphs, purifiers = (
+        return tuple(
             {each: folder / f"{kind}-{each}.onnx" for each in FILES}
-            for kind in ("graph", "purifier")
+            for kind in ("graph", "purifier", "sound")
         )
-        return graphs, purifiers
 
 
 def main() -> None:
@@ -129,9 +129,9 @@ def main() -> None:
     began = time.monotonic()
     scene = Scene.of(given.purifier, given.model)
     with tempfile.TemporaryDirectory() as folder:
-        graphs, purifiers = scene.write(Path(folder))
-        sizes = {path.stem: path.stat().st_size for path in (*graphs.values(), *purifiers.values())}
-        measured = (timed if given.time else measure)(scene, graphs, purifiers, given.groups)
+        kinds = scene.write(Path(folder))
+        sizes = {path.stem: path.stat().st_size for kind in kinds for path in kind.values()}
+        measured = (timed if given.time else measure)(scene, *kinds, given.groups)
     record = {
         "model": given.model,
         "purifier": given.purifier,
@@ -151,16 +151,21 @@ def main() -> None:
 
 
 def measure(
-    scene: Scene, graphs: dict[str, Path], purifiers: dict[str, Path], groups: list[int]
+    scene: Scene,
+    graphs: dict[str, Path],
+    purifiers: dict[str, Path],
+    sounds_of: dict[str, Path],
+    groups: list[int],
 ) -> dict[str, Any]:
     """Return UAR and differences of each way, and the sizes of the files."""
+    del sounds_of
     network = scene.recogniser.network.eval()
     cleaner = scene.purifier.frozen()
     whole = WaveformClassifier(scene.front_end, Defended(network, cleaner))
     attack = WaveformPGD(snr_db=30.0, steps=15)
     listener = WaveformClassifier(scene.front_end, network)
     sessions = {name: open_session(path, threads=1) for name, path in graphs.items()}
-    alone = {name: runtime.Purifier.load(path, threads=1) for name, path in purifiers.items()}
+    alone = {name: open_session(path, threads=1) for name, path in purifiers.items()}
     labels: list[int] = []
     answers: dict[str, dict[str, list[int]]] = {s: {w: [] for w in WAYS} for s in STATES}
     far = {name: {"logits": 0.0, "purified": 0.0} for name in FILES}
@@ -182,7 +187,8 @@ def measure(
                 with torch.inference_mode():
                     purified = cleaner(torch.from_numpy(mel)).numpy()
                 for name in FILES:
-                    gap = np.abs(alone[name](mel) - purified)
+                    found = alone[name].run(None, {"logmel": mel})[0]
+                    gap = np.abs(found - purified)
                     moved[name].append(float(gap.mean()))
                     far[name]["purified"] = max(far[name]["purified"], float(gap.max()))
         if len(labels) % 56 == 0:
@@ -209,7 +215,11 @@ def measure(
 
 
 def timed(
-    scene: Scene, graphs: dict[str, Path], purifiers: dict[str, Path], groups: list[int]
+    scene: Scene,
+    graphs: dict[str, Path],
+    purifiers: dict[str, Path],
+    sounds_of: dict[str, Path],
+    groups: list[int],
 ) -> dict[str, Any]:
     """Return the median milliseconds a clip takes on one thread, the best of some rounds."""
     sounds = [sound for sound, _ in scene.utterances(groups)]
@@ -224,9 +234,10 @@ def timed(
     }
     for name in FILES:
         session = open_session(graphs[name], threads=1)
-        light = runtime.Purifier.load(purifiers[name], threads=1)
-        ways[f"graph/{name}"] = (_runner(session), chosen)
-        ways[f"purifier/{name}"] = (light, mels)
+        light = runtime.Purifier.load(sounds_of[name], threads=1)
+        alone = open_session(purifiers[name], threads=1)
+        ways[f"graph/{name}"] = (_runner(session, "waveform"), chosen)
+        ways[f"purifier/{name}"] = (_runner(alone, "logmel"), mels)
         ways[f"sound/{name}"] = (_sound(light, scene.rate), chosen)
     best = {name: np.full(len(chosen), np.inf) for name in ways}
     with torch.inference_mode():
@@ -245,8 +256,9 @@ def timed(
     }
 
 
-def _runner(session: Any) -> Callable[[Array], object]:
-    return lambda sound: session.run(["logits"], {"waveform": sound})
+def _runner(session: Any, name: str) -> Callable[[Array], object]:
+    first = session.get_outputs()[0].name
+    return lambda given: session.run([first], {name: given})
 
 
 def _sound(purifier: runtime.Purifier, rate: int) -> Callable[[Array], object]:

@@ -35,10 +35,8 @@ from servax.experiments.provenance import provenance
 from servax.features import SpecAugment
 from servax.models import FrameTransformer, UNet
 from servax.perturbation import Linf, ascend
-from servax.purifier.decision import divergence
 from servax.purifier.losses import pixel_loss
-from servax.purifier.surrogate import SURROGATE_TAPS, Surrogate
-from servax.purifier.surrogate_training import stretch
+from servax.purifier.surrogates import SURROGATE_TAPS, Surrogate, divergence, stretch
 from servax.training import epoch_order, generator, global_seed
 
 RESULTS = Path("results/research")

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from servax import audio
-from servax.containers import View
+from servax.audio.containers import View
 from servax.errors import AudioError, SettingError
 
 RATE = 16_000

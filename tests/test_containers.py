@@ -12,8 +12,8 @@ import pytest
 import soundfile
 
 from servax import audio
-from servax.containers import View
-from servax.containers.mp3 import frame_of
+from servax.audio.containers import View
+from servax.audio.mp3 import frame_of
 from servax.errors import AudioError
 
 RATE = 16_000

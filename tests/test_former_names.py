@@ -13,7 +13,7 @@ from servax.experiments.building import build
 from servax.kinds import stored
 from servax.perturbation import Linf
 from servax.purifier import SSA, PurifierTraining
-from servax.purifier.decision import DecisionSSA
+from servax.purifier.surrogates import DecisionSSA
 
 CHANGE = torch.zeros(1, 2, 3)
 FORMER = {

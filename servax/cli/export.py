@@ -11,15 +11,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from servax import audio
-from servax.bulk.folders import sounds_below
 from servax.cli.output import bar, print_json, print_table, say
 from servax.errors import SettingError
-from servax.export import export_defended, export_purifier
-from servax.export.quantising import FEWEST_CLIPS, too_few
-from servax.export.writing import check_place
 from servax.features import FrontEnd, waveform_batch
 from servax.files import expanded
 from servax.purifier import Purifier
+from servax.purifier.export import check_place, export_defended, export_purifier
+from servax.purifier.folders import sounds_below
+from servax.purifier.quantising import FEWEST_CLIPS, too_few
 from servax.recognition import Recogniser
 
 MOST_CLIPS = 64
@@ -30,8 +29,9 @@ MOST_CLIPS = 64
 class Export:
     """Export a purifier as ONNX, alone or with front-end and recogniser, any batch and length.
 
-    Alone it maps log-Mel (B, 1, M, F) on [0, 1] to purified log-Mel; servax.runtime purifies sound
-    with it, without torch. The file is compared with torch before it is put in its place.
+    Alone it maps a clip (1, T) at the front-end's rate to the purified one; servax.runtime purifies
+    sound of any length and rate with it, without torch. The file is compared with torch before it
+    is put in its place.
     """
 
     purifier: str
@@ -44,8 +44,11 @@ class Export:
     """Folder of a recogniser, or a packaged one (crnn-ravdess, CC BY-NC-SA 4.0): one graph from
     waveform (B, T) at the front-end's rate to logits (B, C) behind the purifier, logits without it
     and the residual score of an attack."""
+    logmel: bool = False
+    """Write the purifier alone as what maps log-Mel (B, 1, M, F) on [0, 1] to purified log-Mel."""
     int8: bool = False
-    """Write the int8 variant in place of float32: a third of the size, answers may change."""
+    """Write the int8 variant in place of float32: networks of a third of the size, answers may
+    change."""
     calibration: str | None = None
     """A folder of speech (8 sounds at least; 64 are taken, evenly) that tells int8 the ranges of
     activations beforehand: faster, and further from float32. Default sees them while the file
@@ -62,17 +65,20 @@ class Export:
             raise SettingError("out", None, expected)
         if self.calibration is not None and not self.int8:
             raise SettingError("calibration", self.calibration, "none: it belongs to --int8")
+        if self.logmel and self.recogniser is not None:
+            raise SettingError("logmel", True, "false: it belongs to a purifier alone")
         path = expanded(self.out)
         check_place(path, overwrite=self.overwrite)
         cleaner = Purifier.from_pretrained(self.purifier)
         behind = None if self.recogniser is None else Recogniser.from_pretrained(self.recogniser)
-        clips = self.clips(cleaner, behind)
+        clips = self.clips(cleaner if behind is None else behind)
         say("exporting; this takes about a minute")
         if behind is None:
             made = export_purifier(
                 cleaner,
                 path,
                 name=self.purifier,
+                logmel=self.logmel,
                 overwrite=self.overwrite,
                 int8=self.int8,
                 calibration=clips,
@@ -100,10 +106,8 @@ class Export:
             print_table(f"Exported to {path}", ["", ""], rows)
         return 0
 
-    def clips(
-        self, purifier: Purifier, recogniser: Recogniser | None
-    ) -> Sequence[NDArray[np.float32]]:
-        """Return up to `MOST_CLIPS` inputs of the graph: log-Mels of the purifier, or waveforms.
+    def clips(self, heard: Purifier | Recogniser) -> Sequence[NDArray[np.float32]]:
+        """Return up to `MOST_CLIPS` inputs of the graph: waveforms, or log-Mels of the purifier.
 
         Raises:
             SettingError: There are fewer than `FEWEST_CLIPS` sounds.
@@ -116,16 +120,15 @@ class Export:
             raise too_few(len(found))
         step = max(1, len(found) // MOST_CLIPS)
         chosen = found[::step][:MOST_CLIPS]
-        settings = purifier.front_end if recogniser is None else recogniser.front_end
-        logmel = nn.Sequential(FrontEnd(settings), purifier.scale)
+        front_end = nn.Sequential(FrontEnd(heard.front_end), heard.scale)
         clips = []
         with bar("hearing") as update:
             for done, path in enumerate(chosen, start=1):
-                heard = audio.read(path, sample_rate=settings.logmel.sample_rate)
-                if recogniser is not None:
-                    clips.append(heard[None])
-                else:
+                sound = audio.read(path, sample_rate=heard.front_end.logmel.sample_rate)
+                if self.logmel:
                     with torch.inference_mode():
-                        clips.append(logmel(waveform_batch(heard)).numpy())
+                        clips.append(front_end(waveform_batch(sound)).numpy())
+                else:
+                    clips.append(sound[None])
                 update(done, len(chosen))
         return clips

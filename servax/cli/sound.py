@@ -15,11 +15,6 @@ from servax import audio
 from servax.attacks import FGSM, PGD, Attack, WaveformPGD
 from servax.attacks.base import evaluating
 from servax.attacks.problem import logits_of
-from servax.bulk.files import carry_out, write_array
-from servax.bulk.folders import MOST_NAMES
-from servax.bulk.listing import check_manifest, write_manifest
-from servax.bulk.orders import LOGMEL, Order, Outcome, Plan, plan_attack, plan_purification
-from servax.bulk.processes import purify_here
 from servax.cli.output import bar, print_json, print_table, say
 from servax.corpora import is_manifest
 from servax.defences import Defended
@@ -32,6 +27,19 @@ from servax.models import WaveformClassifier, classes_of
 from servax.perturbation import PsychoacousticMask
 from servax.pretrained import PURIFIER
 from servax.purifier import Purifier
+from servax.purifier.bulk import purify_here
+from servax.purifier.file_jobs import (
+    LOGMEL,
+    FileJob,
+    Outcome,
+    Plan,
+    check_manifest,
+    plan_attack,
+    plan_purification,
+    write_manifest,
+)
+from servax.purifier.files import carry_out, write_array
+from servax.purifier.folders import MOST_NAMES
 from servax.recognition import Recogniser
 
 STATUSES = ("done", "skipped", "failed", "not_sound")
@@ -100,15 +108,15 @@ class AttackSounds:
         write = attacked.waveform if heard else attacked.logmel
         rows: list[dict[str, object]] = []
 
-        def work(order: Order) -> Outcome:
-            path, rate = Path(order.source), attacked.rate
+        def work(job: FileJob) -> Outcome:
+            path, rate = Path(job.source), attacked.rate
             samples = waveform_batch(read(path, sample_rate=rate))
-            row = write(samples, Path(order.target))
+            row = write(samples, Path(job.target))
             name = path.name if path == source else path.relative_to(source)
             rows.append({"sound": str(name), **row})
-            return Outcome(order.source, order.target, "done", samples.shape[-1] / rate)
+            return Outcome(job.source, job.target, "done", samples.shape[-1] / rate)
 
-        outcomes = (carry_out(order, work, overwrite=self.overwrite) for order in plan.orders)
+        outcomes = (carry_out(job, work, overwrite=self.overwrite) for job in plan.jobs)
         told = _watched("attacking", plan, outcomes)
         if self.json:
             print_json({"attacked": rows, **_as_data(plan, told)})
@@ -254,10 +262,10 @@ class Purify:
         given: dict[str, Any] = {"overwrite": self.overwrite, "workers": self.workers}
         purify: Callable[..., Iterable[Outcome]] = purify_here
         if self.engine == "ray":
-            from servax.bulk.ray_engine import purify_on_ray
+            from servax.purifier.bulk import purify_on_ray
 
             purify, given = purify_on_ray, given | {"address": self.address}
-        return purify(self.purifier, plan.orders, **given)
+        return purify(self.purifier, plan.jobs, **given)
 
     def _show(self, plan: Plan, told: Sequence[Outcome], target: Path) -> None:
         limited = [each for each in told if each.limited_samples]
@@ -287,19 +295,19 @@ class Purify:
 def _refuse_existing(plan: Plan, source: Path, *, overwrite: bool) -> None:
     """Refuse to replace what is there, where one file was asked for: none would be done."""
     if source.is_file() and not plan.rows and not overwrite:
-        for order in plan.orders:
-            if Path(order.target).exists():
-                raise AudioError(order.target, "is there already; add --overwrite to replace it")
+        for job in plan.jobs:
+            if Path(job.target).exists():
+                raise AudioError(job.target, "is there already; add --overwrite to replace it")
 
 
 def _watched(title: str, plan: Plan, outcomes: Iterable[Outcome]) -> list[Outcome]:
     """Return what became of every file of a plan, by name, and show how far it is meanwhile."""
     told = []
     with bar(title) as update:
-        update(0, len(plan.orders))
+        update(0, len(plan.jobs))
         for outcome in outcomes:
             told.append(outcome)
-            update(len(told), len(plan.orders))
+            update(len(told), len(plan.jobs))
     return sorted([*plan.told, *told], key=lambda each: each.source)
 
 

@@ -22,8 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import servax.audio
-from servax.audio import read
+from servax.audio import read, reading
 from servax.corpora import Corpus
 from servax.errors import CacheError, unwritable
 from servax.features import frontend, logmel
@@ -101,7 +100,7 @@ def extract(
 def cache_key(corpus: Corpus, front_end: FrontEnd) -> str:
     """Return the hash (hex) of all that the features depend on."""
     digest = hashlib.sha256()
-    for module in (servax.audio, logmel, frontend):
+    for module in (reading, logmel, frontend):
         digest.update(Path(str(module.__file__)).read_bytes())
     digest.update(json.dumps(asdict(front_end.settings), sort_keys=True).encode())
     for name, path, start, end in corpus.stretches:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from servax.errors import ShapeError
 from servax.features.logmel import LogMel
-from servax.runtime.rules import LARGEST_GAIN_DB
 
+LARGEST_GAIN_DB = 20.0
+"""A bin is raised or lowered by at most this much: more is reconstruction error, not cleaning."""
 NEPERS_PER_DB = math.log(10.0) / 20.0
 """What one dB of power is in the logarithm of an amplitude."""
 

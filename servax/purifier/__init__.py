@@ -1,15 +1,14 @@
 """SSA, the losses, the training of P against D, and the trained `Purifier`."""
 
-from servax.purifier.decision import DecisionSSA
 from servax.purifier.losses import LossWeights
 from servax.purifier.pipeline import protected_pipeline
 from servax.purifier.presets import PRESETS, Level, Preset, preset
 from servax.purifier.purifier import Purifier
 from servax.purifier.sound_purifier import SoundPurifier
 from servax.purifier.ssa import SSA
-from servax.purifier.stream import SoundStream
-from servax.purifier.surrogate_training import SurrogateTrainer, SurrogateTraining
+from servax.purifier.surrogates import DecisionSSA, SurrogateTrainer, SurrogateTraining
 from servax.purifier.training import PurifierTrainer, PurifierTraining
+from servax.runtime.windows import SoundStream
 
 __all__ = [
     "PRESETS",

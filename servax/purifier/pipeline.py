@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import soxr
 
+from servax.audio import read_whole
 from servax.errors import ServaxError, SettingError, ShapeError
 from servax.kinds import check_kind
 from servax.purifier.purifier import Purifier
-from servax.purifier.sound import read_file
-from servax.runtime.heard import as_file, heard
-from servax.runtime.samples import Samples
+from servax.runtime.forms import Samples, as_file, heard
 
 LONGEST_WAIT_SECONDS = 60.0
 """For a server, when a sound is a URL."""
@@ -81,7 +80,7 @@ class _Preprocess:
         says_rate = of_file or isinstance(inputs, Mapping) or hasattr(inputs, "get_all_samples")
         if not says_rate:
             inputs = {"raw": inputs, "sampling_rate": self.rate}
-        samples, rate = heard(inputs, None, read_file)
+        samples, rate = heard(inputs, None, read_whole)
         if samples.ndim == 2 and (of_file or len(samples) == 1):
             samples = samples.mean(axis=0, dtype=np.float32)
         if samples.ndim != 1:

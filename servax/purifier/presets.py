@@ -16,7 +16,7 @@ from typing import Literal
 from servax.errors import SettingError
 from servax.kinds import typed
 from servax.models import FrameTransformerSettings, RestorerSettings, UNetSettings
-from servax.purifier.surrogate_training import SurrogateTraining
+from servax.purifier.surrogates import SurrogateTraining
 from servax.purifier.training import PurifierTraining
 
 Level = Literal["P0", "P1", "P2", "P3"]

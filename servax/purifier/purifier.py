@@ -1,24 +1,49 @@
-"""A trained purifier with everything it needs to stand in front of a model."""
+"""A trained purifier with everything it needs to stand in front of a model.
+
+Sound is purified by the change that P makes to the log-Mel, applied to the waveform. What lies
+above the front-end's band passes unchanged but for the level, since only the difference is added to
+the original. Forms of input, windows, level and limiter are those of `servax.runtime`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Self
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Self
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
-from servax.features import FrontEndSettings, Scale, Scaling, check_log_mels, check_type
+from servax.audio import read_whole
+from servax.features import (
+    FrontEndSettings,
+    LogMel,
+    LogMelSettings,
+    Resynthesis,
+    Scale,
+    Scaling,
+    check_log_mels,
+    check_type,
+    fit_frames,
+    set_level,
+)
 from servax.kinds import check_kind, typed
 from servax.models import Stored, frozen
-from servax.purifier.sound import purify_sound
-from servax.purifier.stream import SoundStream
 from servax.recognition import Pretrained
-from servax.runtime.rules import HOP_SECONDS, LOOK_AHEAD_SECONDS
+from servax.runtime.cleaning import SoundCleaner
+from servax.runtime.forms import Samples
+
+CORRECTIONS = 2
+"""More change little (`research/purified_sound.py`)."""
 
 
 class Purifier(
     nn.Module,
     Pretrained,
+    SoundCleaner,
     pipeline_tag="audio-to-audio",
     tags=["adversarial-purification", "speech-emotion-recognition"],
 ):
@@ -98,55 +123,53 @@ cleaned = purifier.purify(waveform, sample_rate=16_000)
             return scale.settings.window_db == self.scale.settings.window_db
         return scale is not None and scale.settings == self.scale.settings
 
-    def purify(self, sound: Any, sample_rate: int | None = None) -> Any:
-        """Return purified sound of the same form, type, device, length, rate and level.
+    @property
+    def rate(self) -> int:
+        """Rate of the sound that the front-end hears, in Hz."""
+        return self.front_end.logmel.sample_rate
 
-        Full scale is ±1, or the peak of a sound that goes beyond it; where the change would lift a
-        sound above, a limiter lowers it (`servax.runtime.limiter`).
+    @property
+    def clip_seconds(self) -> float:
+        """How long a clip is at most: as long as in training."""
+        return (self.front_end.frames - 1) * self.front_end.logmel.hop_seconds
 
-        Time is the last axis. Each channel, and each sound of a batch or list, is purified alone;
-        longer ones than the purifier was trained on (about 6 s) in windows that fade into each
-        other. No gradient passes: that is `servax.SoundPurifier`.
+    @torch.inference_mode()
+    def difference(self, clip: Samples) -> Samples:
+        """Return what purification adds to a clip (T,) at `rate`, at any level."""
+        device = device_of(self)
+        sound = torch.from_numpy(np.ascontiguousarray(clip)).unsqueeze(0).to(device)
+        made = self.change(sound, _way(self.front_end.logmel, device)) - sound
+        added: Samples = made[0].cpu().numpy()
+        return added
 
-        Args:
-            sound: Samples (T,), (channels, T) or (B, T), at least .05 s: an array or a tensor,
-                floating-point with full scale at 1, or uint8, int16 or int32 with that of its
-                type; a list of numbers or of sounds; a path or the bytes of a file, whose samples
-                come back; or a mapping as of `datasets.Audio` and the pipelines of transformers
-                (``array`` or ``raw`` with ``sampling_rate``; ``path``; ``bytes``), which comes back
-                with an array and no file.
-            sample_rate: In Hz, of samples that do not say it; what lies above the front-end's band
-                passes unchanged.
+    def change(self, sound: Tensor, way: Resynthesis) -> Tensor:
+        """Return sound (1, T) at `rate` as its log-Mel changes, differentiably and exportably.
 
-        Raises:
-            ShapeError: `sound` is not (..., T) or is too short.
-            SettingError: `sound` is none, a sample is not finite, or `sample_rate` is missing,
-                outside its rule, or not the one that the sound says.
-            AudioError: A file cannot be read.
-        """
-        return purify_sound(self, sound, sample_rate)
-
-    def stream(
-        self,
-        sample_rate: int,
-        *,
-        hop_seconds: float = HOP_SECONDS,
-        look_ahead_seconds: float = LOOK_AHEAD_SECONDS,
-    ) -> SoundStream:
-        """Return a stream that takes chunks of sound and gives purified ones.
+        A gain of each bin moves its neighbours' Mel bins and frames too, so what is heard of the
+        result is not what P gave: the difference is applied again, `CORRECTIONS` times.
 
         Args:
-            sample_rate: Of the chunks, in Hz.
-            hop_seconds: From one pass of the purifier to the next.
-            look_ahead_seconds: Heard behind a sample before it is given; with `hop_seconds` it is
-                the latency.
-
-        Raises:
-            SettingError: A rate or a time is outside its rule.
+            sound: One sound.
+            way: To log-Mel and back.
         """
-        return SoundStream(
-            self, sample_rate, hop_seconds=hop_seconds, look_ahead_seconds=look_ahead_seconds
-        )
+        settings, logmel, scale = self.front_end, way.logmel, self.scale
+        levelled = sound if settings.level_dbfs is None else set_level(sound, settings.level_dbfs)
+        gain = levelled.norm() / sound.norm().clamp(min=1e-12)
+        x = scale(logmel(levelled))
+        weights = next(self.network.parameters(), x)
+        given = fit_frames(x, settings.frames).to(weights.dtype)
+        wanted = scale.inverse(self(given).to(x)[..., : x.shape[-1]])
+        change = wanted - scale.inverse(x)
+        changed, unit = way.of(sound), logmel.settings.db_per_unit
+        made: Tensor = changed(unit * change)
+        for _ in range(CORRECTIONS):
+            change = change + wanted - scale.inverse(scale(logmel(gain * made)))
+            made = changed(unit * change)
+        return made
+
+    def samples_of_file(self, file: str | Path | bytes) -> tuple[Samples, int]:
+        """Return the samples (channels, T) of a file, or of the bytes of one, and its rate."""
+        return read_whole(file)
 
     def frozen(self) -> Purifier:
         """Return a copy for inference: evaluation mode, no parameter gradients."""
@@ -157,3 +180,15 @@ cleaned = purifier.purify(waveform, sample_rate=16_000)
         cls, stored: Stored, scale: Scaling, front_end: FrontEndSettings, speakers: list[str]
     ) -> Self:
         return cls(stored.network, scale, front_end, speakers).eval()
+
+
+@lru_cache(maxsize=8)
+def _way(settings: LogMelSettings, device: torch.device) -> Resynthesis:
+    """Return the way to log-Mel and back on a device; all files of a folder share it."""
+    return Resynthesis(LogMel(settings)).to(device)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return where a module computes; what has no weights does so on the CPU."""
+    held = next(chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if held is None else held.device

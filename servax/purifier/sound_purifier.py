@@ -9,8 +9,7 @@ from torch.nn.functional import conv1d, max_pool1d, pad
 from servax.errors import SettingError
 from servax.features import LogMel, Resynthesis, check_waveforms
 from servax.kinds import check_kind, typed
-from servax.purifier.purifier import Purifier
-from servax.purifier.sound import change_clip, device_of, windows_of
+from servax.purifier.purifier import Purifier, device_of
 from servax.runtime.limiter import STEP, TARGET, triangle
 
 
@@ -34,12 +33,12 @@ class SoundPurifier(nn.Module):
     def __init__(self, purifier: Purifier, sample_rate: int) -> None:
         super().__init__()
         check_kind("purifier", purifier, Purifier)
-        rate = purifier.front_end.logmel.sample_rate
-        if sample_rate != rate:
-            raise SettingError("sample_rate", sample_rate, f"{rate} Hz, which the purifier hears")
+        if sample_rate != purifier.rate:
+            expected = f"{purifier.rate} Hz, which the purifier hears"
+            raise SettingError("sample_rate", sample_rate, expected)
         self.purifier = purifier.frozen()
         self.way = Resynthesis(LogMel(purifier.front_end.logmel)).to(device_of(purifier))
-        self.windows = windows_of(purifier, sample_rate)
+        self.windows = purifier.windows(sample_rate)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Return purified waveforms (B, T), on their device, which must be the module's.
@@ -80,7 +79,7 @@ class SoundPurifier(nn.Module):
         return float(needs.detach().min()) == 1.0
 
     def _clip(self, sound: Tensor) -> Tensor:
-        cleaned = change_clip(self.purifier, self.way, sound)
+        cleaned = self.purifier.change(sound, self.way)
         given, made = (s.square().mean().sqrt() for s in (sound, cleaned))
         levelled: Tensor = cleaned * (given / made.clamp(min=1e-12))
         return levelled

@@ -7,9 +7,7 @@ sound (T,) ─ mean of channels, resampled ─ front-end ─ log-Mel in dB ─ s
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -17,7 +15,7 @@ import soxr
 import torch
 from torch import Tensor, nn
 
-from servax import audio
+from servax.audio import read_whole
 from servax.errors import SettingError, ShapeError
 from servax.features import Dataset, FrontEnd, FrontEndSettings, Scaling, waveform_batch
 from servax.kinds import check, check_list
@@ -31,8 +29,7 @@ from servax.models import (
     evaluating,
 )
 from servax.recognition.pretrained import Pretrained
-from servax.runtime.heard import heard
-from servax.runtime.samples import Samples
+from servax.runtime.forms import heard
 from servax.training import global_seed
 
 
@@ -139,7 +136,7 @@ probabilities = recogniser(waveform, 16_000)  # one for each of recogniser.label
                 outside its rule, or not the one that the sound says.
             AudioError: A file cannot be read.
         """
-        samples, rate = heard(sound, sample_rate, _read)
+        samples, rate = heard(sound, sample_rate, read_whole)
         if samples.ndim > 2:
             raise ShapeError("sound", samples.shape, "one sound, (T,) or (channels, T)")
         mono = samples if samples.ndim == 1 else samples.mean(axis=0, dtype=np.float32)
@@ -190,11 +187,3 @@ def new_recogniser(
         raise SettingError.choice("network", network, RECOGNISERS)
     with global_seed(seed, "weights"):
         return RECOGNISERS[network](classes, width)
-
-
-def _read(file: str | Path | bytes) -> tuple[Samples, int]:
-    """Return the samples (channels, T) of a file, or of the bytes of one, and its rate."""
-    name, source = ("bytes", io.BytesIO(file)) if isinstance(file, bytes) else (file, None)
-    with audio.opened(name) if source is None else audio.open_sound(source, name) as sound:
-        every = audio.blocks(sound, name, first=0, last=sound.frames, size=audio.BLOCK_FRAMES)
-        return np.ascontiguousarray(np.concatenate(list(every)).T), int(sound.samplerate)

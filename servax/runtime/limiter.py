@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from servax.runtime.samples import Samples
+from servax.runtime.forms import Samples
 
 Gains = NDArray[np.float64]
 

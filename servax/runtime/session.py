@@ -51,12 +51,12 @@ def open_session(path: Path, *, threads: int | None = None) -> Any:
     return started(runtime, path, threads=int(threads or 0))
 
 
-def started(runtime: Any, path: Path, *, threads: int) -> Any:
-    """Return the session of a file that is there, on the CPU.
+def started(runtime: Any, file: Path | bytes, *, threads: int) -> Any:
+    """Return the session of a file that is there, or of the content of one, on the CPU.
 
     Args:
         runtime: The library, onnxruntime.
-        path: The file.
+        file: The file, or what it holds.
         threads: Of onnxruntime; 0 is as many as there are cores.
 
     Raises:
@@ -67,7 +67,10 @@ def started(runtime: Any, path: Path, *, threads: int) -> Any:
     options.log_severity_level = 3  # errors only: they are raised, and told in our sentence
     try:
         return runtime.InferenceSession(
-            str(path), sess_options=options, providers=["CPUExecutionProvider"]
+            file if isinstance(file, bytes) else str(file),
+            sess_options=options,
+            providers=["CPUExecutionProvider"],
         )
     except Exception as error:  # The classes of onnxruntime share no other base.
+        path = "a file" if isinstance(file, bytes) else file
         raise CheckpointError(path, f"is no ONNX file that onnxruntime can run ({error})") from None

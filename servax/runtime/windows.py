@@ -8,6 +8,7 @@ the sound.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -15,17 +16,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servax.errors import ServaxError, SettingError, ShapeError
-from servax.kinds import check_types
+from servax.kinds import check_number, check_types
+from servax.runtime import limiter
+from servax.runtime.forms import (
+    SHORTEST_SECONDS,
+    Samples,
+    as_samples,
+    check_rate,
+    check_samples,
+    fewest_samples,
+)
 from servax.runtime.limiter import Limited, Limiter
-from servax.runtime.samples import Samples, as_samples
 
 NOTHING: Samples = np.zeros(0, dtype=np.float32)
-LOUDEST = 65_536.0
-"""Largest sample, as `servax.audio` reads it; full scale is 1. Squares of far more overflow."""
+HOP_SECONDS = 0.5
+LOOK_AHEAD_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
-class Windows:
+class SoundWindows:
     """How a long sound is cut, in samples."""
 
     length: int
@@ -54,6 +63,50 @@ class Windows:
             )
         if self.fade > min(self.hop, self.unsure):
             raise SettingError("fade", self.fade, "at most hop, and look_ahead without guard")
+
+    @classmethod
+    def of_whole(cls, longest: int, sample_rate: int) -> SoundWindows:
+        """Return the windows of a sound that is there as a whole.
+
+        Args:
+            longest: How many samples a purifier hears at once: as many as it was trained on.
+            sample_rate: In Hz.
+        """
+        guard, hold = limiter.lengths(sample_rate)
+        return cls(longest, longest // 2, longest // 4 + guard, longest // 8, guard, hold)
+
+    @classmethod
+    def of_stream(
+        cls, longest: int, sample_rate: int, hop_seconds: float, look_ahead_seconds: float
+    ) -> SoundWindows:
+        """Return the windows of a stream that gives after `hop_seconds` + `look_ahead_seconds`.
+
+        Args:
+            longest: How many samples a purifier hears at once.
+            sample_rate: In Hz.
+            hop_seconds: From one window to the next.
+            look_ahead_seconds: Heard behind a sample before it is given.
+
+        Raises:
+            SettingError: A rate or a time is outside its rule.
+        """
+        check_rate(sample_rate)
+        check_number("hop_seconds", hop_seconds)
+        check_number("look_ahead_seconds", look_ahead_seconds)
+        if not SHORTEST_SECONDS <= hop_seconds < math.inf:
+            raise SettingError("hop_seconds", hop_seconds, f"at least {SHORTEST_SECONDS} s")
+        most = longest / sample_rate
+        if not 0 <= look_ahead_seconds <= most - hop_seconds:
+            raise SettingError(
+                "look_ahead_seconds", look_ahead_seconds, f"0 to {most:.2f} s together with the hop"
+            )
+        hop, look_ahead = (round(s * sample_rate) for s in (hop_seconds, look_ahead_seconds))
+        # A whole number of hops: windows of a sound that is heard at once end at the same places.
+        length = look_ahead + hop * ((longest - look_ahead) // hop)
+        guard, hold = limiter.lengths(sample_rate)
+        guard = min(guard, look_ahead)
+        fade = min(hop // 2, look_ahead // 2, look_ahead - guard)
+        return cls(length, hop, look_ahead, fade, guard, hold)
 
     @property
     def latency(self) -> int:
@@ -92,20 +145,36 @@ class Windows:
             stop = min(stop + self.hop, total)
 
 
-class Stream:
-    """Takes chunks of any size and gives purified ones.
+class SoundStream:
+    """Takes chunks of sound of any size and gives purified ones, together of the same length.
+
+    A window of the last seconds (about 6, as the purifier was trained on) is purified at each hop;
+    of it all but the end is given. From the first whole window on the result equals that of the
+    same windows over the whole sound, whatever the size of the chunks.
 
     Args:
         clip: Maps one window (T,) to its purified samples (T,).
         windows: How the sound is cut.
+        sample_rate: Of the chunks, in Hz.
         live: Whether the first windows are short, so that the latency holds from the beginning;
             else nothing is given before a whole window was heard, which knows more.
+
+    Example:
+        >>> stream = purifier.stream(16_000)  # doctest: +SKIP
+        >>> for chunk in microphone:  # doctest: +SKIP
+        ...     play(stream.feed(chunk))
+        >>> play(stream.finish())  # doctest: +SKIP
     """
 
     def __init__(
-        self, clip: Callable[[Samples], Samples], windows: Windows, *, live: bool = True
+        self,
+        clip: Callable[[Samples], Samples],
+        windows: SoundWindows,
+        sample_rate: int,
+        *,
+        live: bool = True,
     ) -> None:
-        self.windows = windows
+        self.windows, self.sample_rate = windows, sample_rate
         self._clip = clip
         self._next = windows.latency if live else windows.length
         self._kept, self._start = NOTHING, 0
@@ -117,6 +186,11 @@ class Stream:
         self._finished = False
 
     @property
+    def latency_seconds(self) -> float:
+        """Longest time from hearing a sample to giving it, the work itself left out."""
+        return self.windows.latency / self.sample_rate
+
+    @property
     def limited(self) -> Limited:
         """How much was lowered in what was given so far, to stay within full scale."""
         return self._limiter.limited
@@ -126,45 +200,57 @@ class Stream:
         """How many samples were taken."""
         return self._start + len(self._kept)
 
-    def feed(self, chunk: NDArray[np.floating]) -> Samples:
+    def feed(self, chunk: NDArray[np.floating], *, last: bool = False) -> Samples:
         """Take a chunk (T,) of any length and return the samples that are ready, perhaps none.
+
+        Args:
+            chunk: What comes next, perhaps nothing.
+            last: The sound ends with it: all the rest is returned, and the stream is over.
 
         Raises:
             ServaxError: The stream is finished.
-            ShapeError: `chunk` is not (T,).
+            ShapeError: `chunk` is not (T,), or all chunks together are shorter than .05 s.
             SettingError: A sample is not finite, or beyond `LOUDEST`.
         """
-        self._refuse_when_finished()
+        if self._finished:
+            raise ServaxError("this stream is finished: begin another for another sound.")
         samples = as_samples("chunk", chunk)
         if samples.ndim != 1:
             raise ShapeError("chunk", samples.shape, "(T,) mono samples")
         check_samples("chunk", samples)
+        heard, least = self.heard + len(samples), fewest_samples(self.sample_rate)
+        if last and 0 < heard < least:
+            raise ShapeError("all chunks together", (heard,), f"(T,) with T >= {least}")
         self._kept = np.concatenate([self._kept, samples])
-        ready = []
-        while self._next <= self.heard:
-            ready.append(self._window(self._next, self._next - self.windows.unsure))
-            self._next += self.windows.hop
-        self._forget()
-        return np.concatenate([NOTHING, *ready])
+        self._finished = last
+        hop, unsure = self.windows.hop, self.windows.unsure
+        ends = [(stop, stop - unsure) for stop in range(self._next, heard + 1, hop)]
+        self._next += hop * len(ends)
+        if last and heard > (ends[-1][0] if ends else self._last_start + len(self._last)):
+            ends.append((heard, heard))
+        ready = [NOTHING]
+        for stop, until in ends:
+            start = max(0, stop - self.windows.length)
+            purified = self._clip(self._kept[start - self._start : stop - self._start])
+            ready.append(self._joined(purified, start, until))
+        if last:
+            rest = self._last[self._given - self._last_start :]
+            ready += [self._within(rest, self._last_start), self._limiter.finish()]
+        first = max(self._start, heard - self.windows.length)
+        self._kept, self._start = self._kept[first - self._start :].copy(), first
+        return np.concatenate(ready)
 
     def finish(self) -> Samples:
         """Return the rest; the stream is over.
 
         Raises:
             ServaxError: The stream is finished already.
+            ShapeError: All chunks together are shorter than .05 s.
         """
-        self._refuse_when_finished()
-        self._finished = True
-        if self._last_start + len(self._last) == self.heard:
-            rest = self._within(self._last[self._given - self._last_start :], self._last_start)
-        else:
-            rest = self._window(self.heard, self.heard)
-        return np.concatenate([rest, self._limiter.finish()])
+        return self.feed(NOTHING, last=True)
 
-    def _window(self, stop: int, until: int) -> Samples:
-        """Purify the window that ends at `stop`, take it up to `until` and return what is ready."""
-        start = max(0, stop - self.windows.length)
-        purified = self._clip(self._kept[start - self._start : stop - self._start])
+    def _joined(self, purified: Samples, start: int, until: int) -> Samples:
+        """Fade into a window that begins at `start`; return what is ready of it, up to `until`."""
         ready = purified[self._given - start : until - start].copy()
         if self._given:
             first = self._given - self._last_start
@@ -179,26 +265,3 @@ class Stream:
         heard = self._kept[start - self._start : start - self._start + len(self._last)]
         # Beyond full scale is what was so before: a sound of floats keeps its own peak.
         return self._limiter.feed(ready, max(1.0, float(np.abs(heard).max(initial=0.0))))
-
-    def _forget(self) -> None:
-        first = max(self._start, self.heard - self.windows.length)
-        self._kept, self._start = self._kept[first - self._start :].copy(), first
-
-    def _refuse_when_finished(self) -> None:
-        if self._finished:
-            raise ServaxError("this stream is finished: begin another for another sound.")
-
-
-def check_samples(name: str, samples: Samples) -> None:
-    """Refuse samples (T,) of which some are no sound.
-
-    Raises:
-        SettingError: A sample is not finite, or beyond `LOUDEST`.
-    """
-    if not np.isfinite(samples).all():
-        raise SettingError(name, "not finite", "samples without NaN or infinity")
-    peak = float(np.abs(samples).max(initial=0.0))
-    if peak > LOUDEST:
-        raise SettingError(
-            f"the loudest sample of {name}", peak, f"at most {LOUDEST:g}; full scale is 1"
-        )

@@ -17,9 +17,9 @@ import soundfile
 from numpy.typing import NDArray
 
 from servax import audio
-from servax.containers import behind_tags
+from servax.audio.containers import behind_tags
 from servax.errors import AudioCause, AudioError
-from servax.runtime.rules import SHORTEST_SECONDS
+from servax.runtime.forms import SHORTEST_SECONDS
 from servax.service.queue import SoundFacts
 from servax.service.responses import Refusal
 from servax.service.settings import Limits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,11 +9,10 @@ import numpy as np
 import soundfile
 import torch
 
-from servax.bulk.files import as_written, subtype_of, without_time
+from servax.audio import encoded, subtype_of
 from servax.errors import SettingError
 from servax.models import classes_of
 from servax.purifier import Purifier
-from servax.purifier.sound import purify_waveform
 from servax.recognition import Recogniser
 from servax.runtime.limiter import Limited
 from servax.service.decoding import Decoded
@@ -55,24 +53,18 @@ class Models:
         """
         subtype = subtype_of(float(np.abs(sound.samples).max()))
         channels, limits = zip(
-            *(purify_waveform(self.purifier, each, sound.rate) for each in sound.samples.T),
-            strict=True,
+            *(self.purifier.whole(each, sound.rate) for each in sound.samples.T), strict=True
         )
-        purified = as_written(np.stack(channels, axis=1), subtype)  # (T, channels)
-        file = io.BytesIO()
+        purified = np.stack(channels, axis=1)  # (T, channels)
         try:
-            with soundfile.SoundFile(
-                file, "w", sound.rate, len(channels), subtype, format=container
-            ) as written:
-                without_time(written)
-                written.write(purified)
+            file = encoded(purified, sound.rate, container, subtype)
         except (soundfile.LibsndfileError, ValueError):
             what = f"sound of {sound.rate} Hz" if subtype == "PCM_16" else "sound beyond full scale"
             raise Refusal(
                 406, "not_as_flac", f"FLAC cannot hold {what}; ask for WAV with ?format=wav."
             ) from None
         limited = Limited.together(limits)
-        return Purified(file.getvalue(), limited.samples, limited.decibels)
+        return Purified(file, limited.samples, limited.decibels)
 
     @torch.inference_mode()
     def classify(self, sounds: Sequence[Decoded]) -> list[Classification]:

@@ -19,12 +19,13 @@ import pytest
 import soundfile
 
 from servax import audio
-from servax.bulk import Order, purify_file
 from servax.cli import main
 from servax.corpora import cache_folder
 from servax.errors import PathError, SettingError
 from servax.pretrained import folder
 from servax.purifier import Purifier
+from servax.purifier.file_jobs import FileJob
+from servax.purifier.files import purify_file
 
 PACKAGED = "ssad-plus-synthetic"
 NOT_UTF8 = os.fsdecode(b"caf\xe9.wav")
@@ -170,22 +171,22 @@ def test_two_runs_on_one_file_do_not_disturb_each_other(
     cleaner: Purifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second run begins and ends while the first one writes."""
-    order = Order(str(speak(tmp_path / "a.wav")), str(tmp_path / "out" / "a.wav"))
+    job = FileJob(str(speak(tmp_path / "a.wav")), str(tmp_path / "out" / "a.wav"))
     blocks, others = audio.blocks, []
 
     def meanwhile(*arguments: Any, **settings: Any) -> Iterator[np.ndarray]:
         if not others:
             others.append(None)
-            others.append(purify_file(cleaner, order))
+            others.append(purify_file(cleaner, job))
         return blocks(*arguments, **settings)
 
     monkeypatch.setattr(audio, "blocks", meanwhile)
-    first = purify_file(cleaner, order)
+    first = purify_file(cleaner, job)
     assert [each.sentence for each in (first, others[1])] == ["", ""]
     assert [each.status for each in (first, others[1])] == ["done", "done"]
-    assert soundfile.info(order.target).frames == 3_200
+    assert soundfile.info(job.target).frames == 3_200
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.wav"]
-    assert purify_file(cleaner, order).status == "skipped"
+    assert purify_file(cleaner, job).status == "skipped"
 
 
 def test_a_target_that_is_no_file_fails_at_once(cleaner: Purifier, tmp_path: Path) -> None:
@@ -194,8 +195,8 @@ def test_a_target_that_is_no_file_fails_at_once(cleaner: Purifier, tmp_path: Pat
     os.mkfifo(tmp_path / "pipe.wav")
     for name in ("folder.wav", "pipe.wav"):
         for overwrite in (False, True):
-            order = Order(str(source), str(tmp_path / name))
-            outcome = purify_file(cleaner, order, overwrite=overwrite)
+            job = FileJob(str(source), str(tmp_path / name))
+            outcome = purify_file(cleaner, job, overwrite=overwrite)
             expected = (
                 f"{tmp_path / name}: is there, and is no file that could be replaced; move it."
             )
@@ -213,7 +214,7 @@ def test_a_full_disk_is_told_in_the_words_of_the_system(
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
-        outcome = purify_file(cleaner, Order(str(source), str(tmp_path / "out" / name)))
+        outcome = purify_file(cleaner, FileJob(str(source), str(tmp_path / "out" / name)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert outcome.sentence == (
@@ -229,7 +230,7 @@ def test_no_order_writes_over_its_own_sound(cleaner: Purifier, tmp_path: Path) -
     (tmp_path / "soft.wav").symlink_to("a.wav")
     (tmp_path / "hard.wav").hardlink_to(source)
     for name in ("a.wav", "soft.wav", "hard.wav"):
-        outcome = purify_file(cleaner, Order(str(source), str(tmp_path / name)), overwrite=True)
+        outcome = purify_file(cleaner, FileJob(str(source), str(tmp_path / name)), overwrite=True)
         assert outcome.sentence == (
             f"{tmp_path / name}: is the sound itself; give another place to write."
         )
@@ -369,7 +370,7 @@ def test_whatever_one_file_raises_is_told(
     cleaner: Purifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = speak(tmp_path / "a.wav")
-    order = Order(str(source), str(tmp_path / "o.wav"))
+    job = FileJob(str(source), str(tmp_path / "o.wav"))
     for error, said in (
         (OSError(5, "Input/output error"), "[Errno 5] Input/output error"),
         (ValueError("odd"), "odd"),
@@ -380,7 +381,7 @@ def test_whatever_one_file_raises_is_told(
         def fail(*_: object, error: Exception = error) -> None:
             raise error
 
-        monkeypatch.setattr("servax.bulk.files._purify_sound", fail)
-        outcome = purify_file(cleaner, order)
+        monkeypatch.setattr("servax.purifier.files._purify_sound", fail)
+        outcome = purify_file(cleaner, job)
         assert outcome.status == "failed"
         assert said in outcome.sentence

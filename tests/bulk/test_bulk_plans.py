@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from servax.bulk.folders import files_below
-from servax.bulk.orders import Plan, plan_attack, plan_purification
 from servax.errors import AudioError, PathError
+from servax.purifier.file_jobs import Plan, plan_attack, plan_purification
+from servax.purifier.folders import files_below
 
 NAMES = [
     *("a.wav", "a.mp3", "a.flac", "a.mp3.wav", "a.wav.wav", "a.WAV", "a.npy", "a.npy.wav", "b.ogg"),
@@ -30,8 +30,7 @@ def made(folder: Path, *names: str) -> Path:
 
 def targets(plan: Plan, source: Path, out: Path) -> dict[str, str]:
     return {
-        os.path.relpath(order.source, source): os.path.relpath(order.target, out)
-        for order in plan.orders
+        os.path.relpath(job.source, source): os.path.relpath(job.target, out) for job in plan.jobs
     }
 
 
@@ -78,7 +77,7 @@ def test_links_are_followed_but_not_round_in_circles_and_every_file_is_accounted
     os.mkfifo(source / "pipe.wav")
     made(source / "out", "a.wav", "old.txt")
     plan = plan_purification(source, source / "out")
-    sounds = {os.path.relpath(order.source, source) for order in plan.orders}
+    sounds = {os.path.relpath(job.source, source) for job in plan.jobs}
     assert sounds == {
         *("a.wav", "x.wav/inner.flac", "linked/far.wav", "annexed.wav", "self.wav", "pipe.wav"),
     }
@@ -88,7 +87,7 @@ def test_links_are_followed_but_not_round_in_circles_and_every_file_is_accounted
         "gone": "failed",
     }
     assert plan.notes == ("folders read under another name, not through 2 links (circle, deep/up)",)
-    seen = {order.source for order in plan.orders} | {each.source for each in plan.told}
+    seen = {job.source for job in plan.jobs} | {each.source for each in plan.told}
     linked = {str(source / "linked" / name) for name in ("far.wav", "far.webm")}
     assert seen == (every_file(source) - every_file(source / "out")) | linked | {
         str(source / "gone")
@@ -108,7 +107,7 @@ def test_a_folder_that_may_not_be_read_is_told(
 
     monkeypatch.setattr(Path, "iterdir", refusing)
     plan = plan_purification(source, tmp_path / "out")
-    assert [Path(order.source).name for order in plan.orders] == ["a.wav"]
+    assert [Path(job.source).name for job in plan.jobs] == ["a.wav"]
     (told,) = plan.told
     assert (told.status, told.source) == ("failed", str(source / "shut"))
     assert told.sentence == f"{source / 'shut'}: cannot be read (Permission denied)."
@@ -122,7 +121,7 @@ def test_no_target_is_a_sound_by_any_name(tmp_path: Path, link: str, attack: boo
     getattr(out / "a.wav", link)(source / "a.wav")
     getattr(out / "b.wav", link)(source / "c.wav")
     plan = plan_attack(source, out, ending=".wav") if attack else plan_purification(source, out)
-    assert [Path(order.source).name for order in plan.orders] == ["c.wav"]
+    assert [Path(job.source).name for job in plan.jobs] == ["c.wav"]
     assert [each.sentence for each in plan.told] == [
         f"{out / name}: is the sound itself; give another place to write."
         for name in ("a.wav", "b.wav")
@@ -198,7 +197,7 @@ def test_what_cannot_be_reached_is_told_and_ends_nothing() -> None:
         finally:
             os.seteuid(before)
             (source / "shut").chmod(0o755)
-    assert [Path(order.source).name for order in plan.orders] == ["a.wav"]
+    assert [Path(job.source).name for job in plan.jobs] == ["a.wav"]
     assert [(each.status, each.sentence) for each in plan.told] == [
         ("failed", f"{source / 'shut' / name}: cannot be reached (Permission denied).")
         for name in ("b", "c.wav", "d.txt")
@@ -216,7 +215,7 @@ def test_folders_deeper_than_a_path_may_be_end_nothing(
     monkeypatch.chdir(tmp_path)
     plan = plan_purification(source, tmp_path / "out")
     shutil.rmtree(source)
-    assert [Path(order.source).name for order in plan.orders] == ["a.wav"]
+    assert [Path(job.source).name for job in plan.jobs] == ["a.wav"]
     (told,) = plan.told
     assert (told.status, told.sentence.endswith("cannot be reached (File name too long).")) == (
         *("failed", True),
@@ -230,7 +229,7 @@ def test_a_link_to_nothing_does_not_stand_in_the_way_of_a_sound(tmp_path: Path) 
         plan_purification(source, tmp_path / "out"),
         plan_attack(source, tmp_path / "out", ending=".wav"),
     ):
-        assert [order.source for order in plan.orders] == [str(source / "a.wav")]
+        assert [job.source for job in plan.jobs] == [str(source / "a.wav")]
         (told,) = plan.told
         assert told.sentence == (
             f"{source / 'a'}: is a link to nowhere, which is not there; fetch what it stands for "
@@ -245,7 +244,7 @@ def test_no_two_sounds_become_one_by_links_in_the_output(tmp_path: Path, there: 
     (out / "b.wav").symlink_to("a.wav")
     (out / "y").symlink_to("x")
     plan = plan_purification(source, out)
-    assert [Path(order.source).name for order in plan.orders] == ["z.wav"]
+    assert [Path(job.source).name for job in plan.jobs] == ["z.wav"]
     assert [each.sentence for each in plan.told] == [
         f"{out / name}: leads to {out / place}, which another sound would become too; "
         "remove the link."

@@ -10,9 +10,11 @@ import pytest
 import soundfile
 import torch
 
-from servax.bulk import Order, plan_purification, processes, purify_here
 from servax.cli import main
 from servax.errors import ServaxError, SettingError
+from servax.purifier import bulk
+from servax.purifier.bulk import purify_here
+from servax.purifier.file_jobs import FileJob, plan_purification
 
 PACKAGED = "ssad-plus-synthetic"
 
@@ -46,8 +48,8 @@ def test_two_processes_write_the_bytes_of_one_and_a_bad_file_stops_none(
 def test_a_lost_process_is_told_in_one_sentence_and_what_is_done_is_kept(
     sounds: Path, tmp_path: Path
 ) -> None:
-    orders = plan_purification(sounds, tmp_path / "out").orders
-    outcomes = purify_here(PACKAGED, orders, workers=2)
+    jobs = plan_purification(sounds, tmp_path / "out").jobs
+    outcomes = purify_here(PACKAGED, jobs, workers=2)
     first = next(outcomes)
     for child in multiprocessing.active_children():
         child.kill()
@@ -57,21 +59,21 @@ def test_a_lost_process_is_told_in_one_sentence_and_what_is_done_is_kept(
 
 
 def test_threads_are_as_before_when_a_file_is_done(sounds: Path, tmp_path: Path) -> None:
-    orders = plan_purification(sounds, tmp_path / "out").orders[:1]
+    jobs = plan_purification(sounds, tmp_path / "out").jobs[:1]
     threads = torch.get_num_threads()
-    for outcome in purify_here(PACKAGED, orders, workers=1):
+    for outcome in purify_here(PACKAGED, jobs, workers=1):
         assert (outcome.status, torch.get_num_threads()) == ("done", threads)
 
 
 def test_workers_begin_only_where_there_is_work_for_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "cpus", lambda: 4)
-    monkeypatch.setattr(processes, "BYTES_WORTH_A_WORKER", 1_000)
+    monkeypatch.setattr(bulk, "cpus", lambda: 4)
+    monkeypatch.setattr(bulk, "BYTES_WORTH_A_WORKER", 1_000)
     for bytes_, workers in ((0, 1), (999, 1), (1_000, 2), (3_500, 4), (90_000, 4)):
         (tmp_path / "a.wav").write_bytes(bytes(bytes_))
-        orders = [Order(str(tmp_path / name), "") for name in ("a.wav", "gone.wav")]
-        assert processes.workers_for(orders) == workers
+        jobs = [FileJob(str(tmp_path / name), "") for name in ("a.wav", "gone.wav")]
+        assert bulk.workers_for(jobs) == workers
 
 
 def test_workers_are_refused_in_one_sentence(

@@ -20,8 +20,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 PACKAGED = "ssad-plus-synthetic"
 LOSING = """
 import os, pathlib, sys
-from servax.bulk import Order, ray_engine
-from servax.bulk.ray_engine import Worker, purify_on_ray
+from servax.purifier import bulk
+from servax.purifier.file_jobs import FileJob
+from servax.purifier.bulk import Worker, purify_on_ray
 
 class Mortal(Worker):
     # The first worker that meets sound 3, and each that meets sound 4, dies as if it were killed.
@@ -36,14 +37,14 @@ class Mortal(Worker):
         self.purifier.forward = deadly
         return super().__call__(batch)
 
-    def _tried(self, order):
-        self.now = order.source
-        return super()._tried(order)
+    def _tried(self, job):
+        self.now = job.source
+        return super()._tried(job)
 
-ray_engine.Worker = Mortal
+bulk.Worker = Mortal
 folder, out = sys.argv[1:]
-orders = [Order(f"{folder}/{i}.wav", f"{out}/{i}.wav") for i in range(6)]
-for outcome in purify_on_ray("ssad-plus-synthetic", orders, workers=1):
+jobs = [FileJob(f"{folder}/{i}.wav", f"{out}/{i}.wav") for i in range(6)]
+for outcome in purify_on_ray("ssad-plus-synthetic", jobs, workers=1):
     print(outcome.source[-5:], outcome.status, outcome.sentence, flush=True)
 """
 
@@ -96,7 +97,7 @@ def test_a_lost_worker_is_begun_again(
 
 
 def test_workers_are_refused_in_one_sentence(tmp_path: Path) -> None:
-    from servax.bulk.ray_engine import purify_on_ray
+    from servax.purifier.bulk import purify_on_ray
 
     with pytest.raises(SettingError, match="workers is 0, expected a whole number of at least 1"):
         list(purify_on_ray(PACKAGED, [], workers=0))

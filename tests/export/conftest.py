@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from servax.export import Exported, export_defended
 from servax.features import FrontEndSettings, Scale, ScaleSettings
 from servax.models import CRNN, RecogniserNetwork, UNet
 from servax.purifier import Purifier
+from servax.purifier.export import Exported, export_defended
 from servax.recognition import Recogniser
 
 LABELS = ("angry", "happy", "sad")

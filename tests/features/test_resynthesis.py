@@ -8,8 +8,7 @@ import torch
 
 from servax.errors import ShapeError
 from servax.features import LogMel, LogMelSettings, apply_change
-from servax.features.resynthesis import bin_weights
-from servax.runtime.rules import LARGEST_GAIN_DB
+from servax.features.resynthesis import LARGEST_GAIN_DB, bin_weights
 
 
 def test_no_change_gives_the_waveform_back(speech):

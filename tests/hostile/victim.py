@@ -25,10 +25,10 @@ import numpy as np
 import torch
 
 from servax import audio
-from servax.bulk.files import purify_file
-from servax.bulk.orders import Order
 from servax.errors import AudioError, ServaxError
 from servax.purifier import Purifier
+from servax.purifier.file_jobs import FileJob
+from servax.purifier.files import purify_file
 from servax.service.decoding import decode
 from servax.service.responses import Refusal
 from servax.service.settings import Limits
@@ -99,7 +99,7 @@ def file(purifier: Purifier, sound: bytes) -> dict[str, Any]:
         return {"outcome": error.cause, "sentence": str(error).removeprefix(str(source))}
     if seconds > PURIFIED_SECONDS:
         return {"outcome": "decoded"}
-    outcome = purify_file(purifier, Order(str(source), str(target)), overwrite=True)
+    outcome = purify_file(purifier, FileJob(str(source), str(target)), overwrite=True)
     assert target.exists() == (outcome.status == "done"), outcome
     target.unlink(missing_ok=True)
     sentence = outcome.sentence.removeprefix(str(source))

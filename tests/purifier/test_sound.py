@@ -17,9 +17,7 @@ from servax.features import (
     ScaleSettings,
     waveform_batch,
 )
-from servax.purifier import Purifier
-from servax.purifier.sound import clip_of, longest_clip, purify_waveform
-from servax.purifier.sound_purifier import SoundPurifier
+from servax.purifier import Purifier, SoundPurifier
 from servax.runtime.limiter import limited
 
 
@@ -91,7 +89,7 @@ class Draw(nn.Module):
 @pytest.mark.parametrize("rate", [16_000, 44_100])
 def test_a_long_sound_is_the_faded_sum_of_its_windows(seconds: float, rate: int) -> None:
     cleaner, sound = purifier(Draw()), voice(seconds, rate)
-    length = longest_clip(cleaner, rate)
+    length = int(cleaner.clip_seconds * rate)
     hop, ahead = length // 2, length // 4
     stops = [*range(length, len(sound), hop), len(sound)] if len(sound) > length else [len(sound)]
     expected, before = np.zeros(len(sound)), np.ones(len(sound))
@@ -131,12 +129,12 @@ def full(seconds: float, rate: int = 16_000) -> NDArray[np.float32]:
 @pytest.mark.parametrize("seconds", [0.3, 13.0])
 def test_a_sound_in_range_comes_out_in_range(rate: int, seconds: float) -> None:
     cleaner, sound = purifier(DampHigh()), full(seconds, rate)
-    cleaned, told = purify_waveform(cleaner, sound, rate)
+    cleaned, told = cleaner.whole(sound, rate)
     assert told.samples > 0
     assert told.decibels > 0.3
     assert np.abs(cleaned).max() <= 1.0
     np.testing.assert_array_equal(cleaner.purify(sound, rate), cleaned)
-    quiet, untouched = purify_waveform(cleaner, sound / 8, rate)
+    quiet, untouched = cleaner.whole(sound / 8, rate)
     assert untouched.samples == 0
     # The change depends on no level, so the limiter alone makes the difference.
     np.testing.assert_allclose(limited(8 * quiet, rate), cleaned, atol=1e-4)
@@ -147,7 +145,7 @@ def test_the_differentiable_way_limits_alike() -> None:
         cleaner = purifier(DampHigh())
         x = torch.from_numpy(sound).unsqueeze(0).requires_grad_()
         cleaned = SoundPurifier(cleaner, 16_000)(x)
-        expected, told = purify_waveform(cleaner, sound, 16_000)
+        expected, told = cleaner.whole(sound, 16_000)
         assert told.samples > 0
         np.testing.assert_allclose(cleaned[0].detach(), expected, atol=5e-5)
         cleaned.square().sum().backward()
@@ -171,7 +169,7 @@ def test_streams_limit_alike() -> None:
     found = np.concatenate([stream.feed(sound), stream.finish()])
     total = np.zeros_like(sound)
     for start, stop, weights in stream.windows.weighted(len(sound)):
-        total[start:stop] += weights * clip_of(cleaner, 16_000)(sound[start:stop])
+        total[start:stop] += weights * cleaner._clip_at(16_000)(sound[start:stop])
     steady = stream.windows.length + stream.windows.guard + stream.windows.hold
     np.testing.assert_allclose(found[steady:], limited(total, 16_000)[steady:], atol=1e-6)
     assert np.abs(total[steady:]).max() > 1.0

@@ -11,8 +11,7 @@ from servax.errors import ServaxError, SettingError, ShapeError
 from servax.features import FrontEndSettings, Scale, ScaleSettings
 from servax.pretrained import folder
 from servax.purifier import Purifier
-from servax.purifier.sound import clip_of, longest_clip
-from servax.runtime.windows import Stream, Windows
+from servax.runtime.windows import SoundStream, SoundWindows
 
 
 class Context(nn.Module):
@@ -74,24 +73,22 @@ def test_the_steady_state_is_the_result_of_the_whole_sound(cleaner: Purifier, ra
     # The whole sound at once, by the weights of its windows: another way than the stream's.
     expected = np.zeros_like(sound)
     for start, stop, weights in stream.windows.weighted(len(sound)):
-        expected[start:stop] += weights * clip_of(cleaner, rate)(sound[start:stop])
+        expected[start:stop] += weights * cleaner._clip_at(rate)(sound[start:stop])
     steady = stream.windows.length
     np.testing.assert_allclose(found[steady:], expected[steady:], atol=1e-6)
     assert np.abs(found[:steady] - expected[:steady]).max() > 1e-4  # it knows less there
 
 
 def test_a_whole_sound_in_chunks_is_the_sound_at_once(cleaner: Purifier) -> None:
-    from servax.purifier.sound import whole_sound
-
     sound = voice(20.0)
-    stream = whole_sound(cleaner, 16_000)
+    stream = cleaner.whole_stream(16_000)
     found = [*(stream.feed(chunk) for chunk in chunks(sound, [1000])), stream.finish()]
     np.testing.assert_array_equal(np.concatenate(found), cleaner.purify(sound, 16_000))
 
 
 def test_memory_is_one_window_however_long_the_sound() -> None:
-    windows = Windows(1000, hop=500, look_ahead=250, fade=125)
-    stream = Stream(lambda window: window, windows)
+    windows = SoundWindows(1000, hop=500, look_ahead=250, fade=125)
+    stream = SoundStream(lambda window: window, windows, 1)
     for chunk in chunks(voice(10.0), [100]):
         stream.feed(chunk)
         assert len(stream._kept) <= windows.length
@@ -99,7 +96,7 @@ def test_memory_is_one_window_however_long_the_sound() -> None:
 
 @pytest.mark.parametrize("total", [1, 749, 750, 999, 1000, 1001, 1500, 1501, 9876])
 def test_weights_add_up_to_one_and_identity_stays(total: int) -> None:
-    windows = Windows(1000, hop=500, look_ahead=250, fade=125)
+    windows = SoundWindows(1000, hop=500, look_ahead=250, fade=125)
     sound = np.random.default_rng(1).normal(size=total).astype(np.float32)
     weight = np.zeros(total, dtype=np.float32)
     for start, stop, weights in windows.weighted(total):
@@ -107,7 +104,7 @@ def test_weights_add_up_to_one_and_identity_stays(total: int) -> None:
         weight[start:stop] += weights
     np.testing.assert_allclose(weight, 1.0, atol=1e-6)
     for live in (True, False):
-        stream = Stream(lambda window: window, windows, live=live)
+        stream = SoundStream(lambda window: window, windows, 1, live=live)
         given = np.concatenate([stream.feed(sound), stream.finish()])
         np.testing.assert_allclose(given, sound, atol=1e-6)
 
@@ -119,7 +116,7 @@ def test_packaged_purifier_in_a_stream_is_near_its_result_at_once() -> None:
     found = np.concatenate([stream.feed(sound), stream.finish()])
     assert len(found) == len(sound)
     assert np.isfinite(found).all()
-    assert longest_clip(cleaner, 16_000) == 372 * 256
+    assert int(cleaner.clip_seconds * 16_000) == 372 * 256
 
 
 def test_refusals(cleaner: Purifier) -> None:

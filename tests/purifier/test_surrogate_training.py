@@ -11,9 +11,7 @@ from torch.nn.functional import log_softmax, softmax
 from servax.errors import SettingError
 from servax.models import CRNN, VGG16, UNet, feature_extractor, frozen
 from servax.purifier import PRESETS, DecisionSSA, SurrogateTrainer, SurrogateTraining
-from servax.purifier.decision import divergence
-from servax.purifier.surrogate import SURROGATE_TAPS, Surrogate
-from servax.purifier.surrogate_training import stretch
+from servax.purifier.surrogates import SURROGATE_TAPS, Surrogate, divergence, stretch
 from servax.training import Compute, fit, generator, global_seed
 
 LABELS = [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from servax.export import export_purifier
 from servax.features import FrontEndSettings, Scale, ScaleSettings
 from servax.models import UNet
 from servax.purifier import Purifier
+from servax.purifier.export import export_purifier
 
 
 def drawn_unet(**settings: int) -> UNet:

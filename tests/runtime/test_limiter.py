@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from servax.runtime.limiter import STEP, TARGET, Limited, Limiter, lengths, limited
-from servax.runtime.windows import Stream, Windows
+from servax.runtime.windows import SoundStream, SoundWindows
 
 Sound = NDArray[np.float32]
 
@@ -113,26 +113,26 @@ def test_what_was_changed_in_several_channels() -> None:
 @pytest.mark.parametrize("live", [True, False])
 @pytest.mark.parametrize("guard", [0, 30])
 def test_a_stream_gives_nothing_above_full_scale_and_counts(live: bool, guard: int) -> None:
-    windows = Windows(1_000, hop=500, look_ahead=250, fade=125, guard=guard, hold=80)
+    windows = SoundWindows(1_000, hop=500, look_ahead=250, fade=125, guard=guard, hold=80)
     sound = loud(1.0, 9_876)
-    stream = Stream(lambda window: 2.0 * window, windows, live=live)
+    stream = SoundStream(lambda window: 2.0 * window, windows, 1, live=live)
     found = np.concatenate([stream.feed(sound), stream.finish()])
     assert len(found) == len(sound)
     assert np.abs(found).max() <= 1.0
     assert stream.limited.decibels == pytest.approx(20 * math.log10(2 / TARGET), abs=0.01)
     # The steps of a window and of the limiter are one after the other.
     np.testing.assert_allclose(found, transcribed(2 * sound, guard, 80), atol=1e-5)
-    parts = Stream(lambda window: 2.0 * window, windows, live=live)
+    parts = SoundStream(lambda window: 2.0 * window, windows, 1, live=live)
     given = [*(parts.feed(part) for part in np.array_split(sound, 97)), parts.finish()]
     np.testing.assert_array_equal(np.concatenate(given), found)
 
 
 def test_a_stream_keeps_the_peak_of_floats() -> None:
-    windows = Windows(1_000, hop=500, look_ahead=250, fade=125, guard=30, hold=80)
+    windows = SoundWindows(1_000, hop=500, look_ahead=250, fade=125, guard=30, hold=80)
     sound = loud(20_000.0, 9_876)
-    same = Stream(lambda window: window, windows)
+    same = SoundStream(lambda window: window, windows, 1)
     given = np.concatenate([same.feed(sound), same.finish()])
     np.testing.assert_allclose(given, sound, rtol=1e-6)
-    twice = Stream(lambda window: 2.0 * window, windows)
+    twice = SoundStream(lambda window: 2.0 * window, windows, 1)
     given = np.concatenate([twice.feed(sound), twice.finish()])
     assert 0.9 * 20_000 < np.abs(given).max() <= 20_000

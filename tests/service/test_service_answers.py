@@ -18,10 +18,11 @@ from fastapi.openapi.models import OpenAPI
 from prometheus_client.parser import text_string_to_metric_families
 from service_running import LIMITS, Running, samples_of, sound
 
-from servax.bulk import Order, purify_file
-from servax.bulk.files import LOUDEST
+from servax.audio.writing import LARGEST_OF_16_BITS as LOUDEST
 from servax.defences.detector import Detector
 from servax.features import FrontEnd
+from servax.purifier.file_jobs import FileJob
+from servax.purifier.files import purify_file
 from servax.service.inference import Models
 
 
@@ -64,7 +65,7 @@ def test_a_full_sound_is_limited_as_on_the_command_line(
     assert np.abs(made).max() < 32_767 / 32_768
     (tmp_path / "in.wav").write_bytes(body)
     target = tmp_path / f"out.{container}"
-    outcome = purify_file(models.purifier, Order(str(tmp_path / "in.wav"), str(target)))
+    outcome = purify_file(models.purifier, FileJob(str(tmp_path / "in.wav"), str(target)))
     assert answer.content == target.read_bytes()
     assert outcome.limited_samples > 0
     assert int(answer.headers["X-Limited-Samples"]) == outcome.limited_samples

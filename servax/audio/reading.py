@@ -1,4 +1,4 @@
-"""Sound in and out: any file libsndfile reads becomes mono float32 at one rate.
+"""Sound in: any file libsndfile reads becomes mono float32 at one rate.
 
 Reading stands on soundfile (libsndfile: WAV, FLAC, OGG, MP3, AIFF, AU, CAF, …), resampling on soxr
 at its HQ setting. A file that is missing, empty, cut off, not sound, or that holds NaN is refused
@@ -7,8 +7,8 @@ trained on half a recording learns half a recording.
 
 What counts as cut off differs by container. WAV, AIFF, AU and CAF state the size of their data,
 which libsndfile compares with the file ("should be"); FLAC and MP3 state a number of frames, OGG
-marks its last page. `servax.containers` reads what libsndfile would misread: sizes that were never
-filled in, tags, several sounds in one file.
+marks its last page. `servax.audio.containers` reads what libsndfile would misread: sizes that were
+never filled in, tags, several sounds in one file.
 """
 
 from __future__ import annotations
@@ -17,36 +17,19 @@ import hashlib
 import io
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 import soxr
 
-from servax.containers import View, streamed, view_of
-from servax.errors import AudioError, SettingError, unwritable
-from servax.files import whole_file
+from servax.audio.containers import View, streamed, view_of
+from servax.errors import AudioError, SettingError
 from servax.kinds import typed
-
-__all__ = [
-    "Sound",
-    "blocks",
-    "created",
-    "duration_seconds",
-    "fingerprint",
-    "inspect",
-    "open_sound",
-    "opened",
-    "read",
-    "regular",
-    "stretch",
-    "write",
-]
 
 Samples = npt.NDArray[np.float32]
 
@@ -54,9 +37,6 @@ LOWEST_RATE = 1_000
 HIGHEST_RATE = 768_000
 LOUDEST = 65_536.0
 """Largest sample: floats that were scaled as 16-bit integers, a common slip, still pass."""
-IN_RANGE = 1.0 + 2.0**-15
-"""Peak of a sound within full scale; less than a step of 16 bits beyond 1 is rounding."""
-FLOATS = ("FLOAT", "DOUBLE")
 END_SLACK_SECONDS = 0.1
 """How far an `end` may lie behind the last sample: tables round their times."""
 MP3_SLACK_FRAMES = 1152
@@ -72,7 +52,6 @@ LFS_POINTER = b"version https://git-lfs"
 MALFORMED = 3
 """SF_ERR_MALFORMED_FILE of sndfile.h."""
 NOT_SOUND = "is not sound that libsndfile reads (WAV, FLAC, OGG, MP3, AIFF, …)"
-WRITABLE = {".wav": "WAV", ".flac": "FLAC"}
 SIZE_LINE = re.compile(
     r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
 )
@@ -98,104 +77,14 @@ def read(
             beyond `LOUDEST`, or has no samples between `start` and `end`.
         SettingError: An argument is of another kind or outside its rule.
     """
-    _check_rate(sample_rate)
-    frames, native_rate = _decode(Path(path), start, end)
+    check_rate(sample_rate)
+    frames, native_rate = _decoded(path, start, end)
     mono = frames.mean(axis=1, dtype=np.float32)  # (T,)
     if native_rate != sample_rate:
         mono = soxr.resample(mono, native_rate, sample_rate, quality="HQ")
     if mono.size == 0:
         raise AudioError(path, f"holds less than one sample at {sample_rate} Hz")
     return np.ascontiguousarray(mono, dtype=np.float32)
-
-
-@typed
-def write(
-    path: str | Path, waveform: npt.ArrayLike, sample_rate: int, *, subtype: str = "PCM_16"
-) -> None:
-    """Write one channel as WAV or FLAC; the file appears whole or not at all.
-
-    Args:
-        path: Ends in ``.wav`` or ``.flac``; its folder must exist.
-        waveform: Samples (T,), full scale ±1; only float formats hold more.
-        sample_rate: In hertz.
-        subtype: Sample format in libsndfile's words: ``PCM_16``, ``PCM_24``, ``FLOAT``, …
-
-    Raises:
-        AudioError: The waveform is empty, not (T,), or holds NaN or infinity, or what `subtype`
-            would clip; the folder is missing; the container cannot hold `subtype`.
-        SettingError: `sample_rate` is outside its rule, or `waveform` of no floating-point type.
-    """
-    path = Path(path)
-    _check_rate(sample_rate)
-    samples = _as_floats(waveform)
-    if samples.ndim != 1 or samples.size == 0:
-        raise AudioError(path, f"cannot write samples of shape {samples.shape}, expected (T,)")
-    if not np.isfinite(samples).all():
-        raise AudioError(path, "refuses to write NaN or infinite samples")
-    peak = float(np.abs(samples).max())
-    if peak > IN_RANGE and subtype not in FLOATS:
-        reason = (
-            f"would be clipped: its loudest sample is {peak:g} and full scale is 1; scale it down, "
-            "or write a WAV of subtype FLOAT"
-        )
-        raise AudioError(path, reason, cause="too_loud")
-    with created(path, sample_rate, subtype=subtype) as sound:
-        sound.write(samples)
-
-
-def _as_floats(waveform: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Return samples as float32 or, where they are wider, float64: what libsndfile takes."""
-    try:
-        samples = np.asarray(waveform)
-    except (TypeError, ValueError, RuntimeError):  # ragged lists; tensors that need a gradient
-        samples = np.asarray(None)
-    if samples.dtype.kind != "f":
-        kind = type(waveform).__name__ if samples.dtype == object else str(samples.dtype)
-        expected = "floating-point samples with full scale at 1"
-        raise SettingError("the type of waveform", kind, expected)
-    return samples.astype(np.float32 if samples.dtype.itemsize <= 4 else np.float64, copy=False)
-
-
-@typed
-@contextmanager
-def created(
-    path: str | Path, sample_rate: int, channels: int = 1, *, subtype: str = "PCM_16"
-) -> Iterator[soundfile.SoundFile]:
-    """Yield a new sound file to write to, which appears whole or not at all.
-
-    Args:
-        path: Ends in ``.wav`` or ``.flac``; its folder must exist.
-        sample_rate: In hertz.
-        channels: Of each frame.
-        subtype: As in `write`.
-
-    Raises:
-        AudioError: The folder is missing, the container cannot hold `subtype`, or the file cannot
-            be written; the sentence says what the system said.
-    """
-    path = Path(path)
-    container = WRITABLE.get(path.suffix.lower())
-    if container is None:
-        raise AudioError(path, f"cannot write {path.suffix or 'no suffix'}, use .wav or .flac")
-    if not soundfile.check_format(container, subtype):
-        raise AudioError(path, f"{container} cannot hold {subtype!r} samples")
-    if not path.parent.is_dir():
-        raise AudioError(path, "its folder does not exist, create it first")
-    steady = None
-    try:
-        with whole_file(path) as part, part.open("r+b") as file:
-            steady = _Steady(file)
-            with soundfile.SoundFile(
-                steady, "w", int(sample_rate), int(channels), subtype, format=container
-            ) as sound:
-                yield sound
-            if steady.error is not None:
-                raise steady.error
-    except Exception as error:
-        told = steady.error if steady is not None else None  # soundfile asserts, and hides it
-        if told is None and not isinstance(error, OSError | soundfile.LibsndfileError):
-            raise
-        raise AudioError(path, unwritable(told or error)) from None
 
 
 @dataclass(frozen=True)
@@ -226,7 +115,7 @@ def inspect(path: str | Path, *, start: float = 0.0, end: float | None = None) -
     Raises:
         AudioError: As `read`.
     """
-    frames, rate = _decode(Path(path), start, end)  # (T, channels)
+    frames, rate = _decoded(path, start, end)  # (T, channels)
     digest = hashlib.sha256(f"{rate} {frames.shape[1]} ".encode())
     digest.update((frames + np.float32(0.0)).astype("<f4").tobytes())  # -0.0 and 0.0 sound alike
     return Sound(
@@ -267,6 +156,35 @@ def duration_seconds(path: str | Path) -> float:
         return float(sound.frames / sound.samplerate)
 
 
+def read_whole(file: str | Path | bytes) -> tuple[Samples, int]:
+    """Return the samples (channels, T) of a sound file, or of the bytes of one, and its rate.
+
+    Raises:
+        AudioError: As `read`.
+    """
+    if isinstance(file, bytes):
+        with open_sound(io.BytesIO(file), "bytes") as sound:
+            frames, rate = _frames(sound, "bytes"), int(sound.samplerate)
+    else:
+        frames, rate = _decoded(file)
+    return np.ascontiguousarray(frames.T), rate
+
+
+def _decoded(path: str | Path, start: float = 0.0, end: float | None = None) -> tuple[Samples, int]:
+    """Return samples (T, channels) at the native rate, and that rate."""
+    _check_times(start, end)
+    with opened(path) as sound:
+        return _frames(sound, path, start, end), int(sound.samplerate)
+
+
+def _frames(
+    sound: soundfile.SoundFile, name: str | Path, start: float = 0.0, end: float | None = None
+) -> Samples:
+    first, last = stretch(sound, name, start, end)
+    parts = list(blocks(sound, name, first=first, last=last, size=BLOCK_FRAMES))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
 @typed
 @contextmanager
 def opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
@@ -292,65 +210,31 @@ def open_sound(file: io.BufferedIOBase, name: str | Path) -> soundfile.SoundFile
     Raises:
         AudioError: It is empty, not sound, visibly cut off, or several sounds in one.
     """
-    with _readable(name):
-        head = file.read(len(LFS_POINTER))
-    if not head:
-        raise AudioError(name, "is empty (0 bytes)", cause="empty")
-    if head.startswith(LFS_POINTER):
-        reason = "is a Git LFS pointer, not sound: run 'git lfs pull' beside it"
-        raise AudioError(name, reason, cause="not_sound")
-    with _readable(name):
-        view = view_of(file, name)
-    steady = _Steady(view)
     try:
-        sound = _Forward(steady)
+        head = file.read(len(LFS_POINTER))
+        if not head:
+            raise AudioError(name, "is empty (0 bytes)", cause="empty")
+        if head.startswith(LFS_POINTER):
+            reason = "is a Git LFS pointer, not sound: run 'git lfs pull' beside it"
+            raise AudioError(name, reason, cause="not_sound")
+        view = view_of(file, name)
+    except OSError as error:
+        raise _unreadable(name, error) from None
+    try:
+        sound = _Forward(view)
     except soundfile.LibsndfileError as error:
-        if steady.error is not None:
-            raise _unreadable(name, steady.error) from None
+        if view.error is not None:
+            raise _unreadable(name, view.error) from None
         if error.code == MALFORMED:
             reason = "is damaged or cut off (its header promises more)"
             raise AudioError(name, reason, cause="damaged") from None
         raise AudioError(name, NOT_SOUND, cause="not_sound") from None
     try:
-        _check_device(sound, name)
         _check_header(name, sound, view)
     except AudioError:
         sound.close()
         raise
     return sound
-
-
-class _Steady:
-    """A file object that never raises: a callback from C has nowhere to raise to.
-
-    What the system said when it could not read or write is kept in `error`; libsndfile would call
-    it "System error."
-    """
-
-    def __init__(self, file: View | io.BufferedRandom) -> None:
-        self._file = file
-        self.tell = file.tell
-        self.error: OSError | None = None
-
-    def readinto(self, buffer: Any) -> int:
-        return self._kept(self._file.readinto, buffer)
-
-    def write(self, data: bytes) -> int:
-        return self._kept(self._file.write, data)  # type: ignore[union-attr]  # no view is written
-
-    def _kept(self, call: Callable[[Any], int], data: Any) -> int:
-        try:
-            return call(data)
-        except OSError as error:
-            self.error = error
-            return 0
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        try:
-            return self._file.seek(offset, whence)
-        except OSError as error:  # what was still to be written does not fit
-            self.error = error
-            return self._file.tell()
 
 
 class _Forward(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
@@ -415,15 +299,6 @@ def _check_device(sound: soundfile.SoundFile, name: str | Path) -> None:
         raise _unreadable(name, error)
 
 
-@contextmanager
-def _readable(name: str | Path) -> Iterator[None]:
-    """Tell in a sentence what the system says when it cannot read."""
-    try:
-        yield
-    except OSError as error:
-        raise _unreadable(name, error) from None
-
-
 def _unreadable(name: str | Path, error: OSError) -> AudioError:
     return AudioError(name, f"cannot be read ({error.strerror or error})")
 
@@ -462,15 +337,6 @@ def stretch(
     return first, last
 
 
-def _decode(path: Path, start: float, end: float | None) -> tuple[Samples, int]:
-    """Return samples (T, channels) at the native rate, and that rate."""
-    _check_times(start, end)
-    with opened(path) as sound:
-        first, last = stretch(sound, path, start, end)
-        parts = list(blocks(sound, path, first=first, last=last, size=BLOCK_FRAMES))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts), int(sound.samplerate)
-
-
 def regular(path: Path) -> io.BufferedIOBase:
     """Return a regular file, opened for reading bytes: never a pipe, which may wait for ever.
 
@@ -500,6 +366,7 @@ def missing(path: Path) -> str:
 
 def _check_header(name: str | Path, sound: soundfile.SoundFile, view: View) -> None:
     """Refuse an absurd rate, a promise of more data than there is, and no samples at all."""
+    _check_device(sound, name)
     if not LOWEST_RATE <= sound.samplerate <= HIGHEST_RATE:
         raise AudioError(
             name,
@@ -524,7 +391,12 @@ def _check_header(name: str | Path, sound: soundfile.SoundFile, view: View) -> N
         raise AudioError(name, reason, cause="length_unknown")
 
 
-def _check_rate(sample_rate: int) -> None:
+def check_rate(sample_rate: int) -> None:
+    """Refuse a rate that no sound has.
+
+    Raises:
+        SettingError: `sample_rate` is outside its rule.
+    """
     if not LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
         raise SettingError(
             "sample_rate", sample_rate, f"a number of hertz from {LOWEST_RATE} to {HIGHEST_RATE}"

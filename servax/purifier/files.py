@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +14,15 @@ import torch
 from numpy.typing import NDArray
 
 from servax import audio
-from servax.bulk.folders import same_file
-from servax.bulk.orders import ITSELF, LOGMEL, Order, Outcome
 from servax.errors import AudioError, PathError, SettingError, ShapeError, unwritable
 from servax.files import write_whole
-from servax.purifier import Purifier
-from servax.purifier.sound import whole_sound
+from servax.purifier.file_jobs import ITSELF, LOGMEL, FileJob, Outcome
+from servax.purifier.folders import same_file
+from servax.purifier.purifier import Purifier
+from servax.runtime.forms import SHORTEST_SECONDS
 from servax.runtime.limiter import Limited
-from servax.runtime.rules import SHORTEST_SECONDS
 
 BLOCK_SECONDS = 30.0
-LOUDEST = 1.0 - 2.0**-15
-"""Largest sample of 16 bits."""
 BEYOND_FULL_SCALE = (
     *audio.FLOATS,
     "VORBIS",
@@ -34,47 +32,49 @@ BEYOND_FULL_SCALE = (
     "MPEG_LAYER_III",
 )
 """Encodings whose samples may lie beyond full scale."""
-SET_ADD_PEAK_CHUNK = 0x1050
-"""SFC_SET_ADD_PEAK_CHUNK of sndfile.h: the chunk holds peaks and the hour of writing."""
 
 
 def carry_out(
-    order: Order, work: Callable[[Order], Outcome], *, overwrite: bool = False
+    job: FileJob, work: Callable[[FileJob], Outcome], *, overwrite: bool = False
 ) -> Outcome:
-    """Do what an order says; whatever is wrong with its files is told, never raised.
+    """Do what a job says; whatever is wrong with its files is told, never raised.
 
     Args:
-        order: What becomes what.
+        job: What becomes what.
         work: Makes the target of the source, whole or not at all.
         overwrite: Replace a target that is there.
     """
-    source, target = Path(order.source), Path(order.target)
+    source, target = Path(job.source), Path(job.target)
     try:
         if same_file(source, target):
             raise PathError(target, ITSELF)
         if not _is_free(target, overwrite=overwrite):
-            return Outcome(order.source, order.target, "skipped")
-        return work(order)
+            return Outcome(job.source, job.target, "skipped")
+        return work(job)
     except PathError as error:
         said = str(error)
     except Exception as error:  # nothing about one file may end the others
         said = str(PathError(source, str(error) or type(error).__name__))
-    return Outcome(order.source, order.target, "failed", sentence=said)
+    return Outcome(job.source, job.target, "failed", sentence=said)
 
 
-def purify_file(purifier: Purifier, order: Order, *, overwrite: bool = False) -> Outcome:
-    """Purify what an order says; whatever is wrong with its files is told, never raised.
+def purify_file(purifier: Purifier, job: FileJob, *, overwrite: bool = False) -> Outcome:
+    """Purify what a job says; whatever is wrong with its files is told, never raised.
 
     Each channel is purified on its own. The target appears whole or not at all.
 
     Args:
         purifier: In evaluation mode, on the CPU.
-        order: What becomes what.
+        job: What becomes what.
         overwrite: Replace a target that is there.
     """
-    logmel = Path(order.source).suffix.lower() == LOGMEL
-    work = partial(_purify_logmel if logmel else _purify_sound, purifier)
-    return carry_out(order, work, overwrite=overwrite)
+    return carry_out(job, work_of(purifier, job), overwrite=overwrite)
+
+
+def work_of(purifier: Purifier, job: FileJob) -> Callable[[FileJob], Outcome]:
+    """Return what `carry_out` does for a sound or for a log-Mel."""
+    logmel = Path(job.source).suffix.lower() == LOGMEL
+    return partial(_purify_logmel if logmel else _purify_sound, purifier)
 
 
 def write_array(target: Path, array: NDArray[np.float32]) -> None:
@@ -99,35 +99,34 @@ def _is_free(target: Path, *, overwrite: bool) -> bool:
         raise PathError(target, unwritable(error)) from None
 
 
-def _purify_sound(purifier: Purifier, order: Order) -> Outcome:
-    source, target = Path(order.source), Path(order.target)
+def _purify_sound(purifier: Purifier, job: FileJob) -> Outcome:
+    source, target = Path(job.source), Path(job.target)
     container = audio.WRITABLE[target.suffix.lower()]
-    subtype = _subtype(order, source)
+    subtype = _subtype(job, source)
     if subtype in audio.FLOATS and not soundfile.check_format(container, subtype):
         reason = f"goes beyond full scale, which {container} cannot hold; write a .wav, or scale it"
         raise AudioError(source, reason, cause="too_loud")
     with audio.opened(source) as sound:
         rate, channels = int(sound.samplerate), int(sound.channels)
-        first, last = audio.stretch(sound, source, order.start, order.end)
-        streams = [whole_sound(purifier, rate) for _ in range(channels)]
-        heard = 0
+        first, last = audio.stretch(sound, source, job.start, job.end)
+        streams = [purifier.whole_stream(rate) for _ in range(channels)]
+        heard, size = 0, round(BLOCK_SECONDS * rate)
+        end = np.zeros((0, channels), dtype=np.float32)
         with audio.created(target, rate, channels, subtype=subtype) as file:
-            without_time(file)
-            size = round(BLOCK_SECONDS * rate)
-            for block in audio.blocks(sound, source, first=first, last=last, size=size):
+            every = audio.blocks(sound, source, first=first, last=last, size=size)
+            for block in chain(every, [end]):
                 heard += len(block)
-                ready = [s.feed(block[:, i]) for i, s in enumerate(streams)]
-                file.write(as_written(np.stack(ready, axis=1), subtype))
-            if heard < SHORTEST_SECONDS * rate:
-                raise AudioError(
-                    source, f"is {heard / rate:.3f} s long, expected at least {SHORTEST_SECONDS} s"
-                )
-            rest = [stream.finish() for stream in streams]
-            file.write(as_written(np.stack(rest, axis=1), subtype))
+                if block is end and heard < SHORTEST_SECONDS * rate:
+                    expected = f"expected at least {SHORTEST_SECONDS} s"
+                    raise AudioError(source, f"is {heard / rate:.3f} s long, {expected}")
+                ready = []
+                for i, stream in enumerate(streams):
+                    ready.append(stream.feed(block[:, i], last=block is end))
+                file.write(audio.as_written(np.stack(ready, axis=1), subtype))
     limited = Limited.together(stream.limited for stream in streams)
     return Outcome(
-        order.source,
-        order.target,
+        job.source,
+        job.target,
         "done",
         heard / rate,
         limited_samples=limited.samples,
@@ -136,35 +135,20 @@ def _purify_sound(purifier: Purifier, order: Order) -> Outcome:
     )
 
 
-def _subtype(order: Order, source: Path) -> str:
-    """Return how the purified sound of an order is written; that depends on the loudest sample."""
+def _subtype(job: FileJob, source: Path) -> str:
+    """Return how the purified sound of a job is written; that depends on the loudest sample."""
     with audio.opened(source) as sound:
         if sound.subtype not in BEYOND_FULL_SCALE:
             return "PCM_16"
-        first, last = audio.stretch(sound, source, order.start, order.end)
+        first, last = audio.stretch(sound, source, job.start, job.end)
         size = round(BLOCK_SECONDS * sound.samplerate)
         found = audio.blocks(sound, source, first=first, last=last, size=size)
-        return subtype_of(max(float(np.abs(block).max()) for block in found))
-
-
-def subtype_of(peak: float) -> str:
-    """Return how a purified sound is written whose original has a peak: as floats beyond 1."""
-    return "PCM_16" if peak <= audio.IN_RANGE else "FLOAT"
-
-
-def as_written(samples: NDArray[np.float32], subtype: str) -> NDArray[np.float32]:
-    """Return samples as they are written: what 16 bits would round beyond their range is cut."""
-    return samples if subtype in audio.FLOATS else np.clip(samples, -1.0, LOUDEST)
-
-
-def without_time(file: soundfile.SoundFile) -> None:
-    """Keep the hour out of a file of floats: one sound, one file."""
-    soundfile._snd.sf_command(file._file, SET_ADD_PEAK_CHUNK, soundfile._ffi.NULL, 0)
+        return audio.subtype_of(max(float(np.abs(block).max()) for block in found))
 
 
 @torch.inference_mode()
-def _purify_logmel(purifier: Purifier, order: Order) -> Outcome:
-    source = Path(order.source)
+def _purify_logmel(purifier: Purifier, job: FileJob) -> Outcome:
+    source = Path(job.source)
     try:
         with audio.regular(source) as file:
             x = np.load(file, allow_pickle=False)
@@ -176,5 +160,5 @@ def _purify_logmel(purifier: Purifier, order: Order) -> Outcome:
     if x.dtype.kind != "f" or not (np.isfinite(x).all() and x.min() >= 0 and x.max() <= 1):
         raise SettingError("log-Mel", "outside", "finite numbers in [0, 1], the purifier's scale")
     given = torch.from_numpy(x.astype(np.float32))[None, None]
-    write_array(Path(order.target), purifier(given)[0, 0].numpy())
-    return Outcome(order.source, order.target, "done")
+    write_array(Path(job.target), purifier(given)[0, 0].numpy())
+    return Outcome(job.source, job.target, "done")

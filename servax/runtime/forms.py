@@ -2,6 +2,7 @@
 
 One rule for all forms: time is the last axis, whole numbers have the full scale of their type, the
 rate is stated or said by the sound itself, and what comes back is what was handed in, purified.
+Inside, samples are float32 with full scale at 1.
 """
 
 from __future__ import annotations
@@ -16,14 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servax.errors import SettingError, ShapeError
-from servax.runtime.rules import check_rate, fewest_samples
-from servax.runtime.samples import Samples, as_samples, full_scale
-from servax.runtime.windows import check_samples
+from servax.kinds import check_number
 
+Samples = NDArray[np.float32]
 Clean = Callable[[Samples, int], Samples]
 """From one sound (T,) and its rate in Hz to the purified one (T,)."""
 Read = Callable[[str | Path | bytes], tuple[Samples, int]]
 """From a file, or the bytes of one, to samples (channels, T) and their rate in Hz."""
+LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
+"""Rates of sound in Hz."""
+SHORTEST_SECONDS = 0.05
+LOUDEST = 65_536.0
+"""Largest sample; full scale is 1. Squares of far more overflow."""
+FULL_SCALES = {"uint8": (2**7, 2**7), "int16": (2**15, 0), "int32": (2**31, 0)}
+"""What is 1 and what is silence, in the whole numbers that sound comes in (WAV)."""
 
 
 def in_kind(given: Any, sample_rate: int | None, clean: Clean, read: Read) -> Any:
@@ -148,11 +155,90 @@ def _in_mapping(sound: Mapping[str, Any], cleaned: Samples, rate: int) -> dict[s
 def _like(given: Any, cleaned: Samples) -> Any:
     """Return samples in the form and type of `given`; whole numbers are rounded to their scale."""
     dtype = getattr(given, "dtype", None)
-    scale = full_scale(dtype)
     result: NDArray[Any] = cleaned
-    if scale:
-        whole = np.rint(cleaned.astype(np.float64) * scale.step + scale.zero)
-        result = whole.clip(scale.lowest, scale.highest).astype(scale.name)
+    if (name := _type_name(dtype)) in FULL_SCALES:
+        one, silence = FULL_SCALES[name]
+        whole = np.rint(cleaned.astype(np.float64) * one + silence)
+        result = whole.clip(silence - one, silence + one - 1).astype(name)
     if hasattr(given, "new_tensor"):
         return given.resolve_neg().new_tensor(result)
     return result.astype(dtype) if isinstance(given, np.ndarray) else result
+
+
+def _type_name(dtype: Any) -> str:
+    """Return what NumPy calls a type of NumPy or torch; its text would name an order of bytes."""
+    return str(getattr(dtype, "name", dtype)).removeprefix("torch.")
+
+
+def as_samples(name: str, given: Any) -> Samples:
+    """Return samples of any shape and type as float32, full scale at 1; a tensor comes to the CPU.
+
+    Raises:
+        SettingError: They are no numbers, or whole numbers of a type that has no full scale.
+    """
+    if isinstance(given, list | tuple):
+        fetched: Any = [_fetched(name, each) for each in given]
+    else:
+        fetched = _fetched(name, given)
+    try:
+        array = np.asarray(fetched)
+    except (TypeError, ValueError, RuntimeError):
+        array = np.asarray(None)
+    if (kind := _type_name(array.dtype)) in FULL_SCALES:
+        one, silence = FULL_SCALES[kind]
+        return ((array.astype(np.float64) - silence) / one).astype(np.float32)
+    if array.dtype.kind != "f":
+        kind = type(given).__name__ if array.dtype == object else str(array.dtype)
+        *others, last = FULL_SCALES
+        expected = f"floating-point samples with full scale at 1, or {', '.join(others)} or {last}"
+        raise SettingError(f"the type of {name}", kind, expected)
+    with np.errstate(over="ignore"):  # infinity is refused where samples are checked
+        return array.astype(np.float32, copy=False)
+
+
+def _fetched(name: str, given: Any) -> Any:
+    """Return the array of a tensor, wherever it is; what is no tensor stays as it is."""
+    if not hasattr(given, "detach"):
+        return given
+    try:
+        tensor = given.detach().cpu().resolve_conj().resolve_neg()
+        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    except (TypeError, RuntimeError) as error:
+        raise SettingError(
+            f"the type of {name}",
+            f"{getattr(given, 'layout', type(given).__name__)} on {getattr(given, 'device', '?')}",
+            "a dense tensor that holds its values, as .to_dense() gives of a sparse one",
+        ) from error
+
+
+def check_rate(sample_rate: int) -> None:
+    """Refuse a rate that no sound has.
+
+    Raises:
+        SettingError: `sample_rate` is outside its rule.
+    """
+    check_number("sample_rate", sample_rate)
+    if not LOWEST_RATE <= sample_rate <= HIGHEST_RATE or sample_rate % 1:
+        raise SettingError(
+            "sample_rate", sample_rate, f"a rate in [{LOWEST_RATE}, {HIGHEST_RATE}] Hz"
+        )
+
+
+def fewest_samples(sample_rate: int) -> int:
+    """Return how many samples at a rate a sound has at least."""
+    return int(np.ceil(SHORTEST_SECONDS * sample_rate))
+
+
+def check_samples(name: str, samples: Samples) -> None:
+    """Refuse samples (T,) of which some are no sound.
+
+    Raises:
+        SettingError: A sample is not finite, or beyond `LOUDEST`.
+    """
+    if not np.isfinite(samples).all():
+        raise SettingError(name, "not finite", "samples without NaN or infinity")
+    peak = float(np.abs(samples).max(initial=0.0))
+    if peak > LOUDEST:
+        raise SettingError(
+            f"the loudest sample of {name}", peak, f"at most {LOUDEST:g}; full scale is 1"
+        )

@@ -7,6 +7,7 @@ become one: ``a.wav`` stays ``a.wav``, ``a.mp3`` becomes ``a.mp3.wav``, ``a.mp3.
 
 from __future__ import annotations
 
+import csv
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,17 +16,26 @@ from pathlib import Path
 from typing import Literal
 
 from servax import audio
-from servax.bulk.folders import SOUNDS, files_below, identity, no_sound, same_file, unread
 from servax.corpora import Utterance, is_manifest, read_manifest
-from servax.errors import AudioError, PathError, shown
+from servax.errors import AudioError, PathError, shown, unwritable
+from servax.files import whole_file
+from servax.purifier.folders import (
+    SOUNDS,
+    files_below,
+    identity,
+    no_sound,
+    same_file,
+    unread,
+)
 
 LOGMEL = ".npy"
 MANIFEST = "manifest.csv"
+COLUMNS = ["path", "label", "speaker", "gender", "session", "text", "utterance"]
 ITSELF = "is the sound itself; give another place to write"
 
 
 @dataclass(frozen=True)
-class Order:
+class FileJob:
     """One sound, or one log-Mel, to work on."""
 
     source: str
@@ -64,7 +74,7 @@ class Outcome:
 class Plan:
     """What is to be done, and what is known before: together every file that was seen."""
 
-    orders: tuple[Order, ...]
+    jobs: tuple[FileJob, ...]
     """What is to be done, in the order of the names."""
     told: tuple[Outcome, ...] = ()
     """What cannot be done, and what is not sound."""
@@ -119,7 +129,7 @@ def plan_attack(source: Path, out: Path, *, ending: str) -> Plan:
 
 
 def _of_file(source: Path, target: Path) -> Plan:
-    plan = _checked([Order(str(source), str(target))])
+    plan = _checked([FileJob(str(source), str(target))])
     if plan.told:
         raise PathError(target, ITSELF)
     return plan
@@ -136,11 +146,11 @@ def _of_folder(source: Path, out: Path, endings: Sequence[str], ending: str = ""
     found = files_below(source, apart=out)
     taken = [path for path in found.files if path.suffix.lower() in endings]
     lost = [path for path in found.files if _leads_nowhere(path)]
-    orders = [
-        Order(str(path), str(out / _becomes(path.relative_to(source), ending or _ending(path))))
+    jobs = [
+        FileJob(str(path), str(out / _becomes(path.relative_to(source), ending or _ending(path))))
         for path in taken
     ]
-    notes = unread(found, source, out, endings, {order.target for order in orders})
+    notes = unread(found, source, out, endings, {job.target for job in jobs})
     if not taken and not lost and not found.closed:
         raise no_sound(source, endings, found.files, *notes)
     others = [
@@ -148,7 +158,7 @@ def _of_folder(source: Path, out: Path, endings: Sequence[str], ending: str = ""
         *(_failed(path, audio.missing(path)) for path in lost),
         *(Outcome(str(path), "", "not_sound") for path in sorted({*found.files} - {*taken, *lost})),
     ]
-    return replace(_checked(orders, others), notes=notes)
+    return replace(_checked(jobs, others), notes=notes)
 
 
 def _of_manifest(source: Path, out: Path) -> Plan:
@@ -157,53 +167,53 @@ def _of_manifest(source: Path, out: Path) -> Plan:
     _check_folder(source, out)
     if same_file(source, out / MANIFEST):
         raise PathError(out / MANIFEST, "is the manifest itself; give another folder to write")
-    orders, told, rows = [], [], []
+    jobs, told, rows = [], [], []
     for row in read_manifest(source, source.parent, with_files=False).utterances:
         # A name is whatever the manifest says; only below `out` may it become a file.
         name = "_".join(part for part in Path(row.utterance).parts if part not in ("/", ".."))
         target = str(out / f"{name.removesuffix('.wav')}.wav")
         end = None if row.end != row.end else row.end
-        order = Order(str(source.parent / row.path), target, row.start, end)
+        job = FileJob(str(source.parent / row.path), target, row.start, end)
         rows.append((row, target))
         if "\0" in row.path + row.utterance:
             reason = f"utterance {shown(row.utterance)} has a zero byte in its path or name"
-            told.append(_failed(source, f"{reason}; take it out", order))
+            told.append(_failed(source, f"{reason}; take it out", job))
         else:
-            orders.append(order)
+            jobs.append(job)
     table = out / MANIFEST
-    sounds = {identity(Path(order.source)) for order in orders} - {None}
-    if identity(table) in sounds or _place(table) in {_place(order.target) for order in orders}:
+    sounds = {identity(Path(job.source)) for job in jobs} - {None}
+    if identity(table) in sounds or _place(table) in {_place(job.target) for job in jobs}:
         raise PathError(table, "leads to one of the sounds; remove the link")
-    return _checked(orders, told, tuple(rows))
+    return _checked(jobs, told, tuple(rows))
 
 
 def _checked(
-    orders: Sequence[Order],
+    jobs: Sequence[FileJob],
     others: Iterable[Outcome] = (),
     rows: tuple[tuple[Utterance, str], ...] = (),
 ) -> Plan:
-    """Return a plan in which no order replaces a sound or what another one writes."""
-    heard = {identity(Path(order.source)) for order in orders} - {None}
-    often = Counter(order.target for order in orders)
-    places = Counter(_place(order.target) for order in orders)
+    """Return a plan in which no job replaces a sound or what another one writes."""
+    heard = {identity(Path(job.source)) for job in jobs} - {None}
+    often = Counter(job.target for job in jobs)
+    places = Counter(_place(job.target) for job in jobs)
     kept, told = [], list(others)
-    for order in orders:
-        if identity(Path(order.target)) in heard:
-            told.append(_failed(Path(order.target), ITSELF, order))
-        elif often[order.target] > 1:
-            reason = f"{often[order.target]} utterances would become it; name them differently"
-            told.append(_failed(Path(order.target), reason, order))
-        elif places[_place(order.target)] > 1:
-            reason = f"leads to {_place(order.target)}, which another sound would become too"
-            told.append(_failed(Path(order.target), f"{reason}; remove the link", order))
+    for job in jobs:
+        if identity(Path(job.target)) in heard:
+            told.append(_failed(Path(job.target), ITSELF, job))
+        elif often[job.target] > 1:
+            reason = f"{often[job.target]} utterances would become it; name them differently"
+            told.append(_failed(Path(job.target), reason, job))
+        elif places[_place(job.target)] > 1:
+            reason = f"leads to {_place(job.target)}, which another sound would become too"
+            told.append(_failed(Path(job.target), f"{reason}; remove the link", job))
         else:
-            kept.append(order)
+            kept.append(job)
     return Plan(tuple(kept), tuple(told), rows)
 
 
-def _failed(path: Path, reason: str, order: Order | None = None) -> Outcome:
-    order = order or Order(str(path), "")
-    return Outcome(order.source, order.target, "failed", sentence=str(PathError(path, reason)))
+def _failed(path: Path, reason: str, job: FileJob | None = None) -> Outcome:
+    job = job or FileJob(str(path), "")
+    return Outcome(job.source, job.target, "failed", sentence=str(PathError(path, reason)))
 
 
 def _check_file(source: Path) -> None:
@@ -241,3 +251,63 @@ def _place(path: str | Path) -> str:
         return os.path.realpath(path)
     except ValueError:
         return str(path)
+
+
+def write_manifest(plan: Plan, told: Iterable[Outcome], out: Path) -> None:
+    """Write the table of what lies purified in `out`; of a row that failed there is none.
+
+    Args:
+        plan: What `plan_purification` made of a manifest.
+        told: What became of it.
+        out: Folder of the targets and of the new manifest.
+
+    Raises:
+        PathError: The table cannot be written.
+    """
+    there = {each.target for each in told if each.status in ("done", "skipped")}
+    table = out / MANIFEST
+    if not there and not os.path.exists(table):  # noqa: PTH110
+        return
+    try:
+        with (
+            whole_file(table) as part,
+            part.open("w", encoding="utf-8", newline="") as file,
+        ):
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            for row, target in plan.rows:
+                if target in there:
+                    told_of = (row.gender, row.session, row.text, row.utterance)
+                    writer.writerow([_listed(target, out), row.emotion, row.speaker, *told_of])
+    except OSError as error:
+        raise PathError(table, unwritable(error)) from None
+
+
+def check_manifest(plan: Plan, out: Path) -> None:
+    """Refuse to replace a table that is not of these utterances.
+
+    Args:
+        plan: What `plan_purification` made of a manifest.
+        out: Folder of the targets and of the new manifest.
+
+    Raises:
+        PathError: The ``manifest.csv`` there has other columns, or names files that are no targets.
+    """
+    table = out / MANIFEST
+    if not os.path.isfile(table):  # noqa: PTH113
+        return
+    known = {_listed(target, out) for _, target in plan.rows}
+    try:
+        with table.open(encoding="utf-8", newline="") as file:
+            rows = csv.reader(file)
+            own = next(rows, None) == COLUMNS and all(row and row[0] in known for row in rows)
+    except (OSError, ValueError, csv.Error):
+        own = False
+    if not own:
+        reason = "is there, and is no table of these utterances; give another folder"
+        raise PathError(table, f"{reason}, or add --overwrite to replace it")
+
+
+def _listed(target: str, out: Path) -> str:
+    """Return how the manifest in `out` names a target."""
+    return Path(target).relative_to(out).as_posix()

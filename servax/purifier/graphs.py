@@ -1,34 +1,61 @@
-"""What is exported: a purifier alone, or all that comes between a waveform and logits."""
+"""What is exported: a purifier, with all around it that it needs.
+
+The graphs are the front-end, the scale and the purifier as they are, with batch norms folded. Two
+parts are replaced, since no exporter knows them: the Fourier transform and a GRU.
+"""
 
 from __future__ import annotations
+
+import math
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 
 from servax.errors import SettingError
-from servax.export.front_end import GraphFrontEnd
+from servax.features import FrontEnd, LogMel, LogMelSettings, Resynthesis
 from servax.models import CRNN, frozen
-from servax.purifier import Purifier
+from servax.purifier.purifier import Purifier
 from servax.recognition import Recogniser
 
 
-class PurifierGraph(nn.Module):
+class SoundGraph(nn.Module):
+    """Maps a clip (1, T) at the front-end's rate to the purified one, at any level.
+
+    Args:
+        purifier: What is exported; its weights are copied.
+    """
+
+    role, inputs, outputs = "purifier", ("waveform",), ("purified",)
+
+    def __init__(self, purifier: Purifier) -> None:
+        super().__init__()
+        self.purifier = graph_purifier(purifier)
+        self.front_end = Resynthesis(GraphLogMel(purifier.front_end.logmel))
+        logmel = purifier.front_end.logmel
+        self.least = max(logmel.window_samples // 2, logmel.hop_samples) + 1
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Return the purified clip (1, T)."""
+        return self.purifier.change(waveform, self.front_end)
+
+
+class LogMelGraph(nn.Module):
     """Maps log-Mel (B, 1, M, F) on [0, 1] to purified log-Mel of the same shape.
 
     Args:
         purifier: What is exported; its weights are copied.
     """
 
-    inputs, outputs = ("logmel",), ("purified",)
+    role, inputs, outputs = "purifier of log-Mels", ("logmel",), ("purified",)
 
     def __init__(self, purifier: Purifier) -> None:
         super().__init__()
-        self.mels = purifier.front_end.logmel.mels
-        self.network = graph_network(purifier.network)
+        self.purifier = graph_purifier(purifier)
 
     def forward(self, logmel: Tensor) -> Tensor:
         """Return purified log-Mel (B, 1, M, F)."""
-        purified: Tensor = self.network(logmel).clamp(0.0, 1.0)
+        purified: Tensor = self.purifier(logmel)
         return purified
 
 
@@ -43,6 +70,7 @@ class DefendedGraph(nn.Module):
         SettingError: The purifier was trained on another front-end or scale.
     """
 
+    role = "defended recogniser"
     inputs = ("waveform",)
     outputs = ("logits", "undefended_logits", "residual")
 
@@ -54,9 +82,10 @@ class DefendedGraph(nn.Module):
                 "of another log-Mel, level or scale",
                 "one of the front-end and the scale that the purifier was trained on",
             )
-        self.front_end = GraphFrontEnd(recogniser.front_end)
+        self.front_end = FrontEnd(recogniser.front_end)
+        self.front_end.logmel = GraphLogMel(recogniser.front_end.logmel)
         self.scale = recogniser.scale
-        self.purifier = PurifierGraph(purifier)
+        self.purifier = graph_purifier(purifier)
         self.recogniser = graph_network(recogniser.network)
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,6 +97,52 @@ class DefendedGraph(nn.Module):
         purified = self.purifier(x)
         residual = (x - purified).abs().mean(dim=(1, 2, 3))
         return self.recogniser(purified), self.recogniser(x), residual
+
+
+class GraphLogMel(LogMel):
+    """Computes the Fourier transform as a product with cosines and sines: ONNX' own is slow.
+
+    Args:
+        settings: Of the log-Mel whose values it gives, to rounding.
+    """
+
+    forth: Tensor
+    back: Tensor
+
+    def __init__(self, settings: LogMelSettings) -> None:
+        super().__init__(settings)
+        self._bins = [slice(None)]  # one product with all filters: fewer nodes
+        self.register_buffer("band_0", self.filters, persistent=False)
+        size, bins = settings.window_samples, settings.window_samples // 2 + 1
+        # Whole turns are taken away before the angle is rounded.
+        turns = (torch.arange(bins)[:, None] * torch.arange(size)) % size
+        angle = 2.0 * math.pi * turns.double() / size
+        waves = torch.cat([angle.cos(), -angle.sin()])  # (2 bins, window)
+        # All bins but the first, and the last of an even window, stand for their mirror image too.
+        shares = torch.full((bins,), 2.0 / size, dtype=torch.float64)
+        shares[0] = 1.0 / size
+        if size % 2 == 0:
+            shares[-1] = 1.0 / size
+        back = shares.repeat(2).unsqueeze(1) * waves
+        self.register_buffer("forth", waves.T.float().contiguous(), persistent=False)
+        self.register_buffer("back", back.float(), persistent=False)
+
+    def transform(self, frames: Tensor) -> Tensor:
+        """Return the complex spectrum (..., bins) of frames (..., window)."""
+        real, imaginary = torch.matmul(frames, self.forth).chunk(2, dim=-1)
+        return torch.complex(real, imaginary)
+
+    def inverse_transform(self, spectrum: Tensor) -> Tensor:
+        """Return the frames (..., window) of a spectrum (..., bins)."""
+        parts = torch.view_as_real(spectrum)
+        return torch.matmul(torch.cat([parts[..., 0], parts[..., 1]], dim=-1), self.back)
+
+
+def graph_purifier(purifier: Purifier) -> Purifier:
+    """Return a frozen copy of a purifier that an exporter can read."""
+    return Purifier(
+        graph_network(purifier.network), deepcopy(purifier.scale), purifier.front_end
+    ).eval()
 
 
 def graph_network(network: nn.Module) -> nn.Module:

@@ -15,18 +15,143 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import kl_div, log_softmax
 
 from servax.errors import SettingError
 from servax.features import Dataset
-from servax.kinds import check_types
-from servax.models import UNet
-from servax.purifier.decision import DecisionSSA, divergence
+from servax.kinds import check_types, renamed, typed
+from servax.models import TAPS, VGG16, Layers, UNet, feature_extractor, frozen
+from servax.perturbation import Linf, ascend, into_ball
 from servax.purifier.losses import pixel_loss
-from servax.purifier.surrogate import Surrogate
-from servax.training import Compute, RestorerTrainer, Schedule, Terms, check_restorer, generator
+from servax.training import (
+    Compute,
+    RestorerTrainer,
+    Schedule,
+    Terms,
+    check_restorer,
+    drawn,
+    generator,
+)
+
+SURROGATE_TAPS = ("pool1", "pool2", "conv3_3", "pool4")
+"""Where a VGG-16 is read, from texture to what the decision is made of."""
+
+
+@renamed(budget="epsilon")
+@dataclass(frozen=True)
+class DecisionSSA:
+    """Self-supervised augmentation on the level of decisions, with mixed budgets.
+
+    As SSA, but what is raised is the divergence of a surrogate's own output (virtual adversarial
+    training, Miyato et al. 2018, eq. 5), not a distance of features: what moves a decision is what
+    an attack looks like. Still no label: the surrogate's output on the clean input is the
+    reference. Budgets and steps differ from utterance to utterance and from batch to batch, and
+    some utterances stay clean, so that the purifier learns to leave these alone.
+    """
+
+    epsilon: float = 0.04
+    """Largest change of an element, on the [0, 1] scale (.04 is 3.2 dB); that of an utterance is
+    uniform in [0, epsilon]."""
+    steps: int = 4
+    """Most ascent steps; those of a batch are uniform in 1 … steps."""
+    clean_share: float = 0.25
+    """Share of the utterances that are left as they are."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if not 0 < self.epsilon <= 1:
+            raise SettingError("epsilon", self.epsilon, "a number in (0, 1]")
+        if self.steps < 1:
+            raise SettingError("steps", self.steps, "a whole number of at least 1")
+        if not 0 <= self.clean_share < 1:
+            raise SettingError("clean_share", self.clean_share, "a share in [0, 1)")
+
+    @typed
+    def __call__(
+        self, surrogate: nn.Module, x: Tensor, logits: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Return distorted inputs (B, 1, M, F) on [0, 1], each within a budget of its own.
+
+        Args:
+            surrogate: From (B, 1, M, F) to logits (B, C), frozen and in evaluation mode.
+            x: Clean inputs on [0, 1].
+            logits: ``surrogate(x)``, (B, C), without gradients.
+            generator: Draws budgets, steps, who stays clean, and the start.
+        """
+        each = torch.Size((len(x), 1, 1, 1))
+        clean = drawn(torch.rand, each, generator, x.dtype) < self.clean_share
+        budgets = (self.epsilon * drawn(torch.rand, each, generator, x.dtype)).masked_fill(clean, 0)
+        budgets = budgets.to(x.device)
+        steps = int(torch.randint(1, self.steps + 1, (), generator=generator))
+        step = 1.0 / steps
+        start = step * (2 * drawn(torch.rand, x.shape, generator, x.dtype) - 1).to(x.device)
+
+        def change(unit: Tensor) -> Tensor:
+            return (x + budgets * unit).clamp(0.0, 1.0)
+
+        # In units of each utterance's budget, one ball serves all of them.
+        unit = start
+        for iterate in ascend(
+            lambda moved: divergence(logits, surrogate(change(moved))),
+            torch.zeros_like(x),
+            Linf(1.0),
+            step=step,
+            steps=steps,
+            start=start,
+            bounds=(-1.0, 1.0),
+        ):
+            unit = iterate
+        return into_ball(x, change(unit), Linf(self.epsilon))
+
+
+def divergence(reference: Tensor, logits: Tensor) -> Tensor:
+    """Return KL(softmax reference ‖ softmax logits) of logits (B, C), one value each (B,)."""
+    terms = kl_div(
+        log_softmax(logits, 1), log_softmax(reference, 1), reduction="none", log_target=True
+    )
+    return terms.sum(1)
+
+
+class Surrogate(nn.Module):
+    """A frozen recogniser, read at its logits and, where it has taps, at its features.
+
+    Args:
+        network: From (B, 1, M, F) to logits (B, C). A VGG-16 is read at `SURROGATE_TAPS`; others
+            have no taps, and only their logits count.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = frozen(network)
+        # Layers from tap to tap, in a plain list: they are the network's own, registered there.
+        self.parts: list[nn.Sequential] = []
+        if isinstance(self.network, VGG16):
+            layers = dict(feature_extractor(self.network, TAPS[-1]).named_children())
+            names = list(layers)
+            ends = [names.index(tap.replace("conv", "relu")) + 1 for tap in SURROGATE_TAPS]
+            cuts = [0, *ends, len(names)]
+            parts = list(layers.values())
+            self.parts = [Layers(*parts[a:b]) for a, b in pairwise(cuts)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, C) of inputs (B, 1, M, F)."""
+        logits: Tensor = self.network(x)
+        return logits
+
+    def read(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return logits (B, C) and the features at each tap, in one pass."""
+        if not self.parts:
+            return self(x), []
+        features = []
+        for part in self.parts:
+            x = part(x)
+            features.append(x)
+        pooled = torch.amax(features.pop(), dim=(2, 3))
+        return self.network.head(pooled), features  # type: ignore[operator]
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import NamedTuple
 
-from servax.containers.view import BLOCK_BYTES, bytes_at, joined
-
+BLOCK_BYTES = 1 << 20
 LONGEST = 2_881
 """Bytes of the longest frame of layer III, padded."""
 RATES = (44_100, 48_000, 32_000)
@@ -47,24 +45,23 @@ def frame_of(head: bytes) -> Frame | None:
     return Frame(length, samples, (hertz, mono), 4 + checked + side)
 
 
-def samples_of(file: io.BufferedIOBase, name: str | Path, start: int, end: int) -> int:
-    """Return how many samples lie in the frames of an MP3, or refuse several sounds in one."""
+def samples_of(file: io.BufferedIOBase, start: int, end: int) -> int | None:
+    """Return how many samples lie in the frames of an MP3; None for several sounds in one."""
     at, count, kind = start, 0, None
     block, base = b"", start
     while at + 4 <= end:
         if at + LONGEST > base + len(block) < end:
-            block, base = bytes_at(file, at, BLOCK_BYTES), at
+            base = file.seek(at)
+            block = file.read(BLOCK_BYTES)
         place = at - base
         frame = frame_of(block[place : place + 4])
         if frame is None:
             at = _next_frame(block, place + 1) + base
             continue
-        if kind not in (None, frame.kind):
-            raise joined(name)
         told = place + frame.count_at
         counts = block[told : told + 4] in (b"Xing", b"Info")
-        if counts and kind is not None:
-            raise joined(name)
+        if kind not in (None, frame.kind) or (counts and kind is not None):
+            return None
         kind = frame.kind
         count += 0 if counts else frame.samples
         at += frame.length

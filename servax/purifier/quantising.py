@@ -9,7 +9,9 @@ transform of the texture shuffle and the first and last convolution of a network
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servax.errors import SettingError
-from servax.export.writing import silenced
 from servax.runtime.extras import load_extra, quiet
 
 Method = Literal["static", "dynamic"]
@@ -130,3 +131,15 @@ def kept_float(onnx: Any, model: Any) -> list[str]:
             if max(kernel) > LARGEST_KERNEL or min(out, channels) <= FEWEST_CHANNELS:
                 kept.append(node.name)
     return kept
+
+
+@contextmanager
+def silenced(logger: str | None) -> Iterator[None]:
+    """Let a logger, none is the root, tell errors alone: advice that nobody here can act on."""
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)

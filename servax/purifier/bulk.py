@@ -1,0 +1,256 @@
+"""Purifies many files: on the CPUs of this machine, or by Ray Data on many machines.
+
+A clip is too short to be shared out among threads, so each process computes on one thread and the
+processes take files by turns: the bytes are the same, however many there are. Processes begin
+afresh (``spawn``): a copy of one that computes with threads may hang.
+
+Ray Data cuts the jobs into batches, keeps one model in each worker, restarts a lost worker and
+gives its batch to another. What travels is text; files are read and written where the work is done,
+so every machine must see them under the same paths.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Container, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import asdict, replace
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+
+from servax import audio
+from servax.errors import ServaxError, SettingError
+from servax.features import one_thread
+from servax.files import this_process, unfinished_name
+from servax.purifier.file_jobs import LOGMEL, FileJob, Outcome
+from servax.purifier.files import carry_out, purify_file, work_of
+from servax.purifier.purifier import Purifier
+from servax.runtime.sharing import cpus
+from servax.stages.ray_session import check_reachable, joined, last_line, load_ray
+
+BYTES_WORTH_A_WORKER = 16 * 2**20
+"""A worker begins in about 3 s, in which one that is there purifies so much 16-bit sound."""
+IN_FLIGHT = 2
+"""Orders handed to each worker at once: the next one waits where the last one ends."""
+BATCH = 8
+"""Files that a worker takes at once."""
+TRIES = 3
+"""Workers that may be lost over one file; it has failed then. Ray begins workers again for ever."""
+
+
+def purify_here(
+    purifier: str,
+    jobs: Sequence[FileJob],
+    *,
+    overwrite: bool = False,
+    workers: int | None = None,
+) -> Iterator[Outcome]:
+    """Yield what became of each job, as it is done; with several workers in any job.
+
+    A script that calls this with several workers must guard its own start with
+    ``if __name__ == "__main__":``, as all that begin processes.
+
+    Args:
+        purifier: Folder, name of a packaged one, or hub id.
+        jobs: What becomes what.
+        overwrite: Replace targets that are there.
+        workers: Processes, of one thread each; default as many as there are CPUs where there is
+            work for them (`workers_for`), and no more than there are jobs.
+
+    Raises:
+        SettingError: `workers` is below 1.
+        ServaxError: The purifier cannot be read, or a worker was lost.
+    """
+    if workers is not None and workers < 1:
+        raise SettingError("workers", workers, "a whole number of at least 1")
+    count = min(workers or workers_for(jobs), max(1, len(jobs)))
+    cleaner = Purifier.from_pretrained(purifier).frozen()  # refused here, before others begin
+    if count > 1:
+        yield from _spread(purifier, jobs, overwrite, count)
+        return
+    for job in jobs:
+        with one_thread():
+            outcome = carry_out(job, work_of(cleaner, job), overwrite=overwrite)
+        yield outcome
+
+
+def workers_for(jobs: Sequence[FileJob]) -> int:
+    """Return how many workers pay: one for each CPU this process may use, with enough bytes."""
+    held = 0
+    for job in jobs:
+        with suppress(
+            OSError, ValueError
+        ):  # a source that is not there is told when its turn comes
+            held += Path(job.source).stat().st_size
+    return min(cpus(), 1 + held // BYTES_WORTH_A_WORKER)
+
+
+def _spread(
+    purifier: str, jobs: Sequence[FileJob], overwrite: bool, count: int
+) -> Iterator[Outcome]:
+    pool = ProcessPoolExecutor(
+        count, get_context("spawn"), initializer=_begin, initargs=(purifier, overwrite)
+    )
+    waiting = iter(jobs)
+    try:
+        at_work: set[Future[Outcome]] = {
+            pool.submit(_purify, job) for job in islice(waiting, IN_FLIGHT * count)
+        }
+        while at_work:
+            done, at_work = wait(at_work, return_when=FIRST_COMPLETED)
+            at_work |= {pool.submit(_purify, job) for job in islice(waiting, len(done))}
+            for each in done:
+                yield each.result()
+    except BrokenProcessPool:
+        raise ServaxError(
+            "a worker process was lost (killed, or out of memory); run the same command to go on: "
+            "what is done is kept."
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Held:
+    """What a worker keeps from one file to the next."""
+
+    purifier: Purifier
+    overwrite: bool
+
+
+def _begin(purifier: str, overwrite: bool) -> None:
+    signal.signal(signal.SIGINT, _leave)
+    torch.set_num_threads(1)
+    _Held.purifier = Purifier.from_pretrained(purifier).frozen()
+    _Held.overwrite = overwrite
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End at Ctrl-C without a traceback; a file half written is removed on the way."""
+    raise SystemExit(128 + number)
+
+
+def _purify(job: FileJob) -> Outcome:
+    return purify_file(_Held.purifier, job, overwrite=_Held.overwrite)
+
+
+class Worker:
+    """Holds one model and purifies batches of files.
+
+    Args:
+        purifier: Folder, name of a packaged one, or hub id.
+        overwrite: Replace targets that are there.
+        run: `this_process` of the process that gave out the work.
+    """
+
+    def __init__(self, purifier: str, overwrite: bool, run: str) -> None:
+        torch.set_num_threads(1)  # Ray gives each worker one CPU
+        self.purifier = Purifier.from_pretrained(purifier).frozen()
+        self.overwrite = overwrite
+        self.run = run
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
+        """Return the outcomes of a batch of jobs, each as JSON."""
+        outcomes = [self._tried(FileJob(**json.loads(text))) for text in batch["order"]]
+        return {"outcome": [json.dumps(asdict(each)) for each in outcomes]}
+
+    def _tried(self, job: FileJob) -> Outcome:
+        target = Path(job.target)
+        what = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:8]
+        mark = target.with_name(unfinished_name(self.run, what))
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            lost = int(mark.read_text()) if mark.exists() else 0
+            if lost < TRIES:
+                mark.write_text(str(lost + 1))
+        except (OSError, ValueError):
+            lost = 0  # what cannot be marked cannot be written: that is told below
+        try:
+            if lost >= TRIES:
+                told = f"{job.source}: {lost} workers were lost over it, one after another."
+                return Outcome(job.source, job.target, "failed", sentence=told)
+            return purify_file(self.purifier, job, overwrite=self.overwrite)
+        finally:
+            with suppress(OSError, ValueError):
+                mark.unlink(missing_ok=True)
+
+
+def purify_on_ray(
+    purifier: str,
+    jobs: Sequence[FileJob],
+    *,
+    overwrite: bool = False,
+    address: str | None = None,
+    workers: int | None = None,
+) -> Iterator[Outcome]:
+    """Yield what became of each job, as it is done, in any job.
+
+    Args:
+        purifier: Folder, name of a packaged one, or hub id; each machine must have it.
+        jobs: What becomes what.
+        overwrite: Replace targets that are there.
+        address: ``HOST:PORT`` of a cluster's head, or ``auto``; none starts Ray here.
+        workers: How many, of one CPU each; default as many as there are CPUs, and no more than
+            there are batches.
+
+    Raises:
+        SettingError: `address` or `workers` is outside its rule.
+        ServaxError: Ray is not installed, no cluster is there, or Ray ended the work.
+    """
+    if workers is not None and workers < 1:
+        raise SettingError("workers", workers, "a whole number of at least 1")
+    ray = load_ray()
+    if address is not None and not ray.is_initialized():
+        check_reachable(address, ray)
+    with joined(ray, address, workers):
+        most = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        yield from _outcomes(ray, purifier, jobs, overwrite, most)
+
+
+def _outcomes(
+    ray: Any, purifier: str, jobs: Sequence[FileJob], overwrite: bool, workers: int
+) -> Iterator[Outcome]:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    size = max(1, min(BATCH, -(-len(jobs) // workers)))
+    count = min(workers, -(-len(jobs) // size))
+    # As JSON, in which a name that is not UTF-8 travels too.
+    rows = [{"order": json.dumps(asdict(job))} for job in jobs]
+    # One block a batch: Ray Data never joins small blocks of several workers by itself.
+    data = ray.data.from_items(rows, override_num_blocks=-(-len(jobs) // size))
+    done = data.map_batches(
+        Worker,
+        fn_constructor_args=(purifier, overwrite, this_process()),
+        batch_size=size,
+        compute=ray.data.ActorPoolStrategy(size=count),
+        num_cpus=1,
+    )
+    there = {job.target for job in jobs if os.path.exists(job.target)}  # noqa: PTH110
+    try:
+        for row in done.iter_rows():
+            yield _seen(Outcome(**json.loads(row["outcome"])), there)
+    except ray.exceptions.RayError as error:
+        raise ServaxError(
+            f"Ray ended the work ({last_line(error)}); run the same command to go on: what is done "
+            "is kept."
+        ) from error
+
+
+def _seen(outcome: Outcome, there: Container[str]) -> Outcome:
+    """Return an outcome as this run sees it: what a lost worker had done was not there before."""
+    if outcome.status != "skipped" or outcome.target in there:
+        return outcome
+    sound = not outcome.target.endswith(LOGMEL)
+    seconds = audio.duration_seconds(outcome.target) if sound else 0.0
+    return replace(outcome, status="done", seconds=seconds)

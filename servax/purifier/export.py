@@ -1,0 +1,292 @@
+"""Exports a purifier, alone or with front-end and recogniser, as one ONNX file.
+
+A file is compared with torch before it takes its place.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import ModelCard
+from numpy.typing import NDArray
+from torch import Tensor
+
+from servax.errors import CheckpointError, ServaxError
+from servax.features.frontend import SILENCE_RMS
+from servax.files import expanded, write_whole
+from servax.pretrained import resolve
+from servax.purifier.graphs import DefendedGraph, LogMelGraph, SoundGraph
+from servax.purifier.purifier import Purifier
+from servax.purifier.quantising import check_calibration, quantise, silenced
+from servax.recognition import Recogniser
+from servax.runtime.extras import load_extra, quiet
+from servax.runtime.session import started
+
+OPSET = 18
+"""Of the ONNX operators; onnxruntime runs it from 1.14 on."""
+EXPORTER_LOG = "torch.onnx._internal.exporter._registration"
+TOLERANCE = 1e-4
+"""Largest difference to torch, on [0, 1] or in logits of up to 1; larger ones in proportion."""
+SUFFIX = ".onnx"
+Graph = SoundGraph | LogMelGraph | DefendedGraph
+Clips = Sequence[NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    path: str
+    """Where it lies."""
+    role: str
+    """`purifier`, `purifier of log-Mels` or `defended recogniser`."""
+    opset: int
+    """Of the ONNX operators."""
+    size_bytes: int
+    """Of the file."""
+    difference: float
+    """Largest difference to torch on noise: on [0, 1] or in logits, in proportion above 1."""
+    int8: bool
+    """Whether it is the int8 variant."""
+
+
+def export_purifier(
+    purifier: Purifier,
+    path: str | Path,
+    *,
+    name: str = "",
+    logmel: bool = False,
+    overwrite: bool = False,
+    int8: bool = False,
+    calibration: Clips = (),
+) -> Exported:
+    """Write a purifier of clips (1, T) at the front-end's rate, any T: all but the last level.
+
+    `servax.runtime` purifies sound of any length and rate with it.
+
+    Args:
+        purifier: What is exported.
+        path: Ends in .onnx; the file appears whole or not at all.
+        name: Of the purifier, as `Purifier.from_pretrained` takes it; the licence of its model card
+            goes with it.
+        logmel: Write what maps log-Mel (B, 1, M, F) on [0, 1] to the same shape instead.
+        overwrite: Replace a file that is there.
+        int8: Write the int8 variant.
+        calibration: Real inputs of the graph, one clip each, which make a static int8 variant;
+            without them it is dynamic.
+
+    Raises:
+        PathError: The place cannot be written.
+        SettingError: There are too few clips to calibrate with.
+        ServaxError: The extra onnx is missing, or the network cannot be exported faithfully.
+    """
+    said = _metadata(purifier, {"purifier": name})
+    said["clip_seconds"] = repr(purifier.clip_seconds)
+    graph = LogMelGraph(purifier) if logmel else SoundGraph(purifier)
+    return _write(graph, said, Path(path), overwrite, int8, calibration)
+
+
+def export_defended(
+    purifier: Purifier,
+    recogniser: Recogniser,
+    path: str | Path,
+    *,
+    names: tuple[str, str] = ("", ""),
+    overwrite: bool = False,
+    int8: bool = False,
+    calibration: Clips = (),
+) -> Exported:
+    """Write front-end, purifier and recogniser: waveform (B, T) to logits (B, C), any B and T.
+
+    Outputs: ``logits`` behind the purifier, ``undefended_logits`` and ``residual`` (B,), the mean
+    change of the log-Mel, by which `servax.defences.Detector` tells attacked input.
+
+    Args:
+        purifier: Stands before the recogniser.
+        recogniser: What is defended.
+        path: Ends in .onnx; the file appears whole or not at all.
+        names: Of purifier and recogniser; the licences of their model cards go with them.
+        overwrite: Replace a file that is there.
+        int8: Write the int8 variant.
+        calibration: Waveforms (B, T) of real clips, which make a static int8 variant; without them
+            it is dynamic.
+
+    Raises:
+        PathError: The place cannot be written.
+        SettingError: The two do not fit together, or there are too few clips to calibrate with.
+        ServaxError: The extra onnx is missing, or the networks cannot be exported faithfully.
+    """
+    said = _metadata(
+        recogniser, {"purifier": names[0], "recogniser": names[1]}, labels=recogniser.labels
+    )
+    return _write(
+        DefendedGraph(purifier, recogniser), said, Path(path), overwrite, int8, calibration
+    )
+
+
+def check_place(path: Path, *, overwrite: bool) -> None:
+    """Refuse a place where no file can or may be written, before any work is done.
+
+    Raises:
+        CheckpointError: The name does not end in .onnx, its folder is missing, or it is there.
+    """
+    if path.suffix != SUFFIX:
+        raise CheckpointError(path, f"expected a file name that ends in {SUFFIX}")
+    if not path.parent.is_dir():
+        raise CheckpointError(path, "its folder does not exist, create it first")
+    if path.is_dir():
+        raise CheckpointError(path, "is a folder, expected the name of a file")
+    if path.exists() and not overwrite:
+        raise CheckpointError(path, "is there already; add --overwrite to replace it")
+
+
+def _write(
+    graph: Graph,
+    said: dict[str, str],
+    path: Path,
+    overwrite: bool,
+    int8: bool,
+    calibration: Clips,
+) -> Exported:
+    path = expanded(path)
+    check_place(path, overwrite=overwrite)
+    check_calibration(len(calibration), int8=int8)
+    content = _onnx_file(graph, {"role": graph.role, **said, "opset": str(OPSET)})
+    far = difference(graph, content)
+    if not far <= TOLERANCE:
+        raise ServaxError(
+            f"the file differs from torch by {far:.2g}, more than {TOLERANCE}: it is not kept."
+        )
+    if int8:
+        with tempfile.TemporaryDirectory() as folder:
+            exact, made = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
+            exact.write_bytes(content)
+            quantise(exact, made, calibration, method="static" if calibration else "dynamic")
+            content = made.read_bytes()
+        far = difference(graph, content)
+    write_whole(path, content)
+    return Exported(str(path), graph.role, OPSET, len(content), far, int8)
+
+
+def _metadata(
+    heard: Purifier | Recogniser, names: Mapping[str, str], *, labels: Sequence[str] = ()
+) -> dict[str, str]:
+    """Return what a file says about itself: `servax.runtime` and `servax audit` read it."""
+    said = {
+        "front_end": json.dumps({**asdict(heard.front_end), "silence_rms": SILENCE_RMS}),
+        "scale": json.dumps(asdict(heard.scale.settings)),
+        "sample_rate": str(heard.front_end.logmel.sample_rate),
+        "servax": version("servax"),
+        **{kind: name for kind, name in names.items() if name},
+    }
+    if labels:
+        said["labels"] = json.dumps(list(labels))
+    licences = {kind: _licence(name) for kind, name in names.items() if name}
+    stated = [f"{kind}: {licence}" for kind, licence in licences.items() if licence]
+    if stated:
+        said["licence"] = "; ".join(stated)
+    return said
+
+
+def _licence(name: str) -> str | None:
+    """Return the licence on the model card of a folder or a packaged network, where it has one."""
+    card = resolve(name) / "README.md"
+    try:
+        stated = ModelCard.load(card).data.license if card.is_file() else None
+    except (OSError, ValueError):
+        return None
+    return str(stated) if stated else None
+
+
+def _onnx_file(graph: Graph, metadata: Mapping[str, str]) -> bytes:
+    """Return the content of the ONNX file of a graph.
+
+    Raises:
+        ServaxError: A library of the extra onnx is missing, or the graph cannot be exported.
+    """
+    onnx = load_extra("onnx", extra="onnx", what="servax export")
+    load_extra("onnxscript", extra="onnx", what="servax export")
+    model = _exported(graph, _noise(graph)[0]).model_proto
+    _forget_sources(model.graph)
+    onnx.helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _forget_sources(graph: Any) -> None:
+    """Take away which line of which file on this machine each node came from."""
+    del graph.metadata_props[:]
+    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
+def _noise(graph: Graph) -> list[Tensor]:
+    """Return inputs of several batches and lengths, the first for tracing."""
+    draws = torch.Generator().manual_seed(0)
+    front_end = graph.purifier.front_end
+    settings, frames = front_end.logmel, front_end.frames
+    rate, half = settings.sample_rate, settings.window_samples // 2
+    if isinstance(graph, LogMelGraph):
+        sizes = [(batch, 1, settings.mels, each) for batch, each in ((2, 96), (1, 373), (3, 50))]
+        return [torch.rand(size, generator=draws) for size in sizes]
+    lengths = [(2, rate), (1, half + 1), (3, 7 * rate + 123), (1, 8 * half)]
+    if isinstance(graph, SoundGraph):  # a clip is alone, and as long as in training at most
+        longest = (frames - 1) * settings.hop_samples
+        lengths = [(1, longest // 2 + 123), (1, 4 * half), (1, longest)]
+    return [0.05 * torch.randn(size, generator=draws) for size in lengths]
+
+
+def difference(graph: Graph, content: bytes) -> float:
+    """Return how far a file lies from torch on noise at most, in proportion where it is large."""
+    runtime = load_extra("onnxruntime", extra="onnx", what="servax export")
+    session = started(runtime, content, threads=1)
+    largest = 0.0
+    for x in _noise(graph):
+        with torch.inference_mode():
+            expected = graph(x)
+        wanted = [expected] if isinstance(expected, Tensor) else list(expected)
+        found = session.run(list(graph.outputs), {graph.inputs[0]: x.numpy()})
+        for one, other in zip(wanted, found, strict=True):
+            far = np.abs(one.numpy() - other).max(initial=0.0)
+            largest = max(largest, float(far / max(1.0, np.abs(one.numpy()).max(initial=0.0))))
+    return largest
+
+
+def _exported(graph: Graph, example: Tensor) -> Any:
+    shapes = {0: torch.export.Dim("batch", min=1)}
+    if isinstance(graph, SoundGraph):
+        shapes = {1: torch.export.Dim("samples", min=graph.least)}
+    elif isinstance(graph, LogMelGraph):
+        shapes[3] = torch.export.Dim("frames", min=1)
+    else:
+        shapes[1] = torch.export.Dim("samples", min=1)
+    try:
+        # It tells of optional libraries that nothing here needs.
+        with quiet(), silenced(EXPORTER_LOG):
+            return torch.onnx.export(
+                graph.eval(),
+                (example,),
+                input_names=list(graph.inputs),
+                output_names=list(graph.outputs),
+                dynamic_shapes=(shapes,),
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # The exporter's classes share no other base.
+        network = type(graph.purifier.network).__name__
+        lines = [line for line in str(error.__cause__ or error).splitlines() if line.strip()]
+        reason = lines[0].strip(" .") if lines else type(error).__name__
+        raise ServaxError(
+            f"this {network} cannot be exported with torch {torch.__version__} ({reason})."
+        ) from None
