@@ -91,28 +91,17 @@ class Selection:
 
 def chosen(corpus: Corpus, count: int, *, seed: int) -> np.ndarray:
     """Return a mask (N,) of `count` utterances: classes, and speakers in each, in equal shares."""
-    table = corpus.utterances
     order = np.random.default_rng(generator(seed, "audit", "utterances").initial_seed())
-    shuffled = order.permutation(len(table))
+    table = corpus.utterances.reset_index(drop=True)
     # The turn of an utterance among those of its class and speaker, then of its class: taking the
     # lowest turns first visits every class once before any twice, and its speakers in turn.
-    labels, speakers = table["label"].to_numpy(), table["speaker"].to_numpy()
-    turns = _turns([*zip(labels[shuffled], speakers[shuffled], strict=True)])
-    by_speaker = shuffled[np.argsort(turns, kind="stable")]
-    by_class = _turns(list(labels[by_speaker]))
+    table = table.iloc[order.permutation(len(table))]
+    for keys in (["label", "speaker"], ["label"]):
+        turns = table.groupby(keys).cumcount()
+        table = table.loc[turns.sort_values(kind="stable").index]
     mask = np.zeros(len(table), dtype=bool)
-    mask[by_speaker[np.argsort(by_class, kind="stable")][:count]] = True
+    mask[table.index[:count]] = True
     return mask
-
-
-def _turns(keys: list[object]) -> np.ndarray:
-    """Return how often each key stood before, (N,)."""
-    seen: dict[object, int] = {}
-    turns = []
-    for key in keys:
-        turns.append(seen.get(key, 0))
-        seen[key] = turns[-1] + 1
-    return np.array(turns)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -157,7 +146,6 @@ def gather(
     system: System,
     selection: Selection,
     *,
-    seconds: float | None = None,
     progress: Progress | None = None,
 ) -> tuple[System, EvaluationSet]:
     """Return the system with its scale settled, and what it hears.
@@ -165,8 +153,6 @@ def gather(
     Args:
         system: The model.
         selection: Which utterances.
-        seconds: Length of a waveform that a model of waveforms is given, by default what the
-            system says: the middle of a longer sound, a shorter one repeated.
         progress: Is told (done, total) utterances while features are computed.
 
     Raises:
@@ -179,8 +165,7 @@ def gather(
     if system.inputs == "logmel":
         system, x = _logmel(system, fold, corpus, progress)
     else:
-        length = system.seconds if seconds is None else seconds
-        x = _waveforms(system, corpus, length, progress)
+        x = _waveforms(system, corpus, progress)
     y = order[torch.from_numpy(corpus.label_index.copy())]
     names = list(system.labels)
     for label, index in zip(corpus.labels, order.tolist(), strict=True):
@@ -203,20 +188,17 @@ def _logmel(
     system: System, fold: Fold, corpus: Corpus, progress: Progress | None
 ) -> tuple[System, Tensor]:
     front_end = system.front_end or FrontEndSettings()
+
+    def features(part: Corpus) -> Features:
+        folder = cache_folder() / "features"
+        return extract(part, FrontEnd(front_end), folder=folder, progress=progress)
+
     scale: Scaling | None = system.scale
     if scale is None:
         # A model that says nothing of its scale gets the one that servax would train it on.
-        scale = fit_scale(fold.train, _features(fold.train, front_end, progress))
+        scale = fit_scale(fold.train, features(fold.train))
         system = replace(system, front_end=front_end, scale=scale)
-    features = _features(corpus, front_end, progress)
-    x = Dataset(corpus, features, scale).batch(np.arange(len(corpus))).x
-    return system, x
-
-
-def _features(corpus: Corpus, front_end: FrontEndSettings, progress: Progress | None) -> Features:
-    return extract(
-        corpus, FrontEnd(front_end), folder=cache_folder() / "features", progress=progress
-    )
+    return system, Dataset(corpus, features(corpus), scale).batch(np.arange(len(corpus))).x
 
 
 def _sounding(system: System, corpus: Corpus, x: Tensor) -> Tensor | None:
@@ -232,26 +214,21 @@ def _sounding(system: System, corpus: Corpus, x: Tensor) -> Tensor | None:
     return (torch.arange(x.shape[-1]) < torch.tensor(frames).unsqueeze(1))[:, None, None, :]
 
 
-def _waveforms(system: System, corpus: Corpus, seconds: float, progress: Progress | None) -> Tensor:
-    length = round(seconds * system.sample_rate)
+def _waveforms(system: System, corpus: Corpus, progress: Progress | None) -> Tensor:
+    """Return as much of each utterance as the model hears: the middle, a shorter one repeated."""
+    length = round(system.seconds * system.sample_rate)
     if length < 1:
-        raise SettingError("seconds", seconds, "a length of at least one sample")
+        raise SettingError("seconds", system.seconds, "a length of at least one sample")
     rows = []
     for done, (_, path, start, end) in enumerate(corpus.stretches, start=1):
         sound = read(path, sample_rate=system.sample_rate, start=start, end=end)
-        rows.append(fitted(sound, length))
+        if len(sound) < length:
+            sound = np.tile(sound, -(-length // len(sound)))[:length]
+        start_at = (len(sound) - length) // 2
+        rows.append(sound[start_at : start_at + length])
         if progress:
             progress(done, len(corpus))
     return torch.from_numpy(np.stack(rows)).clamp(*system.bounds)
-
-
-def fitted(sound: np.ndarray, length: int) -> np.ndarray:
-    """Return the middle `length` samples of (T,), a shorter sound repeated as often as it takes."""
-    if len(sound) < length:
-        sound = np.tile(sound, -(-length // len(sound)))
-        return np.ascontiguousarray(sound[:length])
-    start = (len(sound) - length) // 2
-    return np.ascontiguousarray(sound[start : start + length])
 
 
 def align_labels(labels: Sequence[str], corpus_labels: Sequence[str]) -> Tensor:

@@ -85,11 +85,6 @@ TABLE: dict[str, tuple[Check, pd.DataFrame, str]] = {
         table({white("fgsm"): 10, white("pgd", 15): 5}),
         "not-measured",
     ),
-    "pgd, given strength": (
-        lambda frame: checks.pgd_at_least_fgsm(frame, pairs=[(0.02, 15)]),
-        table({white("fgsm"): 10, white("pgd", 15): 5}),
-        "error",
-    ),
     # strength
     "falls": (
         checks.uar_falls_with_strength,

@@ -34,7 +34,7 @@ from servax.evaluation.checks.of_records import (
 )
 from servax.evaluation.checks.planted import Planting, planted
 
-MODEL_CHECKS: tuple[Check[...], ...] = (
+MODEL_CHECKS: tuple[Check, ...] = (
     evaluation_mode,
     outputs_are_logits,
     deterministic,
@@ -49,7 +49,7 @@ MODEL_CHECKS: tuple[Check[...], ...] = (
     planted,
 )
 """Checks that need the model itself, in their order."""
-RECORD_CHECKS: tuple[RecordCheck[...], ...] = (
+RECORD_CHECKS: tuple[RecordCheck, ...] = (
     clean_score,
     pgd_at_least_fgsm,
     twice_the_steps,

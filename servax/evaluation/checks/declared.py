@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, update_wrapper
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, get_args
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import torch
@@ -17,7 +17,6 @@ from servax.evaluation.records import UNDEFENDED, validate
 from servax.evaluation.trial import Repeats, out_of_memory, repeats
 from servax.perturbation import Bounds
 
-P = ParamSpec("P")
 Severity = Literal["error", "warning", "note", "passed", "not-measured"]
 """`error`: the figures cannot be trusted. `warning`: they flatter, or may. `note`: good to know.
 
@@ -27,6 +26,10 @@ SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """The worst first."""
 Verdict = tuple[Severity, str, Mapping[str, Any]]
 """How bad it is, one sentence with its numbers, and the numbers as JSON holds them."""
+Needs = Literal["nothing", "white-box", "defences"]
+"""Of an audit: attackers who know a system with gradients; or defences of such a model."""
+Among = Literal["all", "one ball", "one size"]
+"""Rows of which attacks are compared."""
 VOTES = 5
 """Passes that vote on each answer of a random system."""
 
@@ -124,102 +127,76 @@ class Case:
         return replace(self, x=self.x[:count], y=self.y[:count], longer=longer, mask=mask)
 
 
-class Check(Generic[P]):
+class Check:
     """A check of a model: called with a case, it gives a finding.
 
     Args:
-        look: Gives the verdict; its name is that of the check, its docstring says when it is which.
+        look: From a case to a verdict; its name is that of the check, its docstring tells when.
         gradients: Whether it needs gradients of the model.
         part: How many utterances it looks at, of so many; all of them by default.
     """
 
     def __init__(
-        self,
-        look: Callable[Concatenate[Case, P], Verdict],
-        gradients: bool,
-        part: Callable[[int], int],
+        self, look: Callable[..., Verdict], gradients: bool, part: Callable[[int], int]
     ) -> None:
         update_wrapper(self, look)
-        self.name = _name_of(look)
+        self.name = look.__name__.replace("_", "-")
         self.look, self.gradients, self.part = look, gradients, part
 
-    def __call__(self, case: Case, *args: P.args, **settings: P.kwargs) -> Finding:
+    def __call__(self, case: Case, **settings: Any) -> Finding:
         """Return what is found."""
-        return Finding(self.name, case.subject, *self.look(case, *args, **settings))
+        return Finding(self.name, case.subject, *self.look(case, **settings))
 
     def carried_out(self, case: Case) -> tuple[Finding, ...]:
         """Return what is found of the utterances it looks at, also where it cannot be done."""
         some = case.first(self.part(len(case.x)))
-        return carried_out(self.name, case.subject, lambda: self(some))  # type: ignore[call-arg]
+        return carried_out(self.name, case.subject, lambda: self(some))
 
 
-def of_model(
-    *, gradients: bool = False, part: Callable[[int], int] = int
-) -> Callable[[Callable[Concatenate[Case, P], Verdict]], Check[P]]:
-    """Declare a check of a model, from a case to a verdict."""
-    return lambda look: Check(look, gradients, part)
-
-
-Needs = Literal["nothing", "white-box", "defences"]
-"""Of the audit: attackers who know a system with gradients; or defences of such a model."""
-Among = Literal["all", "one ball", "one size"]
-"""Rows of which attacks are compared."""
-
-
-class RecordCheck(Generic[P]):
+class RecordCheck:
     """A check of records alone: called with a table, it gives one finding per system.
 
     Args:
-        look: Gives the verdict of the rows of one system; named and documented as `Check`'s.
+        look: From the rows of one system to a verdict; named and documented as that of a `Check`.
         needs: Without what there is nothing to check.
         among: Whether it compares all rows, attacks in the ball of the audit for any wrong class,
             or those of the audit's size alone.
-        with_bare: Whether it looks at a defence beside the bare model, whose rows it gets too.
+        with_bare: Whether it looks at defences only, each with the rows of the bare model too.
     """
 
     def __init__(
-        self,
-        look: Callable[Concatenate[pd.DataFrame, P], Verdict],
-        needs: Needs,
-        among: Among,
-        with_bare: bool,
+        self, look: Callable[..., Verdict], needs: Needs, among: Among, with_bare: bool
     ) -> None:
         update_wrapper(self, look)
-        self.name = _name_of(look)
+        self.name = look.__name__.replace("_", "-")
         self.look, self.needs, self.among, self.with_bare = look, needs, among, with_bare
 
-    def __call__(
-        self, frame: pd.DataFrame, *args: P.args, **settings: P.kwargs
-    ) -> tuple[Finding, ...]:
+    def __call__(self, frame: pd.DataFrame, **settings: Any) -> tuple[Finding, ...]:
         """Return what is found, a finding per system.
 
         Raises:
             ServaxError, SettingError: `frame` is no valid table of records.
         """
-        found = []
-        for subject, rows in systems(frame, with_bare=self.with_bare):
-            found.append(Finding(self.name, subject, *self.look(rows, *args, **settings)))
-        return tuple(found)
+        found = _systems(frame, with_bare=self.with_bare)
+        return tuple(Finding(self.name, of, *self.look(rows, **settings)) for of, rows in found)
+
+
+def of_model(
+    *, gradients: bool = False, part: Callable[[int], int] = int
+) -> Callable[[Callable[..., Verdict]], Check]:
+    """Declare a check of a model, from a case to a verdict."""
+    return lambda look: Check(look, gradients, part)
 
 
 def of_records(
     *, needs: Needs = "nothing", among: Among = "one ball", with_bare: bool = False
-) -> Callable[[Callable[Concatenate[pd.DataFrame, P], Verdict]], RecordCheck[P]]:
+) -> Callable[[Callable[..., Verdict]], RecordCheck]:
     """Declare a check of records, from the rows of one system to a verdict."""
     return lambda look: RecordCheck(look, needs, among, with_bare)
 
 
-def _name_of(look: Callable[..., object]) -> str:
-    return look.__name__.replace("_", "-")
-
-
-def systems(frame: pd.DataFrame, *, with_bare: bool = False) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield the name and the rows of each system; the target is named where there are several.
-
-    Args:
-        frame: Records.
-        with_bare: Yield defences only, each with the rows of its bare target.
-    """
+def _systems(frame: pd.DataFrame, *, with_bare: bool = False) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the name and the rows of each system; the target is named where there are several."""
     typed = validate(frame)
     several = len(typed["target"].unique()) > 1
     for (target, defence), rows in typed.groupby(["target", "defence"], sort=True):

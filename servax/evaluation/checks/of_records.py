@@ -53,15 +53,16 @@ def _at(rows: pd.DataFrame, strength: float, attack: str | None = None) -> pd.Da
     return rows if attack is None else rows[rows["attack"] == attack]
 
 
-def _strengths(rows: pd.DataFrame, attack: str | None = None) -> list[float]:
-    """Return the strengths of one attack or of all, rising."""
-    some = rows if attack is None else rows[rows["attack"] == attack]
-    return sorted(map(float, some["strength"].unique()))
+def _conditions(rows: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]:
+    """Yield attack, strength and rows of each attacked condition, sorted."""
+    for (attack, strength), part in rows.groupby(["attack", "strength"]):
+        if attack != "none":
+            yield str(attack), float(str(strength)), part
 
 
-def _attacks(rows: pd.DataFrame) -> list[str]:
-    """Return the names of the attacks in rows, sorted, noise left out."""
-    return sorted({str(name) for name in rows["attack"].unique()} - {"none", NOISE})
+def _aimed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows without noise, which is not meant to break anything."""
+    return rows[rows["attack"] != NOISE]
 
 
 def _keys(rows: pd.DataFrame) -> set[tuple[Any, ...]]:
@@ -97,11 +98,6 @@ class Pair:
     utterances: int
     """How many both hold."""
 
-    @property
-    def rises(self) -> bool:
-        """Whether the second is above the first by more than an utterance."""
-        return self.second > self.first + self.tolerance
-
 
 def pair(first: pd.DataFrame, second: pd.DataFrame) -> Pair | None:
     """Return the UARs of two conditions, or None where they share no utterance."""
@@ -125,16 +121,41 @@ def _by_knowledge(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, Sever
         yield str(knowledge), part, "error" if known & set(part.index) else "warning"
 
 
-def _worst(
-    compared: Sequence[Row], sentence: str, gap: tuple[str, str | None], **names: str
-) -> Verdict:
+def _compared(
+    said: Row,
+    first: pd.DataFrame,
+    second: pd.DataFrame,
+    names: tuple[str, str],
+    rule: Severity,
+    idle: Severity = "passed",
+) -> list[Row]:
+    """Return the comparison of two conditions, or none where they share no utterance.
+
+    Args:
+        said: What tells the conditions.
+        first: Rows under which the UAR should be the higher one, up to an utterance.
+        second: Rows of the stronger condition.
+        names: What the two UARs are called.
+        rule: How bad it is where the second is higher.
+        idle: How bad it is where the second is not lower, though there was something to lose.
+    """
+    found = pair(first, second)
+    if found is None:
+        return []
+    uars = dict(zip(names, (found.first, found.second), strict=True))
+    gain = found.second - found.first
+    lost = gain < -found.tolerance or found.second == 0
+    severity = rule if gain > found.tolerance else "passed" if lost else idle
+    return [{**said, **uars, "severity": severity}]
+
+
+def _worst(compared: Sequence[Row], sentence: str, gap: tuple[str, str | None]) -> Verdict:
     """Return the verdict whose sentence tells the comparison with the worst outcome.
 
     Args:
         compared: Comparisons, each with its numbers and its severity.
         sentence: What is said of one, with the names of its numbers in braces.
         gap: The number that counts, and the one it is compared with.
-        **names: What else stands in the sentence.
     """
     if not compared:
         return "not-measured", "The records hold no such pair.", {}
@@ -150,7 +171,7 @@ def _worst(
     count = sum(row["severity"] != "passed" for row in compared)
     statement = (
         f"{count} of {len(compared)} comparisons fail; "
-        f"{'the worst' if count else 'the nearest'}: {sentence.format(**shown, **names)}."
+        f"{'the worst' if count else 'the nearest'}: {sentence.format(**shown)}."
     )
     return severity, statement, {"comparisons": list(compared)}
 
@@ -220,61 +241,33 @@ def _best_order(labels: np.ndarray, predictions: np.ndarray) -> dict[str, str]:
 
 
 @of_records(needs="white-box", among="one size")
-def pgd_at_least_fgsm(
-    rows: pd.DataFrame,
-    *,
-    fgsm: str = "fgsm",
-    pgd: str = "pgd",
-    pairs: Sequence[tuple[float, float]] | None = None,
-) -> Verdict:
+def pgd_at_least_fgsm(rows: pd.DataFrame) -> Verdict:
     """Say whether many steps are at least as strong as one: UAR under PGD is not above FGSM's.
 
     `error`: it is, for an attacker who knows the system. `warning`: it is, for one who does not;
     many steps may then fit the wrong model. `not-measured`: no strength in common.
-
-    Args:
-        rows: Records.
-        fgsm: Name of the one-step attack.
-        pgd: Name of the attack with many steps.
-        pairs: (strength of FGSM, strength of PGD) with the same radius, where the records count
-            PGD's steps instead; default: equal strengths.
     """
-    compared: list[Row] = []
+    compared = []
     for knowledge, part, rule in _by_knowledge(rows):
-        both = sorted(set(_strengths(part, fgsm)) & set(_strengths(part, pgd)))
-        for epsilon, strength in pairs or [(value, value) for value in both]:
-            found = pair(_at(part, epsilon, fgsm), _at(part, strength, pgd))
-            if found is not None:
-                compared.append(
-                    {
-                        "knowledge": knowledge,
-                        "epsilon": epsilon,
-                        "strength": strength,
-                        "uar_fgsm": found.first,
-                        "uar_pgd": found.second,
-                        "severity": rule if found.rises else "passed",
-                    }
-                )
-    told = "UAR under {pgd} {uar_pgd} against {uar_fgsm} under {fgsm} of the same size"
-    return _worst(compared, told, ("uar_pgd", "uar_fgsm"), pgd=pgd, fgsm=fgsm)
+        for _, strength, one_step in _conditions(part[part["attack"] == "fgsm"]):
+            said = {"knowledge": knowledge, "epsilon": strength, "strength": strength}
+            many = _at(part, strength, "pgd")
+            compared += _compared(said, one_step, many, ("uar_fgsm", "uar_pgd"), rule)
+    told = "UAR under pgd {uar_pgd} against {uar_fgsm} under fgsm of the same size"
+    return _worst(compared, told, ("uar_pgd", "uar_fgsm"))
 
 
 @of_records(needs="white-box")
-def twice_the_steps(rows: pd.DataFrame, *, attack: str = "pgd", doubled: str = "pgd-2x") -> Verdict:
+def twice_the_steps(rows: pd.DataFrame) -> Verdict:
     """Say whether the attack has converged: twice the steps move the UAR by less than a point.
 
     `warning`: they move it by a point or more, and by more than one utterance (which is worth more
     than a point where a class has few). `not-measured`: no strength and knowledge in common.
-
-    Args:
-        rows: Records.
-        attack: Name of the attack.
-        doubled: Name of the same attack with twice its steps.
     """
-    compared: list[Row] = []
+    compared = []
     for knowledge, part, _ in _by_knowledge(rows):
-        for strength in _strengths(part, attack):
-            found = pair(_at(part, strength, attack), _at(part, strength, doubled))
+        for _, strength, once in _conditions(part[part["attack"] == "pgd"]):
+            found = pair(once, _at(part, strength, "pgd-2x"))
             if found is not None:
                 moved = abs(found.second - found.first)
                 moves = moved >= POINT and moved > found.tolerance
@@ -288,8 +281,8 @@ def twice_the_steps(rows: pd.DataFrame, *, attack: str = "pgd", doubled: str = "
                         "severity": "warning" if moves else "passed",
                     }
                 )
-    told = "UAR {uar} under {name} of strength {strength:g}, {uar_doubled} with twice the steps"
-    return _worst(compared, told, ("moved", None), name=attack)
+    told = "UAR {uar} under pgd of strength {strength:g}, {uar_doubled} with twice the steps"
+    return _worst(compared, told, ("moved", None))
 
 
 @of_records(needs="white-box", among="one size")
@@ -305,14 +298,14 @@ def white_box_at_least_black_box(rows: pd.DataFrame) -> Verdict:
     others = rows.drop(known.index)
     others = others[others["attack"] != "none"]
     compared: list[Row] = []
-    for strength in _strengths(known):
+    for strength in sorted(known["strength"].unique()):
         here, there = _at(known, strength), _at(others, strength)
         shared = _keys(here) & _keys(there)
         if shared:
             missed = sorted((_broken(there) & shared) - _broken(here))
             compared.append(
                 {
-                    "strength": strength,
+                    "strength": float(strength),
                     "utterances": len(shared),
                     "missed": [str(name) for name, *_ in missed],
                     "share": len(missed) / len(shared),
@@ -340,28 +333,12 @@ def noise_weaker(rows: pd.DataFrame) -> Verdict:
     `warning`: it is not below by more than that, and not 0. `not-measured`: no noise of the same
     strength as a white-box attack.
     """
-    compared: list[Row] = []
-    known = white_box(rows)
-    for attack in _attacks(known):
-        for strength in _strengths(known, attack):
-            quiet = _at(rows, strength, NOISE).drop_duplicates(UTTERANCE)
-            found = pair(quiet, _once(_at(known, strength, attack)))
-            if found is None:
-                continue
-            severity: Severity = "passed"
-            if found.rises:
-                severity = "error"
-            elif found.second > 0 and found.second >= found.first - found.tolerance:
-                severity = "warning"
-            compared.append(
-                {
-                    "attack": attack,
-                    "strength": strength,
-                    "uar_noise": found.first,
-                    "uar_attack": found.second,
-                    "severity": severity,
-                }
-            )
+    compared = []
+    for attack, strength, part in _conditions(_aimed(white_box(rows))):
+        quiet = _at(rows, strength, NOISE).drop_duplicates(UTTERANCE)
+        said = {"attack": attack, "strength": strength}
+        names = ("uar_noise", "uar_attack")
+        compared += _compared(said, quiet, _once(part), names, "error", idle="warning")
     told = "UAR {uar_attack} under {attack}, {uar_noise} under noise of strength {strength:g}"
     return _worst(compared, told, ("uar_attack", "uar_noise"))
 
@@ -374,26 +351,13 @@ def uar_falls_with_strength(rows: pd.DataFrame) -> Verdict:
     does, for one who does not. `not-measured`: fewer than two strengths, clean input counted.
     """
     clean = rows[rows["attack"] == "none"]
-    attacked = rows[rows["attack"] != "none"]
-    compared: list[Row] = []
-    for name, every in attacked.groupby("attack"):
-        attack = str(name)
+    compared = []
+    for attack, every in rows[rows["attack"] != "none"].groupby("attack"):
         for knowledge, part, rule in _by_knowledge(every):
-            steps = [(value, _at(part, value)) for value in _strengths(part)]
+            steps = [(strength, some) for _, strength, some in _conditions(part)]
             for (low, before), (high, after) in pairwise([(0.0, clean), *steps]):
-                found = pair(before, after)
-                if found is not None:
-                    compared.append(
-                        {
-                            "attack": attack,
-                            "knowledge": knowledge,
-                            "from": low,
-                            "to": high,
-                            "uar_from": found.first,
-                            "uar_to": found.second,
-                            "severity": rule if found.rises else "passed",
-                        }
-                    )
+                said = {"attack": str(attack), "knowledge": knowledge, "from": low, "to": high}
+                compared += _compared(said, before, after, ("uar_from", "uar_to"), rule)
     told = "UAR under {attack} {uar_to} at strength {to:g} against {uar_from} at {from:g}"
     return _worst(compared, told, ("uar_to", "uar_from"))
 
@@ -410,9 +374,9 @@ def attack_breaks_undefended(rows: pd.DataFrame) -> Verdict:
     bare = rows["defence"] == UNDEFENDED
     known, twins = white_box(rows[~bare]), white_box(rows[bare])
     chance = 1.0 / rows[~bare]["label"].nunique()
-    compared: list[Row] = []
-    for attack in _attacks(known):
-        strength = max(_strengths(known, attack))
+    largest = {attack: (strength, part) for attack, strength, part in _conditions(_aimed(known))}
+    compared = []
+    for attack, (strength, part) in largest.items():
         twin = _once(_at(twins, strength, attack))
         if not twin.empty:
             compared.append(
@@ -420,7 +384,7 @@ def attack_breaks_undefended(rows: pd.DataFrame) -> Verdict:
                     "attack": attack,
                     "strength": strength,
                     "uar_undefended": _score(twin),
-                    "uar_defended": _score(_once(_at(known, strength, attack))),
+                    "uar_defended": _score(_once(part)),
                     "chance": chance,
                     "severity": "warning" if _score(twin) > chance + 1e-9 else "passed",
                 }
