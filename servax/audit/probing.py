@@ -12,7 +12,7 @@ from servax.attacks.gradient import STRIDE
 from servax.attacks.problem import logits_of
 from servax.audit.speed import Speed
 from servax.evaluation.checks import MODEL_CHECKS, Case, Finding, carried_out
-from servax.evaluation.checks.of_attacks import FEWEST_RESTARTS, WIDE_STEPS
+from servax.evaluation.checks.of_attacks import RESTARTS, WIDE_STEPS
 from servax.evaluation.dataset import EvaluationSet
 from servax.evaluation.engine import over_draws, predict, reseed
 from servax.evaluation.suites import Suite
@@ -148,7 +148,7 @@ def seconds(speed: Speed, count: int, suite: Suite) -> float:
     """Return what the checks of a system take at most, in seconds."""
     steps = _steps(suite)
     planted = max(2, count // 2)
-    gradients = count * (4 + 2 * WIDE_STEPS + steps * (FEWEST_RESTARTS + 6)) + 3 * planted * steps
+    gradients = count * (4 + 2 * WIDE_STEPS + steps * (RESTARTS + 6)) + 3 * planted * steps
     # Planted inputs are looked for one utterance at a time, which fills no batch.
     forwards = 64 + count * 30 + planted * (_inner(suite) + 10)
     return gradients * speed.gradient + forwards * speed.forward

@@ -135,21 +135,6 @@ def confusion(
     return counts.reshape(names.size, names.size).astype(np.int64)
 
 
-def recalls(
-    labels: ArrayLike, predictions: ArrayLike, classes: Sequence[str] | Sequence[int]
-) -> NDArray[np.float64]:
-    """Return the (C,) recall of each of `classes`; ``nan`` for one that `labels` does not hold."""
-    counts = confusion(labels, predictions, classes)
-    return _shares(np.diagonal(counts), counts.sum(axis=1))
-
-
-def _shares(parts: NDArray[np.int64], wholes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return ``parts / wholes`` with ``nan``, and no warning, where there is no whole."""
-    result = np.full(parts.shape, np.nan)
-    np.divide(parts, wholes, out=result, where=wholes > 0)
-    return result
-
-
 def _share(which: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:
     """Return the share of `which` in `among`, ``nan`` when `among` is empty."""
     return float(np.mean(which[among])) if among.any() else float("nan")
@@ -260,10 +245,8 @@ def tally(labels: ArrayLike, predictions: ArrayLike, groups: ArrayLike) -> Tally
     given = np.asarray(predictions)
     if given.ndim not in (1, 2) or given.shape[0] == 0:
         raise ShapeError("predictions", given.shape, "(N,) or (K, N): one entry per utterance")
-    cells = np.atleast_2d(given)
-    columns = [validate(labels, predictions=cell) for cell in cells]
+    columns = [validate(labels, predictions=cell) for cell in np.atleast_2d(given)]
     truth = columns[0][0]
-    right = [np.asarray(truth == predicted) for _, predicted in columns]
     who = np.asarray(groups)
     if who.shape != truth.shape:
         raise ShapeError("groups", who.shape, f"{truth.shape}, the shape of labels")
@@ -271,8 +254,8 @@ def tally(labels: ArrayLike, predictions: ArrayLike, groups: ArrayLike) -> Tally
     classes, code = np.unique(truth, return_inverse=True)
     place = group * classes.size + code
     shape, places = (names.size, classes.size), names.size * classes.size
-    hits = [np.bincount(place[row], minlength=places).reshape(shape) for row in right]
-    totals = np.bincount(place, minlength=places).reshape(shape)
+    right = [place[np.asarray(truth == predicted)] for _, predicted in columns]
+    totals, *hits = (np.bincount(c, minlength=places).reshape(shape) for c in [place, *right])
     return Tally(names, classes, totals, np.stack(hits))
 
 

@@ -46,10 +46,10 @@ NAME = re.compile(r"\w[\w.+-]*")
 class Transform:
     """An input transform that an option can name, with one number."""
 
-    build: Callable[[float, torch.Generator, int], nn.Module]
-    """From its number, what it draws from and the rate of the sound in Hz."""
     inputs: Inputs
     """What it takes."""
+    build: Callable[[float, torch.Generator, int], nn.Module]
+    """From its number, what it draws from and the rate of the sound in Hz."""
     example: str
     """A value."""
     expected: str
@@ -58,25 +58,30 @@ class Transform:
     """Whether they are whole numbers."""
 
 
-QUALITY: tuple[Inputs, str, str] = ("waveform", "0.5", "a quality in [0, 1]")
+def _codec(name: str) -> Transform:
+    return Transform("waveform", lambda v, g, r: Codec(r, name, v), "0.5", "a quality in [0, 1]")
+
+
 TRANSFORMS: Mapping[str, Transform] = {
     "gaussian-noise": Transform(
-        lambda v, g, r: GaussianNoise(v, g), "logmel", "0.02", "sd in (0, 1]"
+        "logmel", lambda v, g, r: GaussianNoise(v, g), "0.02", "sd in (0, 1]"
     ),
     "mean-filter": Transform(
-        lambda v, g, r: MeanFilter(int(v)), "logmel", "3", "an odd size", True
+        "logmel", lambda v, g, r: MeanFilter(int(v)), "3", "an odd size", whole=True
     ),
     "median-filter": Transform(
-        lambda v, g, r: MedianFilter(int(v)), "logmel", "3", "an odd size", True
+        "logmel", lambda v, g, r: MedianFilter(int(v)), "3", "an odd size", whole=True
     ),
-    "quantise": Transform(lambda v, g, r: Quantise(int(v)), "logmel", "4", "whole bits", True),
-    "low-pass": Transform(lambda v, g, r: LowPass(r, v), "waveform", "4000", "a cut-off in Hz"),
+    "quantise": Transform(
+        "logmel", lambda v, g, r: Quantise(int(v)), "4", "whole bits", whole=True
+    ),
+    "low-pass": Transform("waveform", lambda v, g, r: LowPass(r, v), "4000", "a cut-off in Hz"),
     "resample": Transform(
-        lambda v, g, r: Resample(r, int(v)), "waveform", "8000", "a rate in Hz", True
+        "waveform", lambda v, g, r: Resample(r, int(v)), "8000", "a rate in Hz", whole=True
     ),
-    "mp3": Transform(lambda v, g, r: Codec(r, "mp3", v), *QUALITY),
-    "ogg": Transform(lambda v, g, r: Codec(r, "ogg-vorbis", v), *QUALITY),
-    "opus": Transform(lambda v, g, r: Codec(r, "ogg-opus", v), *QUALITY),
+    "mp3": _codec("mp3"),
+    "ogg": _codec("ogg-vorbis"),
+    "opus": _codec("ogg-opus"),
 }
 """Input transforms by name; an option gives one number: ``gaussian-noise:0.02``."""
 
@@ -84,22 +89,15 @@ TRANSFORMS: Mapping[str, Transform] = {
 def make_transform(
     kind: str, value: str, sample_rate: int, draws: torch.Generator
 ) -> tuple[nn.Module, float]:
-    """Return a transform and the number that an option gave it.
-
-    Args:
-        kind: One of `TRANSFORMS`.
-        value: Its number, as text.
-        sample_rate: Of the sound it hears, in Hz.
-        draws: What a random one draws from.
+    """Return one of `TRANSFORMS` and the number that an option gave it.
 
     Raises:
         SettingError: The number is none, or not one that this transform takes.
     """
     transform = TRANSFORMS[kind]
     if not value.strip():
-        raise SettingError(
-            "defence", kind, f"a number too: {kind}:{transform.example}, {transform.expected}"
-        )
+        expected = f"a number too: {kind}:{transform.example}, {transform.expected}"
+        raise SettingError("defence", kind, expected)
     try:
         number = float(value)
     except ValueError:
@@ -150,9 +148,9 @@ def defended(bare: System, wanted: str, *, seed: int) -> System:
 
 
 def _transformed(bare: System, name: str, kind: str, value: str, seed: int) -> System:
-    takes = TRANSFORMS[kind].inputs
-    if takes != bare.inputs:
-        expected = f"one that takes {bare.inputs} as the model does, not {takes}"
+    transform = TRANSFORMS[kind]
+    if transform.inputs != bare.inputs:
+        expected = f"one that takes {bare.inputs} as the model does, not {transform.inputs}"
         raise SettingError("defence", kind, expected)
     draws = generator(seed, "defence", name)
     module, number = make_transform(kind, value, bare.sample_rate, draws)

@@ -32,7 +32,7 @@ from servax.evaluation.checks.of_records import (
     white_box_at_least_black_box,
     worst_case_below_minimum,
 )
-from servax.evaluation.checks.planted import Planting, planted
+from servax.evaluation.checks.planted import planted
 
 MODEL_CHECKS: tuple[Check, ...] = (
     evaluation_mode,
@@ -69,7 +69,6 @@ __all__ = [
     "Case",
     "Check",
     "Finding",
-    "Planting",
     "RecordCheck",
     "Severity",
     "attack_breaks_undefended",

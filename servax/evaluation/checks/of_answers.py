@@ -7,8 +7,6 @@ it was. A random model cannot be compared with itself: what is random is measure
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +67,7 @@ def outputs_are_logits(case: Case) -> Verdict:
     model, x = case.model, case.x
     low, high = x.amin(), x.amax()
     noise = low + (high - low) * drawn(torch.rand, x.shape, generator(0, "outputs"), x.dtype).to(x)
-    with looking(model):
+    with evaluating(model), torch.no_grad():
         logits = logits_of(model, x)
         wide = torch.cat([logits, logits_of(model, noise), logits_of(model, torch.zeros_like(x))])
     sums = float((logits.sum(dim=1) - 1).abs().max())
@@ -165,7 +163,7 @@ def batch_independence(case: Case) -> Verdict:
         told = "The model is random: its logits differ without any neighbour."
         return "not-measured", told, {}
     differences, flips = {}, {}
-    with looking(model):
+    with evaluating(model), torch.no_grad():
         single = alone(model, x)
         for size in sorted({len(x), *BATCHES}):
             rows = torch.arange(size, device=x.device) % len(x)
@@ -199,7 +197,7 @@ def padding(case: Case) -> Verdict:
     if case.seen.random:
         told = "The model is random: its logits differ whatever stands beside or behind."
         return "not-measured", told, {}
-    with looking(model):
+    with evaluating(model), torch.no_grad():
         single = alone(model, x)
         rows = torch.stack([x, torch.zeros_like(x), x.sign()], dim=1)  # (B, 3, ...)
         beside = apart(torch.cat([logits_of(model, row)[:1] for row in rows]), single)
@@ -253,10 +251,3 @@ def clip_keeps_clean(case: Case) -> Verdict:
 def apart(logits: Tensor, others: Tensor) -> float:
     """Return the largest difference between logits (B, K), as a share of the spread of `others`."""
     return float((logits - others).abs().max()) / spread(others)
-
-
-@contextmanager
-def looking(model: nn.Module) -> Iterator[None]:
-    """Have a model in evaluation mode, and no gradients, inside the block."""
-    with evaluating(model), torch.no_grad():
-        yield

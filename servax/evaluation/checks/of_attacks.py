@@ -22,9 +22,12 @@ from servax.models import evaluating
 from servax.perturbation import Ball
 from servax.perturbation.sixteen_bit import STEP
 
-FEWEST_RESTARTS = 5
+RESTARTS = 5
+"""Random starts whose worst case is taken."""
 POINT = 0.01
 """A point of accuracy."""
+LARGE = (0.25, 1.0)
+"""Large radii: the norm of a change of all elements by these shares of the range."""
 WIDE_STEPS = 20
 """Steps of an attack whose ball is far larger than it needs."""
 
@@ -34,22 +37,20 @@ def large_epsilon(
     case: Case,
     *,
     attack: Callable[[float], Attack] | None = None,
-    share: float = 0.25,
     fallen: Tensor | None = None,
 ) -> Verdict:
     """Say whether a large ball breaks the model, and one as wide as the bounds every utterance.
 
     Balls are nested: who is wrong without attack, or fell in a smaller one, has fallen in a larger
-    one, and only the others are attacked there. `error`: with a radius of `share` of the range the
-    accuracy stays above chance (1 / K) by more than one utterance, or with the whole range above 0
-    by more than one: there the attack, not the model, decides. `not-measured`: fewer than two
-    utterances.
+    one, and only the others are attacked there. `error`: with a radius of a quarter of the range
+    the accuracy stays above chance (1 / K) by more than one utterance, or with the whole range
+    above 0 by more than one: there the attack, not the model, decides. `not-measured`: fewer than
+    two utterances.
 
     Args:
         case: The model.
         attack: From a radius to the attack, such as ``lambda radius: PGD(epsilon=radius, ...)``;
             its step should grow with the radius. By default Auto-PGD.
-        share: The large radius: the norm of a change of all elements by this share of the range.
         fallen: Who fell in a smaller ball, bool (B,); by default who falls to the case's attack.
     """
     model, x, y, draws = case.faced, case.x, case.y, case.votes
@@ -63,9 +64,9 @@ def large_epsilon(
     standing &= ~fallen
     attack = attack or _wide(case)
     accuracies, radii = [], []
-    for part in (share, 1.0):
+    for share in LARGE:
         probe = attack(1.0)
-        width = part * (probe.bounds[1] - probe.bounds[0])
+        width = share * (probe.bounds[1] - probe.bounds[0])
         radius = float(probe.ball.norm(torch.full_like(x[:1], width)))
         rows = torch.nonzero(standing).squeeze(1)
         if len(rows):
@@ -141,21 +142,19 @@ def _limit(x: Tensor, ball: Ball, step: float) -> float:
 
 
 @of_model(gradients=True)
-def restarts_and_steps(case: Case, *, restarts: int = FEWEST_RESTARTS) -> Verdict:
+def restarts_and_steps(case: Case) -> Verdict:
     """Say whether random restarts or another step size are stronger than the settings used.
 
-    The accuracy under the case's attack is compared with that of the worst case over `restarts`
+    The accuracy under the case's attack is compared with that of the worst case over `RESTARTS`
     random starts and with that of one run for each step of radius / 10, radius / 4, radius / 2 and
     2.5 · radius / steps (Madry et al. 2018). `warning`: the best of them is lower by more than a
-    point, and by more than one utterance. About (restarts + 5) · steps gradients.
+    point, and by more than one utterance. About (`RESTARTS` + 5) · steps gradients.
 
     Raises:
-        SettingError: Fewer than 5 restarts, or a radius of 0.
+        SettingError: There is no radius to sweep.
     """
     model, x, y, draws = case.faced, case.x, case.y, case.votes
     attack = case.attack
-    if restarts < FEWEST_RESTARTS:
-        raise SettingError("restarts", restarts, f"a whole number of at least {FEWEST_RESTARTS}")
     if attack.epsilon <= 0:
         raise SettingError("epsilon", attack.epsilon, "a number above 0, there is nothing to sweep")
 
@@ -166,8 +165,8 @@ def restarts_and_steps(case: Case, *, restarts: int = FEWEST_RESTARTS) -> Verdic
 
     used = float(right(attack).double().mean())
     started = replace(attack, random_start=True)
-    survivors = torch.stack([right(started) for _ in range(restarts)]).all(dim=0)
-    found = {f"{restarts} restarts": float(survivors.double().mean())}
+    survivors = torch.stack([right(started) for _ in range(RESTARTS)]).all(dim=0)
+    found = {f"{RESTARTS} restarts": float(survivors.double().mean())}
     for step in _steps(attack):
         found[f"step {step:g}"] = float(right(replace(attack, step=step)).double().mean())
     best = min(found, key=lambda name: found[name])

@@ -7,7 +7,7 @@ do not).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -28,6 +28,12 @@ NO_TORCH = "audit the torch model that it was made of"
 MANY_ELEMENTS = 0.5
 """Share of elements without a gradient above which a warning is due."""
 
+DIRECTIONS = 3
+"""Random directions in which slopes are compared, besides that of the gradient."""
+STEPS = (1e-3, 1e-4, 1e-5)
+"""Lengths of a step in each element, as shares of the range."""
+TOLERANCE = 0.1
+"""Relative error that counts as agreement."""
 MIX = 0.02
 """Share of random values in the inputs at which slopes are compared."""
 
@@ -75,30 +81,18 @@ def _zeros(problem: Problem, loss: Loss) -> tuple[float, float]:
 
 
 @of_model(gradients=True, part=lambda count: min(4, count))
-def gradient_is_true(
-    case: Case,
-    *,
-    directions: int = 3,
-    steps: Sequence[float] = (1e-3, 1e-4, 1e-5),
-    tolerance: float = 0.1,
-) -> Verdict:
+def gradient_is_true(case: Case) -> Verdict:
     """Say whether the gradients are those of the function: finite differences agree with autograd.
 
     Central differences of the margin loss along the sign of the gradient and along random signs are
-    compared with the gradient's own slope, for each of `steps`; the one that agrees best counts,
+    compared with the gradient's own slope, for each of `STEPS`; the one that agrees best counts,
     since long steps pass kinks and short ones drown in rounding. Straight-through estimators (BPDA)
-    and broken backward passes differ. `error`: the median relative error is above `tolerance`, but
+    and broken backward passes differ. `error`: the median relative error is above `TOLERANCE`, but
     results are labelled adaptive, that is exact. `note`: it is, and they are labelled ``bpda``.
     `not-measured`: the model has no gradient, the loss changes nowhere, they disagree where 16-bit
     numbers round off what such steps change, or the model is random and draws from elsewhere than
     torch's global generator or a ``generator`` of its parts: from these a random model is made to
     draw the same each time.
-
-    Args:
-        case: The model; slopes are taken close to its clean inputs.
-        directions: Random directions, besides that of the gradient.
-        steps: Lengths of a step in each element, as shares of the range, below .005.
-        tolerance: Relative error that counts as agreement.
     """
     x, bounds, generator = case.x, case.bounds, case.generator
     knowledge = "adaptive" if case.exact else "bpda"
@@ -113,7 +107,7 @@ def gradient_is_true(
     inside = torch.lerp(x, bounds[0] + (0.25 + 0.5 * drift) * width, MIX)
     problem = Problem(model=model, x=inside, y=case.y, bounds=bounds)
     try:
-        errors = [_errors(*_slopes(problem, step * width, directions, generator)) for step in steps]
+        errors = [_errors(*_slopes(problem, step * width, DIRECTIONS, generator)) for step in STEPS]
     except ServaxError as refusal:
         told = f"There is nothing to compare: {refusal}"
         return "not-measured", told, {"refusal": str(refusal)}
@@ -124,11 +118,11 @@ def gradient_is_true(
     median = min(medians)
     told = (
         f"Finite differences and gradients differ by {percent(median)} in the median over "
-        f"{directions + 1} directions and {len(x)} utterances; results are labelled {knowledge}."
+        f"{DIRECTIONS + 1} directions and {len(x)} utterances; results are labelled {knowledge}."
     )
-    evidence = {"steps": list(steps), "median_relative_errors": medians}
+    evidence = {"steps": list(STEPS), "median_relative_errors": medians}
     severity: Severity = "passed"
-    if median > tolerance:
+    if median > TOLERANCE:
         severity = "error" if case.exact else "note"
         if severity == "error" and _rounds_off(model, inside):
             told += " It computes in 16 bits, which round off what such small steps change."

@@ -2,7 +2,7 @@
 
 Zimmermann et al. 2022, "Increasing Confidence in Adversarial Robustness Evaluations" (binarisation
 test). For each utterance the model's last layer is replaced by a binary readout that tells points
-near the clean input ("inner", within `inner_share` of the radius) from one on the edge of the ball
+near the clean input ("inner", within `INNER_SHARE` of the radius) from one on the edge of the ball
 ("boundary"). That one is an adversarial input by construction; an attack that does not find any is
 too weak for this model, whatever its figures say.
 
@@ -31,38 +31,16 @@ from servax.training import drawn
 
 ENOUGH = 0.95
 """Success rate from which an attack passes (the paper's)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Planting:
-    """How the readouts are made; the paper takes 999 inner and 1 boundary point."""
-
-    inner: int = 100
-    """Inner points per utterance, the clean input besides."""
-    boundary: int = 1
-    """Planted points per utterance."""
-    inner_share: float = 0.95
-    """Size of the ball of inner points, as a share of the radius (the paper's η)."""
-    closeness: float = 0.999
-    """Where the readout's plane stands: 0 at the last inner point, 1 at the planted one."""
-    candidates: int = 10
-    """How often planted points are drawn anew where no plane separates them."""
-    batch_size: int = 64
-    """Inputs per forward pass."""
-
-    def __post_init__(self) -> None:
-        for name in ("inner", "boundary", "candidates", "batch_size"):
-            if getattr(self, name) < 1:
-                raise SettingError(name, getattr(self, name), "a whole number of at least 1")
-        for name in ("inner_share", "closeness"):
-            if not 0 < getattr(self, name) < 1:
-                raise SettingError(name, getattr(self, name), "a number between 0 and 1")
+INNER_SHARE = 0.95
+"""Size of the ball of inner points, as a share of the radius (the paper's η)."""
+CLOSENESS = 0.999
+"""Where the readout's plane stands: 0 at the last inner point, 1 at the planted one."""
+CANDIDATES = 10
+"""How often a planted point is drawn anew where no plane separates it."""
 
 
 @of_model(gradients=True, part=lambda count: max(2, count // 2))
-def planted(
-    case: Case, *, attack: Attack | None = None, planting: Planting | None = None
-) -> Verdict:
+def planted(case: Case, *, attack: Attack | None = None) -> Verdict:
     """Say whether the attack finds planted adversarial inputs.
 
     Each utterance is attacked alone, on its own readout. A random search draws as many points of
@@ -75,7 +53,6 @@ def planted(
     Args:
         case: The model; a defended one is one too.
         attack: Any untargeted attack that can face two classes, by default that of the case.
-        planting: How the readouts are made.
 
     Raises:
         SettingError: The attack is targeted.
@@ -84,8 +61,7 @@ def planted(
     attack = attack or replace(case.attack, early_stop=case.votes == 1)
     if attack.targeted:
         raise SettingError("targeted", True, "False: the planted class is led to from the other")
-    settings = planting or Planting(inner=case.inner_points, batch_size=case.batch_size)
-    model, x, draws = case.faced, case.x, case.votes
+    model, x = case.faced, case.x
     problem = Problem(
         model=model,
         x=x.detach(),
@@ -97,8 +73,8 @@ def planted(
     with evaluating(model):
         features = Features(model, x[:2])
         parts = [problem.at(torch.tensor([i], device=x.device)) for i in range(len(x))]
-        outcomes = [_outcome(features, part, attack, settings, draws) for part in parts]
-    return _told([outcome for outcome in outcomes if outcome], len(x), draws)
+        outcomes = [_outcome(features, part, attack, case) for part in parts]
+    return _told([outcome for outcome in outcomes if outcome], len(x), case.votes)
 
 
 @dataclass(frozen=True)
@@ -108,12 +84,10 @@ class _Outcome:
     tries: int
 
 
-def _outcome(
-    features: Features, problem: Problem, attack: Attack, settings: Planting, draws: int
-) -> _Outcome | None:
+def _outcome(features: Features, problem: Problem, attack: Attack, case: Case) -> _Outcome | None:
     """Return what attack and random search find for one utterance, or None without a readout."""
     ball = problem.within(attack.ball)
-    readout = _readout(features, problem, ball, settings, draws)
+    readout = _readout(features, problem, ball, case)
     if readout is None:
         return None
     readout.eval()
@@ -121,10 +95,10 @@ def _outcome(
     tries = max(1, readout.tries)
     guesses = _edge(problem, ball, tries)
     with torch.no_grad():
-        found = bool(_called(readout, result, draws))
+        found = bool(_called(readout, result, case.votes))
         by_chance = any(
-            bool(_called(readout, part[readout(part).argmax(dim=1) == 1], draws).any())
-            for part in torch.split(guesses, settings.batch_size)
+            bool(_called(readout, part[readout(part).argmax(dim=1) == 1], case.votes).any())
+            for part in torch.split(guesses, case.batch_size)
         )
     return _Outcome(found, by_chance, tries)
 
@@ -137,34 +111,36 @@ def _called(readout: Readout, x: Tensor, draws: int) -> Tensor:
     return votes.double().mean(dim=0) > 0.5
 
 
-def _readout(
-    features: Features, problem: Problem, ball: Ball, settings: Planting, draws: int
-) -> Readout | None:
-    """Return a readout that calls its planted points adversarial and all inner ones not."""
-    x, size = problem.x, settings.batch_size
-    repeated = x.expand(settings.inner, *x.shape[1:])
-    inner = settings.inner_share * ball.sample(repeated, problem.random())
+def _readout(features: Features, problem: Problem, ball: Ball, case: Case) -> Readout | None:
+    """Return a readout that calls its planted point adversarial and all inner ones not."""
+    x, draws = problem.x, case.votes
+    repeated = x.expand(case.inner_points, *x.shape[1:])
+    inner = INNER_SHARE * ball.sample(repeated, problem.random())
     near = torch.cat([x, into_reach(x, x + inner, ball, problem.bounds)])
-    far = _edge(problem, ball, settings.boundary * settings.candidates)
-    closeness = settings.closeness if draws == 1 else 0.5
+    far = _edge(problem, ball, CANDIDATES)
     with torch.no_grad():
         here, there = (
-            torch.cat([features(part) for part in torch.split(points, size)]).double().cpu().numpy()
+            torch.cat([features(part) for part in torch.split(points, case.batch_size)])
+            .double()
+            .cpu()
+            .numpy()
             for points in (near, far.repeat_interleave(draws, dim=0))
         )
-        logits = torch.cat([logits_of(features.model, part) for part in torch.split(near, size)])
+        parts = torch.split(near, case.batch_size)
+        logits = torch.cat([logits_of(features.model, part) for part in parts])
     # The paper's "adaptive" scale: as large as the model's own logits, so that a model which is too
     # sure stays so.
     spread = float(logits.max() - logits.min())
-    groups = there.reshape(settings.candidates, draws * settings.boundary, -1)
-    for points, corners in zip(groups, torch.split(far, settings.boundary), strict=True):
+    closeness = CLOSENESS if draws == 1 else 0.5
+    groups = there.reshape(CANDIDATES, draws, -1)
+    for points, corner in zip(groups, torch.split(far, 1), strict=True):
         plane = separate(here, points, closeness=closeness, spread=spread or 1.0)
         if plane is None:
             continue
         readout = Readout(features, plane, logits)
         # A plane through a few draws may tell their noise apart: others must say the same.
         if draws == 1 or (
-            bool(_called(readout, corners, 4 * draws).all())
+            bool(_called(readout, corner, 4 * draws).all())
             and not bool(_called(readout, near, draws).any())
         ):
             return readout
