@@ -28,8 +28,8 @@ from harness import Row, Times, floor_told, parser, race, ratio, write
 from subject import Subject, Turns, add_subject, subject
 from torch import Tensor, nn
 
-from servax.attacks.fast import with_gradients
 from servax.attacks.gradient import class_loss
+from servax.attacks.wrappers import with_gradients
 from servax.errors import ServaxError, SettingError
 from servax.evaluation import uar
 from servax.evaluation.suites import AttackGrid

@@ -5,11 +5,10 @@ how much of the model's accuracy each leaves, lower being stronger, and what it 
 attacks, which servax takes from foolbox, are called through the bridge and directly: the mean
 distance must be the same.
 
-The libraries are called through `servax.attacks.Outside`, which changes nothing on [0, 1] (tested),
-but spares utterances that are wrong already. Costs are rows that went through the network forwards
-and backwards, divided by all utterances; seconds are those of the processor. Auto-PGD and Square
-stop with an utterance once it is fooled, as the libraries do; plain and momentum PGD take all steps
-everywhere.
+Libraries are given only the utterances that are right without an attack. Costs are rows that went
+through the network forwards and backwards, divided by all utterances; seconds are those of the
+processor. Auto-PGD and Square stop with an utterance once it is fooled, as the libraries do; plain
+and momentum PGD take all steps everywhere.
 
 Needs foolbox, adversarial-robustness-toolbox, and torchattacks (``pip install --no-deps``).
 
@@ -38,13 +37,11 @@ from torch import Tensor, nn
 from servax.attacks import (
     APGD,
     PGD,
-    Attack,
     Counting,
+    Foolbox,
     MomentumPGD,
-    Outside,
     Square,
     TargetedAPGD,
-    presets,
 )
 from servax.corpora import cache_folder, load
 from servax.errors import ServaxError, SettingError
@@ -61,7 +58,9 @@ STEP = 0.25
 POINTS = 100.0 / 32.0
 """How much accuracy ours may leave more than a library, in points: one utterance of 32."""
 
-Make = Callable[[float], Attack]
+Run = Callable[..., Tensor]
+"""From model, inputs, classes and `generator` to adversarial inputs, as an attack is called."""
+Make = Callable[[float], Run]
 """From the radius to an attack."""
 
 
@@ -74,93 +73,147 @@ class Duel:
     """By the name of the library."""
 
 
-def outside(path: str, **settings: Any) -> Make:
-    """Return what makes an attack of a library, L-inf."""
-    return lambda radius: Outside(path=path, epsilon=radius, settings=settings)
-
-
-def stepping(path: str, *, step: str, relative: bool = False, **settings: Any) -> Make:
-    """Return the same with a step of a quarter of the radius, by the library's name for it."""
-    return lambda radius: Outside(
-        path=path,
-        epsilon=radius,
-        settings={**settings, step: STEP * (1.0 if relative else radius)},
+def foolbox(name: str, **settings: Any) -> Make:
+    """Return what makes an attack of foolbox, with a step of a quarter of the radius."""
+    return lambda radius: Foolbox(
+        attack=name, epsilon=radius, settings={**settings, "rel_stepsize": STEP}
     )
 
 
-def duels(steps: int, auto_steps: int, queries: int) -> dict[str, Duel]:
-    """Return what is compared at every radius."""
-    art, images = "art.attacks.evasion", "torchattacks"
+def images(name: str, *, step: str | None = None, **settings: Any) -> Make:
+    """Return what makes an attack of torchattacks; `step` is its name for a step's length."""
+
+    def made(radius: float) -> Run:
+        import torchattacks  # type: ignore[import-untyped]
+
+        def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            length = {} if step is None else {step: STEP * radius}
+            attack = getattr(torchattacks, name)(model, eps=radius, **length, **settings)
+            attack.set_device(x.device)
+            return attack(x, y)  # type: ignore[no-any-return]
+
+        return spared(run)
+
+    return made
+
+
+def art(name: str, *, stepping: bool = False, **settings: Any) -> Make:
+    """Return what makes an attack of ART; `stepping`: with a step of a quarter of the radius."""
+
+    def made(radius: float) -> Run:
+        from art.attacks import evasion
+        from art.estimators.classification import PyTorchClassifier
+
+        def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            with torch.no_grad():
+                classes = model(x[:1]).shape[1]
+            classifier = PyTorchClassifier(
+                model=model,
+                loss=nn.CrossEntropyLoss(),
+                input_shape=tuple(x.shape[1:]),
+                nb_classes=classes,
+                clip_values=(0.0, 1.0),
+                device_type="cpu" if x.device.type == "cpu" else "gpu",
+            )
+            given = {"eps": radius, "batch_size": max(64, len(x)), "verbose": False, **settings}
+            # Its steps are refused when longer than the radius.
+            length = STEP * radius if stepping else min(0.1, radius)
+            if name != "SquareAttack":
+                given["eps_step"] = length
+            labels = nn.functional.one_hot(y, classes).cpu().numpy()
+            found = getattr(evasion, name)(classifier, **given).generate(x.cpu().numpy(), labels)
+            return torch.from_numpy(found).to(x)
+
+        return spared(run)
+
+    return made
+
+
+def spared(run: Run) -> Run:
+    """Return an attack that enters only with what is right without it."""
+
+    def entered(
+        model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        del generator
+        with torch.no_grad():
+            right = model(x).argmax(dim=1) == y
+        found = x.clone()
+        if bool(right.any()):
+            found[right] = run(model, x[right], y[right])
+        return found
+
+    return entered
+
+
+def first_share(side: int, frames: int) -> float:
+    """Return which share a square may cover on log-Mels that are no squares: at most .8.
+
+    The libraries place squares of the published share outside of a log-Mel with many frames.
+    """
+    return min(0.8, (min(side, frames) - 1) ** 2 / (side * frames))
+
+
+def duels(steps: int, auto_steps: int, queries: int, shape: tuple[int, int]) -> dict[str, Duel]:
+    """Return what is compared at every radius on log-Mels of a shape (M, F)."""
     own = {"n_restarts": 1, "steps": auto_steps}
+    share = first_share(*shape)
     return {
         "PGD": Duel(
             ours=lambda r: PGD(epsilon=r, step=STEP * r, steps=steps),
             theirs={
-                "foolbox": stepping(
-                    "foolbox.attacks.LinfPGD",
-                    step="rel_stepsize",
-                    relative=True,
-                    steps=steps,
-                    random_start=False,
-                ),
-                "ART": stepping(f"{art}.ProjectedGradientDescent", step="eps_step", max_iter=steps),
-                "torchattacks": stepping(
-                    f"{images}.PGD", step="alpha", steps=steps, random_start=False
-                ),
+                "foolbox": foolbox("LinfPGD", steps=steps, random_start=False),
+                "ART": art("ProjectedGradientDescent", stepping=True, max_iter=steps),
+                "torchattacks": images("PGD", step="alpha", steps=steps, random_start=False),
             },
         ),
         "MI-FGSM": Duel(
             ours=lambda r: MomentumPGD(epsilon=r, step=STEP * r, steps=steps),
             theirs={
-                "foolbox": stepping(
-                    "foolbox.attacks.LinfMomentumIterativeFastGradientMethod",
-                    step="rel_stepsize",
-                    relative=True,
-                    steps=steps,
-                ),
-                "ART": stepping(f"{art}.MomentumIterativeMethod", step="eps_step", max_iter=steps),
-                "torchattacks": stepping(f"{images}.MIFGSM", step="alpha", steps=steps),
+                "foolbox": foolbox("LinfMomentumIterativeFastGradientMethod", steps=steps),
+                "ART": art("MomentumIterativeMethod", stepping=True, max_iter=steps),
+                "torchattacks": images("MIFGSM", step="alpha", steps=steps),
             },
         ),
         "APGD-CE": Duel(
             ours=lambda r: APGD(epsilon=r, steps=auto_steps),
             theirs={
-                "ART": outside(
-                    f"{art}.AutoProjectedGradientDescent",
+                "ART": art(
+                    "AutoProjectedGradientDescent",
                     max_iter=auto_steps,
                     nb_random_init=1,
                     loss_type="cross_entropy",
                 ),
-                "torchattacks": outside(f"{images}.APGD", loss="ce", **own),
+                "torchattacks": images("APGD", loss="ce", **own),
             },
         ),
         "APGD-DLR": Duel(
             ours=lambda r: APGD(epsilon=r, steps=auto_steps, loss="dlr"),
-            theirs={"torchattacks": outside(f"{images}.APGD", loss="dlr", **own)},
+            theirs={"torchattacks": images("APGD", loss="dlr", **own)},
         ),
         "APGD-DLR-T": Duel(
             ours=lambda r: TargetedAPGD(epsilon=r, steps=auto_steps),
-            theirs={"torchattacks": outside(f"{images}.APGDT", **own)},
+            theirs={"torchattacks": images("APGDT", **own)},
         ),
         "Square": Duel(
             ours=lambda r: Square(epsilon=r, queries=queries),
             theirs={
                 # One of its iterations asks three times.
-                "ART": outside(f"{art}.SquareAttack", max_iter=queries // 3),
-                "torchattacks": outside(f"{images}.Square", n_queries=queries),
+                "ART": art("SquareAttack", max_iter=queries // 3, p_init=share),
+                "torchattacks": images("Square", n_queries=queries, p_init=share),
             },
         ),
     }
 
 
-def nearest(steps: int) -> dict[str, Outside]:
+def nearest(steps: int) -> dict[str, Foolbox]:
     """Return the minimum-norm attacks, all of foolbox."""
     return {
-        "DeepFool": presets.deepfool(),
-        "FMN": presets.fmn(steps=steps),
-        "DeepFool L2": presets.deepfool(norm=L2),
-        "DDN": presets.ddn(steps=steps),
-        "Carlini-Wagner": presets.carlini_wagner(steps=steps),
+        "DeepFool": Foolbox.preset("deepfool"),
+        "FMN": Foolbox.preset("fmn", steps=steps),
+        "DeepFool L2": Foolbox.preset("deepfool", norm=L2),
+        "DDN": Foolbox.preset("ddn", steps=steps),
+        "Carlini-Wagner": Foolbox.preset("carlini-wagner", steps=steps),
     }
 
 
@@ -178,7 +231,7 @@ class Bench:
         """How many there are."""
         return sum(len(y) for _, y in self.parts)
 
-    def of(self, attack: Attack) -> dict[str, float]:
+    def of(self, attack: Run) -> dict[str, float]:
         """Return what an attack leaves of the accuracy (%), and what it cost."""
         counting, right, begin = Counting(self.network), 0, time.process_time()
         generator = torch.Generator().manual_seed(self.seed)
@@ -193,7 +246,7 @@ class Bench:
             "seconds": time.process_time() - begin,
         }
 
-    def distances(self, attack: Outside) -> dict[str, float]:
+    def distances(self, attack: Foolbox) -> dict[str, float]:
         """Return the mean distance that a minimum-norm attack finds, bridged and called directly.
 
         Over the utterances that are right when clean and that both calls fool.
@@ -219,14 +272,14 @@ class Bench:
         }
 
 
-def called_directly(attack: Outside, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def called_directly(attack: Foolbox, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Return the distances (B,) that foolbox finds by itself, infinite where it finds nothing."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import foolbox
 
         model = foolbox.PyTorchModel(network, bounds=(0, 1), device=x.device)
-        _, found, fooled = attack.attack(**attack.settings)(model, x, y, epsilons=None)
+        _, found, fooled = attack.kind(**attack.settings)(model, x, y, epsilons=None)
     distance: Tensor = attack.ball.norm(found - x)
     return distance.masked_fill(~fooled, float("inf"))
 
@@ -255,7 +308,8 @@ def main() -> int:
     begin = time.perf_counter()
     with torch.no_grad():
         right = [bench.network(x).argmax(dim=1) == y for x, y in bench.parts]
-    compared = duels(given.steps, given.auto_steps, given.queries)
+    mels, frames = bench.parts[0][0].shape[-2:]
+    compared = duels(given.steps, given.auto_steps, given.queries, (mels, frames))
     table = pd.DataFrame(rows(bench, compared, given.radii))
     distances = [
         {"attack": name, "norm": attack.norm.__name__, **bench.distances(attack)}

@@ -1,4 +1,4 @@
-"""Add an attack: settings, a ball, and one method that yields ever stronger inputs.
+"""Add an attack: settings and one method that yields ever stronger inputs.
 
     python examples/add_attack.py in.wav angry              # alone, on a recogniser
     servax audit crnn-synthetic --corpus synthetic --tier smoke --utterances 8 \
@@ -17,23 +17,16 @@ from dataclasses import dataclass
 import torch
 
 import servax as sx
-from servax.attacks.losses import margin
-from servax.perturbation import Ball, Linf, into_reach
+from servax.attacks import margin
+from servax.perturbation import into_reach
 
 
 @dataclass(frozen=True, kw_only=True)
-class BestCorner(sx.attacks.Attack):
+class BestCorner(sx.attacks.BallAttack):
     """The best of some random corners of the ball: no gradient, `tries` questions."""
 
-    epsilon: float = 0.02
-    """Size of the ball, in units of the input; an audit gives its own."""
     tries: int = 20
     """Corners that are tried."""
-
-    @property
-    def ball(self) -> Ball:
-        """The changes this attack may make."""
-        return Linf(self.epsilon)
 
     def iterates(self, problem: sx.attacks.Problem) -> Iterator[torch.Tensor]:
         """Yield the best corner so far."""

@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 
 import pytest
-import torch
 
 from servax import attacks
 from servax.experiments.building import build
@@ -15,7 +14,6 @@ from servax.perturbation import Linf
 from servax.purifier import SSA, PurifierTraining
 from servax.purifier.surrogates import DecisionSSA
 
-CHANGE = torch.zeros(1, 2, 3)
 FORMER = {
     "radius": {
         "epsilon": [
@@ -29,7 +27,6 @@ FORMER = {
             attacks.SPSA,
             attacks.RandomNoise,
             attacks.AutoAttack,
-            attacks.UniversalPerturbation,
         ]
     },
     "leave": {
@@ -54,16 +51,15 @@ CASES = [
 @pytest.mark.parametrize(("kind", "old", "new"), CASES)
 def test_a_former_name_is_taken_with_a_warning(kind, old, new):
     value, other = (True, False) if old == "leave" else (0.5, 0.25)
-    more = {"change": CHANGE} if kind is attacks.UniversalPerturbation else {}
     sentence = f"^{old} is called {new} since servax 0.2; the former name goes with servax 0.3.$"
     with pytest.warns(DeprecationWarning, match=sentence):
-        made = kind(**{old: value}, **more)
+        made = kind(**{old: value})
     assert getattr(made, new) == value
     with pytest.warns(DeprecationWarning, match=sentence) as caught:
         assert getattr(made, old) == value
     assert caught[0].filename == __file__
     with pytest.warns(DeprecationWarning, match=sentence):
-        changed = replace(kind(**more, **{new: value}), **{old: other})
+        changed = replace(kind(**{new: value}), **{old: other})
     assert getattr(changed, new) == other
 
 

@@ -44,11 +44,9 @@ def settings() -> list[type]:
 
 
 REQUIRED: dict[str, dict[str, Any]] = {
-    "UniversalPerturbation": {"change": torch.zeros(1, 2, 3), "epsilon": 0.1},
     "WaveformPGD": {"epsilon": 0.01},
     "Restarts": {"attack": attacks.PGD()},
-    "Cascade": {"attacks": [attacks.PGD()]},
-    "Outside": {"path": "foolbox.attacks.LinfPGD"},
+    "Foolbox": {"attack": "LinfPGD"},
     "ZScoreSettings": {"mean": (0.0,), "sd": (1.0,)},
     "ScaleSettings": {"top_db": 0.0},
     "Linf": {"radius": 0.1},
@@ -101,22 +99,19 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "an attack": (attacks.PGD(), FACED),
     "a query attack": (attacks.Square(queries=3), FACED),
     "counted": (attacks.Square(queries=3).counted, FACED),
-    "a schedule": (attacks.Cascade([attacks.PGD()]).run, FACED),
+    "an ensemble": (attacks.Restarts(attacks.PGD(), 1).run, FACED),
     "trajectory": (lambda **given: list(attacks.PGD().trajectory(**given)), FACED),
     "sweep": (
         lambda **given: list(attacks.FGSM().sweep(**given)),
         {"model": MODEL, "x": X, "y": Y, "epsilons": [0.1]},
     ),
-    "fit": (
-        attacks.UniversalPerturbation.fit,
-        {"model": MODEL, "batches": [(X, Y)], "generator": generator(), "epsilon": 0.1}
-        | {"norm": Linf, "step": 0.1, "epochs": 1, "clip": 9.0},
-    ),
-    "load": (attacks.UniversalPerturbation.load, {"folder": "nowhere"}),
     "class_loss": (lambda **given: attacks.class_loss(**given)(X), {"model": MODEL, "y": Y}),
     "Counting": (attacks.Counting, {"model": MODEL}),
     "FastGradients": (attacks.FastGradients, {"model": MODEL}),
-    "nearest": (attacks.presets.nearest, {"steps": 3, "epsilon": 0.1}),
+    "a preset of foolbox": (
+        attacks.Foolbox.preset,
+        {"name": "nearest", "steps": 3, "epsilon": 0.1},
+    ),
     "Defended": (sx.Defended, {"model": MODEL, "defence": SAME}),
     "a defended model": (sx.Defended(MODEL, SAME), {"x": X}),
     "Bpda": (defences.Bpda, {"model": MODEL, "defence": SAME}),

@@ -1,39 +1,42 @@
 """Auto-PGD: PGD that sets its own step from whether the loss still rises.
 
 Croce & Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse
-parameter-free attacks"; the algorithm itself is in `servax.attacks.auto_ascent`. Differs in: every
-random start is uniform in the ball, where the authors' are on its surface.
+parameter-free attacks". The step is halved, and the walk goes on from the best point so far, when
+the loss rises too seldom (condition 1) or its maximum stands still (condition 2). Where the paper
+and the authors' code differ, this follows the code in two things: condition 1 also holds at
+equality, and the loss of a point that was jumped away from still counts for the next comparison. In
+the others (checkpoints rounded up, the first comparison is with the start) it follows the paper.
+Differs from both in: every random start is uniform in the ball, where theirs are on its surface.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from servax.attacks.auto_ascent import auto_ascend
-from servax.attacks.base import BallAttack
-from servax.attacks.early_stopping import Strongest, last_of
-from servax.attacks.gradient import check_whole
-from servax.attacks.losses import LOSSES, LossName, dlr_targeted, margin
-from servax.attacks.problem import Problem
+from servax.attacks.base import BallAttack, check_count
+from servax.attacks.early_stopping import Gain, Strongest, View, last_of, look, to_attack
+from servax.attacks.problem import LOSSES, LossName, Problem, dlr_targeted, margin
 from servax.errors import SettingError
 from servax.kinds import renamed
 from servax.perturbation import Ball, into_reach
 
+MOMENTUM = 0.75
+"""Share of the new step in a move; the rest is the last move (alpha in the paper)."""
 
-@renamed(radius="epsilon", leave="early_stop")
+
 @dataclass(frozen=True, kw_only=True)
-class APGD(BallAttack):
-    """Auto-PGD on one loss; `steps` is all there is to choose."""
+class AutoPGD(BallAttack):
+    """What both kinds share; `steps` is all there is to choose."""
 
     steps: int = 100
-    """Number of steps; each costs one gradient, and the start one more."""
-    loss: LossName = "cross-entropy"
-    """What is raised: `cross-entropy`, `dlr` or `margin`."""
+    """Number of steps (per class towards which it leads); each costs one gradient, and the start
+    one more."""
     rho: float = 0.75
     """The step is halved when the loss rose in at most this share of the steps of a window."""
     random_start: bool = True
@@ -43,50 +46,90 @@ class APGD(BallAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_settings(self.steps, self.rho)
+        check_count("steps", self.steps)
+        if not 0 < self.rho < 1:
+            raise SettingError("rho", self.rho, "a number in (0, 1), .75 in the paper")
+
+    def _start(self, problem: Problem) -> Tensor:
+        """Return where each utterance begins, (n, ...), inside the ball and the bounds."""
+        if not self.random_start:
+            return problem.x
+        inside = problem.within(self.ball)
+        moved = problem.x + inside.sample(problem.x, problem.random())
+        return into_reach(problem.x, moved, inside, problem.bounds)
+
+    def _ascend(self, problem: Problem, gain: Gain, start: Tensor) -> Iterator[Tensor]:
+        """Yield the strongest inputs (n, ...) at the start and after each step of algorithm 1.
+
+        Args:
+            problem: What is attacked.
+            gain: What is raised.
+            start: Where to begin, inside ball and bounds.
+        """
+        rows = to_attack(problem, early_stop=self.early_stop)
+        strongest = Strongest(problem.x.index_copy(0, rows, start[rows]))
+        if len(rows) == 0:
+            yield strongest.inputs
+            return
+        seen = _seen(problem, rows, start[rows], gain)
+        state = _State.begin(rows, start[rows], seen, self.epsilon)
+        strongest.offer(rows, state.current, seen.fooled, seen.gain)
+        yield strongest.inputs
+        steps = int(self.steps)
+        windows = {end: end - begin for begin, end in pairwise([0, *checkpoints(steps)])}
+        for number in range(1, steps + 1):
+            if self.early_stop:
+                state.keep(~seen.fooled)
+            if len(state.rows) == 0:
+                return
+            state.move(problem.at(state.rows), self.ball, 1.0 if number == 1 else MOMENTUM)
+            seen = _seen(problem, state.rows, state.current, gain)
+            strongest.offer(state.rows, state.current, seen.fooled, seen.gain)
+            state.note(seen)
+            if number in windows:
+                state.check(windows[number], self.rho)
+            yield strongest.inputs
+
+
+@renamed(radius="epsilon", leave="early_stop")
+@dataclass(frozen=True, kw_only=True)
+class APGD(AutoPGD):
+    """Auto-PGD on one loss."""
+
+    loss: LossName = "cross-entropy"
+    """What is raised: `cross-entropy`, `dlr` or `margin`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.loss not in LOSSES:
             raise SettingError.choice("loss", self.loss, LOSSES)
 
     def iterates(self, problem: Problem) -> Iterator[Tensor]:
         """Yield the strongest inputs, start first: those that fool, else of the highest loss."""
         loss = LOSSES[self.loss]
-        start = start_of(problem, self.ball, random_start=self.random_start)
-        return auto_ascend(
-            problem,
-            self.ball,
-            lambda logits, rows: problem.at(rows).gain(loss, logits),
-            start=start,
-            steps=int(self.steps),
-            rho=self.rho,
-            early_stop=self.early_stop,
-        )
+
+        def gain(logits: Tensor, rows: Tensor) -> Tensor:
+            return problem.at(rows).gain(loss, logits)
+
+        return self._ascend(problem, gain, self._start(problem))
 
 
 @renamed(radius="epsilon", leave="early_stop")
 @dataclass(frozen=True, kw_only=True)
-class TargetedAPGD(BallAttack):
+class TargetedAPGD(AutoPGD):
     """Auto-PGD towards one other class after the other, the most likely first.
 
     What counts is still that the model leaves `y`. The targeted DLR needs four classes; with fewer
     the difference of the two logits stands in its place.
     """
 
-    steps: int = 100
-    """Number of steps per class."""
     targets: int | None = None
     """Lead towards so many of the other classes at most; None is all of them."""
-    rho: float = 0.75
-    """The step is halved when the loss rose in at most this share of the steps of a window."""
-    random_start: bool = True
-    """Begin at a random point of the ball instead of the clean input."""
-    early_stop: bool = True
-    """Stop once an utterance is fooled; otherwise all classes are tried to the end on all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_settings(self.steps, self.rho)
         if self.targets is not None:
-            check_whole("targets", self.targets)
+            check_count("targets", self.targets)
         if self.targeted:
             raise SettingError(
                 "targeted",
@@ -119,36 +162,114 @@ class TargetedAPGD(BallAttack):
 
     def _towards(self, problem: Problem, rows: Tensor, towards: Tensor) -> Tensor:
         """Return the inputs of `rows` (m,) led towards the classes (m,)."""
-        start = start_of(problem, self.ball, random_start=self.random_start)
+        start = self._start(problem)
         part = problem.at(rows)
 
         def gain(logits: Tensor, within: Tensor) -> Tensor:
             # Copies, since tensors made in inference mode could not be saved for the backward pass.
             return dlr_targeted(logits, part.y[within].clone(), towards[within].clone())
 
-        walk = auto_ascend(
-            part,
-            self.ball,
-            gain,
-            start=start[rows],
-            steps=int(self.steps),
-            rho=self.rho,
-            early_stop=self.early_stop,
+        return last_of(self._ascend(part, gain, start[rows]), part.x)
+
+
+def _seen(problem: Problem, rows: Tensor, z: Tensor, gain: Gain) -> View:
+    return look(problem.at(rows), z, lambda logits: gain(logits, rows))
+
+
+def checkpoints(steps: int) -> list[int]:
+    """Return after which steps the step's length is judged: w_j = ceil(p_j steps), section 3."""
+    shares = [0.0, 0.22]
+    while shares[-1] < 1.0:
+        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
+    # 1e-9: sums of such shares are not exact, and .57 * 100 must stay 57.
+    return sorted({math.ceil(share * steps - 1e-9) for share in shares[1:] if share <= 1.0})
+
+
+@dataclass(kw_only=True)
+class _State:
+    """What Auto-PGD remembers of the open utterances, a row for each of m."""
+
+    rows: Tensor
+    """Which utterances of the problem these are, (m,)."""
+    current: Tensor
+    """Where each is."""
+    previous: Tensor
+    """Where each was one step ago."""
+    gradient: Tensor
+    """At `current`."""
+    gain: Tensor
+    """At `current` before any jump back, (m,)."""
+    best: Tensor
+    """Where the gain was highest."""
+    best_gradient: Tensor
+    """At `best`."""
+    best_gain: Tensor
+    """At `best`, (m,)."""
+    step: Tensor
+    """Length of a step, (m, 1, ...)."""
+    rises: Tensor
+    """In how many steps of this window the gain rose, (m,)."""
+    checked_gain: Tensor
+    """The highest gain at the last checkpoint, (m,)."""
+    halved: Tensor
+    """Whether the step was halved at the last checkpoint, bool (m,)."""
+
+    @classmethod
+    def begin(cls, rows: Tensor, start: Tensor, seen: View, radius: float) -> _State:
+        """Return the state at the start (m, ...), of which `seen` tells."""
+        shape = (len(start), *([1] * (start.ndim - 1)))
+        return cls(
+            rows=rows,
+            current=start,
+            previous=start,
+            gradient=seen.gradient,
+            gain=seen.gain,
+            best=start,
+            best_gradient=seen.gradient,
+            best_gain=seen.gain,
+            step=start.new_full(shape, 2.0 * radius),
+            rises=torch.zeros_like(rows),
+            checked_gain=seen.gain,
+            halved=torch.ones_like(seen.fooled),
         )
-        return last_of(walk, part.x)
+
+    def keep(self, stays: Tensor) -> None:
+        """Forget the utterances that do not stay, bool (m,)."""
+        if not bool(stays.all()):
+            for field in fields(self):
+                setattr(self, field.name, getattr(self, field.name)[stays])
+
+    def move(self, problem: Problem, ball: Ball, momentum: float) -> None:
+        """Take a step with momentum; `problem` is that of these rows."""
+        inside = problem.within(ball)
+        last = self.current - self.previous
+        stepped = self.current + self.step * inside.steepest(self.gradient)
+        stepped = into_reach(problem.x, stepped, inside, problem.bounds)
+        moved = self.current + momentum * (stepped - self.current) + (1.0 - momentum) * last
+        self.previous = self.current
+        self.current = into_reach(problem.x, moved, inside, problem.bounds)
+
+    def note(self, seen: View) -> None:
+        """Remember what was seen at `current`."""
+        self.rises = self.rises + (seen.gain > self.gain)
+        self.gradient, self.gain = seen.gradient, seen.gain
+        better = seen.gain > self.best_gain
+        self.best = _where(better, self.current, self.best)
+        self.best_gradient = _where(better, seen.gradient, self.best_gradient)
+        self.best_gain = _where(better, seen.gain, self.best_gain)
+
+    def check(self, window: int, rho: float) -> None:
+        """Halve the step and go back to the best point where conditions 1 or 2 hold."""
+        seldom = self.rises <= rho * window
+        stuck = ~self.halved & (self.checked_gain >= self.best_gain)
+        self.halved = seldom | stuck
+        self.step = _where(self.halved, self.step / 2, self.step)
+        self.current = _where(self.halved, self.best, self.current)
+        self.gradient = _where(self.halved, self.best_gradient, self.gradient)
+        self.checked_gain = self.best_gain
+        self.rises = torch.zeros_like(self.rises)
 
 
-def check_settings(steps: float, rho: float) -> None:
-    """Refuse what no Auto-PGD can run with."""
-    check_whole("steps", steps)
-    if not 0 < rho < 1:
-        raise SettingError("rho", rho, "a number in (0, 1), .75 in the paper")
-
-
-def start_of(problem: Problem, ball: Ball, *, random_start: bool) -> Tensor:
-    """Return where each utterance begins, (n, ...), inside the ball and the bounds."""
-    if not random_start:
-        return problem.x
-    inside = problem.within(ball)
-    moved = problem.x + inside.sample(problem.x, problem.random())
-    return into_reach(problem.x, moved, inside, problem.bounds)
+def _where(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """Return `new` in `rows`, bool (m,), and `old` in the others, both (m, ...)."""
+    return torch.where(rows.view(-1, *([1] * (new.ndim - 1))), new, old)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from servax.attacks.problem import Problem, logits_of
 from servax.errors import ServaxError, SettingError, ShapeError
-from servax.kinds import check, check_list, check_types
+from servax.kinds import check, check_list, check_number, check_types
 from servax.models import classes_of
 from servax.perturbation import (
     L2,
@@ -214,6 +214,20 @@ class BallAttack(Attack):
     def ball(self) -> Ball:
         """The ball of the norm, of radius epsilon."""
         return self.norm(self.epsilon)
+
+
+def check_count(name: str, value: float) -> None:
+    """Refuse a count that is not a whole number above 0."""
+    check_number(name, value)
+    if not float(value).is_integer() or value < 1:
+        raise SettingError(name, value, "a whole number of at least 1")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Refuse a setting that is not finite and above 0."""
+    check_number(name, value)
+    if not 0 < value < float("inf"):
+        raise SettingError(name, value, "a finite number above 0")
 
 
 def check_norm(norm: object) -> None:

@@ -1,46 +1,34 @@
-"""FGSM and PGD: ascent on the classification loss.
+"""FGSM, PGD and their kin for transfer: ascent on the classification loss; noise as their control.
 
-Equations 10 and 11 of the paper; Goodfellow et al. 2015, Madry et al. 2018. The paper prints
-neither PGD's step nor its radius; step .003 and radius .02 are ours (docs/method.md).
+FGSM, PGD: equations 10 and 11 of the paper; Goodfellow et al. 2015, Madry et al. 2018. The paper
+prints neither PGD's step nor its radius; step .003 and epsilon .02 are ours (docs/method.md).
+
+Momentum: MI-FGSM, Dong et al. 2018, "Boosting adversarial attacks with momentum" (algorithm 1).
+Diverse inputs: Xie et al. 2019, "Improving transferability of adversarial examples with input
+diversity" (DI-FGSM; with momentum M-DI-FGSM). Differs in: utterances are drawn for one by one, so
+that none depends on its batch; both sides shrink by the same rate, so that H may differ from W; the
+padding is the valid value nearest to zero, since zero need not be valid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from servax.attacks.base import BallAttack, held
-from servax.attacks.early_stopping import walk
-from servax.attacks.losses import LOSSES, LossName, cross_entropy
-from servax.attacks.problem import Problem
-from servax.errors import SettingError
-from servax.kinds import check_number, renamed, typed
-from servax.perturbation import (
-    Objective,
-    ascend,
-    input_gradient,
-    into_reach,
-)
+from servax.attacks.base import BallAttack, check_count, check_positive, held
+from servax.attacks.early_stopping import Show, walk
+from servax.attacks.problem import LOSSES, LossName, Problem, cross_entropy
+from servax.errors import SettingError, ShapeError
+from servax.kinds import renamed, typed
+from servax.perturbation import Bounds, Objective, ascend, input_gradient, into_reach
+from servax.training import drawn
 
 STRIDE = 0.15
 """Length of a step against the radius: .003 in .02, the paper's."""
-
-
-@typed
-def class_loss(model: nn.Module, y: Tensor) -> Objective:
-    """Return the objective that leads away from classes `y`: cross-entropy per input, (B,).
-
-    The objective raises a SettingError when a class is not one of the model's.
-
-    Raises:
-        SettingError: `y` is no tensor of int64.
-    """
-    if y.dtype != torch.int64:
-        raise SettingError("the type of y", y.dtype, "torch.int64, class indices")
-    return Problem(model=model, x=y, y=y).objective(cross_entropy)
 
 
 @renamed(radius="epsilon", leave="early_stop")
@@ -61,38 +49,39 @@ class PGD(BallAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.step < float("inf"):
-            raise SettingError("step", self.step, "a finite number above 0")
-        check_whole("steps", self.steps)
+        check_positive("step", self.step)
+        check_count("steps", self.steps)
         if self.loss not in LOSSES:
             raise SettingError.choice("loss", self.loss, LOSSES)
 
     def iterates(self, problem: Problem) -> Iterator[Tensor]:
         """Yield x_1 ... x_steps: without a random start, x_k is the result of PGD with k steps."""
-        x, ball = problem.x, problem.within(self.ball)
-        start = self.start(problem)
         if self.early_stop:
-            yield from walk(
-                problem,
-                self.ball,
-                loss=LOSSES[self.loss],
-                step=self.step,
-                steps=int(self.steps),
-                start=start,
-                early_stop=True,
-            )
-            return
-        yield from ascend(
+            return self._walk(problem)
+        return ascend(
             problem.objective(LOSSES[self.loss]),
-            x,
-            ball,
+            problem.x,
+            problem.within(self.ball),
             step=self.step,
             steps=int(self.steps),
-            start=start,
+            start=self._start(problem),
             bounds=self.bounds,
         )
 
-    def start(self, problem: Problem) -> Tensor | None:
+    def _walk(self, problem: Problem, **more: Any) -> Iterator[Tensor]:
+        """Return the iterates of the walk that may leave utterances behind, or have momentum."""
+        return walk(
+            problem,
+            self.ball,
+            loss=LOSSES[self.loss],
+            step=self.step,
+            steps=int(self.steps),
+            start=self._start(problem),
+            early_stop=self.early_stop,
+            **more,
+        )
+
+    def _start(self, problem: Problem) -> Tensor | None:
         """Return a random point of the ball around each input, or None: the clean inputs."""
         if not self.random_start:
             return None
@@ -107,9 +96,7 @@ class FGSM(BallAttack):
     """Size of the change, in units of the input (.003 is .24 dB on the default scale)."""
 
     def __post_init__(self) -> None:
-        check_number("epsilon", self.epsilon)
-        if not 0 < self.epsilon < float("inf"):
-            raise SettingError("epsilon", self.epsilon, "a finite number above 0")
+        check_positive("epsilon", self.epsilon)
         super().__post_init__()
 
     def iterates(self, problem: Problem) -> Iterator[Tensor]:
@@ -148,8 +135,135 @@ class FGSM(BallAttack):
             yield attack.epsilon, held(x, moved, ball, self.bounds)
 
 
-def check_whole(name: str, value: float) -> None:
-    """Refuse a count that is not a whole number above 0."""
-    check_number(name, value)
-    if not float(value).is_integer() or value < 1:
-        raise SettingError(name, value, "a whole number of at least 1")
+@typed
+def class_loss(model: nn.Module, y: Tensor) -> Objective:
+    """Return the objective that leads away from classes `y`: cross-entropy per input, (B,).
+
+    The objective raises a SettingError when a class is not one of the model's.
+
+    Raises:
+        SettingError: `y` is no tensor of int64.
+    """
+    if y.dtype != torch.int64:
+        raise SettingError("the type of y", y.dtype, "torch.int64, class indices")
+    return Problem(model=model, x=y, y=y).objective(cross_entropy)
+
+
+@renamed(radius="epsilon", leave="early_stop")
+@dataclass(frozen=True, kw_only=True)
+class MomentumPGD(PGD):
+    """PGD along a running sum of gradients (MI-FGSM, eq. 6 and 7)."""
+
+    decay: float = 1.0
+    """What is kept of the earlier gradients, each divided by its mean magnitude; 0 is PGD."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.decay < float("inf"):
+            raise SettingError("decay", self.decay, "a finite number of at least 0")
+
+    def iterates(self, problem: Problem) -> Iterator[Tensor]:
+        """Yield x_1 ... x_steps."""
+        return self._walk(problem, decay=self.decay, show=self.show(problem))
+
+    def show(self, problem: Problem) -> Show | None:
+        """Return what the model sees instead of an input when a gradient is taken; None: itself."""
+        return None
+
+
+@renamed(radius="epsilon", leave="early_stop")
+@dataclass(frozen=True, kw_only=True)
+class DiversePGD(MomentumPGD):
+    """PGD whose gradients are taken at randomly shrunk and padded copies of the inputs.
+
+    An input (B, M, F) or (B, C, M, F) shrinks in its last two sides, a waveform (B, T) in time.
+    """
+
+    decay: float = 0.0
+    """What is kept of the earlier gradients, each divided by its mean magnitude; 0 is DI-FGSM."""
+    probability: float = 0.5
+    """With which a step sees a shrunk copy of an utterance."""
+    smallest: float = 0.9
+    """Smallest size of a copy, as a share of the input's; drawn uniformly up to 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.probability <= 1:
+            raise SettingError("probability", self.probability, "a number in (0, 1]")
+        if not 0 < self.smallest < 1:
+            raise SettingError("smallest", self.smallest, "a number in (0, 1)")
+
+    def show(self, problem: Problem) -> Show:
+        """Return the draw of copies; it draws for the whole batch whatever rows are asked for."""
+        generator, whole = problem.random(), problem.x
+        if whole.ndim > 4:
+            raise ShapeError("x", whole.shape, "(B, T), (B, M, F) or (B, C, M, F) for DiversePGD")
+
+        def shown(z: Tensor, rows: Tensor) -> Tensor:
+            shape = torch.Size((len(whole), 4))
+            draws = drawn(torch.rand, shape, generator, z.dtype).to(z.device)[rows]
+            rate = self.smallest + (1.0 - self.smallest) * draws[:, 1]
+            rate = torch.where(draws[:, 0] < self.probability, rate, torch.ones_like(rate))
+            return shrunk(z, rate, draws[:, 2:], padding(self.bounds))
+
+        return shown
+
+
+def padding(bounds: Bounds) -> float:
+    """Return the valid value nearest to zero."""
+    low, high = bounds
+    return min(max(0.0, low), high)
+
+
+def shrunk(x: Tensor, rate: Tensor, place: Tensor, fill: float) -> Tensor:
+    """Return copies of the shape of `x`, each shrunk, moved and padded by its own draw.
+
+    Interpolation is linear as in torch's ``interpolate(align_corners=False)``; gradients pass.
+
+    Args:
+        x: Inputs (B, T), (B, M, F) or (B, C, M, F).
+        rate: Share of each side that the copy keeps, (B,), in (0, 1]; sides are rounded.
+        place: Where the copy lies in the room that is left, as shares (B, 2) in [0, 1): down, and
+            to the right.
+        fill: Value around the copy.
+    """
+    image = x[:, None, None] if x.ndim == 2 else x[:, None] if x.ndim == 3 else x
+    height, width = image.shape[2:]
+    down, tall = _along(height, rate, place[:, 0])  # (B, H)
+    right, wide = _along(width, rate, place[:, 1])  # (B, W)
+    shape = (len(x), height, width)
+    grid = torch.stack([right[:, None].expand(shape), down[:, :, None].expand(shape)], dim=3)
+    copies = nn.functional.grid_sample(image, grid, padding_mode="border", align_corners=False)
+    inside = (tall[:, :, None] & wide[:, None])[:, None]  # (B, 1, H, W)
+    return torch.where(inside, copies, torch.full_like(copies, fill)).reshape(x.shape)
+
+
+def _along(size: int, rate: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    """Return for one side where each element (B, size) is read, on [-1, 1], and if it is at all."""
+    kept = (rate * size).round().clamp(1, size)
+    first = (place * (size - kept + 1)).floor()
+    element = torch.arange(size, dtype=rate.dtype, device=rate.device)
+    offset = element - first[:, None]
+    inside = (offset >= 0) & (offset < kept[:, None])
+    return (2.0 * offset + 1.0) / kept[:, None] - 1.0, inside
+
+
+@renamed(radius="epsilon")
+@dataclass(frozen=True, kw_only=True)
+class RandomNoise(BallAttack):
+    """Moves to the surface of the ball in a random direction; asks the model nothing.
+
+    In the L-inf ball each element moves by plus or minus epsilon, in the L2 ball the direction
+    is uniform. Both are as large as an attack of that epsilon may be.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.labels != "true" or self.targeted:
+            raise SettingError("labels", self.labels, "true, untargeted: noise knows no class")
+
+    def iterates(self, problem: Problem) -> Iterator[torch.Tensor]:
+        """Yield the one draw."""
+        ball = problem.within(self.ball)
+        direction = ball.steepest(ball.sample(problem.x, problem.random()))
+        yield into_reach(problem.x, problem.x + ball.radius * direction, ball, problem.bounds)

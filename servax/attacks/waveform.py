@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from servax.attacks.base import Attack
-from servax.attacks.losses import LOSSES, LossName
-from servax.attacks.problem import Problem
+from servax.attacks.problem import LOSSES, LossName, Problem
 from servax.errors import SettingError, ShapeError
 from servax.kinds import check_kind
 from servax.perturbation import Ball, Bounds, Linf, ascend

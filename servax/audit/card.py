@@ -8,20 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from servax.attacks import Attack
-from servax.attacks.outside.bridge import Outside
+from servax.attacks import Attack, Foolbox
 from servax.audit.plan import Planned
 from servax.audit.settings import Audit
 from servax.evaluation.suites import TOWARDS
 from servax.evaluation.threats import KNOWLEDGE, MEANING
 from servax.perturbation import L2
 
-DISTRIBUTIONS = {
-    "foolbox": "foolbox",
-    "art": "adversarial-robustness-toolbox",
-    "torchattacks": "torchattacks",
-}
-"""Name under which each outside library is installed."""
 GOAL = "untargeted: any class but the true one"
 CHOSEN = f"; {TOWARDS}*: the class in its name"
 
@@ -111,14 +104,10 @@ def _decibels(audit: Audit) -> float | None:
 
 
 def _libraries(planned: list[Planned]) -> dict[str, str]:
-    """Return the versions of the outside libraries whose attacks were tried."""
-    paths = [
-        each.threat.attack.path
-        for each in planned
-        if each.threat is not None and isinstance(each.threat.attack, Outside)
-    ]
-    packages = {DISTRIBUTIONS[path.partition(".")[0]] for path in paths}
-    return {package: version(package) for package in sorted(packages)}
+    """Return the version of foolbox where attacks of it were tried."""
+    tried = [each.threat.attack for each in planned if each.threat is not None]
+    bridged = any(isinstance(attack, Foolbox) for attack in tried)
+    return {"foolbox": version("foolbox")} if bridged else {}
 
 
 def _attacks(planned: list[Planned]) -> dict[str, dict[str, Any]]:

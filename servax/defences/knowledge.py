@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from servax.attacks.base import check_inputs, evaluating
-from servax.attacks.losses import cross_entropy
-from servax.attacks.problem import Problem, logits_of
+from servax.attacks.problem import Problem, cross_entropy, logits_of
 from servax.defences.defended import Defended
 from servax.errors import SettingError, ShapeError
 from servax.features import check_tensor

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from servax.attacks import Counting
-from servax.attacks.fast import labelled, with_gradients
+from servax.attacks.wrappers import labelled, with_gradients
 from servax.attacks.problem import logits_of
 from servax.defences import Bpda, Defended, ExpectationOverDraws, draws_until_flat
 from servax.errors import ServaxError, SettingError

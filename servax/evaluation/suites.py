@@ -24,15 +24,15 @@ from servax.attacks import (
     Attack,
     AutoAttack,
     DiversePGD,
+    Foolbox,
     RandomNoise,
     Restarts,
     Square,
     TargetedAPGD,
     WaveformPGD,
 )
-from servax.attacks.auto_attack import RAND_DRAWS
+from servax.attacks.ensemble import RAND_DRAWS
 from servax.attacks.gradient import STRIDE
-from servax.attacks.outside import presets
 from servax.errors import SettingError
 from servax.evaluation.threats import KNOWLEDGE, Budget, Knowledge, Threat
 from servax.kinds import check_list, check_types
@@ -279,7 +279,7 @@ class Suite:
             nes = NES(**ball, step=self.budget.radius / 4, queries=e.estimated)
             attacks.append(("nes", nes, e.estimated))
         if e.decisions:
-            jump = presets.hop_skip_jump(queries=e.decisions, **ball)
+            jump = Foolbox.preset("hop-skip-jump", queries=e.decisions, **ball)
             attacks.append(("hop-skip-jump", jump, e.decisions))
         for name, attack, queries in attacks:
             yield Threat(name=name, knowledge="black_box", attack=attack, queries=queries)
@@ -316,7 +316,7 @@ class Suite:
             attack, gradients = Restarts(attack=pgd, count=e.restarts), e.restarts * e.apgd
             yield Threat(name="pgd-restarts", knowledge=know, attack=attack, gradients=gradients)
         if e.minimum_norm:
-            attack = presets.nearest(steps=e.minimum_norm, **ball)
+            attack = Foolbox.preset("nearest", steps=e.minimum_norm, **ball)
             gradients = e.minimum_norm
             yield Threat(name="minimum-norm", knowledge=know, attack=attack, gradients=gradients)
         if e.auto:
@@ -332,10 +332,10 @@ class Suite:
         """Yield what only the full tier has: DeepFool, Carlini & Wagner's L2, AutoAttack."""
         e = self.effort
         know: Knowledge = "adaptive"
-        deep = presets.deepfool(**self._ball())
+        deep = Foolbox.preset("deepfool", **self._ball())
         yield Threat(name="deepfool", knowledge=know, attack=deep, gradients=200)
         if self.budget.ball is L2:
-            wagner = presets.carlini_wagner(**self._reach())
+            wagner = Foolbox.preset("carlini-wagner", **self._ball())
             yield Threat(name="carlini-wagner", knowledge=know, attack=wagner, gradients=900)
         standard, rand = (
             AutoAttack(**self._ball(), steps=e.auto, queries=e.square, version=version)

@@ -8,13 +8,19 @@ numbers of a narrower type.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from servax.perturbation.balls import Ball
+from servax.perturbation.balls import Ball, Linf, Masked
 
 Bounds = tuple[float, float]
 """Lowest and highest value of a valid input."""
+DOUBT = 2.0**-20
+"""How far from a border, relative to what is compared, float32 may be trusted to decide."""
+PIECE = 2**16
+"""How many elements are brought back at a time."""
 SHRUNK = 1.0 - 2.0**-40
 """What a scaled change is scaled by once more: sums of squares are rounded too."""
 
@@ -41,6 +47,9 @@ def into_ball(x: Tensor, moved: Tensor, ball: Ball) -> Tensor:
 
     Utterances inside the ball, and elements that may be as they are, keep every bit.
     """
+    quick = _into_cube(x, moved, ball)
+    if quick is not None:
+        return quick
     change = exact_change(x, moved)
     # In whatever norm an element beyond the radius is outside; mostly by one step of its type.
     beyond = change.abs() > ball.radius
@@ -53,6 +62,59 @@ def into_ball(x: Tensor, moved: Tensor, ball: Ball) -> Tensor:
     allowed = ball.project(change)
     stays = (allowed == change) | ~outside.view(-1, *[1] * (x.ndim - 1))
     return torch.where(stays, moved, moved_by(x, allowed.mul_(SHRUNK)))
+
+
+def _into_cube(x: Tensor, moved: Tensor, ball: Ball) -> Tensor | None:
+    """Return what `into_ball` does of float32 in an L-inf ball, several times faster.
+
+    None where float64 has to decide, or where elements change that a mask shuts.
+    """
+    inner = ball.ball if isinstance(ball, Masked) else ball
+    if not (isinstance(inner, Linf) and x.dtype == moved.dtype == torch.float32):
+        return None
+    if isinstance(ball, Masked) and bool(((moved != x) & ~ball.mask).any()):
+        return None
+    # Bit by bit, since what fits into the cache of a processor is done in a third of the time.
+    pieces = zip(*(torch.split(each.flatten(), PIECE) for each in (x, moved)), strict=True)
+    done: list[Tensor] = []
+    for piece, moved_piece in pieces:
+        stepped = _stepped_inside(piece, moved_piece, inner.radius)
+        if stepped is None:
+            return None
+        done.append(stepped)
+    return torch.cat(done).view_as(x)
+
+
+def _stepped_inside(x: Tensor, moved: Tensor, radius: float) -> Tensor | None:
+    """Return float32 elements (n,), those beyond `radius` one step of their type nearer to `x`.
+
+    An exact difference is the sum of two numbers of float32, the rounded one and its error, so no
+    element is widened to float64. None where that has to decide: an element is still outside after
+    its step, or in doubt by less than `DOUBT`.
+    """
+    below = _representable((0.0, radius), torch.float32)[1]
+    rest = radius - below
+    high, low = torch.maximum(x, moved), torch.minimum(x, moved)
+    change = high - low
+    largest = float(change.amax())
+    if largest < below * (1.0 - DOUBT):
+        return moved
+    if not math.isfinite(largest):
+        return None
+    # Knuth's TwoSum, and all that follows, in few buffers: fresh memory costs more than sums.
+    back = change - high
+    low.add_(back)
+    error = high.sub_(torch.sub(change, back, out=back)).sub_(low)
+    excess = change.sub_(below).add_(error)  # over `below`, the radius rounded down
+    # What float64 does not see of a change is no part of it.
+    least, most = (rest * (1.0 + s * DOUBT) + radius * 2.0 ** (s - 53) for s in (-1, 1))
+    if float(excess.amax()) <= least:
+        return moved
+    beyond = torch.sub(excess, most, out=back).sign_().clamp_(min=0.0)
+    step = torch.nextafter(moved, x, out=low).sub_(moved).mul_(beyond)
+    stepped = moved + step
+    still = float(excess.sub_(step.abs_(), alpha=1.0 - DOUBT).amax()) > least
+    return None if still else stepped
 
 
 def into_bounds(x: Tensor, moved: Tensor, bounds: Bounds) -> Tensor:

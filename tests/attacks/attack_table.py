@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 from servax.attacks import (
     APGD,
@@ -12,16 +13,15 @@ from servax.attacks import (
     PGD,
     SPSA,
     Attack,
-    Cascade,
     DiversePGD,
+    Ensemble,
+    Foolbox,
     MomentumPGD,
-    Outside,
     Restarts,
     Square,
     TargetedAPGD,
-    presets,
 )
-from servax.perturbation import L2, Linf
+from servax.perturbation import L2, Ball, Linf
 
 STEPS = 8
 
@@ -58,8 +58,19 @@ def one_step(*, norm, epsilon, **shared):
     return FGSM(norm=norm, epsilon=epsilon, **shared)
 
 
-def cascade(**settings):
-    return Cascade([walk(PGD, early_stop=True)(**settings), auto(APGD)(**settings)])
+@dataclass(frozen=True)
+class InTurn(Ensemble):
+    """An ensemble of one's own: some attacks, one after the other."""
+
+    attempts: Sequence[Attack] = field(kw_only=False)
+
+    @property
+    def ball(self) -> Ball:
+        return max((attack.ball for attack in self.attempts), key=lambda ball: ball.radius)
+
+
+def in_turn(**settings):
+    return InTurn([walk(PGD, early_stop=True)(**settings), auto(APGD)(**settings)])
 
 
 def restarts(**settings):
@@ -80,13 +91,7 @@ def estimated(kind):
 
 def foolbox(*, norm, **settings):
     steps = {"steps": STEPS, "rel_stepsize": 0.25}
-    return Outside(
-        path=f"foolbox.attacks.{norm.__name__}PGD", norm=norm, settings=steps, **settings
-    )
-
-
-def torchattacks(*, norm, epsilon, **shared):
-    return Outside(path="torchattacks.BIM", norm=norm, epsilon=epsilon, **shared)
+    return Foolbox(attack=f"{norm.__name__}PGD", norm=norm, settings=steps, **settings)
 
 
 ATTACKS = {
@@ -115,12 +120,11 @@ ATTACKS = {
         make=auto(TargetedAPGD, early_stop=False), random=True, targeted=False
     ),
     "Restarts": Entry(make=restarts, random=True, leaves=True),
-    "Cascade": Entry(make=cascade, random=True, leaves=True),
+    "one after the other": Entry(make=in_turn, random=True, leaves=True),
     "Square": Entry(make=square(), random=True, leaves=True),
     "Square cross-entropy": Entry(make=square(loss="cross-entropy"), random=True, leaves=True),
     "NES": Entry(make=estimated(NES), random=True, leaves=True),
     "SPSA": Entry(make=estimated(SPSA), random=True, leaves=True),
     "foolbox PGD": Entry(make=foolbox, random=True),
-    "torchattacks BIM": Entry(make=torchattacks, norms=(Linf,), random=True),
-    "minimum norm": Entry(make=presets.nearest, random=True),
+    "minimum norm": Entry(make=partial(Foolbox.preset, "nearest"), random=True),
 }

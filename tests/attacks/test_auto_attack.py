@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from servax.attacks import APGD, AutoAttack, Outside, Square, TargetedAPGD
+from servax.attacks import APGD, AutoAttack, Foolbox, Square, TargetedAPGD
 from servax.errors import SettingError
 from servax.perturbation import L2, Linf
 
@@ -68,7 +68,7 @@ def test_no_part_of_it_breaks_what_it_does_not(build, inputs):
 def test_the_parts_are_those_of_the_paper_and_share_all_settings():
     attack = AutoAttack(epsilon=0.3, norm=L2, bounds=(-1.0, 2.0), labels="predicted")
     kinds = [type(part) for part in attack.attempts]
-    assert kinds == [APGD, TargetedAPGD, Outside, Square]
+    assert kinds == [APGD, TargetedAPGD, Foolbox, Square]
     for part in attack.attempts:
         assert (part.epsilon, part.norm) == (0.3, L2)
         assert (part.bounds, part.labels) == ((-1.0, 2.0), "predicted")
@@ -92,7 +92,7 @@ def test_settings_of_autoattack_outside_their_rule_are_refused(settings, sentenc
 
 
 def test_the_rand_version_is_two_attacks_and_needs_no_foolbox(monkeypatch):
-    monkeypatch.setattr("servax.attacks.auto_attack.nearest", None)
+    monkeypatch.setattr("servax.attacks.ensemble.Foolbox", None)
     attack = AutoAttack(version="rand", steps=7, epsilon=0.1, norm=L2)
     assert [(type(part), part.loss, part.steps) for part in attack.attempts] == [
         (APGD, "cross-entropy", 7),

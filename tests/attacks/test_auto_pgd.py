@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from servax.attacks import APGD, PGD, TargetedAPGD
-from servax.attacks.auto_ascent import checkpoints
-from servax.attacks.losses import margin
+from servax.attacks.auto_pgd import checkpoints
+from servax.attacks.problem import margin
 from servax.errors import SettingError
 from servax.perturbation import L2, Linf
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from servax.attacks import NES, SPSA, Problem
-from servax.attacks.queries import Search
+from servax.attacks.score_based import Search
 from servax.perturbation import L2, Linf
 
 KINDS = pytest.mark.parametrize("kind", [NES, SPSA])

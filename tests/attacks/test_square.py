@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from servax.attacks import Square
-from servax.attacks.windows import Windows, as_grid, extents, two_pyramids
+from servax.attacks.square import Rectangles, as_grid, extents, two_pyramids
 from servax.errors import ShapeError
 from servax.perturbation import L2, Linf
 
@@ -240,13 +240,15 @@ def test_patterns_are_those_of_torchattacks(torchattacks, size, upright):
     tall, wide = size
     expected = torch.zeros(50, 50)
     pattern = transcribed(torchattacks, tall, wide)
-    window = Windows(**{k: torch.tensor([v]) for k, v in zip(
+    window = Rectangles(**{k: torch.tensor([v]) for k, v in zip(
         ("top", "left", "height", "width"), (4, 2, tall, wide), strict=True
     )})  # fmt: skip
     expected[4 : 4 + tall, 2 : 2 + wide] = pattern
     if not upright:
         expected = expected.T
-        window = Windows(top=window.left, left=window.top, height=window.width, width=window.height)
+        window = Rectangles(
+            top=window.left, left=window.top, height=window.width, width=window.height
+        )
     found = two_pyramids(window, torch.tensor([upright]), torch.zeros(1, 1, 50, 50))
     torch.testing.assert_close(found[0, 0], expected, atol=1e-6, rtol=1e-5)
 

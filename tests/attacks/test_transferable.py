@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from servax.attacks import PGD, DiversePGD, MomentumPGD
-from servax.attacks.transferable import padding, shrunk
+from servax.attacks.gradient import padding, shrunk
 from servax.errors import SettingError, ShapeError
 from servax.perturbation import L2
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from servax.attacks import NES, PGD, Cascade, Square
+from servax.attacks import NES, PGD, Restarts, Square
 from servax.defences import certify
 from servax.errors import ServaxError
 from servax.evaluation.engine import predict
@@ -56,7 +56,7 @@ def test_the_clean_stage_of_an_audit_names_the_utterance() -> None:
         PGD(early_stop=True, random_start=True),
         Square(queries=5),
         NES(queries=30, samples=2),
-        Cascade([PGD(early_stop=True)]),
+        Restarts(PGD(early_stop=True), 1),
     ],
     ids=lambda attack: type(attack).__name__,
 )

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from servax.attacks.losses import cross_entropy, margin
-from servax.attacks.problem import Loss, Problem, logits_of
+from servax.attacks.problem import Loss, Problem, cross_entropy, logits_of, margin
 from servax.errors import ServaxError
 from servax.evaluation.checks.declared import Case, Finding, Severity, Verdict, of_model, percent
 from servax.evaluation.systems import System

@@ -1,9 +1,10 @@
-"""The fast mode: gradients in bfloat16, everything that is scored in float32.
+"""Models around a model: one counts what an attack costs, one computes gradients faster.
 
-A gradient only points; its sign is all that an L-inf step takes of it. In bfloat16 about one sign
-in seven is another, and a pass costs about half where the processor multiplies bfloat16. What an
-attack has reached is always judged in float32, so a fast attack can be weaker, but never look
-stronger than it is. It is never the default, and its records are labelled.
+The fast mode takes gradients in bfloat16 and scores everything in float32. A gradient only points;
+its sign is all that an L-inf step takes of it. In bfloat16 about one sign in seven is another, and
+a pass costs about half where the processor multiplies bfloat16. What an attack has reached is
+always judged in float32, so a fast attack can be weaker, but never look stronger than it is. It is
+never the default, and its records are labelled.
 """
 
 from __future__ import annotations
@@ -14,6 +15,47 @@ from torch import Tensor, nn
 from servax.errors import SettingError
 from servax.kinds import typed
 from servax.training import Precision
+
+
+class Counting(nn.Module):
+    """The same model, counting rows: an utterance asked about twice counts two.
+
+    The counts are sums over whatever batches came by; `forward_rows` is what the literature calls
+    queries, `backward_rows` the gradients among them.
+
+    Example:
+        >>> import torch
+        >>> model = Counting(nn.Flatten())
+        >>> _ = model(torch.zeros(3, 1, 2))
+        >>> model.forward_rows, model.backward_rows
+        (3, 0)
+    """
+
+    @typed
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.forward_rows = 0
+        self.backward_rows = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the model returns for inputs (B, ...), and count B rows."""
+        rows = len(x)
+        self.forward_rows += rows
+        logits: Tensor = self.model(x)
+
+        def count(_: Tensor) -> None:
+            self.backward_rows += rows
+
+        # What is no tensor is refused by whoever asked.
+        if isinstance(logits, Tensor) and logits.requires_grad:
+            logits.register_hook(count)  # type: ignore[no-untyped-call]
+        return logits
+
+    def reset(self) -> None:
+        """Start counting anew."""
+        self.forward_rows = 0
+        self.backward_rows = 0
 
 
 class FastGradients(nn.Module):

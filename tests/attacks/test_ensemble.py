@@ -1,4 +1,4 @@
-"""Schedules: who is attacked by what, what is kept, what is refused."""
+"""Ensembles: who is attacked by what, what is kept, what is refused."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from attack_table import InTurn
 from torch import nn
 
-from servax.attacks import APGD, FGSM, PGD, Attack, Cascade, Restarts
-from servax.attacks.losses import margin
-from servax.attacks.waveform import WaveformPGD
+from servax.attacks import APGD, FGSM, PGD, Attack, Restarts, WaveformPGD, margin
 from servax.errors import ServaxError, SettingError
 from servax.perturbation import L2, Ball, Linf
 
@@ -54,7 +53,7 @@ def test_each_attempt_gets_what_the_ones_before_left_correct():
     x = torch.tensor([[9.0], [7.0], [14.0], [45.0]], dtype=torch.float64)
     given = []
     attacks = [Add(by=3.0, given=given), Add(by=-4.0, given=given), Add(by=0.1, given=given)]
-    outcome = Cascade(attacks).run(Wells(), x, torch.zeros(4, dtype=torch.int64))
+    outcome = InTurn(attacks).run(Wells(), x, torch.zeros(4, dtype=torch.int64))
     # 9 is wrong as it is; 7 + 3 = 10; 14 - 4 = 10; 45 - 4 is the nearest to a well.
     assert given == [[7.0, 14.0, 45.0], [14.0, 45.0], [45.0]]
     assert outcome.fooled.tolist() == [True, True, True, False]
@@ -65,16 +64,16 @@ def test_each_attempt_gets_what_the_ones_before_left_correct():
 def test_of_what_does_not_fool_the_highest_margin_is_kept():
     x = torch.tensor([[5.0]], dtype=torch.float64)
     attacks = [Add(by=by, given=[]) for by in (-2.0, 3.0, 1.0)]
-    found = Cascade(attacks)(Wells(), x, torch.tensor([0]))
+    found = InTurn(attacks)(Wells(), x, torch.tensor([0]))
     assert found.tolist() == [[8.0]]
-    found = Cascade(attacks[:1])(Wells(), x, torch.tensor([0]))
+    found = InTurn(attacks[:1])(Wells(), x, torch.tensor([0]))
     assert found.tolist() == [[5.0]]
 
 
-def test_a_targeted_schedule_leads_towards_the_class():
+def test_a_targeted_ensemble_leads_towards_the_class():
     x = torch.tensor([[5.0], [10.0]], dtype=torch.float64)
     attacks = [Add(by=by, given=[], targeted=True) for by in (-2.0, 5.0)]
-    outcome = Cascade(attacks).run(Wells(), x, torch.tensor([1, 1]))
+    outcome = InTurn(attacks).run(Wells(), x, torch.tensor([1, 1]))
     assert outcome.adversarial.tolist() == [[10.0], [10.0]]
     assert outcome.attempt.tolist() == [1, -1]
 
@@ -90,7 +89,7 @@ def test_no_attempt_follows_when_none_stands():
 def test_an_attempt_that_leaves_its_own_ball_is_found_out():
     attacks = [Add(by=3.0, reach=1.0, given=[]), Add(by=0.0, reach=9.0, given=[])]
     with pytest.raises(ServaxError, match=r"^the attack left its reach: distance 3 .* at most 1,"):
-        Cascade(attacks)(Wells(), torch.tensor([[5.0]]), torch.tensor([0]))
+        InTurn(attacks)(Wells(), torch.tensor([[5.0]]), torch.tensor([0]))
 
 
 def correct(model, x):
@@ -114,32 +113,32 @@ def test_more_restarts_fool_no_fewer_and_begin_with_the_same(build, inputs, norm
     assert (after > before).any()
 
 
-def test_a_cascade_is_the_worst_case_of_its_attacks(build, inputs):
+def test_an_ensemble_is_the_worst_case_of_its_attacks(build, inputs):
     model = build("conv")
     x, _ = inputs(batch=40)
     y = correct(model, x)
     attacks = [FGSM(epsilon=0.05), PGD(epsilon=0.08, step=0.02), APGD(epsilon=0.06, steps=20)]
-    outcome = Cascade(attacks).run(model, x, y, generator=seeded())
-    called = Cascade(attacks)(model, x, y, generator=seeded())
+    outcome = InTurn(attacks).run(model, x, y, generator=seeded())
+    called = InTurn(attacks)(model, x, y, generator=seeded())
     for attack in attacks[:2]:
         alone = correct(model, attack(model, x, y)) != y
         assert (outcome.fooled >= alone).all()
     assert torch.equal(outcome.fooled, correct(model, outcome.adversarial) != y)
     assert torch.equal(called, outcome.adversarial)
-    assert Cascade(attacks).ball == Linf(0.08)
+    assert InTurn(attacks).ball == Linf(0.08)
 
 
 def test_predicted_labels_and_bounds_are_those_of_the_attacks(build, inputs):
     model = build("conv")
     x, y = inputs()
     attack = PGD(labels="predicted", bounds=(-1.0, 2.0), epsilon=0.1, step=0.03)
-    schedule = Cascade([attack])
-    assert (schedule.bounds, schedule.labels, schedule.targeted) == (
+    ensemble = InTurn([attack])
+    assert (ensemble.bounds, ensemble.labels, ensemble.targeted) == (
         (-1.0, 2.0),
         "predicted",
         False,
     )
-    outcome = schedule.run(model, x, y)
+    outcome = ensemble.run(model, x, y)
     said = correct(model, x)
     assert torch.equal(outcome.fooled, correct(model, outcome.adversarial) != said)
 
@@ -157,27 +156,22 @@ def test_a_budget_in_decibels_may_be_restarted():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: Cascade([]), "attacks is [], expected at least one attack."),
+        (lambda: InTurn([]), "attacks is [], expected at least one attack."),
         (
-            lambda: Cascade([FGSM(), PGD(bounds=(-1.0, 1.0))]),
+            lambda: InTurn([FGSM(), PGD(bounds=(-1.0, 1.0))]),
             "the attacks' bounds is [(0.0, 1.0), (-1.0, 1.0)], expected the same for all.",
         ),
         (
-            lambda: Cascade([FGSM(targeted=True), PGD()]),
+            lambda: InTurn([FGSM(targeted=True), PGD()]),
             "the attacks' targeted is [True, False], expected the same for all.",
         ),
         (
-            lambda: Cascade([FGSM(labels="predicted"), PGD()]),
+            lambda: InTurn([FGSM(labels="predicted"), PGD()]),
             "the attacks' labels is ['predicted', 'true'], expected the same for all.",
-        ),
-        (
-            lambda: Cascade([FGSM(), PGD(norm=L2)]),
-            "the attacks' norms is ['L2', 'Linf'], expected one for all: give each norm a schedule "
-            "of its own.",
         ),
         (lambda: Restarts(PGD(), 0), "count is 0, expected a whole number of at least 1."),
     ],
 )
-def test_schedules_that_cannot_be_are_refused(make, sentence):
+def test_ensembles_that_cannot_be_are_refused(make, sentence):
     with pytest.raises(SettingError, match=f"^{re.escape(sentence)}$"):
         make()
