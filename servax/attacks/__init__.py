@@ -1,7 +1,7 @@
 """Ascent on the class loss: attacks on any classifier, bare, defended, or of waveforms."""
 
 from servax.attacks.auto_pgd import APGD, TargetedAPGD
-from servax.attacks.base import Attack, BallAttack, evaluating
+from servax.attacks.base import Attack, BallAttack
 from servax.attacks.ensemble import AutoAttack, Ensemble, Outcome, Restarts
 from servax.attacks.foolbox import Foolbox
 from servax.attacks.gradient import (
@@ -53,7 +53,6 @@ __all__ = [
     "cross_entropy",
     "dlr",
     "dlr_targeted",
-    "evaluating",
     "logits_of",
     "margin",
 ]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from servax.attacks.problem import Problem, logits_of
 from servax.errors import ServaxError, SettingError, ShapeError
 from servax.kinds import check, check_list, check_number, check_types
-from servax.models import classes_of
+from servax.models import classes_of, evaluating
 from servax.perturbation import (
     L2,
     Ball,
@@ -304,15 +304,3 @@ def held(x: Tensor, adversarial: Tensor, ball: Ball, bounds: Bounds) -> Tensor:
         f"the attack left its reach: distance {float(distances.max()):.6g} from the clean input, "
         f"expected at most {ball.radius:g}, values expected in [{bounds[0]:g}, {bounds[1]:g}]."
     )
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode inside the block, and each of its parts back after it."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

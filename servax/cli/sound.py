@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from servax import audio
 from servax.attacks import FGSM, PGD, Attack, WaveformPGD
-from servax.attacks.base import evaluating
 from servax.attacks.problem import logits_of
 from servax.cli.output import bar, print_json, print_table, say
 from servax.corpora import is_manifest
@@ -23,7 +22,7 @@ from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.features import FrontEnd, waveform_batch
 from servax.features.full_scale import read_in_range
 from servax.files import expanded, remove_unfinished
-from servax.models import WaveformClassifier, classes_of
+from servax.models import WaveformClassifier, classes_of, evaluating
 from servax.perturbation import PsychoacousticMask
 from servax.pretrained import PURIFIER
 from servax.purifier import Purifier

@@ -14,12 +14,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from servax.attacks.base import check_inputs, evaluating
+from servax.attacks.base import check_inputs
 from servax.attacks.problem import Problem, cross_entropy, logits_of
 from servax.defences.defended import Defended
 from servax.errors import SettingError, ShapeError
 from servax.features import check_tensor
 from servax.kinds import typed
+from servax.models import evaluating
 from servax.perturbation import input_gradient
 
 

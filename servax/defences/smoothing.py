@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor, nn
 
-from servax.attacks.base import evaluating
 from servax.attacks.problem import logits_of
 from servax.errors import SettingError
 from servax.features import check_tensor
 from servax.kinds import typed
-from servax.models import classes_of
+from servax.models import classes_of, evaluating
 
 ABSTAIN = -1
 """Stands in place of a class where no radius could be certified."""

@@ -27,7 +27,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from servax.attacks.base import evaluating
 from servax.attacks.problem import logits_of
 from servax.errors import ShapeError
 from servax.evaluation.distortion import largest_change_db, signal_to_noise_ratio
@@ -40,7 +39,7 @@ from servax.features import (
     Scaling,
     apply_change,
 )
-from servax.models import classes_of
+from servax.models import classes_of, evaluating
 from servax.perturbation.sixteen_bit import STEP, nearest
 
 __all__ = ["RealisabilityGap", "Realised", "realisability_gap", "realise", "wav_round_trip"]

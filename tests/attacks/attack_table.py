@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from servax.attacks import (
@@ -62,7 +62,11 @@ def one_step(*, norm, epsilon, **shared):
 class InTurn(Ensemble):
     """An ensemble of one's own: some attacks, one after the other."""
 
-    attempts: Sequence[Attack] = field(kw_only=False)
+    attacks: Sequence[Attack]
+
+    @property
+    def attempts(self) -> Sequence[Attack]:
+        return self.attacks
 
     @property
     def ball(self) -> Ball:

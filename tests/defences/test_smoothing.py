@@ -9,10 +9,10 @@ import torch
 from scipy import stats
 from torch import nn
 
-from servax.attacks.base import evaluating
 from servax.defences import Certificate, Smoothed, certify
 from servax.defences.smoothing import ABSTAIN, lower_bound
 from servax.errors import SettingError
+from servax.models import evaluating
 
 SIGMA = 0.25
 
