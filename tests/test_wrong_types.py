@@ -26,7 +26,17 @@ SETTINGS = ("evaluation.dataset", "evaluation.suites")
 NUMBERS = {"int", "float", "bool", "int | None", "float | None"}
 WRONG: tuple[Any, ...] = ("text", None, [], object(), np.zeros((2, 3)), {"a": 1}, [[1, 2], [3]])
 OTHERS = {"Fitted", "Progress", "Problem", "Found", "Outcome", "Team", "Stored", "Batch"} | {
-    *("Attack", "QueryAttack", "Corpus", "Fold", "Schedule", "System", "EvaluationSet")
+    *(
+        "Attack",
+        "BallAttack",
+        "Ensemble",
+        "QueryAttack",
+        "Corpus",
+        "Fold",
+        "Schedule",
+        "System",
+        "EvaluationSet",
+    )
 }
 """Made by servax, not by those who use it, or abstract."""
 

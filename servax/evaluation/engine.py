@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from servax.attacks import Counting
-from servax.attacks.wrappers import labelled, with_gradients
 from servax.attacks.problem import logits_of
+from servax.attacks.wrappers import labelled, with_gradients
 from servax.defences import Bpda, Defended, ExpectationOverDraws, draws_until_flat
 from servax.errors import ServaxError, SettingError
 from servax.evaluation.dataset import EvaluationSet
