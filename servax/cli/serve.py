@@ -65,10 +65,16 @@ class Serve:
     def __call__(self) -> int:
         """Serve until a signal ends it; the URL goes to stdout, logs to stderr."""
         from servax.runtime.sharing import cpus
-        from servax.service.server import Endpoint, serve
-        from servax.service.settings import Limits, ServiceSettings
-        from servax.service.telemetry import open_log
-        from servax.service.tokens import Tokens, read_tokens, readable_by_others
+        from servax.service import (
+            Endpoint,
+            Limits,
+            ServiceSettings,
+            Tokens,
+            open_log,
+            read_tokens,
+            readable_by_others,
+            serve,
+        )
 
         settings = ServiceSettings(
             purifier=self.purifier,

@@ -19,9 +19,7 @@ from hypothesis import strategies as st
 from mutants import CONTAINERS, encoded, mended, mutant
 from watched import Watched
 
-from servax.service.decoding import decode
-from servax.service.responses import Refusal
-from servax.service.settings import Limits
+from servax.service import Limits, Refusal, decode
 
 PURIFIER = "ssad-plus-synthetic"
 

@@ -29,9 +29,7 @@ from servax.errors import AudioError, ServaxError
 from servax.purifier import Purifier
 from servax.purifier.file_jobs import FileJob
 from servax.purifier.files import purify_file
-from servax.service.decoding import decode
-from servax.service.responses import Refusal
-from servax.service.settings import Limits
+from servax.service import Limits, Refusal, decode
 
 PURIFIED_SECONDS = 1.0
 """Longer sounds are decoded and not purified: that costs time and shows nothing new."""

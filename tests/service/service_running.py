@@ -16,13 +16,20 @@ import numpy as np
 import soundfile
 import uvicorn
 
-from servax.service.app import build_app
-from servax.service.dispatcher import Dispatcher
-from servax.service.requests import RequestHandler
-from servax.service.server import Endpoint, open_socket, uvicorn_config
-from servax.service.settings import Limits, ServiceSettings
-from servax.service.telemetry import Metrics, forward_libraries, open_log
-from servax.service.tokens import Tokens
+from servax.service import (
+    Dispatcher,
+    Endpoint,
+    Limits,
+    Metrics,
+    RequestHandler,
+    ServiceSettings,
+    Tokens,
+    build_app,
+    forward_libraries,
+    open_log,
+    open_socket,
+    uvicorn_config,
+)
 
 PURIFIER, RECOGNISER = "ssad-plus-synthetic", "crnn-synthetic"
 LIMITS = Limits(body_bytes=400_000, seconds=5.0, channels=2, decode_seconds=5.0)

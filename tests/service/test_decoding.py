@@ -13,10 +13,8 @@ import pytest
 import soundfile
 
 from servax.errors import SettingError
-from servax.service import decoding
-from servax.service.decoding import SUBTYPES, Decoded, decode
-from servax.service.responses import Refusal
-from servax.service.settings import Limits
+from servax.service import Decoded, Limits, Refusal, decode, decoding
+from servax.service.decoding import SUBTYPES
 
 RATE = 16_000
 LIMITS = Limits()

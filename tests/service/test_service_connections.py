@@ -14,9 +14,9 @@ import pytest
 import uvicorn
 from service_running import Running
 
+from servax.service import Metrics, open_log
 from servax.service.middleware import RequestMiddleware
 from servax.service.server import patient_protocol
-from servax.service.telemetry import Metrics, open_log
 
 POST = b"POST /v1/purify HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\n"
 

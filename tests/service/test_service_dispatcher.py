@@ -12,13 +12,19 @@ from typing import Any
 import pytest
 from service_running import SETTINGS
 
+from servax.service import (
+    BrokeError,
+    Dispatcher,
+    Metrics,
+    Refusal,
+    RequestHandler,
+    ServiceSettings,
+    open_log,
+)
 from servax.service import dispatcher as module
-from servax.service.dispatcher import Dispatcher
 from servax.service.queue import Broke, Call, Done, Result, SoundTask, Task
-from servax.service.requests import BrokeError, RequestHandler, RequestRecord
-from servax.service.responses import ClientGone, Refusal
-from servax.service.settings import ServiceSettings
-from servax.service.telemetry import Metrics, open_log
+from servax.service.requests import RequestRecord
+from servax.service.responses import ClientGone
 from servax.service.workers import UnusableError, WorkerLost
 
 Work = Callable[[list[Task]], Awaitable[list[Result]]]

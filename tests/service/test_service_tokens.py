@@ -9,9 +9,15 @@ import pytest
 from service_running import Running
 
 from servax.errors import PathError, SettingError
-from servax.service.server import Endpoint, open_socket
-from servax.service.settings import ServiceSettings
-from servax.service.tokens import Tokens, check_open, read_tokens, readable_by_others
+from servax.service import (
+    Endpoint,
+    ServiceSettings,
+    Tokens,
+    open_socket,
+    read_tokens,
+    readable_by_others,
+)
+from servax.service.tokens import check_open
 
 TOKEN, OTHER = "0123456789abcdef", "a-second-token/+~=."
 

@@ -12,8 +12,7 @@ import pytest
 from service_running import SETTINGS, Running, sound
 from worker_functions import die, double, fail, refuse, sleep, unpicklable
 
-from servax.service.requests import BrokeError
-from servax.service.responses import Refusal
+from servax.service import BrokeError, Refusal
 
 
 def test_functions_run_in_a_worker(service: Running) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from servax.service import PageLimits
 from servax.service.page.mounting import Guard
-from servax.service.settings import PageLimits
 
 LIMITS = PageLimits(upload_bytes=1_000_000, held_bytes=2_000_000)
 

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from servax.service import PageLimits, Refusal
 from servax.service.inference import Models
 from servax.service.page.demonstration import Samples, hear, listen_to_file, speak_example
-from servax.service.responses import Refusal
-from servax.service.settings import PageLimits
 
 LIMITS = PageLimits(seconds=3.0, upload_bytes=500_000)
 

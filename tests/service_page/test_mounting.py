@@ -14,9 +14,9 @@ import pytest
 from fastapi import FastAPI
 
 from servax.errors import ServaxError
+from servax.service import Refusal
 from servax.service.page import PageLimits, mount_page
 from servax.service.page.layout import BROKEN, _speaking, _trying
-from servax.service.responses import Refusal
 
 
 class Told(Exception):  # noqa: N818

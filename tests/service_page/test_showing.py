@@ -13,6 +13,7 @@ from page_showing import show
 
 from servax.errors import SettingError
 from servax.features import LogMel
+from servax.service import PageLimits, Refusal
 from servax.service.inference import Models
 from servax.service.page.demonstration import (
     Heard,
@@ -22,8 +23,6 @@ from servax.service.page.demonstration import (
     attempt,
     listen,
 )
-from servax.service.responses import Refusal
-from servax.service.settings import PageLimits
 
 
 def by_hand(models: Models, sound: Samples) -> np.ndarray:
