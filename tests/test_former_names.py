@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from servax import attacks
-from servax.experiments.building import build
+from servax.experiments.reading import build
 from servax.kinds import stored
 from servax.perturbation import Linf
 from servax.purifier import SSA, PurifierTraining

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from servax.benchmark.record import Figures, Record
 from servax.errors import PathError, ServaxError
-from servax.experiments.building import build
+from servax.experiments.reading import build
 from servax.files import json_text, write_whole
 
 __all__ = ["read_all", "read_record", "with_figures", "write_record"]

@@ -26,8 +26,15 @@ from servax.defences.adversarial import (
 )
 from servax.errors import SettingError
 from servax.evaluation.suites import AttackGrid
-from servax.experiments.adversarial import START, start_adversarial, train_adversarial
-from servax.experiments.training import Parts, fold_parts, train_purifier, train_recogniser
+from servax.experiments.training import (
+    START,
+    Parts,
+    fold_parts,
+    start_adversarial,
+    train_adversarial,
+    train_purifier,
+    train_recogniser,
+)
 from servax.features import FrontEnd, FrontEndSettings, extract
 from servax.kinds import stored
 from servax.models import DiscriminatorSettings, NetworkName

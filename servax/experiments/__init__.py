@@ -1,7 +1,6 @@
 """A recipe becomes stages: train, purify, attack, score, report; each skipped when it is done."""
 
-from servax.experiments.choices import CorpusChoice
-from servax.experiments.recipe import Recipe, load_recipe
+from servax.experiments.recipe import CorpusChoice, Recipe, load_recipe
 from servax.experiments.run import Finished, report_run, run
 
 __all__ = [

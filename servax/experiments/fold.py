@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
-from servax.defences.adversarial import Objective
-from servax.experiments.adversarial import START, start_adversarial, train_adversarial
 from servax.experiments.prepared import Prepared
-from servax.experiments.training import epochs_note, train_purifier, train_recogniser
+from servax.experiments.training import (
+    START,
+    epochs_note,
+    start_adversarial,
+    train_adversarial,
+    train_purifier,
+    train_recogniser,
+)
 from servax.kinds import stored
 from servax.models import NetworkName
 from servax.recognition import MODEL, Recogniser
 from servax.stages import Stage, Task, Watcher, make_stage
-from servax.training import Progress, derive
+from servax.training import Fitted, derive
 
 # Expected cost of one step against one training step of the recogniser: for the time estimate only.
 COST_SSA_STEP = 0.5
@@ -76,118 +82,99 @@ class FoldTraining:
         if network != "vgg16":
             # The default is not named: results that were made before there were others stay valid.
             settings["network"] = network
-        stage = self.stage(role, settings)
-
-        def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
-            return asdict(
-                train_recogniser(
-                    self.parts,
-                    r.width,
-                    r.recogniser,
-                    stage.folder,
-                    network=network,
-                    **self._with(stage, seed, watcher),
-                )
-            )
-
+        work = partial(train_recogniser, self.parts, r.width, r.recogniser, network=network)
         steps = self.p.training_steps(self.index, r.recogniser)
-        return Task(stage, "train", (), steps, float(steps), work, r.recogniser.epochs)
+        return self._task(role, settings, work, seed=seed, steps=steps, epochs=r.recogniser.epochs)
 
     def _purifier(self, name: str) -> Task:
         r, extractor = self.recipe, self.extractor.stage
         network, training = r.chosen[name].network, r.chosen[name].training
         seed = derive(self.seed, "purifier", self.index)
-        stage = self.stage(
+        settings = {
+            "network": asdict(network),
+            "training": stored(training),
+            "discriminator": asdict(r.discriminator),
+            "extractor": extractor.key,
+            "seed": seed,
+        }
+
+        def work(**given: Any) -> Fitted:
+            found = Recogniser.from_pretrained(extractor.folder / MODEL).extractor
+            return train_purifier(self.parts, found, network, training, r.discriminator, **given)
+
+        return self._task(
             name,
-            {
-                "network": asdict(network),
-                "training": stored(training),
-                "discriminator": asdict(r.discriminator),
-                "extractor": extractor.key,
-                "seed": seed,
-            },
+            settings,
+            work,
+            seed=seed,
+            steps=self.p.training_steps(self.index, training),
+            each=COST_PURIFIER_STEP + COST_SSA_STEP * training.ssa.steps,
+            epochs=training.epochs,
+            needs=(extractor,),
         )
-
-        def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
-            return asdict(
-                train_purifier(
-                    self.parts,
-                    Recogniser.from_pretrained(extractor.folder / MODEL).extractor,
-                    network,
-                    training,
-                    r.discriminator,
-                    stage.folder,
-                    **self._with(stage, seed, watcher),
-                )
-            )
-
-        steps = self.p.training_steps(self.index, training)
-        each = COST_PURIFIER_STEP + COST_SSA_STEP * training.ssa.steps
-        return Task(stage, "train", (extractor,), steps, steps * each, work, training.epochs)
 
     def _adversarial(self) -> tuple[Task | None, dict[str, Task]]:
         """Return the plain start that all adversarial trainings share, and the trainings."""
-        r = self.recipe
-        models = r.adversarial.models()
+        r, models = self.recipe, self.recipe.adversarial.models()
         if not models:
             return None, {}
         training = r.adversarial.training
         seed = derive(self.seed, "adversarial", self.index)
-        plain = {"width": r.width, "training": asdict(training), "seed": seed}
-        stage = self.stage("adversarial-start", plain)
+        settings = {"width": r.width, "training": asdict(training), "seed": seed}
+        work = partial(start_adversarial, self.parts, r.width, training)
+        plain, rest = training.plain_iterations, training.iterations - training.plain_iterations
 
-        def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
-            return asdict(
-                start_adversarial(
-                    self.parts, r.width, training, stage.folder, **self._with(stage, seed, watcher)
-                )
-            )
+        def epochs(steps: int) -> int:
+            return math.ceil(steps / self.p.steps_per_epoch(self.index, training.batch_size))
 
-        steps = training.plain_iterations
-        start = Task(stage, "train", (), steps, float(steps), work, self._chunks(steps))
+        start = self._task(
+            "adversarial-start", settings, work, seed=seed, steps=plain, epochs=epochs(plain)
+        )
         trained = {
-            name: self._adversarial_model(name, objective, start.stage, seed)
-            for name, objective in models.items()
-        }
-        return start, trained
-
-    def _adversarial_model(self, name: str, objective: Objective, start: Stage, seed: int) -> Task:
-        r = self.recipe
-        training = r.adversarial.training
-        stage = self.stage(name, {"objective": asdict(objective), "start": start.key})
-
-        def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
-            return asdict(
-                train_adversarial(
+            name: self._task(
+                name,
+                {"objective": asdict(objective), "start": start.stage.key},
+                partial(
+                    train_adversarial,
                     self.parts,
                     r.width,
                     objective,
                     training,
-                    stage.folder,
-                    start=start.folder / START,
-                    **self._with(stage, seed, watcher),
-                )
+                    start=start.stage.folder / START,
+                ),
+                seed=seed,
+                steps=rest,
+                each=COST_TWO_INPUTS + COST_GRADIENT * getattr(objective, "steps", 1),
+                epochs=epochs(rest),
+                needs=(start.stage,),
             )
-
-        steps = training.iterations - training.plain_iterations
-        inner = getattr(objective, "steps", 1)
-        cost = steps * (COST_TWO_INPUTS + COST_GRADIENT * inner)
-        return Task(stage, "train", (start,), steps, cost, work, self._chunks(steps))
-
-    def _chunks(self, steps: int) -> int:
-        """Return the epochs that the steps of an adversarial training make."""
-        batch_size = self.recipe.adversarial.training.batch_size
-        return math.ceil(steps / self.p.steps_per_epoch(self.index, batch_size))
-
-    def _with(self, stage: Stage, seed: int, watcher: Watcher) -> dict[str, Any]:
-        """Return what every training is given in the same way."""
-
-        def progress(p: Progress) -> None:
-            watcher.advance(epochs_note(p))
-
-        return {
-            "seed": seed,
-            "settings": stage.settings,
-            "compute": self.recipe.compute,
-            "progress": progress,
+            for name, objective in models.items()
         }
+        return start, trained
+
+    def _task(
+        self,
+        kind: str,
+        settings: Mapping[str, Any],
+        train: Callable[..., Fitted],
+        *,
+        seed: int,
+        steps: int,
+        epochs: int,
+        each: float = 1.0,
+        needs: tuple[Stage, ...] = (),
+    ) -> Task:
+        """Return a training as a task; `train` is told what all trainings are told alike."""
+
+        def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
+            fitted = train(
+                folder=stage.folder,
+                seed=seed,
+                settings=stage.settings,
+                compute=self.recipe.compute,
+                progress=lambda p: watcher.advance(epochs_note(p)),
+            )
+            return asdict(fitted)
+
+        stage = self.stage(kind, settings)
+        return Task(stage, "train", needs, steps, steps * each, work, epochs)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from servax.evaluation.records import Records
-from servax.experiments.building import build
 from servax.experiments.fold import FoldTraining
 from servax.experiments.prepared import Prepared
+from servax.experiments.reading import build
 from servax.experiments.recipe import Recipe
 from servax.experiments.scoring import FoldScoring
 from servax.features import ZScoreSettings

@@ -25,8 +25,7 @@ from servax.defences.adversarial import (
     Vanilla,
 )
 from servax.errors import CheckpointError, CorpusError, ServaxError, SettingError
-from servax.experiments.adversarial import start_adversarial, train_adversarial
-from servax.experiments.training import Parts
+from servax.experiments.training import Parts, start_adversarial, train_adversarial
 from servax.features import Dataset, FrontEndSettings, Scale, SpecAugment, roll_frames
 from servax.models import VGG16
 from servax.recognition import Recogniser

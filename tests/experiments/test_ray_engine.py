@@ -29,9 +29,9 @@ import torch
 from servax.errors import CheckpointError, ServaxError, SettingError
 from servax.evaluation import records
 from servax.experiments import Finished, Recipe, load_recipe, run
-from servax.experiments.building import build
 from servax.experiments.plan import Plan
 from servax.experiments.prepared import Prepared
+from servax.experiments.reading import build
 from servax.stages import DONE, Order, RayEngine, Share, Storage, Watcher, ray_engine
 from servax.stages.ray_engine import _Conductor, perform_order
 

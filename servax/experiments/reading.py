@@ -1,4 +1,4 @@
-"""Plain data becomes frozen dataclasses; whatever does not fit is one sentence with its key.
+"""YAML and plain data become frozen dataclasses; what does not fit is one sentence with its key.
 
 Takes the types that settings are made of: numbers, text, true or false, one of a few words, lists
 of these, mappings, other settings, and any of these or nothing. Values are never guessed: a whole
@@ -11,13 +11,18 @@ import re
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from servax.errors import ServaxError, SettingError, nearest
+import yaml
+
+from servax.errors import RecipeError, ServaxError, SettingError, nearest
 from servax.kinds import FORMER
 
 Settings = TypeVar("Settings")
+MAX_BYTES = 1_000_000
+"""Of a file of settings."""
 
 WORDS: Mapping[type, str] = {
     bool: "true or false",
@@ -126,3 +131,53 @@ def _scalar(kind: type, given: object, where: str) -> Any:
 def _misfit(where: str, given: object, expected: str) -> ServaxError:
     # Cut short: a list in a file may be long, and aliases can make it longer than any memory.
     return ServaxError(f"{where} is {SHORT.repr(given)}, expected {expected}.")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without code, in which no key may stand twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping of a node after looking at its keys."""
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise _KeyTwiceError(key.value, key.start_mark.line + 1)
+                seen.add(key.value)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+class _KeyTwiceError(Exception):
+    """A key stands twice in one mapping."""
+
+
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """Return the keys and values in a YAML file.
+
+    Raises:
+        RecipeError: It is missing, too large, no YAML, has a key twice, or holds no keys.
+    """
+    if not path.is_file():
+        raise RecipeError(path, "no such recipe; expected a YAML file such as recipes/*.yaml")
+    if path.stat().st_size > MAX_BYTES:
+        raise RecipeError(path, f"has {path.stat().st_size} bytes, expected at most {MAX_BYTES}")
+    try:
+        given = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  a SafeLoader
+    except OSError as error:
+        raise RecipeError(path, f"cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise RecipeError(path, "is not UTF-8 text") from None
+    except _KeyTwiceError as error:
+        key, line = error.args
+        raise RecipeError(path, f"has the key {key!r} twice (line {line}), expected once") from None
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        where = "" if line is None else f" (line {line + 1})"
+        raise RecipeError(path, f"is not YAML{where}") from None
+    except RecursionError:
+        raise RecipeError(path, "is nested too deeply") from None
+    if not isinstance(given, dict):
+        held = "nothing" if given is None else "no keys"
+        raise RecipeError(path, f"holds {held}, expected keys and values such as 'name: trial'")
+    return given
