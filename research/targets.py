@@ -16,8 +16,7 @@ from pathlib import Path
 import torch
 
 from servax.experiments import load_recipe
-from servax.experiments.fold import FoldTraining
-from servax.experiments.prepared import Prepared
+from servax.experiments.fold import FoldTraining, RunData
 from servax.models import RECOGNISERS
 from servax.stages import Watcher
 
@@ -41,9 +40,9 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     recipe = replace(load_recipe(RECIPE), network=given.network, held_out=(1, 2, 3, 4, 5, 6))
-    prepared = Prepared.of(recipe, RUN, Lines())
+    data = RunData.of(recipe, RUN, Lines())
     for group in given.groups:
-        task = FoldTraining(prepared, group - 1, 0).target
+        task = FoldTraining(data, group - 1, 0).target
         task.perform(Lines())
         print(f"{given.network} of group {group}: {task.stage.folder / 'model'}", flush=True)
 

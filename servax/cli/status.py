@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,10 +11,17 @@ from typing import Any
 from servax.cli.bars import RunBars
 from servax.cli.output import bar, duration, print_json, print_table, say
 from servax.experiments import Recipe
-from servax.experiments.overview import Overview, Pace, Row, Timing, measure, seconds_of, survey
+from servax.experiments.estimate import (
+    Overview,
+    Pace,
+    Row,
+    measure,
+    rehearse,
+    survey,
+    takes_long,
+)
+from servax.experiments.fold import RunData
 from servax.experiments.plan import Plan
-from servax.experiments.prepared import Prepared
-from servax.experiments.rehearsal import Rehearsal, miniature, rehearse
 from servax.stages import Watcher
 
 LONGEST_REHEARSAL_SECONDS = 180.0
@@ -37,33 +43,31 @@ def show(recipe: Recipe, shown: str, folder: Path, *, status: bool, as_json: boo
     began = time.perf_counter()
     with RunBars() as bars:
         extraction = _Extraction(bars)
-        plan = Plan.of(Prepared.of(recipe, folder, extraction), {})
+        plan = Plan.of(RunData.of(recipe, folder, extraction), {})
     begin = time.perf_counter() - began - extraction.seconds
     overview = survey(plan)
-    measured = None
-    if not status and overview.seconds_left() is None:
-        measured = _measured(plan, begin)
-    pace = measured or overview.pace
+    pace, how = overview.pace, "at the pace of the stages that are done"
+    measured = not status and overview.seconds_left() is None
+    if measured:
+        pace, how = _measured(plan, begin)
     if as_json:
-        print_json(_as_data(overview, pace, shown, measured=measured is not None))
+        print_json(_as_data(overview, pace, shown, measured=measured))
         return 0
-    title = f"{shown}: {_summary(overview, pace, measured)}"
+    title = f"{shown}: {_summary(overview, pace, how)}"
     columns, row = (STATUS, status_row) if status else (DRY_RUN, dry_run_row)
     print_table(title, columns, [row(r, pace) for r in overview.rows])
     return 0
 
 
-def _measured(plan: Plan, begin: float) -> Timing:
-    """Return how long stages take, from a miniature of the run where that is done soon enough."""
+def _measured(plan: Plan, begin: float) -> tuple[Pace, str]:
+    """Return how long stages take, measured now, and how that was measured."""
     rough = measure(plan)
-    step = rough.of("train") or 0.0
-    with tempfile.TemporaryDirectory(prefix="servax-") as folder:
-        small = Plan.of(miniature(plan.prepared, Path(folder)), {})
-        needed = step * sum(task.cost for task in small.tasks)
-    if needed > LONGEST_REHEARSAL_SECONDS:
-        return rough
+    step = f"{rough.speeds['target'].unit:.2g} s"
+    if takes_long(plan, rough):
+        return rough, f"where a training step takes {step} (measured now)"
     with bar("timing a few steps of each kind of stage") as update:
-        return rehearse(plan, begin=begin, tick=update)
+        pace = rehearse(plan, begin=begin, tick=update)
+    return pace, f"by a few steps of each kind of stage (measured now; of the target: {step})"
 
 
 class _Extraction(Watcher):
@@ -100,24 +104,21 @@ DRY_RUN = ("stage", "kind", "needs", "state", "time left")
 STATUS = ("stage", "kind", "state", "time", "result or last epoch")
 
 
-def dry_run_row(row: Row, pace: Timing) -> Sequence[str]:
+def dry_run_row(row: Row, pace: Pace) -> Sequence[str]:
     """Return what `--dry-run` shows of a stage."""
     state = {"done": "cached", "running": "running"}.get(row.state, "to do")
     if row.epoch and row.state != "done":
         state = f"resumable from epoch {row.epoch + 1} of {row.epochs}"
-    left = "" if row.state == "done" else duration(seconds_of(row, pace))
+    left = "" if row.state == "done" else duration(pace.seconds(row))
     return (row.stage, row.kind, _needed(row), state, left)
 
 
-def status_row(row: Row, pace: Timing) -> Sequence[str]:
+def status_row(row: Row, pace: Pace) -> Sequence[str]:
     """Return what `--status` shows of a stage: its time, or what is left of it."""
-    took = duration(row.seconds) if row.state == "done" else f"{_left(row, pace)} left"
+    took = row.seconds if row.state == "done" else pace.seconds(row)
     state = {"begun": "stopped"}.get(row.state, row.state)
-    return (row.stage, row.kind, state, took, _outcome(row))
-
-
-def _left(row: Row, pace: Timing) -> str:
-    return duration(seconds_of(row, pace))
+    left = "" if row.state == "done" else " left"
+    return (row.stage, row.kind, state, f"{duration(took)}{left}", _outcome(row))
 
 
 def _needed(row: Row) -> str:
@@ -142,7 +143,7 @@ def _outcome(row: Row) -> str:
     return told
 
 
-def _summary(overview: Overview, pace: Timing, measured: Timing | None) -> str:
+def _summary(overview: Overview, pace: Pace, how: str) -> str:
     rows = overview.rows
     done = sum(row.state == "done" for row in rows)
     told = f"{done} of {len(rows)} stages done, {100 * overview.share:.0f} % of the expected work"
@@ -153,21 +154,15 @@ def _summary(overview: Overview, pace: Timing, measured: Timing | None) -> str:
     left = overview.seconds_left(pace)
     if left is None:
         return told + "; the time left is not known before a stage is done"
-    told += f"; at most about {duration(left)} left in one process, "
-    if isinstance(measured, Rehearsal):
-        step = f"{measured.train_step:.2g} s"
-        return told + f"by a few steps of each kind of stage (measured now; of the target: {step})"
-    if isinstance(measured, Pace):
-        return told + f"where a training step takes {measured.of('train'):.2g} s (measured now)"
-    return told + "at the pace of the stages that are done"
+    return f"{told}; at most about {duration(left)} left in one process, {how}"
 
 
-def _as_data(overview: Overview, pace: Timing, shown: str, *, measured: bool) -> dict[str, Any]:
+def _as_data(overview: Overview, pace: Pace, shown: str, *, measured: bool) -> dict[str, Any]:
     return {
         "run": shown,
         "share_done": overview.share,
         "seconds_left": overview.seconds_left(pace),
         "measured": measured,
         "at_work": None if overview.holder is None else str(overview.holder),
-        "stages": [asdict(row) | {"seconds_left": seconds_of(row, pace)} for row in overview.rows],
+        "stages": [asdict(row) | {"seconds_left": pace.seconds(row)} for row in overview.rows],
     }

@@ -1,27 +1,36 @@
-"""The trainings of one fold and seed: target, extractor, purifiers, adversarial recognisers."""
+"""What all folds of a run share, and the trainings of one fold and seed, as tasks."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from servax.experiments.prepared import Prepared
+from servax.corpora import Corpus, Fold, cache_folder, load
+from servax.errors import ServaxError, unwritable
+from servax.experiments.recipe import Recipe
 from servax.experiments.training import (
     START,
+    Parts,
     epochs_note,
+    fold_parts,
     start_adversarial,
     train_adversarial,
     train_purifier,
     train_recogniser,
 )
+from servax.features import Features, FrontEnd, extract
 from servax.kinds import stored
 from servax.models import NetworkName
+from servax.purifier import PurifierTraining, SurrogateTraining
 from servax.recognition import MODEL, Recogniser
 from servax.stages import Stage, Task, Watcher, make_stage
-from servax.training import Fitted, derive
+from servax.training import Fitted, RecogniserTraining, derive, epoch_order
 
 # Expected cost of one step against one training step of the recogniser: for the time estimate only.
 COST_SSA_STEP = 0.5
@@ -30,22 +39,110 @@ COST_GRADIENT = 0.7
 COST_TWO_INPUTS = 2.0
 
 
+@dataclass(frozen=True)
+class RunData:
+    """What all folds of a run share."""
+
+    recipe: Recipe
+    folder: Path
+    corpus: Corpus
+    folds: list[Fold]
+    features: Features
+    content: str
+    """Hash of what is heard and how it is labelled; names alone would not show an edit.
+
+    It is the same on every machine, so that machines which share a run find each other's stages.
+    """
+
+    @classmethod
+    def of(cls, recipe: Recipe, folder: Path, watcher: Watcher) -> RunData:
+        """Return what a recipe's folds share, computing features that are not in the cache.
+
+        Nothing is written into `folder`.
+
+        Raises:
+            ServaxError: The corpus is not there, or a file cannot be read or written.
+        """
+        recipe.compute.resolve()  # said now, not when the features have been computed
+        choice = recipe.corpus
+        corpus = load(choice.name, choice.root, scheme=choice.scheme, seed=choice.seed)
+        folds = corpus.folds(recipe.groups)
+        recipe.folds(len(folds))  # a group that this corpus has not is refused at once
+        cached = True
+
+        def advance(done: int, total: int) -> None:
+            nonlocal cached
+            cached = False
+            watcher.advance(f"{done}/{total} utterances")
+
+        watcher.start("features", len(corpus))
+        features = extract(
+            corpus,
+            FrontEnd(recipe.front_end),
+            folder=cache_folder() / "features",
+            progress=advance,
+        )
+        watcher.finish("features", cached=cached)
+        return cls(recipe, folder, corpus, folds, features, _digest(corpus, features))
+
+    def save_folds(self) -> None:
+        """Write down who trains, validates and tests in each fold.
+
+        Raises:
+            ServaxError: The folder cannot be written.
+        """
+        folder = self.folder / "folds"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ServaxError(f"{folder}: {unwritable(error)}.") from None
+        for index in self.held_out:
+            self.folds[index].save(folder / f"fold-{index + 1}.json")
+
+    @property
+    def held_out(self) -> tuple[int, ...]:
+        """Numbers of the folds that are run, from 0."""
+        return self.recipe.folds(len(self.folds))
+
+    def parts(self, index: int) -> Parts:
+        """Return the datasets of a fold, scaled on its training speakers."""
+        r = self.recipe
+        return fold_parts(
+            self.folds[index], self.features, r.front_end, window_db=r.window_db, scale=r.scale
+        )
+
+    def training_steps(
+        self, index: int, training: RecogniserTraining | PurifierTraining | SurrogateTraining
+    ) -> int:
+        """Return the steps of a training that runs all its epochs."""
+        return training.epochs * self.steps_per_epoch(index, training.batch_size)
+
+    def steps_per_epoch(self, index: int, batch_size: int) -> int:
+        """Return how many batches the training part of a fold gives."""
+        return len(epoch_order(len(self.folds[index].train), batch_size, seed=0, epoch=0))
+
+    def stage_name(self, index: int, seed: int, kind: str) -> str:
+        """Return how a stage is called before people."""
+        several = f", seed {seed}" if len(self.recipe.seeds) > 1 else ""
+        return f"fold {index + 1}{several}: {kind}"
+
+
 class FoldTraining:
     """The trainings of one fold and seed, as tasks.
 
     Args:
-        prepared: What all folds share.
+        data: What all folds share.
         index: Number of the fold, from 0.
         seed: Seed of the run.
     """
 
-    def __init__(self, prepared: Prepared, index: int, seed: int) -> None:
-        self.p, self.index, self.seed = prepared, index, seed
-        self.recipe = prepared.recipe
-        self.parts = prepared.parts(index)
+    def __init__(self, data: RunData, index: int, seed: int) -> None:
+        self.p, self.index, self.seed = data, index, seed
+        self.recipe = data.recipe
+        self.parts = data.parts(index)
         self.shared = {
-            "fold": prepared.folds[index].hash,
-            "content": prepared.content,
+            "fold": data.folds[index].hash,
+            "content": data.content,
             "corpus": asdict(self.recipe.corpus) | {"root": None},
             "front_end": asdict(self.recipe.front_end),
             "scale": asdict(self.parts.scale.settings),
@@ -178,3 +275,14 @@ class FoldTraining:
 
         stage = self.stage(kind, settings)
         return Task(stage, "train", needs, steps, steps * each, work, epochs)
+
+
+def _digest(corpus: Corpus, features: Features) -> str:
+    digest = hashlib.blake2b(digest_size=32)
+    table = corpus.utterances
+    for row in zip(
+        table["utterance"], table["label"], table["speaker"], table["gender"], strict=True
+    ):
+        digest.update(json.dumps([str(cell) for cell in row]).encode())
+    digest.update(features.recordings.encode())
+    return digest.hexdigest()

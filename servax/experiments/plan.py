@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from contextlib import chdir, nullcontext
 from dataclasses import asdict, dataclass
@@ -11,14 +12,23 @@ from typing import Any
 
 import numpy as np
 
+from servax.errors import ServaxError, unwritable
+from servax.evaluation import records
 from servax.evaluation.records import Records
-from servax.experiments.fold import FoldTraining
-from servax.experiments.prepared import Prepared
+from servax.experiments.fold import FoldTraining, RunData
 from servax.experiments.reading import build
 from servax.experiments.recipe import Recipe
-from servax.experiments.scoring import FoldScoring
+from servax.experiments.scoring import EXAMPLE, FoldScoring
 from servax.features import ZScoreSettings
+from servax.files import whole_file
+from servax.models.storage import SETTINGS, WEIGHTS
+from servax.recognition import MODEL
 from servax.stages import Resources, Task, Watcher
+from servax.training import LOG_NAME
+
+RECORDS = "records"
+LOGS = "logs"
+MODELS = "models"
 
 
 @dataclass(frozen=True)
@@ -40,27 +50,27 @@ class FoldPlan:
 class Plan:
     """All stages of a run."""
 
-    prepared: Prepared
+    data: RunData
     folds: tuple[FoldPlan, ...]
     """One for each fold and seed; all folds of the first seed come first."""
 
     @classmethod
-    def of(cls, prepared: Prepared, origin: Mapping[str, Any]) -> Plan:
+    def of(cls, data: RunData, origin: Mapping[str, Any]) -> Plan:
         """Return the stages of a run.
 
         Args:
-            prepared: What all folds share.
+            data: What all folds share.
             origin: Provenance that settings do not decide: code, command, machine.
         """
         folds = []
-        for seed in prepared.recipe.seeds:
-            for index in prepared.held_out:
-                training = FoldTraining(prepared, index, seed)
+        for seed in data.recipe.seeds:
+            for index in data.held_out:
+                training = FoldTraining(data, index, seed)
                 name = f"fold-{index + 1}"
-                if len(prepared.recipe.seeds) > 1:
+                if len(data.recipe.seeds) > 1:
                     name += f"-seed-{seed}"
                 folds.append(FoldPlan(training, FoldScoring(training, origin), name))
-        return cls(prepared, tuple(folds))
+        return cls(data, tuple(folds))
 
     @property
     def example(self) -> Task:
@@ -75,16 +85,16 @@ class Plan:
     @property
     def resources(self) -> Resources:
         """What the stages take of a machine."""
-        return self.prepared.recipe.resources
+        return self.data.recipe.resources
 
     @property
     def device(self) -> str:
         """Where they compute."""
-        return self.prepared.recipe.compute.device
+        return self.data.recipe.compute.device
 
     def order(self) -> Order:
         """Return the plan as text, from which another machine makes it again."""
-        recipe = json.dumps(asdict(self.prepared.recipe), default=list)
+        recipe = json.dumps(asdict(self.data.recipe), default=list)
         origin = json.dumps(dict(self.folds[0].scoring.origin))
         return Order(recipe, origin, str(Path.cwd()))
 
@@ -98,7 +108,7 @@ class Plan:
         return Records(table.frame, told)
 
     def _settings(self) -> dict[str, Any]:
-        p, r = self.prepared, self.prepared.recipe
+        p, r = self.data, self.data.recipe
         window, z_score = (
             {"window_db": r.window_db},
             {"kind": "z-score", "width_sd": ZScoreSettings.width_sd},
@@ -132,5 +142,41 @@ class Order:
         home = Path(self.home)
         with chdir(home) if home.is_dir() else nullcontext():
             recipe = build(Recipe, json.loads(self.recipe))
-            prepared = Prepared.of(recipe, folder, Watcher())
-        return Plan.of(prepared, json.loads(self.origin))
+            data = RunData.of(recipe, folder, Watcher())
+        return Plan.of(data, json.loads(self.origin))
+
+
+def publish_plan(plan: Plan) -> None:
+    """Put records and models of every fold in place, and logs and example of the first.
+
+    Raises:
+        ServaxError: A file cannot be read or written.
+    """
+    run = plan.data.folder
+    for fold in plan.folds:
+        table = plan.records(fold)
+        path = run / RECORDS / f"{fold.name}.parquet"
+        records.write(table.frame, path, provenance=table.provenance)
+        _publish_models(fold, run)
+    first = plan.folds[0]
+    for name, task in first.training.networks.items():
+        log = task.stage.folder / LOG_NAME
+        _publish(log, run / LOGS / f"{first.name}-{name}.jsonl")
+    _publish(plan.example.stage.folder / EXAMPLE, run / EXAMPLE)
+
+
+def _publish_models(fold: FoldPlan, run: Path) -> None:
+    for name, task in fold.training.networks.items():
+        for part in (SETTINGS, WEIGHTS):
+            place = run / MODELS / f"{fold.name}-{name}" / part
+            _publish(task.stage.folder / MODEL / part, place)
+
+
+def _publish(result: Path, place: Path) -> None:
+    """Copy a stage's result to its place, in one step."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(place) as part:
+            shutil.copyfile(result, part)
+    except OSError as error:
+        raise ServaxError(f"{place}: {unwritable(error)}.") from None

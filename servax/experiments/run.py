@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from servax.evaluation import records
-from servax.experiments.plan import Plan
-from servax.experiments.prepared import Prepared
+from servax.experiments.fold import RunData
+from servax.experiments.plan import LOGS, RECORDS, Plan, publish_plan
 from servax.experiments.provenance import provenance
-from servax.experiments.publishing import EXAMPLE, LOGS, RECORDS, publish_plan
 from servax.experiments.recipe import Recipe
+from servax.experiments.scoring import EXAMPLE
 from servax.files import remove_unfinished
 from servax.report import Examples, ReportPaths, read_run, write_report
 from servax.stages import Engine, LocalEngine, Storage, Watcher, held
@@ -57,10 +57,10 @@ def run(
     origin = provenance(command)  # the code that runs is the code found at the start
     storage = Storage.of(folder)
     storage.check()
-    plan = Plan.of(Prepared.of(recipe, storage.folder, watcher), origin)
+    plan = Plan.of(RunData.of(recipe, storage.folder, watcher), origin)
     with held(storage.folder):
         remove_unfinished(storage.folder, alone=True)
-        plan.prepared.save_folds()
+        plan.data.save_folds()
         watcher.plan([(task.stage.name, task.cost) for task in plan.tasks])
         (engine or LocalEngine()).perform(plan, storage, watcher)
         publish_plan(plan)

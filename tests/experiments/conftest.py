@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -60,3 +62,17 @@ def recipe_file(manifest: Path) -> Path:
     path = manifest.parent / "tiny.yaml"
     path.write_text(RECIPE.format(manifest=manifest), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="module")
+def without_figures() -> Iterator[None]:
+    """Spare the seconds that figures take: any file stands for the report."""
+
+    def write(_: object, out: Path, **__: object) -> None:
+        out.mkdir(exist_ok=True)
+        (out / "report.html").write_text("report", encoding="utf-8")
+
+    with pytest.MonkeyPatch.context() as patch:
+        # The package has a function of the module's name.
+        patch.setattr(sys.modules["servax.experiments.run"], "write_report", write)
+        yield

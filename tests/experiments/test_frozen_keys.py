@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from servax.experiments import load_recipe
+from servax.experiments.fold import RunData
 from servax.experiments.plan import Plan
-from servax.experiments.prepared import Prepared
 from servax.features import Scale, ScaleSettings
 from servax.stages import Watcher
 
@@ -30,6 +30,6 @@ def test_stages_keep_their_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return Scale(ScaleSettings(TOP_DB, 80.0))
 
     monkeypatch.setattr(Scale, "fit", frozen)
-    plan = Plan.of(Prepared.of(load_recipe(RECIPE), tmp_path, Watcher()), {})
+    plan = Plan.of(RunData.of(load_recipe(RECIPE), tmp_path, Watcher()), {})
     planned = sorted(task.stage.folder.name for task in plan.tasks)
     assert planned == FROZEN.read_text(encoding="utf-8").split()

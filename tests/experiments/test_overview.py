@@ -16,12 +16,14 @@ import torch
 from servax.cli import main
 from servax.cli.output import duration
 from servax.errors import ServaxError
-from servax.experiments import load_recipe, overview, run
-from servax.experiments.overview import Overview, Row, measure, survey
+from servax.experiments import estimate, load_recipe, run
+from servax.experiments.estimate import Overview, Row, Speed, measure, survey
+from servax.experiments.fold import RunData
 from servax.experiments.plan import Plan
-from servax.experiments.prepared import Prepared
 from servax.stages import Holder, Task, Watcher, ended, held, holder
 from servax.stages.lock import LOCK
+
+pytestmark = pytest.mark.usefixtures("without_figures")
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def plan(recipe_file: Path, folder: Path) -> Plan:
     recipe = replace(load_recipe(recipe_file), held_out=(3,))
-    return Plan.of(Prepared.of(recipe, folder, Watcher()), {})
+    return Plan.of(RunData.of(recipe, folder, Watcher()), {})
 
 
 def task(plan: Plan, name: str) -> Task:
@@ -75,7 +77,7 @@ def test_the_pace_is_learnt_from_what_is_done(plan: Plan) -> None:
     done(target, result, seconds=6.0, advanced=target.steps // 2)
     each = 6.0 / (target.cost * (target.steps // 2) / target.steps)
     seen = survey(plan)
-    assert seen.pace.of("train") == seen.pace.of("attack") == pytest.approx(each)
+    assert seen.pace.speeds == {"train": Speed(pytest.approx(each))}
     assert seen.seconds_left() == pytest.approx((whole - target.cost) * each)
     assert seen.share == pytest.approx(target.cost / whole)
     told = row(seen, "target")
@@ -87,7 +89,7 @@ def test_the_pace_is_learnt_from_what_is_done(plan: Plan) -> None:
     rest = [t for t in plan.tasks if t not in (target, clean)]
     trainings = sum(t.cost for t in rest if t.kind == "train")
     attacks = sum(t.cost for t in rest if t.kind == "attack")
-    assert seen.pace.of("attack") == pytest.approx(1.0 / clean.cost)
+    assert seen.pace.speeds["attack"].unit == pytest.approx(1.0 / clean.cost)
     expected = trainings * each + attacks / clean.cost
     assert seen.seconds_left() == pytest.approx(expected)
 
@@ -160,13 +162,13 @@ def test_a_second_run_into_the_same_folder_is_refused(recipe_file: Path, folder:
 def test_steps_are_timed_after_one_to_warm_up(
     plan: Plan, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = plan.prepared.recipe
+    recipe = plan.data.recipe
     small = replace(recipe, recogniser=replace(recipe.recogniser, batch_size=2))
-    plan = Plan.of(replace(plan.prepared, recipe=small), {})
+    plan = Plan.of(replace(plan.data, recipe=small), {})
     moments = itertools.accumulate([0.0, 10.0, 2.0, 5.0, 3.0, 50.0])
-    monkeypatch.setattr(overview, "time", SimpleNamespace(perf_counter=moments.__next__))
+    monkeypatch.setattr(estimate, "time", SimpleNamespace(perf_counter=moments.__next__))
     before = torch.get_rng_state()
-    assert measure(plan).of("attack") == 3.0  # the median of 2, 5 and 3 s
+    assert measure(plan).speeds["target"].unit == 3.0  # the median of 2, 5 and 3 s
     assert torch.equal(torch.get_rng_state(), before)
     assert not folder.exists()
 

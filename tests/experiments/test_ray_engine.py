@@ -29,13 +29,14 @@ import torch
 from servax.errors import CheckpointError, ServaxError, SettingError
 from servax.evaluation import records
 from servax.experiments import Finished, Recipe, load_recipe, run
+from servax.experiments.fold import RunData
 from servax.experiments.plan import Plan
-from servax.experiments.prepared import Prepared
 from servax.experiments.reading import build
 from servax.stages import DONE, Order, RayEngine, Share, Storage, Watcher, ray_engine
 from servax.stages.ray_engine import _Conductor, perform_order
 
 pytest.importorskip("ray")
+pytestmark = pytest.mark.usefixtures("without_figures")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs 127.0.0.2 and process groups")
 
 COMMAND = "servax run small"
@@ -69,15 +70,6 @@ class Notes(Watcher):
         self.cached[stage] = cached
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _without_report() -> Iterator[None]:
-    """Spare the seconds that figures take: records are looked at here."""
-    with pytest.MonkeyPatch.context() as patch:
-        # The package has a function of the module's name.
-        patch.setattr(sys.modules["servax.experiments.run"], "write_report", lambda *_, **__: None)
-        yield
-
-
 @pytest.fixture(scope="module")
 def small_file(recipe_file: Path) -> Path:
     """Write a recipe of one fold, one purifier and one adversarial model."""
@@ -94,7 +86,9 @@ def small(small_file: Path) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def local(small: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
+def local(
+    small: Recipe, tmp_path_factory: pytest.TempPathFactory, without_figures: None
+) -> tuple[Path, Finished]:
     """Return the run as this process does it."""
     folder = tmp_path_factory.mktemp("runs") / "local"
     return folder, run(small, folder, command=COMMAND)
@@ -357,7 +351,7 @@ def test_a_recipe_travels_as_text(small: Recipe, tmp_path: Path) -> None:
 
 
 def ordered(recipe: Recipe, folder: Path) -> tuple[Order, Plan]:
-    plan = Plan.of(Prepared.of(recipe, folder, Watcher()), {"command": COMMAND})
+    plan = Plan.of(RunData.of(recipe, folder, Watcher()), {"command": COMMAND})
     return plan.order(), plan
 
 
@@ -435,7 +429,7 @@ def test_a_share_that_no_machine_has_is_refused(
         resources=replace(small.resources, train=share),
         compute=replace(small.compute, device=device),
     )
-    plan = replace(plan, prepared=replace(plan.prepared, recipe=recipe))
+    plan = replace(plan, data=replace(plan.data, recipe=recipe))
     conductor = _Conductor(OneNode(), plan, Storage.of(tmp_path), Watcher())
     with pytest.raises(SettingError, match=rf"^resources\.{sentence}"):
         conductor.conduct(plan.tasks[:1])

@@ -148,7 +148,7 @@ def full_at(function: Callable[..., Any], room: int) -> Callable[..., Any]:
 # Where files are written, in the order in which a run comes by, and the file that is named.
 PLACES = [
     ("servax.features.cache", "_compute", r"cache/features: the feature cache"),
-    ("servax.experiments.prepared.Prepared", "save_folds", r"run/folds/fold-3\.json:"),
+    ("servax.experiments.fold.RunData", "save_folds", r"run/folds/fold-3\.json:"),
     ("servax.training.log.TrainingLog", "write", r"stages/target-\w+/log\.jsonl:"),
     ("servax.training.loop", "save_checkpoint", r"stages/target-\w+/checkpoint\.pt:"),
     ("servax.recognition.Recogniser", "_save_pretrained", r"stages/target-\w+/model:"),
@@ -157,7 +157,7 @@ PLACES = [
     ("servax.evaluation.records", "write_whole", r"stages/\w+-\w+/records\.parquet:"),
     ("servax.report.Examples", "save", r"stages/example-\w+/example\.npz:"),
     ("servax.experiments.run", "publish_plan", r"records/fold-3\.parquet:"),
-    ("servax.experiments.publishing", "_publish_models", r"models/fold-3-target/settings\.json:"),
+    ("servax.experiments.plan", "_publish_models", r"models/fold-3-target/settings\.json:"),
     ("servax.experiments.run", "write_report", r"report/figures/[\w-]+\.png:"),
 ]
 

@@ -20,8 +20,7 @@ from servax.attacks import PGD
 from servax.errors import AudioError, CorpusError, ServaxError, SettingError
 from servax.evaluation import records
 from servax.experiments import Finished, load_recipe, run
-from servax.experiments.fold import FoldTraining
-from servax.experiments.prepared import Prepared
+from servax.experiments.fold import FoldTraining, RunData
 from servax.experiments.run import report_run
 from servax.models import load_network
 from servax.purifier import Purifier
@@ -141,7 +140,7 @@ def test_records_are_what_the_saved_networks_predict(
 ) -> None:
     """Attack and score the published weights again, apart from everything the run did."""
     folder, finished, _ = whole
-    parts = Prepared.of(load_recipe(recipe_file), tmp_path, Watcher()).parts(2)
+    parts = RunData.of(load_recipe(recipe_file), tmp_path, Watcher()).parts(2)
     target = load_network(folder / "models" / "fold-3-target").network
     purifier = Purifier.from_pretrained(folder / "models" / "fold-3-ssad")
     assert purifier.scale.settings == parts.scale.settings
@@ -255,8 +254,8 @@ def contents(manifest: Path, recipe_file: Path, run_folder: Path) -> tuple[str, 
     """Return the hash of the corpus and the key of a stage built on it."""
     recipe = load_recipe(recipe_file)
     recipe = replace(recipe, corpus=replace(recipe.corpus, name=str(manifest)))
-    prepared = Prepared.of(recipe, run_folder, Watcher())
-    return prepared.content, FoldTraining(prepared, 0, 1).target.stage.key
+    data = RunData.of(recipe, run_folder, Watcher())
+    return data.content, FoldTraining(data, 0, 1).target.stage.key
 
 
 def test_edited_labels_and_recordings_are_noticed(

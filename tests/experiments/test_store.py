@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from servax.errors import ServaxError
 from servax.experiments import Recipe, load_recipe, run
 from servax.stages import DONE, Stage, Storage, Watcher, make_stage, without_password
 
+pytestmark = pytest.mark.usefixtures("without_figures")
 MEMORY = "memory://servax/run"
 
 
@@ -40,18 +40,6 @@ def _empty() -> Iterator[None]:
     shutil.rmtree(cache_folder() / "runs", ignore_errors=True)
     yield
     store.clear()
-
-
-@pytest.fixture(autouse=True)
-def _short_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare the seconds that figures take: any file stands for the report."""
-
-    def write(_: object, out: Path, **__: object) -> None:
-        out.mkdir(exist_ok=True)
-        (out / "report.html").write_text("report", encoding="utf-8")
-
-    # The package has a function of the module's name.
-    monkeypatch.setattr(sys.modules["servax.experiments.run"], "write_report", write)
 
 
 @pytest.fixture

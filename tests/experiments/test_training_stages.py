@@ -11,8 +11,7 @@ import torch
 
 from servax.errors import SettingError
 from servax.experiments import load_recipe
-from servax.experiments.fold import FoldTraining
-from servax.experiments.prepared import Prepared
+from servax.experiments.fold import FoldTraining, RunData
 from servax.experiments.scoring import FoldScoring
 from servax.experiments.training import Parts, epochs_note, train_purifier, train_recogniser
 from servax.models import (
@@ -32,7 +31,7 @@ CPU = Compute("cpu")
 
 @pytest.fixture
 def parts(recipe_file: Path, tmp_path: Path) -> Parts:
-    return Prepared.of(load_recipe(recipe_file), tmp_path / "run", Watcher()).parts(0)
+    return RunData.of(load_recipe(recipe_file), tmp_path / "run", Watcher()).parts(0)
 
 
 def train(
@@ -97,7 +96,7 @@ def test_the_network_enters_the_key_of_the_target_only_where_it_is_no_vgg16(
     """Results that were made before there were other networks stay valid."""
     recipe = load_recipe(recipe_file)
     usual, named, other = (
-        FoldTraining(Prepared.of(r, tmp_path, Watcher()), 0, seed=1)
+        FoldTraining(RunData.of(r, tmp_path, Watcher()), 0, seed=1)
         for r in (recipe, replace(recipe, network="vgg16"), replace(recipe, network="crnn"))
     )
     told = json.loads(usual.target.stage.settings)
