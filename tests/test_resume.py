@@ -6,6 +6,7 @@ import multiprocessing
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class StoppedError(Exception):
     pass
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def parts(make_dataset: Build) -> Parts:
     # 13 utterances in batches of 4: the one left out differs from epoch to epoch.
     return make_dataset([0, 1, 2, 3] * 3 + [0]), make_dataset([0, 1, 2, 3] * 2, seed=1)
@@ -72,9 +73,26 @@ def purifier(parts: Parts) -> Trainable:
 
 
 Make = Callable[[Parts], Trainable]
-BOTH = pytest.mark.parametrize(
-    ("make", "settings"), [(recogniser, RECOGNISER), (purifier, PURIFIER)]
-)
+BOTH = [(recogniser, RECOGNISER), (purifier, PURIFIER)]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A training that nobody disturbs, and all that trains it once more."""
+
+    make: Make
+    settings: Any
+    parts: Parts
+    folder: Path
+    weights: dict[str, Any]
+
+
+@pytest.fixture(scope="module", params=BOTH, ids=["recogniser", "purifier"])
+def whole(
+    request: pytest.FixtureRequest, parts: Parts, tmp_path_factory: pytest.TempPathFactory
+) -> Whole:
+    (make, settings), folder = request.param, tmp_path_factory.mktemp("whole")
+    return Whole(make, settings, parts, folder, train(make, settings, parts, folder))
 
 
 def train(
@@ -112,16 +130,11 @@ def assert_same_run(folder: Path, whole: Path) -> None:
     )
 
 
-@BOTH
 @pytest.mark.parametrize("moments", [[(0, 2)], [(1, 1)], [(2, 3), (2, 1), (4, 3)]])
 def test_an_interrupted_training_ends_as_an_undisturbed_one(
-    make: Make,
-    settings: Any,
-    parts: Parts,
-    tmp_path: Path,
-    moments: list[tuple[int, int]],
+    whole: Whole, tmp_path: Path, moments: list[tuple[int, int]]
 ) -> None:
-    expected = train(make, settings, parts, tmp_path / "whole")
+    same = whole.make, whole.settings, whole.parts
     for moment in moments:
 
         def interrupt(progress: Progress, moment: tuple[int, int] = moment) -> None:
@@ -129,9 +142,9 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(
                 raise StoppedError
 
         with pytest.raises(StoppedError):
-            train(make, settings, parts, tmp_path / "cut", interrupt)
-    assert_equal(train(make, settings, parts, tmp_path / "cut"), expected)
-    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+            train(*same, tmp_path, interrupt)
+    assert_equal(train(*same, tmp_path), whole.weights)
+    assert_same_run(tmp_path, whole.folder)
 
 
 def train_slowly(make: Make, settings: Any, parts: Parts, folder: Path, threads: int) -> None:
@@ -139,14 +152,12 @@ def train_slowly(make: Make, settings: Any, parts: Parts, folder: Path, threads:
     train(make, settings, parts, folder, lambda progress: time.sleep(0.1))
 
 
-@BOTH
 def test_a_training_killed_with_sigkill_ends_as_an_undisturbed_one(
-    make: Make, settings: Any, parts: Parts, tmp_path: Path
+    whole: Whole, tmp_path: Path
 ) -> None:
-    expected = train(make, settings, parts, tmp_path / "whole")
-    folder = tmp_path / "killed"
+    same, folder = (whole.make, whole.settings, whole.parts), tmp_path
     child = multiprocessing.get_context("spawn").Process(
-        target=train_slowly, args=(make, settings, parts, folder, torch.get_num_threads())
+        target=train_slowly, args=(*same, folder, torch.get_num_threads())
     )
     child.start()
     deadline = time.monotonic() + 60
@@ -158,5 +169,5 @@ def test_a_training_killed_with_sigkill_ends_as_an_undisturbed_one(
     assert child.exitcode == -9, "the training was over before it was killed"
     child.close()
     assert 1 <= len(read_log(folder / "log.jsonl")) < EPOCHS
-    assert_equal(train(make, settings, parts, folder), expected)
-    assert_same_run(folder, tmp_path / "whole")
+    assert_equal(train(*same, folder), whole.weights)
+    assert_same_run(folder, whole.folder)

@@ -6,6 +6,7 @@ steps of AdamW, whose first steps turn the sign of a gradient into a move.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
@@ -208,6 +209,15 @@ def fail(how: str) -> None:
     time.sleep(600)
 
 
+@pytest.fixture
+def _quickly_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork processes from one that has imported all; how they end is the same."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["servax.training", "accelerate"])
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
+
+
+@pytest.mark.usefixtures("_quickly_started")
 @pytest.mark.parametrize(
     ("how", "code", "sentence"),
     [
