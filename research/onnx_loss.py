@@ -36,7 +36,6 @@ from servax.corpora import Corpus, load
 from servax.defences import Defended
 from servax.evaluation.metrics import uar
 from servax.experiments.provenance import provenance
-from servax.features import FrontEnd
 from servax.models import WaveformClassifier
 from servax.purifier import Purifier
 from servax.purifier.export import export_defended, export_purifier
@@ -68,7 +67,7 @@ class Scene:
     def of(cls, purifier: str, model: str) -> Scene:
         """Return the scene of two packaged networks."""
         cleaner, recogniser = Purifier.from_pretrained(purifier), Recogniser.from_pretrained(model)
-        front_end = nn.Sequential(FrontEnd(recogniser.front_end), recogniser.scale)
+        front_end = recogniser.logmel
         return cls(cleaner, recogniser, load("ravdess", scheme="four"), front_end)
 
     @property

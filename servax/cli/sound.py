@@ -177,7 +177,7 @@ class _Attacked:
 
     def waveform(self, samples: Tensor, place: Path) -> dict[str, object]:
         """Attack samples (1, T), write them as a 16-bit WAV, and return what happened."""
-        logmel = nn.Sequential(FrontEnd(self.recogniser.front_end), self.recogniser.scale)
+        logmel = self.recogniser.logmel
         model = WaveformClassifier(logmel, self.target)
         adversarial = self.attack(model, samples, self.y)
         audio.write(place, adversarial[0].numpy(), self.rate)

@@ -1,7 +1,6 @@
 """What models see: differentiable log-Mel, the [0, 1] scale, and batches from a cache."""
 
-from servax.features.augment import SpecAugment, augmented, roll_frames
-from servax.features.batches import Batch, Dataset, fit_scale
+from servax.features.batches import Batch, Dataset, SpecAugment, augmented, fit_scale, roll_frames
 from servax.features.cache import Features, cache_key, extract, one_thread
 from servax.features.frontend import (
     FrontEnd,

@@ -38,7 +38,7 @@ def run(path: str | Path, x: np.ndarray) -> list[np.ndarray]:
 @torch.inference_mode()
 def by_torch(purifier: Purifier, recogniser: Recogniser, waveform: np.ndarray) -> list[Tensor]:
     """Compute the three outputs by the parts that the rest of servax is made of."""
-    logmel = nn.Sequential(FrontEnd(recogniser.front_end), recogniser.scale)
+    logmel = recogniser.logmel
     x, network = logmel(torch.from_numpy(waveform)), recogniser.network
     defended = WaveformClassifier(logmel, Defended(network, purifier))
     return [defended(torch.from_numpy(waveform)), network(x), Detector(purifier)(x)]
