@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from servax.attacks import RandomNoise
-from servax.audit import detecting, probing, sounds
+from servax.audit import detecting, probing
 from servax.audit.settings import Audit
 from servax.evaluation import records
 from servax.evaluation.engine import Attacked, AttackEngine
+from servax.evaluation.realisability import gaps
 from servax.evaluation.records import UNDEFENDED
 from servax.evaluation.systems import System
 from servax.evaluation.threats import Knowledge, Threat
@@ -237,7 +238,15 @@ class _Plan:
         systems = [system for system in self.audit.systems if system.name in made.scored]
 
         def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
-            found = sounds.gaps(self.audit, systems, inputs_of(needed), tick=watcher.advance)
+            s, made_there = self.audit.settings, inputs_of(needed)
+            found = gaps(
+                systems,
+                self.audit.dataset,
+                made_there,
+                seed=s.seed,
+                batch_size=s.batch_size,
+                tick=watcher.advance,
+            )
             told = {"attack": threat.name}
             return {"gaps": [told | {"knowledge": made.knowledge(r["defence"])} | r for r in found]}
 

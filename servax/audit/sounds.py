@@ -1,9 +1,8 @@
-"""From attacked log-Mel to sound: what is left of an attack, and clips to listen to."""
+"""Sounds to listen to in the report of an audit: clean, attacked through a system, purified."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -12,62 +11,10 @@ from torch import Tensor
 
 from servax.audit.settings import Audit
 from servax.evaluation.engine import front_of, predict, reseed, sounds_of
-from servax.evaluation.metrics import uar
-from servax.evaluation.realisability import Realised, realise
+from servax.evaluation.realisability import realise
 from servax.evaluation.systems import System
 from servax.purifier import Purifier
 from servax.report.audit import Clip
-
-
-def gaps(
-    audit: Audit, systems: Sequence[System], made: Tensor, *, tick: Callable[[], None]
-) -> list[dict[str, Any]]:
-    """Return what attacked log-Mels are worth once they are sound, a row per system.
-
-    Args:
-        audit: Systems, utterances, settings.
-        systems: Who is scored.
-        made: The attacked log-Mels (N, 1, M, F).
-        tick: Called once per utterance.
-    """
-    dataset, size = audit.dataset, audit.settings.batch_size
-    sounds, controls = [], []
-    for position, sound in sounds_of(audit.subject, audit.dataset, range(len(dataset))):
-        sounds.append(_realised(audit, position, sound, made))
-        controls.append(_realised(audit, position, sound, dataset.x).x_again)
-        tick()
-    again, control = torch.cat([s.x_again for s in sounds]), torch.cat(controls)
-    touched = [s for s, x, z in zip(sounds, dataset.x, made, strict=True) if bool((x != z).any())]
-    told = []
-    for system in systems:
-        reseed(system, audit.settings.seed, "sound")
-        scores = [
-            uar(dataset.y.numpy(), predict(system.model, x, batch_size=size).numpy())
-            for x in (made, again, control)
-        ]
-        told.append(
-            {
-                "defence": system.name,
-                "uar_logmel": scores[0],
-                "uar_sound": scores[1],
-                "uar_clean_round_trip": scores[2],
-                "median_snr_db": _median([s.snr_db for s in touched]),
-                "median_log_mel_error_db": _median([s.log_mel_error_db for s in touched]),
-            }
-        )
-    return told
-
-
-def _realised(audit: Audit, position: int, sound: Tensor, made: Tensor) -> Realised:
-    front_end, scale = front_of(audit.subject)
-    here = slice(position, position + 1)
-    with torch.no_grad():
-        return realise(sound, audit.dataset.x[here], made[here], front_end, scale)
-
-
-def _median(values: list[float]) -> float | None:
-    finite = [value for value in values if np.isfinite(value)]
-    return float(np.median(finite)) if finite else None
 
 
 def clips(
@@ -121,7 +68,7 @@ def of_utterance(
         reseed(system, audit.settings.seed, "clips", utterance)
         heard, x = clean, inputs[here]
         if audit.subject.inputs == "logmel":
-            sound = _realised(audit, position, clean, inputs)
+            sound = realise(clean, dataset.x[here], x, *front_of(audit.subject))
             heard, x = sound.waveform, sound.x_again
         else:
             heard = x

@@ -1,7 +1,18 @@
 """The benchmark: one entry per defence, all measured alike, in one table."""
 
-from servax.benchmark.record import Adaptive, Figure, Figures, Protocol, Record, Sample, Training
-from servax.benchmark.storage import read_all, read_record, with_figures, write_record
+from servax.benchmark.record import (
+    Adaptive,
+    Figure,
+    Figures,
+    Protocol,
+    Record,
+    Sample,
+    Training,
+    read_all,
+    read_record,
+    with_figures,
+    write_record,
+)
 
 __all__ = [
     "Adaptive",

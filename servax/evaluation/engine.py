@@ -10,6 +10,7 @@ and a calibration call the parts of `AttackEngine`, so that each result can be k
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -246,9 +247,8 @@ class AttackEngine:
             for strength, x in self._moved(threat, counting, positions, number, device):
                 for system in systems:
                     if (strength, system.name) in found:
-                        self._resume(system, threat, strength, states)
-                        said = self._predicted(system.model, x, positions)
-                        self._remember(system, strength, states)
+                        with self._apart(system, threat, strength, states):
+                            said = self._predicted(system.model, x, positions)
                         found[strength, system.name][positions] = said
                 if strength == threat.strength:
                     moved[positions] = x.cpu()
@@ -360,32 +360,24 @@ class AttackEngine:
         names = self.dataset.corpus.utterances["utterance"].iloc[positions.numpy()].tolist()
         return predict(model, x, batch_size=len(x), names=names).cpu()
 
-    def _resume(
+    @contextmanager
+    def _apart(
         self,
         system: System,
         threat: Threat,
         strength: float,
         states: dict[tuple[str, float], list[Tensor]] | None,
-    ) -> None:
+    ) -> Iterator[None]:
         """Let a system draw on where its last batch of this strength ended."""
         if states is None or not self.reseeds:
+            yield
             return
-        if (system.name, strength) not in states:
-            reseed(system, self.identity.seed, threat.name)
-            return
-        pairs = zip(_generators(system.model), states[system.name, strength], strict=True)
-        for each, state in pairs:
+        drawing, key = _generators(system.model), (system.name, strength)
+        reseed(system, self.identity.seed, threat.name)
+        for each, state in zip(drawing, states.get(key, ()), strict=False):
             each.set_state(state)
-
-    def _remember(
-        self,
-        system: System,
-        strength: float,
-        states: dict[tuple[str, float], list[Tensor]] | None,
-    ) -> None:
-        if states is not None and self.reseeds:
-            kept = [each.get_state() for each in _generators(system.model)]
-            states[system.name, strength] = kept
+        yield
+        states[key] = [each.get_state() for each in drawing]
 
     def _measures(
         self, threat: Threat, moved: Tensor, counting: Counting, count: int

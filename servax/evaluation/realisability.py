@@ -18,19 +18,21 @@ would go beyond full scale.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import soundfile
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from servax.attacks.problem import logits_of
 from servax.errors import ShapeError
+from servax.evaluation.dataset import EvaluationSet
 from servax.evaluation.distortion import largest_change_db, signal_to_noise_ratio
+from servax.evaluation.engine import front_of, predict, reseed, sounds_of
 from servax.evaluation.metrics import uar
+from servax.evaluation.systems import System
 from servax.features import (
     FrontEnd,
     FrontEndSettings,
@@ -39,10 +41,9 @@ from servax.features import (
     Scaling,
     apply_change,
 )
-from servax.models import classes_of, evaluating
 from servax.perturbation.sixteen_bit import STEP, nearest
 
-__all__ = ["RealisabilityGap", "Realised", "realisability_gap", "realise", "wav_round_trip"]
+__all__ = ["Realised", "gaps", "realise", "wav_round_trip"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,49 +60,6 @@ class Realised:
     """Mean absolute difference between the wanted log-Mel and the reached one, in dB."""
     largest_change_db: float
     """Largest difference of a cell between the reached log-Mel and the clean one, in dB."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RealisabilityGap:
-    """What an attack on log-Mels is worth before and after it became sound; rows are utterances."""
-
-    labels: NDArray[np.int64]
-    """True classes (N,)."""
-    clean: NDArray[np.int64]
-    """Predictions on the clean log-Mels."""
-    clean_again: NDArray[np.int64]
-    """The control: predictions after the same way to a file and back without any change."""
-    adversarial: NDArray[np.int64]
-    """Predictions on the adversarial log-Mels."""
-    realised: NDArray[np.int64]
-    """Predictions on the log-Mels of the adversarial sounds."""
-    sounds: tuple[Realised, ...]
-    """The adversarial sounds."""
-
-    @property
-    def uar_clean(self) -> float:
-        """UAR on clean log-Mels."""
-        return uar(self.labels, self.clean)
-
-    @property
-    def uar_clean_again(self) -> float:
-        """UAR of the control."""
-        return uar(self.labels, self.clean_again)
-
-    @property
-    def uar_adversarial(self) -> float:
-        """UAR on adversarial log-Mels."""
-        return uar(self.labels, self.adversarial)
-
-    @property
-    def uar_realised(self) -> float:
-        """UAR on adversarial sounds."""
-        return uar(self.labels, self.realised)
-
-    @property
-    def gap(self) -> float:
-        """How much UAR the attack fails to take away once it is sound."""
-        return self.uar_realised - self.uar_adversarial
 
 
 @torch.no_grad()
@@ -144,53 +102,63 @@ def realise(
     )
 
 
-def realisability_gap(
-    model: nn.Module,
-    waveforms: Sequence[Tensor],
-    adversarial: Tensor,
-    labels: Tensor,
+def gaps(
+    systems: Sequence[System],
+    dataset: EvaluationSet,
+    made: Tensor,
     *,
-    front_end: FrontEndSettings,
-    scale: Scaling,
-) -> RealisabilityGap:
-    """Return predictions on adversarial log-Mels, and on the sounds made of them.
+    seed: int,
+    batch_size: int = 16,
+    tick: Callable[[], None] = lambda: None,
+) -> list[dict[str, Any]]:
+    """Return what attacked log-Mels are worth once they are sound, a row per system.
 
     Args:
-        model: From (B, 1, M, F) on [0, 1] to logits (B, C); scored in evaluation mode.
-        waveforms: N clean sounds (T,) at the front-end's rate, of any lengths.
-        adversarial: Their adversarial log-Mels (N, 1, M, F) on [0, 1].
-        labels: True classes (N,).
-        front_end: What made their clean log-Mels.
-        scale: What mapped its dB to [0, 1].
+        systems: Who is scored, all behind one front-end and scale.
+        dataset: The utterances.
+        made: Their attacked log-Mels (N, 1, M, F).
+        seed: Of what a random defence draws.
+        batch_size: Utterances scored together.
+        tick: Called once per utterance.
 
-    Raises:
-        ShapeError: The numbers of utterances differ, or as for `realise`.
+    Returns:
+        ``defence``, ``uar_logmel`` and ``uar_sound`` (of the attack before and after it became
+        sound), ``uar_clean_round_trip`` (the control: the same way without any change), and the
+        medians of ratio and error in dB over the utterances that were attacked.
     """
-    if not len(waveforms) == len(adversarial) == len(labels) > 0:
-        counts = (len(waveforms), len(adversarial), len(labels))
-        raise ShapeError("(waveforms, adversarial, labels)", counts, "one number of utterances N")
-    make = FrontEnd(front_end)
-    clean, controls, sounds = [], [], []
-    with torch.no_grad():
-        for waveform, wanted in zip(waveforms, adversarial.unsqueeze(1), strict=True):
-            x = scale(make(waveform.reshape(1, -1)))
-            clean.append(x)
-            controls.append(realise(waveform, x, x, front_end, scale).x_again)
-            sounds.append(realise(waveform, x, wanted, front_end, scale))
-    again = [sound.x_again for sound in sounds]
-    with evaluating(model):
-        predictions = [
-            np.array([_predict(model, x) for x in batch], dtype=np.int64)
-            for batch in (clean, controls, adversarial.unsqueeze(1), again)
-        ]
-    return RealisabilityGap(
-        labels=labels.cpu().numpy(),
-        clean=predictions[0],
-        clean_again=predictions[1],
-        adversarial=predictions[2],
-        realised=predictions[3],
-        sounds=tuple(sounds),
-    )
+    front_end, scale = front_of(systems[0])
+    reached, controls = [], []
+    for position, sound in sounds_of(systems[0], dataset, range(len(dataset))):
+        here = slice(position, position + 1)
+        x = dataset.x[here]
+        reached.append(realise(sound, x, made[here], front_end, scale))
+        controls.append(realise(sound, x, x, front_end, scale).x_again)
+        tick()
+    ways = {
+        "uar_logmel": made,
+        "uar_sound": torch.cat([each.x_again for each in reached]),
+        "uar_clean_round_trip": torch.cat(controls),
+    }
+    moved = (made != dataset.x).flatten(1).any(1).tolist()
+    touched = [each for each, attacked in zip(reached, moved, strict=True) if attacked]
+    told = []
+    for system in systems:
+        reseed(system, seed, "sound")
+        said = {name: predict(system.model, x, batch_size=batch_size) for name, x in ways.items()}
+        told.append(
+            {
+                "defence": system.name,
+                **{name: uar(dataset.y.numpy(), each.numpy()) for name, each in said.items()},
+                "median_snr_db": _median([each.snr_db for each in touched]),
+                "median_log_mel_error_db": _median([each.log_mel_error_db for each in touched]),
+            }
+        )
+    return told
+
+
+def _median(values: list[float]) -> float | None:
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.median(finite)) if finite else None
 
 
 def in_frames_of_sound(change: Tensor, frames: int) -> Tensor:
@@ -225,9 +193,3 @@ def _power_db(settings: LogMelSettings) -> float:
     # 10 log10 of a magnitude is half of its dB.
     halved = settings.logarithm == "db" and settings.spectrum == "magnitude"
     return 2.0 if halved else settings.db_per_unit
-
-
-@torch.no_grad()
-def _predict(model: nn.Module, x: Tensor) -> int:
-    """Return the class of one log-Mel (1, 1, M, F)."""
-    return int(classes_of(logits_of(model, x)))

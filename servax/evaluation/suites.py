@@ -113,40 +113,20 @@ class AttackGrid:
         PGD goes on beyond `steps` where the adaptive one is longer, for the bare target alone:
         nothing stands before it, so that one trajectory is both attackers'.
         """
-        return (
-            self._fgsm("oblivious"),
-            Threat(
-                name="pgd",
-                knowledge="oblivious",
-                attack=self.pgd(self.longest),
-                gradients=self.longest,
-                ks=tuple(range(1, self.longest + 1)),
-                others_up_to=self.steps,
-            ),
-        )
+        attack = self.pgd(self.longest)
+        ks = tuple(range(1, self.longest + 1))
+        pgd = Threat("pgd", "oblivious", attack, gradients=ks[-1], ks=ks, others_up_to=self.steps)
+        return self._fgsm("oblivious"), pgd
 
     def adaptive(self, knowledge: Knowledge = "adaptive") -> tuple[Threat, Threat]:
         """Return FGSM and PGD through a defence, single draws of a random one as the paper's."""
-        pgd = Threat(
-            name="pgd",
-            knowledge=knowledge,
-            attack=self.pgd(self.adaptive_steps),
-            gradients=self.adaptive_steps,
-            ks=self.adaptive_ks,
-            draws=1,
-        )
+        attack, ks = self.pgd(self.adaptive_steps), self.adaptive_ks
+        pgd = Threat("pgd", knowledge, attack, gradients=ks[-1], ks=ks, draws=1)
         return self._fgsm(knowledge), pgd
 
     def _fgsm(self, knowledge: Knowledge) -> Threat:
         attack = FGSM(epsilon=self.epsilons[-1], labels=self.label)
-        return Threat(
-            name="fgsm",
-            knowledge=knowledge,
-            attack=attack,
-            gradients=1,
-            sweep=self.epsilons,
-            draws=1,
-        )
+        return Threat("fgsm", knowledge, attack, gradients=1, sweep=self.epsilons, draws=1)
 
 
 PAPER = AttackGrid()
@@ -240,7 +220,7 @@ class Suite:
             "adaptive": itertools.chain(self._adaptive(), self._towards(classes)),
         }
         noise = RandomNoise(**self._ball())
-        threats = [Threat(name="noise", knowledge="black_box", attack=noise, queries=1)]
+        threats = [Threat("noise", "black_box", noise, queries=1)]
         threats += [threat for known in KNOWLEDGE if known in knowledge for threat in parts[known]]
         of_source = ("oblivious", "transfer")
         return tuple(replace(each, everyone=each.knowledge in of_source) for each in threats)
@@ -252,105 +232,92 @@ class Suite:
         yield self._papers("oblivious")
         if self.tier != "smoke":
             attack = APGD(**self._ball(), steps=steps, early_stop=False)
-            yield Threat(name="apgd-ce", knowledge="oblivious", attack=attack, gradients=steps + 1)
+            yield Threat("apgd-ce", "oblivious", attack, gradients=steps + 1)
 
     def _transfer(self, surrogate: str) -> Iterator[Threat]:
         """Yield the attacks on a surrogate, for every system."""
-        steps = self.effort.transfer
-        name = f"pgd-{surrogate}"
-        yield self._pgd(name, "transfer", PAPERS_STEPS, early_stop=False, surrogate=surrogate)
-        diverse = DiversePGD(
-            **self._ball(), step=2.0 * self.budget.radius / steps, steps=steps, decay=1.0
-        )
-        yield Threat(
-            name=f"mi-di-{surrogate}",
-            knowledge="transfer",
-            attack=diverse,
-            gradients=steps,
-            surrogate=surrogate,
-        )
+        steps, step = self.effort.transfer, 2.0 * self.budget.radius / self.effort.transfer
+        attacks: dict[str, tuple[Attack, int]] = {
+            "pgd": (self._pgd(PAPERS_STEPS, early_stop=False), PAPERS_STEPS),
+            "mi-di": (DiversePGD(**self._ball(), step=step, steps=steps, decay=1.0), steps),
+        }
+        for name, (attack, count) in attacks.items():
+            named = f"{name}-{surrogate}"
+            yield Threat(named, "transfer", attack, gradients=count, surrogate=surrogate)
 
     def _black_box(self) -> Iterator[Threat]:
         """Yield the attacks that ask the system only."""
         e, ball = self.effort, self._ball()
-        attacks: list[tuple[str, Attack, int]] = []
-        attacks.append(("square", Square(**ball, queries=e.square), e.square))
+        yield Threat("square", "black_box", Square(**ball, queries=e.square), queries=e.square)
         if e.estimated:
             nes = NES(**ball, step=self.budget.radius / 4, queries=e.estimated)
-            attacks.append(("nes", nes, e.estimated))
+            yield Threat("nes", "black_box", nes, queries=e.estimated)
         if e.decisions:
             jump = Foolbox.preset("hop-skip-jump", queries=e.decisions, **ball)
-            attacks.append(("hop-skip-jump", jump, e.decisions))
-        for name, attack, queries in attacks:
-            yield Threat(name=name, knowledge="black_box", attack=attack, queries=queries)
+            yield Threat("hop-skip-jump", "black_box", jump, queries=e.decisions)
 
     def _bpda(self) -> Iterator[Threat]:
         """Yield the attacks with the identity in place of a defence's gradient."""
-        steps = self.effort.apgd
-        yield self._pgd("pgd", "bpda", self.effort.pgd)
+        e = self.effort
+        yield Threat("pgd", "bpda", self._pgd(e.pgd), gradients=e.pgd)
         if self.tier != "smoke":
-            attack = APGD(**self._ball(), steps=steps)
-            yield Threat(name="apgd-ce", knowledge="bpda", attack=attack, gradients=steps + 1)
+            attack = APGD(**self._ball(), steps=e.apgd)
+            yield Threat("apgd-ce", "bpda", attack, gradients=e.apgd + 1)
 
     def _adaptive(self) -> Iterator[Threat]:
         """Yield the attacks through the whole system."""
-        e, ball = self.effort, self._ball()
-        know: Knowledge = "adaptive"
-        yield self._fgsm(know)
-        yield self._papers(know)
+        e, ball, radius = self.effort, self._ball(), self.budget.radius
+        yield self._fgsm("adaptive")
+        yield self._papers("adaptive")
         if e.pgd != PAPERS_STEPS:
-            yield self._pgd("pgd", know, e.pgd)
-        yield self._pgd("pgd-2x", know, 2 * e.pgd)
+            yield Threat("pgd", "adaptive", self._pgd(e.pgd), gradients=e.pgd)
+        yield Threat("pgd-2x", "adaptive", self._pgd(2 * e.pgd), gradients=2 * e.pgd)
         # The largest radius last: who falls to a smaller one is not attacked again.
-        sizes = self._sizes(RADII)
-        gradients = len(sizes) * (e.apgd + 1)
+        sizes, each = self._sizes(RADII), e.apgd + 1
         apgd = APGD(**ball, steps=e.apgd)
-        yield Threat(name="apgd-ce", knowledge=know, attack=apgd, gradients=gradients, sweep=sizes)
+        gradients = len(sizes) * each
+        yield Threat("apgd-ce", "adaptive", apgd, gradients=gradients, sweep=sizes)
         if e.targeted:
-            attack: Attack = TargetedAPGD(**ball, steps=e.targeted)
+            targeted = TargetedAPGD(**ball, steps=e.targeted)
             gradients = 3 * (e.targeted + 1)
-            yield Threat(name="apgd-targeted", knowledge=know, attack=attack, gradients=gradients)
+            yield Threat("apgd-targeted", "adaptive", targeted, gradients=gradients)
         if e.restarts:
-            step = max(2.5 * self.budget.radius / e.apgd, 0.05 * self.budget.radius)
+            step = max(2.5 * radius / e.apgd, 0.05 * radius)
             pgd = PGD(**ball, step=step, steps=e.apgd, random_start=True, early_stop=True)
-            attack, gradients = Restarts(attack=pgd, count=e.restarts), e.restarts * e.apgd
-            yield Threat(name="pgd-restarts", knowledge=know, attack=attack, gradients=gradients)
+            restarts = Restarts(attack=pgd, count=e.restarts)
+            yield Threat("pgd-restarts", "adaptive", restarts, gradients=e.restarts * e.apgd)
         if e.minimum_norm:
-            attack = Foolbox.preset("nearest", steps=e.minimum_norm, **ball)
-            gradients = e.minimum_norm
-            yield Threat(name="minimum-norm", knowledge=know, attack=attack, gradients=gradients)
+            nearest = Foolbox.preset("nearest", steps=e.minimum_norm, **ball)
+            yield Threat("minimum-norm", "adaptive", nearest, gradients=e.minimum_norm)
         if e.auto:
             yield from self._longest()
         if self.snr_db is not None and e.waveform:
-            attack = WaveformPGD(snr_db=self.snr_db, steps=e.waveform)
+            sound = WaveformPGD(snr_db=self.snr_db, steps=e.waveform)
             name = f"pgd-waveform-{self.snr_db:g}dB"
-            yield Threat(
-                name=name, knowledge=know, attack=attack, gradients=e.waveform, waveform=True
-            )
+            yield Threat(name, "adaptive", sound, gradients=e.waveform, waveform=True)
 
     def _longest(self) -> Iterator[Threat]:
         """Yield what only the full tier has: DeepFool, Carlini & Wagner's L2, AutoAttack."""
         e = self.effort
-        know: Knowledge = "adaptive"
         deep = Foolbox.preset("deepfool", **self._ball())
-        yield Threat(name="deepfool", knowledge=know, attack=deep, gradients=200)
+        yield Threat("deepfool", "adaptive", deep, gradients=200)
         if self.budget.ball is L2:
             wagner = Foolbox.preset("carlini-wagner", **self._ball())
-            yield Threat(name="carlini-wagner", knowledge=know, attack=wagner, gradients=900)
+            yield Threat("carlini-wagner", "adaptive", wagner, gradients=900)
         standard, rand = (
             AutoAttack(**self._ball(), steps=e.auto, queries=e.square, version=version)
             for version in ("standard", "rand")
         )
         yield Threat(
-            name="autoattack",
-            knowledge=know,
-            attack=standard,
+            "autoattack",
+            "adaptive",
+            standard,
             gradients=4 * (e.auto + 1) + e.auto,
             queries=e.square,
             if_random=Threat(
-                name="autoattack",
-                knowledge=know,
-                attack=rand,
+                "autoattack",
+                "adaptive",
+                rand,
                 gradients=2 * (e.auto + 1),
                 everyone=False,
                 draws=RAND_DRAWS,
@@ -360,41 +327,25 @@ class Suite:
     def _towards(self, classes: Sequence[str]) -> Iterator[Threat]:
         """Yield the attacks that lead every utterance of another class to a chosen one."""
         steps = self.effort.towards
-        for name in classes if steps else ():
-            yield Threat(
-                name=f"{TOWARDS}{_fit(name)}",
-                knowledge="adaptive",
-                attack=APGD(**self._ball(), steps=steps, targeted=True),
-                gradients=steps + 1,
-                towards=name,
-            )
+        for goal in classes if steps else ():
+            attack, name = APGD(**self._ball(), steps=steps, targeted=True), TOWARDS + _fit(goal)
+            yield Threat(name, "adaptive", attack, gradients=steps + 1, towards=goal)
 
     def _fgsm(self, knowledge: Knowledge) -> Threat:
-        sweep = self._sizes(SHARES)
-        attack = FGSM(epsilon=sweep[-1], norm=self.budget.ball, bounds=self.budget.bounds)
-        return Threat(name="fgsm", knowledge=knowledge, attack=attack, gradients=1, sweep=sweep)
+        sizes = self._sizes(SHARES)
+        attack = FGSM(epsilon=sizes[-1], norm=self.budget.ball, bounds=self.budget.bounds)
+        return Threat("fgsm", knowledge, attack, gradients=1, sweep=sizes)
 
     def _papers(self, knowledge: Knowledge) -> Threat:
         """Return the paper's longest PGD, to the end; its inputs become sound afterwards."""
         name = "pgd" if self.effort.pgd == PAPERS_STEPS else f"pgd-{PAPERS_STEPS}"
-        return replace(self._pgd(name, knowledge, PAPERS_STEPS, early_stop=False), kept=True)
+        attack = self._pgd(PAPERS_STEPS, early_stop=False)
+        return Threat(name, knowledge, attack, gradients=PAPERS_STEPS, kept=True)
 
-    def _pgd(
-        self,
-        name: str,
-        knowledge: Knowledge,
-        steps: int,
-        *,
-        early_stop: bool = True,
-        surrogate: str = "",
-    ) -> Threat:
+    def _pgd(self, steps: int, *, early_stop: bool = True) -> PGD:
         # The paper's step and radius, .003 in .02, for any radius; more steps are as long as that.
-        attack = PGD(
-            **self._ball(), step=STRIDE * self.budget.radius, steps=steps, early_stop=early_stop
-        )
-        return Threat(
-            name=name, knowledge=knowledge, attack=attack, gradients=steps, surrogate=surrogate
-        )
+        step = STRIDE * self.budget.radius
+        return PGD(**self._ball(), step=step, steps=steps, early_stop=early_stop)
 
     def _sizes(self, shares: tuple[float, ...]) -> tuple[float, ...]:
         """Return shares of the radius without the dust of floats; the radius stays as it is."""
@@ -402,10 +353,11 @@ class Suite:
         return tuple(radius if each == 1 else float(f"{each * radius:.9g}") for each in shares)
 
     def _ball(self) -> dict[str, Any]:
-        return {"norm": self.budget.ball, **self._reach()}
-
-    def _reach(self) -> dict[str, Any]:
-        return {"epsilon": self.budget.radius, "bounds": self.budget.bounds}
+        return {
+            "norm": self.budget.ball,
+            "epsilon": self.budget.radius,
+            "bounds": self.budget.bounds,
+        }
 
 
 def _fit(name: str) -> str:
@@ -435,25 +387,13 @@ class Attacker:
 
     def threats(self, knowledge: Knowledge = "adaptive") -> tuple[Threat, ...]:
         """Return the attack of each radius."""
-        return tuple(
-            Threat(
-                name=f"pgd-restarts-{self.steps}x{self.restarts}",
-                knowledge=knowledge,
-                attack=Restarts(
-                    PGD(
-                        step=radius / 4,
-                        epsilon=radius,
-                        steps=self.steps,
-                        random_start=True,
-                        early_stop=True,
-                    ),
-                    self.restarts,
-                ),
-                gradients=self.steps * self.restarts,
-                draws=1,
-            )
+        name, gradients = f"pgd-restarts-{self.steps}x{self.restarts}", self.steps * self.restarts
+        start = PGD(steps=self.steps, random_start=True, early_stop=True)
+        attacks = [
+            Restarts(replace(start, epsilon=radius, step=radius / 4), self.restarts)
             for radius in self.radii
-        )
+        ]
+        return tuple(Threat(name, knowledge, e, gradients=gradients, draws=1) for e in attacks)
 
 
 BENCHMARK = Attacker()
@@ -490,17 +430,11 @@ class CalibrationGrid:
 
     def threats(self) -> tuple[Threat, ...]:
         """Return one trajectory of PGD for each pair, from the clean input."""
+        ks = tuple(range(1, self.steps + 1))
+        attacks = [PGD(step=step, epsilon=size, steps=self.steps) for step, size in self.pairs]
         return tuple(
-            Threat(
-                name="pgd",
-                knowledge="adaptive",
-                attack=PGD(step=step, epsilon=radius, steps=self.steps),
-                gradients=self.steps,
-                ks=tuple(range(1, self.steps + 1)),
-                everyone=False,
-                draws=1,
-            )
-            for step, radius in self.pairs
+            Threat("pgd", "adaptive", e, gradients=ks[-1], ks=ks, everyone=False, draws=1)
+            for e in attacks
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, cast
 
 from servax.attacks import FGSM, Attack
@@ -58,7 +58,7 @@ class Budget:
         return Linf if self.norm == "linf" else L2
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Threat:
     """One attack by one kind of attacker."""
 
@@ -68,6 +68,7 @@ class Threat:
     """What the attacker knows."""
     attack: Attack
     """What is done."""
+    _: KW_ONLY
     gradients: int = 0
     """Gradients per utterance at most."""
     queries: int = 0

@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 
 from servax.errors import ServaxError
-from servax.evaluation.records import KNOWLEDGE
-from servax.evaluation.worst_case import worst_case
+from servax.evaluation.records import KNOWLEDGE, worst_case
 
 LABELS = np.array(["angry", "happy", "sad"])
 

@@ -19,9 +19,8 @@ from scipy.optimize import linear_sum_assignment
 
 from servax.evaluation.checks.declared import SEVERITIES, Severity, Verdict, of_records, percent
 from servax.evaluation.metrics import confusion, uar
-from servax.evaluation.records import UNDEFENDED
+from servax.evaluation.records import UNDEFENDED, worst_case
 from servax.evaluation.statistics import FEWEST_SPEAKERS, Interval, SpeakerDraws, interval_of
-from servax.evaluation.worst_case import worst_case
 
 UTTERANCE = ["utterance", "fold", "seed"]
 """What makes two rows of one system speak of the same utterance."""
