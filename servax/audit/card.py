@@ -12,7 +12,8 @@ from servax.attacks import Attack, Foolbox
 from servax.audit.plan import Planned
 from servax.audit.settings import Audit
 from servax.evaluation.suites import TOWARDS
-from servax.evaluation.threats import KNOWLEDGE, MEANING
+from servax.evaluation.systems import System
+from servax.evaluation.threats import KNOWLEDGE, MEANING, Threat
 from servax.perturbation import L2
 
 GOAL = "untargeted: any class but the true one"
@@ -27,17 +28,22 @@ def evaluation_card(audit: Audit, planned: list[Planned], measures: pd.DataFrame
         planned: The stages of the audit.
         measures: One row per threat and system: how far the inputs moved.
     """
-    s, subject = audit.settings, audit.subject
+    s, subject, corpus = audit.settings, audit.subject, audit.dataset.corpus
+    threats = [each.threat for each in planned if each.kind == "attack" and each.threat]
+    tried = {threat.knowledge for threat in threats if threat.name != "noise"}
     ratio = measures["median_snr_db"].dropna() if "median_snr_db" in measures else pd.Series()
+    decibels = None  # of a ball that has no meaning in dB
+    if subject.scale is not None and s.budget.ball is not L2:
+        decibels = round(float(subject.scale.epsilon_db(s.budget.radius)), 4)
     return {
         "threat model": {
-            "goal": GOAL + CHOSEN * any(e.threat and e.threat.towards for e in planned),
+            "goal": GOAL + CHOSEN * any(threat.towards for threat in threats),
             "where": "log-Mel on [0, 1]" if subject.inputs == "logmel" else "waveform on [-1, 1]",
             "norm": "L2 per utterance" if s.budget.ball is L2 else "L-inf per element",
-            "knowledge": {name: MEANING[name] for name in KNOWLEDGE if name in _tried(planned)},
+            "knowledge": {name: MEANING[name] for name in KNOWLEDGE if name in tried},
         },
         "radius": s.budget.radius,
-        "radius in dB": _decibels(audit),
+        "radius in dB": decibels,
         "norm": s.budget.norm,
         "median SNR of the attacked inputs, dB": (
             {"lowest": round(float(ratio.min()), 2), "highest": round(float(ratio.max()), 2)}
@@ -46,37 +52,34 @@ def evaluation_card(audit: Audit, planned: list[Planned], measures: pd.DataFrame
         ),
         "tier": s.tier,
         **({} if s.gradients == "float32" else {"gradients": f"{s.gradients} (fast mode)"}),
-        "attacks": _attacks(planned),
+        "attacks": {f"{each.knowledge} {each.name}": _told(each) for each in threats},
         "model": {
             "name": subject.name,
-            "source": subject.source,
-            "fingerprint": subject.fingerprint,
+            **_origin(subject),
             "inputs": subject.inputs,
             "classes": list(subject.labels),
             "outputs": _outputs(audit),
         },
-        "systems": {
-            system.name: {"source": system.source, "fingerprint": system.fingerprint}
-            for system in audit.systems
-        },
-        "surrogates": {
-            name: {"source": other.source, "fingerprint": other.fingerprint}
-            for name, other in audit.surrogates.items()
-        },
+        "systems": {system.name: _origin(system) for system in audit.systems},
+        "surrogates": {name: _origin(other) for name, other in audit.surrogates.items()},
         "utterances": {
-            "corpus": audit.dataset.corpus.name,
-            "scheme": audit.dataset.corpus.scheme,
+            "corpus": corpus.name,
+            "scheme": corpus.scheme,
             "count": len(audit.dataset),
-            "speakers": list(audit.dataset.corpus.speakers),
+            "speakers": list(corpus.speakers),
             "split hash": audit.dataset.split,
             "held-out group": f"{s.selection.held_out} of {s.selection.groups}",
             "recordings hash": audit.dataset.recordings,
         },
         "seeds": {"audit": s.seed, "utterances": s.selection.seed},
         "batch size": s.batch_size,
-        "attack libraries": _libraries(planned),
+        "attack libraries": _libraries(threats),
         **dict(audit.origin),
     }
+
+
+def _origin(system: System) -> dict[str, str]:
+    return {"source": system.source, "fingerprint": system.fingerprint}
 
 
 def _outputs(audit: Audit) -> dict[str, str]:
@@ -89,39 +92,18 @@ def _outputs(audit: Audit) -> dict[str, str]:
     }
 
 
-def _tried(planned: list[Planned]) -> set[str]:
-    """Return what the attackers know who were tried; noise is none of them."""
-    threats = [each.threat for each in planned if each.kind == "attack" and each.threat]
-    return {threat.knowledge for threat in threats if threat.name != "noise"}
-
-
-def _decibels(audit: Audit) -> float | None:
-    """Return the radius in dB of the log-Mel, where that has a meaning."""
-    scale, budget = audit.subject.scale, audit.settings.budget
-    if scale is None or budget.ball is L2:
-        return None
-    return round(float(scale.epsilon_db(budget.radius)), 4)
-
-
-def _libraries(planned: list[Planned]) -> dict[str, str]:
+def _libraries(threats: list[Threat]) -> dict[str, str]:
     """Return the version of foolbox where attacks of it were tried."""
-    tried = [each.threat.attack for each in planned if each.threat is not None]
-    bridged = any(isinstance(attack, Foolbox) for attack in tried)
+    bridged = any(isinstance(each.attack, Foolbox) for each in threats)
     return {"foolbox": version("foolbox")} if bridged else {}
 
 
-def _attacks(planned: list[Planned]) -> dict[str, dict[str, Any]]:
-    """Return the settings of each attack, by knowledge and name."""
-    told: dict[str, dict[str, Any]] = {}
-    for each in planned:
-        if each.threat is not None and each.kind == "attack":
-            name = f"{each.threat.knowledge} {each.threat.name}"
-            told[name] = described(each.threat.attack)
-            if each.threat.sweep:
-                told[name] |= {"strengths": list(each.threat.sweep)}
-            if each.threat.code:
-                told[name] |= {"code": each.threat.code}
-    return told
+def _told(threat: Threat) -> dict[str, Any]:
+    """Return the settings of a threat's attack."""
+    told = described(threat.attack)
+    if threat.sweep:
+        told |= {"strengths": list(threat.sweep)}
+    return told | ({"code": threat.code} if threat.code else {})
 
 
 def described(attack: Attack) -> dict[str, Any]:

@@ -26,17 +26,6 @@ FALSE_POSITIVES = 0.05
 """Share of clean inputs that may be flagged."""
 
 
-def can_detect(system: System) -> bool:
-    """Return whether a system has a front that makes the same of an input each time.
-
-    The draws of a random front would move clean inputs as well, and no two scores were alike.
-    """
-    if system.front is None:
-        return False
-    modules = system.front.modules()
-    return not any(isinstance(getattr(m, "generator", None), torch.Generator) for m in modules)
-
-
 def detections(
     audit: Audit,
     system: System,
@@ -48,9 +37,9 @@ def detections(
 
     Args:
         audit: Systems, utterances, settings.
-        system: One with a front (`can_detect`).
+        system: One with a front, and not random: draws would move clean inputs as well.
         made: Each threat with the inputs (N, ...) that it made.
-        tick: Called once per batch of clean inputs, and once per threat.
+        tick: Called once for the clean inputs, and once per threat.
 
     Returns:
         `defence`, `attack`, `knowledge`, `score`, `area` under the curve, `detected_at_5_percent`
@@ -61,7 +50,8 @@ def detections(
     front: nn.Module = system.front  # type: ignore[assignment]
     detectors = {score: Detector(front, audit.subject.model, score=score) for score in SCORES}
     reseed(system, audit.settings.seed, "detector")
-    clean = _scores(detectors, x, size, tick=tick)
+    clean = _scores(detectors, x, size)
+    tick()
     told = []
     for threat, inputs in made:
         moved = (inputs != x).flatten(1).any(dim=1)
@@ -84,18 +74,9 @@ def detections(
 
 
 @torch.no_grad()
-def _scores(
-    detectors: Mapping[Score, Detector],
-    x: Tensor,
-    size: int,
-    *,
-    tick: Callable[[], None] | None = None,
-) -> dict[Score, Tensor]:
+def _scores(detectors: Mapping[Score, Detector], x: Tensor, size: int) -> dict[Score, Tensor]:
     """Return the scores (N,) of inputs (N, ...) by each detector."""
-    found: dict[Score, list[Tensor]] = {score: [] for score in detectors}
-    for part in torch.split(x, size):
-        for score, detector in detectors.items():
-            found[score].append(detector(part))
-        if tick:
-            tick()
-    return {score: torch.cat(parts) for score, parts in found.items()}
+    return {
+        score: torch.cat([detector(part) for part in torch.split(x, size)])
+        for score, detector in detectors.items()
+    }

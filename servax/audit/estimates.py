@@ -17,7 +17,7 @@ import pandas as pd
 
 from servax.audit import sounds
 from servax.audit.card import evaluation_card
-from servax.audit.findings import findings
+from servax.audit.checking import findings
 from servax.audit.plan import TABLE, Planned
 from servax.audit.settings import Audit
 from servax.audit.speed import timed

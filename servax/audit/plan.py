@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from servax.attacks import RandomNoise
-from servax.audit import detecting, probing
+from servax.audit import checking, detecting
 from servax.audit.settings import Audit
 from servax.evaluation import records
+from servax.evaluation.checks import MODEL_CHECKS
 from servax.evaluation.engine import Attacked, AttackEngine
 from servax.evaluation.realisability import gaps
 from servax.evaluation.records import UNDEFENDED
@@ -211,7 +212,7 @@ class _Plan:
         count = min(audit.suite.effort.probes, len(audit.dataset))
 
         def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
-            found = probing.probe(
+            found = checking.probe(
                 system,
                 audit.dataset,
                 audit.suite,
@@ -226,8 +227,8 @@ class _Plan:
             f"checks of {system.name}",
             {"system": system.fingerprint, "name": system.name, "tier": repr(audit.suite)},
             work,
-            steps=probing.COUNT,
-            seconds=probing.seconds(audit.speeds[system.name], count, audit.suite),
+            steps=len(MODEL_CHECKS),
+            seconds=checking.seconds(audit.speeds[system.name], count, audit.suite),
         )
         return Planned(task, "probes", system.name)
 
@@ -265,9 +266,9 @@ class _Plan:
     def _detectors(self, planned: Sequence[Planned]) -> Iterator[Planned]:
         """Yield what each front that is not random notices of the attacks whose inputs are kept."""
         kept = [e for e in planned if e.kind == "attack" and e.threat and e.threat.kept]
-        for system in filter(detecting.can_detect, self.audit.systems):
+        for system in self.audit.systems:
             made = [(e.threat, e.task.stage) for e in kept if e.threat and system.name in e.scored]
-            if made:
+            if made and system.front is not None and not self.audit.engine.random(system):
                 yield self._detector(system, made)
 
     def _detector(self, system: System, made: Sequence[tuple[Threat, Stage]]) -> Planned:
@@ -282,7 +283,7 @@ class _Plan:
             f"what {system.name} notices",
             {"made": keys, "system": system.fingerprint, "name": system.name},
             work,
-            steps=self._batches + len(made),
+            steps=1 + len(made),
             # Each score asks for the front once and the model twice.
             seconds=4 * (1 + len(made)) * self._asked([system]),
             needs=tuple(needed for _, needed in made),

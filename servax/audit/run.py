@@ -10,7 +10,7 @@ import pandas as pd
 
 from servax.audit import sounds
 from servax.audit.card import evaluation_card
-from servax.audit.findings import findings
+from servax.audit.checking import findings
 from servax.audit.plan import TABLE, Planned, inputs_of, plan
 from servax.audit.settings import Audit
 from servax.evaluation import records

@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
-from servax.audit.own_attacks import own_attacks
 from servax.audit.speed import Speed, measured
 from servax.errors import SettingError
 from servax.evaluation.dataset import EvaluationSet, Progress, Selection, gather
 from servax.evaluation.engine import AttackEngine, Identity
 from servax.evaluation.options import defended, surrogate
+from servax.evaluation.own_code import own_attacks
 from servax.evaluation.records import UNDEFENDED
 from servax.evaluation.suites import TIERS, Suite, Tier
 from servax.evaluation.systems import System

@@ -86,27 +86,6 @@ TRANSFORMS: Mapping[str, Transform] = {
 """Input transforms by name; an option gives one number: ``gaussian-noise:0.02``."""
 
 
-def make_transform(
-    kind: str, value: str, sample_rate: int, draws: torch.Generator
-) -> tuple[nn.Module, float]:
-    """Return one of `TRANSFORMS` and the number that an option gave it.
-
-    Raises:
-        SettingError: The number is none, or not one that this transform takes.
-    """
-    transform = TRANSFORMS[kind]
-    if not value.strip():
-        expected = f"a number too: {kind}:{transform.example}, {transform.expected}"
-        raise SettingError("defence", kind, expected)
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number) or (transform.whole and number != int(number)):
-        raise SettingError("defence", f"{kind}:{value}", f"{kind}:VALUE, {transform.expected}")
-    return transform.build(number, draws, sample_rate), number
-
-
 def defended(bare: System, wanted: str, *, seed: int) -> System:
     """Return the system that an option names.
 
@@ -152,8 +131,16 @@ def _transformed(bare: System, name: str, kind: str, value: str, seed: int) -> S
     if transform.inputs != bare.inputs:
         expected = f"one that takes {bare.inputs} as the model does, not {transform.inputs}"
         raise SettingError("defence", kind, expected)
-    draws = generator(seed, "defence", name)
-    module, number = make_transform(kind, value, bare.sample_rate, draws)
+    if not value.strip():
+        expected = f"a number too: {kind}:{transform.example}, {transform.expected}"
+        raise SettingError("defence", kind, expected)
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or (transform.whole and number != int(number)):
+        raise SettingError("defence", f"{kind}:{value}", f"{kind}:VALUE, {transform.expected}")
+    module = transform.build(number, generator(seed, "defence", name), bare.sample_rate)
     return _behind(bare, name, module, f"{kind}:{number:g}:{seed}", f"{kind}:{value}")
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from servax.audit.own_attacks import own_attacks
 from servax.defences import Bpda, Defended
 from servax.errors import PathError, SettingError
 from servax.evaluation.loading import load_system
 from servax.evaluation.options import defended
-from servax.evaluation.own_code import hash_of_code, own_defence
+from servax.evaluation.own_code import hash_of_code, own_attacks, own_defence
 from servax.evaluation.systems import System
 from servax.evaluation.threats import Budget
 from servax.perturbation import L2

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from servax.audit.checking import probe
 from servax.audit.plan import plan
-from servax.audit.probing import COUNT, probe
 from servax.audit.run import Audited, run_audit
 from servax.audit.settings import Audit
 from servax.errors import PathError, SettingError
@@ -273,7 +273,7 @@ def test_a_model_that_ends_the_program_ends_a_check_alone(
 ) -> None:
     found = probed(scene_of(set_up, tmp_path, f"{cut}:Leaving", knowledge=BOTH))
     assert "SystemExit: 3" in found["batch-independence"].statement
-    assert len(found) == COUNT
+    assert len(found) == len(checks.MODEL_CHECKS)
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ def test_a_gradient_that_is_cut_in_part_is_found_out(
 ) -> None:
     audit = scene_of(set_up, tmp_path, f"{cut}:{name}", knowledge=BOTH)
     found = probed(audit)
-    assert len(found) == COUNT
+    assert len(found) == len(checks.MODEL_CHECKS)
     assert found["gradient-is-true"].severity == "error"
     assert "raised" not in found["planted"].evidence
 
@@ -413,7 +413,7 @@ def test_a_check_that_cannot_be_carried_out_is_a_finding(
     set_up: Any, cut: str, tmp_path: Path
 ) -> None:
     found = probed(scene_of(set_up, tmp_path, f"{cut}:Broken"))
-    assert len(found) == COUNT
+    assert len(found) == len(checks.MODEL_CHECKS)
     assert found["batch-independence"].severity == "not-measured"
     assert found["batch-independence"].evidence == {"raised": "KeyError: 'batch'"}
 
