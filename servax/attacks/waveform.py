@@ -16,14 +16,12 @@ from servax.attacks.base import Attack
 from servax.attacks.problem import LOSSES, LossName, Problem
 from servax.errors import SettingError, ShapeError
 from servax.kinds import check_kind
-from servax.perturbation import Ball, Bounds, Linf, ascend
+from servax.perturbation import Ball, Bounds, Linf, SignalToNoise, ascend, into_16_bit
 from servax.perturbation.masking import Inaudible, PsychoacousticMask
-from servax.perturbation.signal_to_noise import SignalToNoise
-from servax.perturbation.sixteen_bit import (
-    STEP,
+from servax.perturbation.rounding import (
+    STEP_16_BIT,
     Round,
-    nearest,
-    nearest_within,
+    into_16_bit_within,
     shrunk_into,
     straight_through,
 )
@@ -77,11 +75,13 @@ class WaveformPGD(Attack):
             )
         if self.snr_db is not None:
             SignalToNoise(self.snr_db)
-        lowest = STEP if self.sixteen_bit else 0.0
+        lowest = STEP_16_BIT if self.sixteen_bit else 0.0
         if self.epsilon is not None and not (
             math.isfinite(self.epsilon) and self.epsilon > 0 and self.epsilon >= lowest
         ):
-            rule = f"at least {STEP:g} (1/32768, one step of 16 bits)" if lowest else "above 0"
+            rule = (
+                f"at least {STEP_16_BIT:g} (1/32768, one step of 16 bits)" if lowest else "above 0"
+            )
             raise SettingError("epsilon", self.epsilon, f"a finite number {rule}")
         if not 0 < self.step < math.inf:
             raise SettingError("step", self.step, "a finite number above 0")
@@ -142,9 +142,11 @@ class WaveformPGD(Attack):
             return lambda z: z
         if self.epsilon is not None:
             epsilon = self.epsilon
-            return lambda z: problem.put_back(nearest_within(problem.x, z, epsilon, self.bounds))
+            return lambda z: problem.put_back(
+                into_16_bit_within(problem.x, z, epsilon, self.bounds)
+            )
 
         def whole(z: Tensor) -> Tensor:
-            return problem.put_back(nearest(z, self.bounds))
+            return problem.put_back(into_16_bit(z, self.bounds))
 
         return lambda z: shrunk_into(problem.x, z, ball, whole)

@@ -14,15 +14,16 @@ from servax.cli.commands import part
 from servax.cli.corpus import Groups, Scheme
 from servax.cli.output import bar, say
 from servax.corpora import COLUMN_SCHEMES, Corpus, Fold, cache_folder, load
-from servax.defences import DenoiserTraining, train_denoiser
-from servax.defences.adversarial import (
+from servax.defences import (
     SCHEDULES,
     AdversarialTraining,
+    DenoiserTraining,
     MadryPGD,
     Objective,
     Similarity,
     Trades,
     Vanilla,
+    train_denoiser,
 )
 from servax.errors import SettingError
 from servax.evaluation.suites import AttackGrid

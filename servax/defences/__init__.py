@@ -1,26 +1,29 @@
 """What stands in front of a classifier, or how it is trained: purifiers, controls, objectives."""
 
-from servax.defences.adversarial import (
-    SCHEDULES,
-    AdversarialTraining,
+from servax.defences.adversarial_objectives import (
     MadryPGD,
     Objective,
     Similarity,
+    SingleStep,
     Trades,
     Vanilla,
 )
-from servax.defences.codec import Codec
-from servax.defences.defended import Defended
-from servax.defences.denoiser import DenoiserTrainer, DenoiserTraining, train_denoiser
-from servax.defences.detector import Detector, threshold_at
-from servax.defences.knowledge import (
+from servax.defences.adversarial_training import (
+    SCHEDULES,
+    AdversarialTrainer,
+    AdversarialTraining,
+)
+from servax.defences.defended import (
     Bpda,
+    Defended,
     ExpectationOverDraws,
     StraightThrough,
     draws_until_flat,
     is_random,
 )
-from servax.defences.smoothing import Certificate, Smoothed, certify
+from servax.defences.denoiser import DenoiserTrainer, DenoiserTraining, train_denoiser
+from servax.defences.detector import Detector, Score, threshold_at
+from servax.defences.smoothing import ABSTAIN, Certificate, Smoothed, certify
 from servax.defences.transforms import (
     GaussianNoise,
     MeanFilter,
@@ -28,10 +31,12 @@ from servax.defences.transforms import (
     Quantise,
     SpectrogramMasking,
 )
-from servax.defences.waveforms import LowPass, Resample
+from servax.defences.waveform_transforms import Codec, LowPass, Resample
 
 __all__ = [
+    "ABSTAIN",
     "SCHEDULES",
+    "AdversarialTrainer",
     "AdversarialTraining",
     "Bpda",
     "Certificate",
@@ -49,7 +54,9 @@ __all__ = [
     "Objective",
     "Quantise",
     "Resample",
+    "Score",
     "Similarity",
+    "SingleStep",
     "Smoothed",
     "SpectrogramMasking",
     "StraightThrough",

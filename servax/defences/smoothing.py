@@ -18,6 +18,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from servax.attacks.problem import logits_of
+from servax.defences.defended import ExpectationOverDraws
 from servax.errors import SettingError
 from servax.features import check_tensor
 from servax.kinds import typed
@@ -27,11 +28,11 @@ ABSTAIN = -1
 """Stands in place of a class where no radius could be certified."""
 
 
-class Smoothed(nn.Module):
+class Smoothed(ExpectationOverDraws):
     """A classifier of inputs (B, ...) that averages the probabilities of `model` over noise.
 
-    Its logits are the logarithm of the mean probability, so gradients pass (the soft version of
-    Salman et al. 2019; Cohen et al. count classes, as `certify` does here).
+    Its logits are the logarithm of the mean probability, so gradients pass, exact ones per draw
+    (the soft version of Salman et al. 2019; Cohen et al. count classes, as `certify` does here).
 
     Args:
         model: From inputs (B, ...) to logits (B, C).
@@ -40,29 +41,18 @@ class Smoothed(nn.Module):
         generator: Draws the noise (on the CPU); each call draws anew.
     """
 
-    knowledge = "adaptive"
-    """Exact gradients per draw: an attack through it sees fresh noise at each step."""
-
     @typed
     def __init__(
         self, model: nn.Module, standard_deviation: float, draws: int, generator: torch.Generator
     ) -> None:
-        super().__init__()
         _check_deviation(standard_deviation)
-        _check_count("draws", draws)
-        self.model = model
+        super().__init__(model, draws)
         self.standard_deviation = standard_deviation
-        self.draws = draws
         self.generator = generator
 
-    @typed
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logarithm of the mean probabilities (B, C)."""
-        logs = [
-            logits_of(self.model, _noisy(x, self.standard_deviation, self.generator)).log_softmax(1)
-            for _ in range(self.draws)
-        ]
-        return torch.stack(logs).logsumexp(0) - math.log(self.draws)
+    def one_draw(self, x: Tensor) -> Tensor:
+        """Return the logits (B, C) of noisy inputs."""
+        return logits_of(self.model, _noisy(x, self.standard_deviation, self.generator))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from servax.defences import (
     MedianFilter,
     Quantise,
     Resample,
+    SpectrogramMasking,
 )
 from servax.errors import CheckpointError, SettingError, nearest
 from servax.evaluation.loading import load_system
@@ -74,6 +75,13 @@ TRANSFORMS: Mapping[str, Transform] = {
     ),
     "quantise": Transform(
         "logmel", lambda v, g, r: Quantise(int(v)), "4", "whole bits", whole=True
+    ),
+    "spectrogram-masking": Transform(
+        "logmel",
+        lambda v, g, r: SpectrogramMasking(int(v), int(v), g),
+        "8",
+        "Mel bins and frames of its widest bands",
+        whole=True,
     ),
     "low-pass": Transform("waveform", lambda v, g, r: LowPass(r, v), "4000", "a cut-off in Hz"),
     "resample": Transform(

@@ -41,7 +41,7 @@ from servax.features import (
     Scaling,
     apply_change,
 )
-from servax.perturbation.sixteen_bit import STEP, nearest
+from servax.perturbation import STEP_16_BIT, into_16_bit
 
 __all__ = ["Realised", "gaps", "realise", "wav_round_trip"]
 
@@ -179,9 +179,9 @@ def in_frames_of_sound(change: Tensor, frames: int) -> Tensor:
 def wav_round_trip(waveform: Tensor, sample_rate: int) -> Tensor:
     """Return waveforms (B, T) as they are read back from 16-bit WAV files, clipped."""
     read = []
-    for samples in nearest(waveform).cpu().numpy():
+    for samples in into_16_bit(waveform).cpu().numpy():
         file = io.BytesIO()
-        whole = np.round(samples / STEP).astype(np.int16)
+        whole = np.round(samples / STEP_16_BIT).astype(np.int16)
         soundfile.write(file, whole, sample_rate, format="WAV", subtype="PCM_16")
         file.seek(0)
         read.append(soundfile.read(file, dtype="float32")[0])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from servax.corpora import SCHEMES, Groups, check_groups
-from servax.defences.adversarial import (
+from servax.defences import (
     AdversarialTraining,
     MadryPGD,
     Objective,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from servax.corpora import Fold
-from servax.defences.adversarial import AdversarialTrainer, AdversarialTraining, Objective
+from servax.defences import AdversarialTrainer, AdversarialTraining, Objective
 from servax.errors import CheckpointError
 from servax.features import (
     Dataset,

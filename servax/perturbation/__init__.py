@@ -1,13 +1,21 @@
 """How far and in which direction: balls, and the one projected-ascent loop."""
 
 from servax.perturbation.ascent import Objective, ascend, input_gradient, into_reach
-from servax.perturbation.balls import L2, Ball, Linf, Masked, check_radius
+from servax.perturbation.balls import L2, Ball, Linf, Masked, SignalToNoise, check_radius
 from servax.perturbation.masking import PsychoacousticMask
-from servax.perturbation.rounding import Bounds, exact_change, in_reach, into_ball, into_bounds
-from servax.perturbation.signal_to_noise import SignalToNoise
+from servax.perturbation.rounding import (
+    STEP_16_BIT,
+    Bounds,
+    exact_change,
+    in_reach,
+    into_16_bit,
+    into_ball,
+    into_bounds,
+)
 
 __all__ = [
     "L2",
+    "STEP_16_BIT",
     "Ball",
     "Bounds",
     "Linf",
@@ -20,6 +28,7 @@ __all__ = [
     "exact_change",
     "in_reach",
     "input_gradient",
+    "into_16_bit",
     "into_ball",
     "into_bounds",
     "into_reach",

@@ -2,6 +2,10 @@
 
 Values instead of strings for norms and budgets, so that an attack needs no ``if norm == ...``.
 Norms are taken per utterance, over all of its elements.
+
+A signal-to-noise ratio is a ball of another radius for each utterance: the louder it is, the larger
+its change may be, |change| <= |x| 10^(-decibels / 20) in the Euclidean norm. So that it has one
+radius like every ball, its norm is counted in units of the utterance's own: 1 is all of it.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import torch
 from torch import Tensor
 
 from servax.errors import SettingError
-from servax.kinds import check_kind, check_number
+from servax.kinds import check_kind, check_number, check_types, typed
 from servax.training import drawn
 
 
@@ -108,6 +112,9 @@ class L2:
         return self.steepest(direction) * _per_utterance(length, like)
 
 
+UNIT = L2(1.0)
+
+
 @dataclass(frozen=True, eq=False)
 class Masked:
     """A ball whose changes are zero outside a mask: padded frames are left alone."""
@@ -148,6 +155,56 @@ class Masked:
         return torch.where(self.mask, change, torch.zeros_like(change))
 
 
+@dataclass(frozen=True)
+class SignalToNoise:
+    """A budget in dB; `around` makes it a ball once the utterances are known."""
+
+    decibels: float
+    """Lowest ratio of the utterance's energy to that of its change, in dB."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if not math.isfinite(self.decibels):
+            raise SettingError("the signal-to-noise ratio", self.decibels, "a finite number of dB")
+
+    @typed
+    def around(self, x: Tensor) -> Ball:
+        """Return the ball of utterances `x` (B, ...); a silent one must stay as it is."""
+        return PerUtterance(UNIT.norm(x.double()) * 10.0 ** (-self.decibels / 20.0))
+
+
+@dataclass(frozen=True, eq=False)
+class PerUtterance:
+    """L2 balls of a batch, one radius for each utterance; norms are shares of that radius."""
+
+    radii: Tensor
+    """Largest Euclidean norm of the change of each utterance, (B,) in float64, at least 0."""
+
+    @property
+    def radius(self) -> float:
+        """One: the norm is counted in radii."""
+        return 1.0
+
+    def norm(self, change: Tensor) -> Tensor:
+        """Return |change| / radius, (B,); infinite for a change where the radius is 0."""
+        length = UNIT.norm(change)
+        moved = change.flatten(1).any(dim=1)
+        return torch.where(moved, length / self.radii, torch.zeros_like(length))
+
+    def project(self, change: Tensor) -> Tensor:
+        """Return changes outside their ball scaled back to its surface."""
+        norm = UNIT.norm(change).clamp(min=torch.finfo(change.dtype).tiny)
+        return change * _per_utterance((self.radii / norm).clamp(max=1.0), change)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """Return the gradient scaled to the radius; a zero gradient stays zero."""
+        return UNIT.steepest(gradient) * _per_utterance(self.radii, gradient)
+
+    def sample(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        """Return changes uniform in the balls."""
+        return UNIT.sample(like, generator) * _per_utterance(self.radii, like)
+
+
 def _scaled(change: Tensor) -> tuple[Tensor, Tensor]:
     """Return the largest absolute element (B,) and `change` divided by it.
 
@@ -160,4 +217,4 @@ def _scaled(change: Tensor) -> tuple[Tensor, Tensor]:
 
 def _per_utterance(values: Tensor, like: Tensor) -> Tensor:
     """Return values (B,) shaped to multiply a tensor (B, ...)."""
-    return values.view(-1, *([1] * (like.ndim - 1)))
+    return values.to(like.dtype).view(-1, *([1] * (like.ndim - 1)))

@@ -1,18 +1,23 @@
-"""Rounding that leaves neither the ball nor the bounds, whatever the type of the inputs.
+"""Rounding that leaves neither the ball nor the bounds: to the type of the inputs, and to 16 bits.
 
 x + change has to be a number of the type of x. In bfloat16 the neighbours of .5 are .0039 away: the
 nearest one may lie far outside a ball of .003, and in float32 an ulp outside. So what must be
 rounded is rounded towards x. Distances are those of float64, which holds the difference of two
 numbers of a narrower type.
+
+A 16-bit WAV holds k / 32768 exactly, for whole numbers k in [-32768, 32767]. A change of the
+waveform that is lost when the file is written is no attack, so the last step of one rounds too.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from servax.errors import SettingError
 from servax.perturbation.balls import Ball, Linf, Masked
 
 Bounds = tuple[float, float]
@@ -23,6 +28,13 @@ PIECE = 2**16
 """How many elements are brought back at a time."""
 SHRUNK = 1.0 - 2.0**-40
 """What a scaled change is scaled by once more: sums of squares are rounded too."""
+STEP_16_BIT = 2.0**-15
+"""Distance of two neighbouring samples, with full scale at 1."""
+HALVINGS = 12
+"""How finely a change is shrunk until its rounded form fits into a ball, as a power of 1/2."""
+
+Round = Callable[[Tensor], Tensor]
+"""From waveforms (B, T) to 16-bit ones."""
 
 
 def exact_change(x: Tensor, moved: Tensor) -> Tensor:
@@ -134,6 +146,78 @@ def in_reach(x: Tensor, moved: Tensor, ball: Ball, bounds: Bounds) -> bool:
     near = ball.norm(exact_change(x, moved)) <= ball.radius
     valid = (moved >= x.clamp(max=low)) & (moved <= x.clamp(min=high))
     return bool(near.all()) and bool(valid.all())
+
+
+def into_16_bit(waveform: Tensor, bounds: Bounds = (-1.0, 1.0)) -> Tensor:
+    """Return the nearest 16-bit samples inside `bounds`, shape and type of `waveform`.
+
+    A type of fewer bits (bfloat16, float16) holds the nearest ones towards zero.
+    """
+    low = max(-(2.0**15), math.ceil(bounds[0] / STEP_16_BIT))
+    high = min(2.0**15 - 1, math.floor(bounds[1] / STEP_16_BIT))
+    whole = (waveform.double() / STEP_16_BIT).round().clamp(low, high) * STEP_16_BIT
+    return moved_by(torch.zeros_like(waveform), whole)
+
+
+def into_16_bit_within(
+    x: Tensor, moved: Tensor, epsilon: float, bounds: Bounds = (-1.0, 1.0)
+) -> Tensor:
+    """Return the 16-bit samples nearest to `moved` among those within `epsilon` of `x`.
+
+    Args:
+        x: Clean waveforms (B, T) inside `bounds`, 16-bit or not.
+        moved: Waveforms (B, T).
+        epsilon: Largest change of a sample; at least `STEP_16_BIT`, so that there always is one.
+        bounds: Range of valid samples.
+    """
+    clean = x.double() / STEP_16_BIT
+    reach = epsilon / STEP_16_BIT
+    whole = (moved.double() / STEP_16_BIT).round()
+    whole = torch.minimum(torch.maximum(whole, (clean - reach).ceil()), (clean + reach).floor())
+    return moved_by(x, exact_change(x, into_16_bit(whole * STEP_16_BIT, bounds)))
+
+
+def shrunk_into(x: Tensor, moved: Tensor, ball: Ball, rounded: Round) -> Tensor:
+    """Return 16-bit waveforms inside `ball` around `x`, in the direction of `moved`.
+
+    Rounding makes a change longer. Where it leaves the ball, the change is shrunk before it is
+    rounded, by bisection per utterance.
+
+    Args:
+        x: Clean waveforms (B, T).
+        moved: Waveforms (B, T) inside the ball.
+        ball: Allowed changes.
+        rounded: `into_16_bit`, with what must stay put back.
+
+    Raises:
+        SettingError: Rounding `x` itself leaves the ball.
+    """
+    change = moved - x
+    best = rounded(x)
+    distance = ball.norm(exact_change(x, best))
+    if not bool((distance <= ball.radius).all()):
+        row = int(distance.argmax())
+        raise SettingError(
+            f"the budget of utterance {row}",
+            f"{float(ball.radius / distance[row]):.3g} of what rounding it to 16 bits takes",
+            "at least 1: allow a larger change, or switch off sixteen_bit",
+        )
+    low, high = x.new_zeros(len(x)), x.new_ones(len(x))
+    share = high
+    for _ in range(HALVINGS):
+        candidate = rounded(x + share.unsqueeze(1) * change)
+        fits = ball.norm(exact_change(x, candidate)) <= ball.radius
+        best = torch.where(fits.unsqueeze(1), candidate, best)
+        low, high = torch.where(fits, share, low), torch.where(fits, high, share)
+        if bool((low == 1.0).all()):
+            break
+        share = 0.5 * (low + high)
+    return best
+
+
+def straight_through(waveform: Tensor, rounded: Round) -> Tensor:
+    """Return `rounded(waveform)` with the gradient of `waveform` (Bengio et al. 2013)."""
+    return waveform + (rounded(waveform.detach()) - waveform.detach())
 
 
 def _representable(bounds: Bounds, dtype: torch.dtype) -> Bounds:

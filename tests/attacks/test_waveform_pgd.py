@@ -15,11 +15,10 @@ from servax.attacks import WaveformPGD
 from servax.errors import SettingError, ShapeError
 from servax.features import FrontEnd, FrontEndSettings, Scale, ScaleSettings
 from servax.models import VGG16, WaveformClassifier
-from servax.perturbation import PsychoacousticMask
-from servax.perturbation.sixteen_bit import STEP, nearest
+from servax.perturbation import STEP_16_BIT, PsychoacousticMask, into_16_bit
 
 SAMPLES = 1_600
-ENDS = [-1.0, 1.0 - STEP, 0.0]
+ENDS = [-1.0, 1.0 - STEP_16_BIT, 0.0]
 
 
 class LinearOfSound(nn.Module):
@@ -45,7 +44,7 @@ def sounds(batch=3, *, on_grid=True):
     loudness = torch.tensor([0.003, 0.05, 0.2])[:batch, None]
     x = (torch.randn(batch, SAMPLES, generator=draws) * loudness).clamp(-1, 1)
     x[:, :3] = torch.tensor(ENDS)
-    return (nearest(x) if on_grid else x).double()
+    return (into_16_bit(x) if on_grid else x).double()
 
 
 def through_a_file(waveform, folder):
@@ -62,7 +61,7 @@ def test_linf_on_a_linear_model_is_the_furthest_16_bit_sample(
 ):
     x = sounds(on_grid=on_grid)
     y = torch.zeros(3, dtype=torch.int64)
-    epsilon = whole * STEP
+    epsilon = whole * STEP_16_BIT
     attack = WaveformPGD(epsilon=epsilon, step=step, steps=30, targeted=targeted)
     found = attack(linear, x, y)
     # Down the score of class 0, or up it: the last sample of the grid inside the ball.
@@ -95,18 +94,18 @@ def test_a_ratio_on_a_linear_model_goes_along_the_weights(linear, tmp_path, on_g
 def test_small_steps_add_up_although_each_rounds_to_nothing(linear):
     x = sounds()
     y = torch.zeros(3, dtype=torch.int64)
-    settings = {"epsilon": 4 * STEP, "step": 0.05}  # a fifth of a 16-bit step
+    settings = {"epsilon": 4 * STEP_16_BIT, "step": 0.05}  # a fifth of a 16-bit step
     assert torch.equal(WaveformPGD(steps=1, **settings)(linear, x, y), x)
     moved = WaveformPGD(steps=20, **settings)(linear, x, y)
-    assert float((moved - x).abs().amax()) == 4 * STEP
+    assert float((moved - x).abs().amax()) == 4 * STEP_16_BIT
 
 
 def test_without_rounding_it_is_plain_pgd(linear):
     x = sounds()
-    found = WaveformPGD(epsilon=0.3 * STEP, sixteen_bit=False)(
+    found = WaveformPGD(epsilon=0.3 * STEP_16_BIT, sixteen_bit=False)(
         linear, x, torch.zeros(3, dtype=torch.int64)
     )
-    expected = (x - 0.3 * STEP * linear.weight.detach().sign()).clamp(-1.0, 1.0)
+    expected = (x - 0.3 * STEP_16_BIT * linear.weight.detach().sign()).clamp(-1.0, 1.0)
     torch.testing.assert_close(found, expected)
 
 
@@ -129,13 +128,13 @@ def speech_sounds():
     voice = sum(torch.sin(2 * math.pi * 140 * h * time + h) / h for h in range(1, 20))
     noise = torch.randn(2, 8_000, generator=draws)
     x = torch.stack([0.05 * voice, 0.02 * voice.flip(0)]) + 1e-3 * noise
-    return nearest(x), torch.tensor([0, 1])
+    return into_16_bit(x), torch.tensor([0, 1])
 
 
 CONFIGURATIONS = {
-    "Linf": {"epsilon": 40 * STEP},
+    "Linf": {"epsilon": 40 * STEP_16_BIT},
     "SNR": {"snr_db": 30.0},
-    "Linf masked": {"epsilon": 40 * STEP, "masking": PsychoacousticMask(sample_rate=16_000)},
+    "Linf masked": {"epsilon": 40 * STEP_16_BIT, "masking": PsychoacousticMask(sample_rate=16_000)},
     "SNR masked": {"snr_db": 30.0, "masking": PsychoacousticMask(sample_rate=16_000)},
     "random start": {"snr_db": 30.0, "random_start": True},
 }
@@ -154,7 +153,7 @@ def test_each_iterate_is_16_bit_inside_its_budget_and_the_last_raises_the_loss(
         assert np.array_equal(np.round(moved.double().numpy() * 32768), moved.numpy() * 32768.0)
         change = moved.double().numpy() - clean
         if attack.epsilon:
-            assert np.abs(change).max() <= 40 * STEP
+            assert np.abs(change).max() <= 40 * STEP_16_BIT
         else:
             ratio = 10 * np.log10((clean**2).sum(1) / (change**2).sum(1))
             assert (ratio >= 30.0 - 1e-4).all()
@@ -189,7 +188,7 @@ def test_silence_stays_and_its_neighbour_is_attacked(recogniser, speech_sounds):
 
 def test_masked_samples_stay_as_they_are(recogniser, speech_sounds):
     x, y = speech_sounds
-    x[:, 6_000:] = 0.3 * STEP  # no 16-bit samples
+    x[:, 6_000:] = 0.3 * STEP_16_BIT  # no 16-bit samples
     mask = torch.arange(8_000) < 6_000
     for settings in CONFIGURATIONS.values():
         attack = WaveformPGD(steps=2, **settings)
@@ -255,6 +254,6 @@ def test_spectrograms_and_sounds_too_quiet_for_16_bits_are_refused(linear):
     y = torch.zeros(1, dtype=torch.int64)
     with pytest.raises(ShapeError, match=r"^x has shape \(1, 1, 4, 4\), expected waveforms"):
         WaveformPGD(snr_db=20.0)(linear, torch.zeros(1, 1, 4, 4), y)
-    x = torch.full((1, SAMPLES), 0.4 * STEP, dtype=torch.float64)
+    x = torch.full((1, SAMPLES), 0.4 * STEP_16_BIT, dtype=torch.float64)
     with pytest.raises(SettingError, match=r"^the budget of utterance 0 is '0\.1 of"):
         WaveformPGD(snr_db=20.0)(linear, x, y)

@@ -12,16 +12,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from servax.defences.adversarial import (
+from servax.defences import (
     AdversarialTrainer,
     AdversarialTraining,
     MadryPGD,
     Objective,
     Similarity,
+    SingleStep,
     Trades,
     Vanilla,
 )
-from servax.defences.adversarial.objectives import SingleStep
 from servax.features import Batch, Dataset, SpecAugment
 from servax.models import VGG16
 from servax.training import Compute, Processes, current, fit, global_seed, launch

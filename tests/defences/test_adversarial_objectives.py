@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from servax.defences.adversarial import MadryPGD, Objective, Similarity, Trades, Vanilla
+from servax.defences import MadryPGD, Objective, Similarity, Trades, Vanilla
 from servax.errors import SettingError
 from servax.models import VGG16
 from servax.perturbation import Linf

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from servax.attacks import FGSM
-from servax.defences.adversarial import (
+from servax.defences import (
     SCHEDULES,
     AdversarialTrainer,
     AdversarialTraining,

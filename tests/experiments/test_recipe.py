@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import servax
-from servax.defences.adversarial import AdversarialTraining
+from servax.defences import AdversarialTraining
 from servax.errors import RecipeError, SettingError
 from servax.evaluation.suites import AttackGrid
 from servax.experiments import CorpusChoice, Recipe, load_recipe

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from servax.errors import SettingError
-from servax.perturbation import L2
-from servax.perturbation.signal_to_noise import SignalToNoise
+from servax.perturbation import L2, SignalToNoise
 
 
 def sounds(batch=4, samples=900, seed=0):

@@ -19,8 +19,7 @@ from servax.errors import SettingError, ShapeError
 from servax.evaluation.checks.declared import Case, Severity, Verdict, of_model, percent
 from servax.evaluation.realisability import wav_round_trip
 from servax.models import evaluating
-from servax.perturbation import Ball
-from servax.perturbation.sixteen_bit import STEP
+from servax.perturbation import STEP_16_BIT, Ball
 
 RESTARTS = 5
 """Random starts whose worst case is taken."""
@@ -129,8 +128,10 @@ def inside_ball(case: Case, *, adversarial: Tensor | None = None) -> Verdict:
         evidence["distance_as_wav"] = written
         told += f"; {written:.6g} once written as 16-bit WAV"
         if inside and not written <= _limit(x, ball, 0.0):
-            told += ", by the rounding of the file alone" * (written <= _limit(x, ball, STEP))
-            severity = "passed" if written <= _limit(x, ball, STEP) else "error"
+            told += ", by the rounding of the file alone" * (
+                written <= _limit(x, ball, STEP_16_BIT)
+            )
+            severity = "passed" if written <= _limit(x, ball, STEP_16_BIT) else "error"
     return severity, f"{told}.", evidence
 
 

@@ -30,7 +30,7 @@ from servax.features import LogMel, LogMelSettings
 from servax.features.frontend import SILENCE_RMS
 from servax.features.full_scale import beyond_full_scale, read_in_range
 from servax.models import WaveformClassifier, classes_of
-from servax.perturbation.sixteen_bit import nearest
+from servax.perturbation import into_16_bit
 from servax.purifier.sound_purifier import SoundPurifier
 from servax.runtime.forms import SHORTEST_SECONDS
 from servax.runtime.limiter import limited
@@ -298,7 +298,7 @@ class _SoundModels:
             samples = soxr.resample(samples, rate, wanted, quality="HQ")
         # Attacks count in steps of 16 bits, and a WAV file is what the page plays.
         kept = limited(np.array(samples, dtype=np.float32), wanted)  # resampling overshoots
-        sound = nearest(torch.from_numpy(kept).unsqueeze(0))
+        sound = into_16_bit(torch.from_numpy(kept).unsqueeze(0))
         if float(sound.square().mean().sqrt()) < SILENCE_RMS:
             raise Refusal(422, "silent", "The clip is silent; record or choose one with speech.")
         return sound
