@@ -20,17 +20,17 @@ twice, so that running statistics count clean and adversarial inputs alike.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from servax.attacks import FGSM, PGD
-from servax.attacks.base import Attack, Labels
+from servax.attacks.base import Attack, Labels, check_positive
 from servax.errors import SettingError
 from servax.kinds import check_types
 from servax.models import VGG16, frozen
@@ -75,21 +75,32 @@ class SingleStep(Objective):
     """Size of FGSM in training, on the [0, 1] scale (.003 is .24 dB)."""
     labels: Labels = "predicted"
     """FGSM leads away from the class the network `predicted` ([18]), or from the `true` one."""
+    kind: ClassVar[str]
+    """What stands in the name."""
 
     def __post_init__(self) -> None:
         check_types(self, whole=False)
         _check_unit("epsilon", self.epsilon)
-        _check_labels(self.labels)
+        if self.labels not in ("true", "predicted"):
+            raise SettingError.choice("labels", self.labels, ("true", "predicted"))
+
+    @property
+    def name(self) -> str:
+        """Return e.g. ``adversarial-vanilla-0.003``."""
+        return f"adversarial-{self.kind}-{self.epsilon:g}"
+
+    def fgsm(self, network: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> Tensor:
+        """Return FGSM inputs (B, 1, M, F) against the classes that `labels` asks for."""
+        # [18] predicts in training mode, with the clean pass that the loss needs anyway.
+        away_from = y if self.labels == "true" else logits.detach().argmax(dim=1)
+        return _craft(FGSM(epsilon=self.epsilon), network, x, away_from, None)
 
 
 @dataclass(frozen=True)
 class Vanilla(SingleStep):
     """Half the loss of clean, half that of FGSM inputs ([18])."""
 
-    @property
-    def name(self) -> str:
-        """Return e.g. ``adversarial-vanilla-0.003``."""
-        return f"adversarial-vanilla-{self.epsilon:g}"
+    kind = "vanilla"
 
     def loss(
         self, network: VGG16, x: Tensor, y: Tensor, criterion: Criterion, generator: torch.Generator
@@ -97,7 +108,7 @@ class Vanilla(SingleStep):
         """Return .5 CE(x) + .5 CE(x_adv)."""
         del generator
         logits = network(x)
-        adversarial = network(_fgsm(self, network, x, y, logits))
+        adversarial = network(self.fgsm(network, x, y, logits))
         return 0.5 * criterion(logits, y) + 0.5 * criterion(adversarial, y)
 
 
@@ -105,10 +116,7 @@ class Vanilla(SingleStep):
 class Similarity(SingleStep):
     """Clean and FGSM inputs are to be classified, and to be embedded alike ([18])."""
 
-    @property
-    def name(self) -> str:
-        """Return e.g. ``adversarial-similarity-0.015``."""
-        return f"adversarial-similarity-{self.epsilon:g}"
+    kind = "similarity"
 
     def loss(
         self, network: VGG16, x: Tensor, y: Tensor, criterion: Criterion, generator: torch.Generator
@@ -120,7 +128,7 @@ class Similarity(SingleStep):
         del generator
         embedding = network.embed(x)
         logits = network.head(embedding)
-        adversarial_embedding = network.embed(_fgsm(self, network, x, y, logits))
+        adversarial_embedding = network.embed(self.fgsm(network, x, y, logits))
         adversarial = network.head(adversarial_embedding)
         return (
             0.4 * criterion(logits, y)
@@ -130,8 +138,8 @@ class Similarity(SingleStep):
 
 
 @dataclass(frozen=True)
-class MadryPGD(Objective):
-    """Trains on PGD inputs alone, from a random start (Madry et al. 2018)."""
+class SeveralSteps(Objective):
+    """Trains on inputs that several steps of ascent have moved."""
 
     step: float = 0.005
     """Length of one step, on the [0, 1] scale."""
@@ -142,7 +150,15 @@ class MadryPGD(Objective):
 
     def __post_init__(self) -> None:
         check_types(self, whole=False)
-        _check_walk(self.step, self.radius, self.steps)
+        _check_unit("step", self.step)
+        _check_unit("radius", self.radius)
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise SettingError("steps", self.steps, "a whole number of at least 1")
+
+
+@dataclass(frozen=True)
+class MadryPGD(SeveralSteps):
+    """Trains on PGD inputs alone, from a random start (Madry et al. 2018)."""
 
     @property
     def name(self) -> str:
@@ -158,23 +174,15 @@ class MadryPGD(Objective):
 
 
 @dataclass(frozen=True)
-class Trades(Objective):
+class Trades(SeveralSteps):
     """Clean inputs are to be classified, neighbours to get the same answer (Zhang et al. 2019)."""
 
     beta: float = 6.0
     """Weight of the divergence (1 / λ in the paper, whose experiments take 1 and 6)."""
-    step: float = 0.005
-    """Length of one step, on the [0, 1] scale."""
-    radius: float = 0.015
-    """Largest change of an element, on the [0, 1] scale (.015 is 1.2 dB)."""
-    steps: int = 5
-    """Number of steps."""
 
     def __post_init__(self) -> None:
-        check_types(self, whole=False)
-        if not 0 < self.beta < math.inf:
-            raise SettingError("beta", self.beta, "a finite number above 0")
-        _check_walk(self.step, self.radius, self.steps)
+        super().__post_init__()
+        check_positive("beta", self.beta)
 
     @property
     def name(self) -> str:
@@ -215,15 +223,6 @@ def _divergence(clean: Tensor, moved: Tensor) -> Tensor:
     return F.kl_div(q, p, reduction="none", log_target=True).sum(dim=1)
 
 
-def _fgsm(
-    objective: SingleStep, network: nn.Module, x: Tensor, y: Tensor, logits: Tensor
-) -> Tensor:
-    """Return FGSM inputs (B, 1, M, F) against the classes that the objective's `labels` ask for."""
-    # [18] predicts in training mode, with the clean pass that the loss needs anyway.
-    away_from = y if objective.labels == "true" else logits.detach().argmax(dim=1)
-    return _craft(FGSM(epsilon=objective.epsilon), network, x, away_from, None)
-
-
 def _craft(
     attack: Attack, network: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None
 ) -> Tensor:
@@ -235,15 +234,3 @@ def _craft(
 def _check_unit(name: str, value: float) -> None:
     if not 0 < value <= 1:
         raise SettingError(name, value, "a number in (0, 1], on the [0, 1] scale")
-
-
-def _check_labels(labels: object) -> None:
-    if labels not in ("true", "predicted"):
-        raise SettingError.choice("labels", labels, ("true", "predicted"))
-
-
-def _check_walk(step: float, radius: float, steps: int) -> None:
-    _check_unit("step", step)
-    _check_unit("radius", radius)
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise SettingError("steps", steps, "a whole number of at least 1")

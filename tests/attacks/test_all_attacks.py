@@ -18,15 +18,15 @@ from servax.models import WaveformClassifier
 HEIGHT, WIDTH = 5, 7
 
 
-def cases(keep=lambda entry: True):
-    """Return each attack in each of its norms."""
+def cases(keep=lambda entry: True, *, once=False):
+    """Return each attack in each of its norms, or in one where the norm has no part in it."""
     return pytest.mark.parametrize(
         ("entry", "norm"),
         [
             pytest.param(entry, norm, id=f"{name} {norm.__name__}")
             for name, entry in ATTACKS.items()
             if keep(entry)
-            for norm in entry.norms
+            for norm in entry.norms[: 1 if once else None]
         ],
     )
 
@@ -54,8 +54,8 @@ def clean(bounds=(0.0, 1.0), *, batch=6, shape=(1, HEIGHT, WIDTH)):
     return low + (high - low) * (1.4 * unit - 0.2).clamp(0.0, 1.0)
 
 
-def radius_of(norm, share=1.0):
-    """Return a epsilon that moves elements about as far in either norm."""
+def epsilon_of(norm, share=1.0):
+    """Return an epsilon that moves elements about as far in either norm."""
     return share * (0.1 if norm.__name__ == "Linf" else 0.1 * math.sqrt(HEIGHT * WIDTH))
 
 
@@ -72,12 +72,12 @@ def check_reach(attack, x, found, bounds):
     assert float(found.max()) <= bounds[1]
 
 
-@pytest.mark.parametrize("classes", [2, 3, 4, 12])
+@pytest.mark.parametrize("classes", [2, 3, 12])
 @cases()
 def test_the_ball_is_kept_for_any_number_of_classes(entry, norm, classes):
     model, x = classifier(classes), clean()
     y = said(model, x)
-    attack = entry.make(norm=norm, epsilon=radius_of(norm))
+    attack = entry.make(norm=norm, epsilon=epsilon_of(norm))
     found = attack(model, x, y, generator=seeded())
     check_reach(attack, x, found, (0.0, 1.0))
     assert not torch.equal(found, x)
@@ -87,7 +87,7 @@ def test_the_ball_is_kept_for_any_number_of_classes(entry, norm, classes):
 @cases()
 def test_the_bounds_are_kept(entry, norm, bounds):
     model, x = classifier(4), clean(bounds)
-    attack = entry.make(norm=norm, epsilon=radius_of(norm), bounds=bounds)
+    attack = entry.make(norm=norm, epsilon=epsilon_of(norm), bounds=bounds)
     found = attack(model, x, said(model, x), generator=seeded())
     check_reach(attack, x, found, bounds)
     assert not torch.equal(found, x)
@@ -111,7 +111,7 @@ def test_what_a_mask_hides_is_left_alone(entry, norm, lengths):
         mask = (torch.arange(WIDTH) < 4).view(1, 1, 1, WIDTH)
     else:
         mask = (torch.arange(WIDTH) < torch.arange(1, 7).view(-1, 1)).view(6, 1, 1, WIDTH)
-    attack = entry.make(norm=norm, epsilon=radius_of(norm))
+    attack = entry.make(norm=norm, epsilon=epsilon_of(norm))
     y = said(model, x)
     found = attack(model, x, y, generator=seeded(), mask=mask)
     hidden = ~mask.expand(x.shape)
@@ -126,7 +126,7 @@ def test_a_targeted_attack_reaches_its_class_on_an_easy_model(entry, norm, class
     model, x = classifier(classes, curved=False), clean((-math.inf, math.inf))
     wanted = (said(model, x) + 1) % classes
     attack = entry.make(
-        norm=norm, epsilon=radius_of(norm, 40.0), bounds=(-math.inf, math.inf), targeted=True
+        norm=norm, epsilon=epsilon_of(norm, 40.0), bounds=(-math.inf, math.inf), targeted=True
     )
     assert torch.equal(said(model, attack(model, x, wanted, generator=seeded())), wanted)
 
@@ -136,25 +136,25 @@ def test_a_targeted_attack_reaches_its_class_on_an_easy_model(entry, norm, class
 def test_an_attack_fools_an_easy_model(entry, norm, classes):
     model, x = classifier(classes, curved=False), clean((-math.inf, math.inf))
     y = said(model, x)
-    attack = entry.make(norm=norm, epsilon=radius_of(norm, 20.0), bounds=(-math.inf, math.inf))
+    attack = entry.make(norm=norm, epsilon=epsilon_of(norm, 20.0), bounds=(-math.inf, math.inf))
     assert not (said(model, attack(model, x, y, generator=seeded())) == y).any()
 
 
-@cases()
+@cases(once=True)
 def test_an_attack_repeats_with_its_seed_and_leaves_the_global_one_alone(entry, norm):
     model, x = classifier(4), clean()
     y = said(model, x)
-    attack = entry.make(norm=norm, epsilon=radius_of(norm, 0.2))
+    attack = entry.make(norm=norm, epsilon=epsilon_of(norm, 0.2))
     state = torch.random.get_rng_state()
     first, same = (attack(model, x, y, generator=seeded(1)) for _ in range(2))
     assert torch.equal(first, same)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@cases()
+@cases(once=True)
 def test_a_generator_is_needed_only_where_something_is_random(entry, norm):
     model, x = classifier(4), clean()
-    attack = entry.make(norm=norm, epsilon=radius_of(norm, 0.2))
+    attack = entry.make(norm=norm, epsilon=epsilon_of(norm, 0.2))
     if not entry.random:
         attack(model, x, said(model, x))
         return
@@ -178,21 +178,21 @@ class Counted(nn.Module):
         return self.model(x)
 
 
-@cases()
+@cases(once=True)
 def test_the_models_mode_is_put_back(entry, norm):
     model, x = Counted(classifier(4)).train(), clean()
-    attack = entry.make(norm=norm, epsilon=radius_of(norm))
+    attack = entry.make(norm=norm, epsilon=epsilon_of(norm))
     attack(model, x, torch.zeros(6, dtype=torch.int64), generator=seeded())
     assert model.modes == {False}
     assert all(part.training for part in model.modules())
 
 
-@cases(lambda entry: entry.leaves)
+@cases(lambda entry: entry.leaves, once=True)
 def test_utterances_that_are_wrong_already_cost_one_look_and_stay_clean(entry, norm):
     model, x = Counted(classifier(4)), clean()
     y = said(model.model, x)
     wrong = torch.tensor([True, False, True, True, False, True])
-    attack = entry.make(norm=norm, epsilon=radius_of(norm))
+    attack = entry.make(norm=norm, epsilon=epsilon_of(norm))
     found = attack(model, x, torch.where(wrong, (y + 1) % 4, y), generator=seeded())
     assert torch.equal(found[wrong], x[wrong])
     assert not torch.equal(found[~wrong], x[~wrong])
@@ -207,9 +207,9 @@ def test_fooled_utterances_leave_the_batch(entry, norm):
     model, x = Counted(classifier(4, curved=False)), clean((-math.inf, math.inf))
     y = said(model.model, x)
     settings = {"norm": norm, "bounds": (-math.inf, math.inf)}
-    entry.make(epsilon=radius_of(norm, 1e-3), **settings)(model, x, y, generator=seeded())
+    entry.make(epsilon=epsilon_of(norm, 1e-3), **settings)(model, x, y, generator=seeded())
     in_vain, model.rows = model.rows, 0
-    entry.make(epsilon=radius_of(norm, 20.0), **settings)(model, x, y, generator=seeded())
+    entry.make(epsilon=epsilon_of(norm, 20.0), **settings)(model, x, y, generator=seeded())
     assert model.rows < in_vain
 
 
@@ -218,22 +218,22 @@ class Halve(nn.Module):
         return 0.5 * x.clamp(0.2, 0.8)
 
 
-@cases()
+@cases(once=True)
 def test_a_defended_model_is_a_model(entry, norm):
     model = Defended(classifier(4), Halve())
     x = clean()
     y = said(model, x)
-    attack = entry.make(norm=norm, epsilon=radius_of(norm))
+    attack = entry.make(norm=norm, epsilon=epsilon_of(norm))
     found = attack(model, x, y, generator=seeded())
     check_reach(attack, x, found, (0.0, 1.0))
     assert not torch.equal(found, x)
 
 
-@cases()
+@cases(once=True)
 def test_gradients_may_be_off_outside(entry, norm):
     model, x = classifier(4), clean()
     y = said(model, x)
-    attack = entry.make(norm=norm, epsilon=radius_of(norm))
+    attack = entry.make(norm=norm, epsilon=epsilon_of(norm))
     expected = attack(model, x, y, generator=seeded())
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
@@ -241,10 +241,10 @@ def test_gradients_may_be_off_outside(entry, norm):
         assert torch.equal(found, expected)
 
 
-@cases()
+@cases(once=True)
 def test_float32_is_kept(entry, norm):
     model, x = classifier(4).float(), clean().float()
-    attack = entry.make(norm=norm, epsilon=radius_of(norm))
+    attack = entry.make(norm=norm, epsilon=epsilon_of(norm))
     found = attack(model, x, said(model, x), generator=seeded())
     assert found.dtype == torch.float32
     assert not found.requires_grad
@@ -275,7 +275,7 @@ WRITES = {
 
 
 @pytest.mark.parametrize("write", WRITES)
-@cases()
+@cases(once=True)
 def test_a_model_that_writes_into_its_input_is_attacked_like_one_that_does_not(entry, norm, write):
     writes, pure = WRITES[write]
     model, x = classifier(4), clean()
@@ -286,7 +286,7 @@ def test_a_model_that_writes_into_its_input_is_attacked_like_one_that_does_not(e
         def forward(self, x):
             return model(pure(x))
 
-    attack = entry.make(norm=norm, epsilon=radius_of(norm))
+    attack = entry.make(norm=norm, epsilon=epsilon_of(norm))
     found, expected = (
         attack(each, x, y, generator=seeded(4)) for each in (Writing(writes, model), Pure())
     )
