@@ -8,9 +8,9 @@ compares. A measure is compared where both sides were attacked alike, and shown 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from servax.errors import ServaxError
-from servax.evaluation import metrics
 from servax.evaluation.records import Records
 from servax.evaluation.statistics import (
     FEWEST_SPEAKERS,
     RESAMPLES,
     SEED,
-    SpeakerDraws,
     interval_of,
     no_interval,
 )
@@ -33,7 +31,7 @@ from servax.report.audit.result import AuditResult
 from servax.report.audit.scores import ATTACKERS, Scores, scores
 from servax.report.audit.tables import HEADINGS
 from servax.report.figures import difference_plot
-from servax.report.measures import on_grid
+from servax.report.measures import Column, on_grid, percent
 from servax.report.predictions import CLEAN, Condition, Predictions, collect, in_order
 from servax.report.rendering import Content, Picture, ReportPaths, write_content
 from servax.report.run_sentences import NOT_RECORDED, setting
@@ -42,8 +40,18 @@ from servax.report.tables import MISSING, Cell, Field, Head, Row, Table, listing
 
 __all__ = ["Side", "compare", "differences", "pair", "write_comparison"]
 
-_ADAPTIVE = "adaptive PGD"
+_COLUMNS = (
+    "defence",
+    "measure",
+    "a_percent",
+    "b_percent",
+    "difference_points",
+    "low_points",
+    "high_points",
+)
 Attacks = Sequence[Condition | None]
+Spec = Column | tuple[str, ...]
+"""What is measured: under these conditions, or against these attackers in the worst case."""
 
 
 def write_comparison(
@@ -81,41 +89,51 @@ class Side:
     """Its predictions."""
     audit: Scores | None
     """The worst cases of an audit."""
+    rows: pd.DataFrame
+    """Utterance, speaker, label and fold of all that was said."""
 
-    @cached_property
-    def provenance(self) -> Mapping[str, Any]:
-        """Where the records come from."""
-        return self.found.provenance
-
-    @cached_property
-    def held_out(self) -> dict[int, frozenset[str]]:
-        """Fold → its speakers."""
-        fold_of = np.array([fold for fold, _ in self.found.runs])[self.found.folds]
-        return {
-            int(fold): frozenset(self.found.speakers[fold_of == fold].tolist())
-            for fold in np.unique(fold_of)
-        }
+    @classmethod
+    def of(cls, given: Records | AuditResult, name: str) -> Side:
+        """Return a side, refused as its own report would be."""
+        records = given.records if isinstance(given, AuditResult) else given
+        try:
+            audit = scores(given) if isinstance(given, AuditResult) else None
+            found = audit.found if audit else collect(records.frame, records.provenance)
+        except ServaxError as error:
+            raise ServaxError(f"{name}: {error}") from error
+        rows = records.frame[["utterance", "speaker", "label", "fold"]].drop_duplicates()
+        return cls(name, found, audit, rows)
 
     @cached_property
     def spoken(self) -> frozenset[tuple[str, str, str]]:
         """Utterance, speaker and label of all rows."""
-        labels = np.array(self.found.classes)[self.found.labels]
-        rows = zip(self.found.utterances, self.found.speakers, labels, strict=True)
-        return frozenset((str(name), str(who), str(label)) for name, who, label in rows)
+        return frozenset(
+            self.rows[["utterance", "speaker", "label"]].itertuples(index=False, name=None)
+        )
 
-    def answers(self, defence: str, attacks: Attacks) -> NDArray[np.intp] | None:
-        """Return (K, N) predictions: of an audit the worst of all attacks, as one."""
-        cells = self.found.answers(defence, attacks)
-        if cells is None or self.audit is None:
+    @cached_property
+    def held_out(self) -> dict[int, tuple[str, ...]]:
+        """Fold → its speakers."""
+        groups = self.rows.groupby("fold")["speaker"]
+        return {int(str(fold)): tuple(sorted(set(who))) for fold, who in groups}
+
+    def told(self, name: str) -> str:
+        """Return an entry of the provenance as it is printed."""
+        return setting(self.found.provenance.get(name, NOT_RECORDED))
+
+    def attacks(self, spec: Spec, defence: str) -> Attacks:
+        """Return the attacks behind a measure of a defence."""
+        if isinstance(spec, Column):
+            return spec.of(self.found, defence)
+        return self.audit.within(defence, spec) if self.audit else ()
+
+    def answers(self, spec: Spec, defence: str) -> NDArray[np.intp] | None:
+        """Return (K, N) predictions: of attackers the worst of all that they do, as one."""
+        cells = self.found.answers(defence, self.attacks(spec, defence))
+        if cells is None or isinstance(spec, Column):
             return cells
         kept = (cells == self.found.labels).all(axis=0)
         return np.where(kept, self.found.labels, -1)[None]
-
-    def percent(self, cells: NDArray[np.intp] | None) -> float:
-        """Return the mean UAR in %, ``nan`` where nothing was measured."""
-        if cells is None:
-            return float("nan")
-        return 100 * float(np.mean([metrics.uar(self.found.labels, cell) for cell in cells]))
 
 
 def pair(
@@ -127,11 +145,10 @@ def pair(
         ServaxError: They differ in corpus, label scheme, classes, held-out speakers or labels; or
             one of them has no report of its own (`servax.report.collect`).
     """
-    first, second = (_side(each, name) for each, name in zip((a, b), names, strict=True))
-    sides = (first, second)
+    first, second = sides = Side.of(a, names[0]), Side.of(b, names[1])
     facts = {
         "corpus": [side.found.corpus for side in sides],
-        "label scheme": [str(side.provenance.get("scheme", "")) for side in sides],
+        "label scheme": [str(side.found.provenance.get("scheme", "")) for side in sides],
         "classes": [", ".join(sorted(side.found.classes)) for side in sides],
     }
     for what, (here, there) in facts.items():
@@ -139,21 +156,12 @@ def pair(
             told = f"{what} is {here or NOT_RECORDED} and {there or NOT_RECORDED}"
             raise _refusal(first, second, told)
     _same_folds(first, second)
-    labels = {(utterance, label) for utterance, _, label in first.spoken | second.spoken}
-    twice = pd.Series([utterance for utterance, _ in labels]).value_counts()
-    if not twice.empty and twice.iloc[0] > 1:
-        raise _refusal(first, second, f"utterance {twice.index[0]} has another label in each")
+    both = pd.concat([side.rows[["utterance", "label"]] for side in sides]).drop_duplicates()
+    twice = both[both.duplicated("utterance")]
+    if len(twice):
+        name = twice["utterance"].iloc[0]
+        raise _refusal(first, second, f"utterance {name} has another label in each")
     return sides
-
-
-def _side(given: Records | AuditResult, name: str) -> Side:
-    try:
-        if isinstance(given, AuditResult):
-            audit = scores(given)
-            return Side(name, audit.found, audit)
-        return Side(name, collect(given.frame, given.provenance), None)
-    except ServaxError as error:
-        raise ServaxError(f"{name}: {error}") from error
 
 
 def _refusal(a: Side, b: Side, what: str) -> ServaxError:
@@ -170,13 +178,14 @@ def _same_folds(a: Side, b: Side) -> None:
         advice = f" (both hold fold {common[0]}: give its Parquet file alone)" if common else ""
         raise _refusal(a, b, f"they hold {told[0]} and {told[1]}{advice}")
     for fold in a.held_out:
-        here, there = (", ".join(sorted(side.held_out[fold])) for side in (a, b))
+        here, there = (", ".join(side.held_out[fold]) for side in (a, b))
         if here != there:
             raise _refusal(a, b, f"fold {fold} holds out the speakers {here} and {there}")
     # Folds may hold out the same speakers and train on others, where hashes tell. One file of a
     # run carries the hashes of all its folds, and their beginnings only.
     hashes = [
-        {part.strip()[:16] for part in str(side.provenance.get("fold_hash", "")).split(",")} - {""}
+        {part.strip()[:16] for part in str(side.found.provenance.get("fold_hash", "")).split(",")}
+        - {""}
         for side in (a, b)
     ]
     if all(hashes) and not (hashes[0] <= hashes[1] or hashes[1] <= hashes[0]):
@@ -204,39 +213,29 @@ def adaptive_steps(a: Side, b: Side) -> tuple[int, int]:
     return a.found.adaptive_steps, b.found.adaptive_steps
 
 
-Attacking = Callable[[Side, str], Attacks]
-"""Side and defence → the attacks behind a measure."""
-
-
-def _measures(a: Side, b: Side) -> dict[str, Attacking]:
-    """Return measure → the attacks behind it.
+def _measures(a: Side, b: Side) -> dict[str, tuple[Spec, Spec]]:
+    """Return measure → what it is on either side.
 
     Of two audits what each attacker leaves in the worst case; else means over the intensities of
     the paper's grid that both hold, or over all that both hold where neither is on it.
     """
-    found: dict[str, Attacking] = {"clean": lambda side, name: (CLEAN,)}
+    clean = Column("clean", (CLEAN,))
     if a.audit and b.audit:
         groups = {HEADINGS[k]: (k,) for k in ATTACKERS} | {"worst of all": ATTACKERS}
-        return found | {heading: partial(_worst, group) for heading, group in groups.items()}
+        return {"clean": (clean, clean)} | {name: (who, who) for name, who in groups.items()}
+    found: dict[str, tuple[Spec, Spec]] = {"clean": (clean, clean)}
     for attack in ("fgsm", "pgd"):
         theirs = set(b.found.conditions(attack))
         common = [c for c in a.found.conditions(attack) if c in theirs]
         if common:
-            found[f"{attack.upper()} mean"] = partial(_shown, on_grid(attack, common))
-    steps = dict(zip((a.name, b.name), adaptive_steps(a, b), strict=True))
-    if all(steps.values()):
-        found[_ADAPTIVE] = lambda side, name: (
-            side.found.strictest(name, "pgd", float(steps[side.name])),
-        )
+            heading = f"{attack.upper()} mean"
+            found[heading] = (Column(heading, on_grid(attack, common)),) * 2
+    steps = adaptive_steps(a, b)
+    if all(steps):
+        name = "adaptive PGD"
+        strictest = [(Condition("pgd", float(k), "adaptive"),) for k in steps]
+        found[name] = Column(name, strictest[0], True), Column(name, strictest[1], True)
     return found
-
-
-def _worst(knowledge: Sequence[str], side: Side, name: str) -> Attacks:
-    return side.audit.within(name, knowledge) if side.audit else ()
-
-
-def _shown(attacks: Attacks, side: Side, name: str) -> Attacks:
-    return attacks
 
 
 def differences(a: Side, b: Side) -> pd.DataFrame:
@@ -246,39 +245,34 @@ def differences(a: Side, b: Side) -> pd.DataFrame:
     ``nan`` where the two are not the same measurement), and ``low_points`` and ``high_points``
     (95 % of the difference over speakers, paired; ``nan`` where utterances differ).
     """
-    sides, rows = (a, b), []
-    steps = adaptive_steps(a, b)
-    drawn = [SpeakerDraws.of(side.found.speakers) for side in sides]
-    draws = [each for each in drawn if each is not None] if a.spoken == b.spoken else []
-    measures = _measures(a, b)
+    rows, nothing = [], float("nan")
+    paired = a.found.draws is not None and a.spoken == b.spoken
     for defence in in_order(set(a.found.defences) & set(b.found.defences)):
-        for measure, attacks in measures.items():
-            here, there = (attacks(side, defence) for side in sides)
-            alike = here == there or not (a.audit and b.audit)
-            alike = alike and (measure != _ADAPTIVE or steps[0] == steps[1])
-            cells = [a.answers(defence, here), b.answers(defence, there)]
-            if cells[0] is None and cells[1] is None and a.audit and b.audit:
+        for measure, specs in _measures(a, b).items():
+            both = list(zip((a, b), specs, strict=True))
+            cells = [side.answers(spec, defence) for side, spec in both]
+            if cells[0] is None and cells[1] is None and not isinstance(specs[0], Column):
                 continue
-            uars = [side.percent(each) for side, each in zip(sides, cells, strict=True)]
-            row: dict[str, Any] = {
-                "defence": defence,
-                "measure": measure,
-                "a_percent": uars[0],
-                "b_percent": uars[1],
-                "difference_points": uars[1] - uars[0] if alike else np.nan,
-                "low_points": np.nan,
-                "high_points": np.nan,
-            }
-            if alike and draws and not np.isnan(row["difference_points"]):
-                both = [
-                    100 * draw.uar(side.found.labels, cell)
-                    for draw, side, cell in zip(draws, sides, cells, strict=True)
-                    if cell is not None
-                ]
-                band = interval_of(both[1] - both[0])
-                row |= {"low_points": band.low, "high_points": band.high}
-            rows.append(row)
-    return pd.DataFrame(rows)
+            uars = [
+                nothing if cell is None else percent(side.found.labels, cell)
+                for side, cell in zip((a, b), cells, strict=True)
+            ]
+            # Equal names are not enough between audits: their attacks have settings of their own.
+            told = [repr([(c, c and c.settings) for c in s.attacks(x, defence)]) for s, x in both]
+            alike = specs[0] == specs[1] and (isinstance(specs[0], Column) or told[0] == told[1])
+            ends, difference = (nothing, nothing), uars[1] - uars[0] if alike else nothing
+            if paired and not np.isnan(difference):
+                band = interval_of(_drawn(b, cells[1]) - _drawn(a, cells[0]))
+                ends = band.low, band.high
+            rows.append((defence, measure, *uars, difference, *ends))
+    return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def _drawn(side: Side, cells: NDArray[np.intp] | None) -> NDArray[np.float64]:
+    """Return the UAR in % of each draw of speakers."""
+    if cells is None or side.found.draws is None:
+        return np.empty(0)
+    return 100 * side.found.draws.uar(side.found.labels, cells)
 
 
 def compare(a: Side, b: Side) -> Content:
@@ -301,7 +295,7 @@ def compare(a: Side, b: Side) -> Content:
     header = [("A", a.name), ("B", b.name), ("corpus", a.found.corpus)]
     for letter, side in (("A", a), ("B", b)):
         for name in ("command", "commit", "machine"):
-            header.append((f"{letter}: {name}", _told(side, name)))
+            header.append((f"{letter}: {name}", side.told(name)))
     return Content(
         title=f"servax report: {b.name} against {a.name}",
         verdict=tuple(_verdict(a, b, frame)),
@@ -309,7 +303,7 @@ def compare(a: Side, b: Side) -> Content:
         tables=(difference_table(a, b, frame), settings_table(a, b)),
         appendix=(),
         pictures=(picture,),
-        first=("differences", "settings"),
+        first=("differences", "figures/differences", "settings"),
         definitions=(
             "UAR is the mean of the per-class recalls, in percent, with the predictions of all "
             "folds pooled. Differences are in points, B − A.",
@@ -376,9 +370,9 @@ def _verdict(a: Side, b: Side, frame: pd.DataFrame) -> list[str]:
         if only:
             sentences.append(f"Only in {here}, not in {there}: {', '.join(in_order(only))}.")
     for name, words in (("scale", "the scale"), ("attacks", "the attack settings")):
-        if a.provenance.get(name) != b.provenance.get(name) and not (a.audit or b.audit):
+        if a.told(name) != b.told(name) and not (a.audit or b.audit):
             sentences.append(
-                f"They differ in {words} ({_told(a, name)} and {_told(b, name)}), so an attack of "
+                f"They differ in {words} ({a.told(name)} and {b.told(name)}), so an attack of "
                 "one name need not be the same attack."
             )
     return sentences
@@ -417,10 +411,6 @@ def _measured(frame: pd.DataFrame) -> str:
     return ", ".join(dict.fromkeys(frame["measure"]))
 
 
-def _told(side: Side, name: str) -> str:
-    return setting(side.provenance.get(name, NOT_RECORDED))
-
-
 def settings_table(a: Side, b: Side) -> Table:
     """Return every setting of the two that differs, and what else they do not share."""
     here, there = _settings(a), _settings(b)
@@ -442,7 +432,7 @@ def settings_table(a: Side, b: Side) -> Table:
 
 
 def _recipe(side: Side) -> Mapping[str, Any] | None:
-    told = side.provenance.get("audit" if side.audit else "settings")
+    told = side.found.provenance.get("audit" if side.audit else "settings")
     return told if isinstance(told, Mapping) else None
 
 
@@ -450,8 +440,8 @@ def _settings(side: Side) -> dict[str, str]:
     """Return dotted name → value as JSON, of the recipe and of what decides a result beside it."""
     told: dict[str, Any] = {"target": side.found.target, "seeds": list(side.found.seeds)}
     for key in ("recipe", "servax"):
-        if key in side.provenance:
-            told[key] = side.provenance[key]
+        if key in side.found.provenance:
+            told[key] = side.found.provenance[key]
     # The name of a recipe stands in `recipe`, its seeds in `seeds`.
     named = ("name", "seed", "seeds")
     told |= {key: part for key, part in (_recipe(side) or {}).items() if key not in named}

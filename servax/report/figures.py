@@ -24,6 +24,7 @@ from servax.report.measures import PROTECTION, Measures
 from servax.report.predictions import CLEAN, UNDEFENDED, Condition
 from servax.report.run_files import Curves, Examples
 from servax.report.style import FONT_POINTS, curve, legend, look, new_figure, tidy
+from servax.report.tables import short
 
 __all__ = [
     "confusion_matrices",
@@ -43,10 +44,6 @@ _DARK = "#555555"
 
 def _chance(axes: Axes, classes: int) -> None:
     axes.axhline(100 / classes, color=_DARK, linewidth=0.9, linestyle=":", label="chance")
-
-
-def _short(value: float, _: object = None) -> str:
-    return f"{value:g}".replace("0.", ".", 1)
 
 
 def _legend_columns(names: Sequence[str]) -> int:
@@ -75,7 +72,7 @@ def uar_curves(run: Measures) -> Figure:
         if attack == "fgsm":
             values = [c.strength for c in conditions]
             ticks = values if len(values) <= 7 else values[:: -(-len(values) // 6)]
-            axes.set_xticks(ticks, [_short(value) for value in ticks])
+            axes.set_xticks(ticks, [short(value) for value in ticks])
         _chance(axes, len(run.found.classes))
         unit = "on the [0, 1] scale" if attack == "fgsm" else "of oblivious PGD"
         tidy(axes, title=attack.upper(), x=f"{letter} {unit}; 0 is clean")
@@ -202,17 +199,17 @@ def _published_lines(axes: Axes, run: Measures, shown: Sequence[str], measure: s
     steps = [c.strength for c in run.found.conditions("pgd")]
     for defence, (name, averages) in run.published.items():
         if defence in shown:
-            told = averages.efficacy if measure == "PE" else averages.recovery
+            mean, sd = averages[measure]
             # Over the steps that the paper averages, not into the strip of the adaptive attack.
             curve(
                 axes,
                 defence,
                 shown,
-                [(min(steps), told.mean), (min(30.0, max(steps)), told.mean)],
+                [(min(steps), mean), (min(30.0, max(steps)), mean)],
                 marker="",
                 linewidth=1.1,
                 linestyle=":",
-                label=f"paper (IEMOCAP), {name}: {_average(told.mean, told.sd)}",
+                label=f"paper (IEMOCAP), {name}: {_average(mean, sd)}",
             )
 
 
@@ -222,7 +219,7 @@ def confusion_matrices(run: Measures, *, defences: Sequence[str]) -> Figure:
     Rows of a matrix are true classes and add up to 100 %. The last column is the adaptive attack.
     """
     found = run.found
-    shown = [c for c in found.conditions("pgd") if c.strength <= max(paper.STEPS)]
+    shown = [c for c in found.conditions("pgd") if c.strength <= max(paper.GRID["pgd"])]
     attacked = shown[-1] if shown else None
     rows = [name for name in dict.fromkeys((UNDEFENDED, *defences)) if name in run.defences]
     figure = new_figure(3.05 * len(rows))
@@ -426,7 +423,7 @@ def size_curves(
         _chance(panel, classes)
         tidy(panel, title=title, x=f"ε; 0 is clean{unit}")
         panel.xaxis.set_major_locator(MaxNLocator(nbins=5))
-        panel.xaxis.set_major_formatter(_short)
+        panel.xaxis.set_major_formatter(lambda value, _: short(value))
     axes[0].set_ylabel("UAR (%)", fontsize=9)
     axes[0].set_ylim(bottom=0)
     most = max(axes, key=lambda panel: len(panel.get_lines()))
@@ -446,7 +443,7 @@ def risk_curves(frame: pd.DataFrame, pairs: pd.DataFrame) -> Figure:
     figure = new_figure(0.8 + 2.4 * lines)
     panels = figure.subplots(lines, 2, squeeze=False, sharex=True, sharey=True)
     chosen = pairs[pairs["chosen"]].iloc[0]
-    names = {step: f"step {_short(step)}" for step in steps}
+    names = {step: f"step {short(step)}" for step in steps}
     words = f"paper: mean R {100 * PAPER_RISK:.0f} %, flat by k = {PAPER_FLAT}"
     for axes, radius in zip(panels.flat, radii, strict=False):
         for step, name in names.items():
@@ -464,7 +461,7 @@ def risk_curves(frame: pd.DataFrame, pairs: pd.DataFrame) -> Figure:
         axes.axhline(100 * PAPER_RISK, color=_DARK, linewidth=0.9, linestyle=":", label=words)
         axes.axvline(PAPER_FLAT, color=_DARK, linewidth=0.9, linestyle=":")
         mark = f", chosen with {names[chosen['step']]}" if radius == chosen["radius"] else ""
-        tidy(axes, title=f"radius {_short(radius)}{mark}")
+        tidy(axes, title=f"radius {short(radius)}{mark}")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
     for axes in panels.flat[len(radii) :]:
         axes.set_axis_off()

@@ -66,22 +66,14 @@ class Column(NamedTuple):
         """Return the paper's UAR and its population sd over intensities, ``nan`` where none is."""
         if self.attack == "none":
             return (paper.CLEAN_UAR if defence == UNDEFENDED else _NAN), _NAN
-        row = None if self.strictest else paper.TABLE_1.get(defence)
-        strengths = [c.strength for c in self.conditions]
-        if row is None:
+        if self.strictest:
             return _NAN, _NAN
-        if len(strengths) == 1:
-            return row.at(self.attack, strengths[0]), _NAN
-        grid = paper.EPSILONS if self.attack == "fgsm" else paper.STEPS
-        if len(grid) != len(strengths) or not np.allclose(grid, strengths):
-            return _NAN, _NAN
-        return row.over(self.attack).mean, row.over(self.attack).sd
+        return paper.uar(defence, self.attack, [c.strength for c in self.conditions])
 
 
 def on_grid(attack: str, present: Sequence[Condition]) -> tuple[Condition, ...]:
     """Return the conditions of the paper's grid, or all where the run used none of it."""
-    wanted = paper.EPSILONS if attack == "fgsm" else paper.STEPS
-    found = tuple(c for c in present if any(np.isclose(c.strength, w) for w in wanted))
+    found = tuple(c for c in present if np.isclose(c.strength, paper.GRID[attack]).any())
     return found or tuple(present)
 
 
@@ -164,7 +156,7 @@ class Measures:
         for defence in self.defences:
             for column in self.columns:
                 if (cells := self.answers(defence, column)) is not None:
-                    found[defence, column.heading] = _percent(self.found.labels, cells)
+                    found[defence, column.heading] = percent(self.found.labels, cells)
         return found
 
     @cached_property
@@ -247,28 +239,29 @@ class Measures:
                             "high": band.high,
                         }
                     )
-        return pd.DataFrame(rows)
+        columns = ("defence", "k", "measure", "value", "mean_over_folds", "sd_over_folds")
+        return pd.DataFrame(rows, columns=[*columns, "low", "high"])
 
     @cached_property
     def worth(self) -> pd.DataFrame:
         """PE and RR (mean and sd over k, adaptive) and the harm rate, one row per defence."""
-        found, rows = self.found, []
-        conditions = found.conditions("pgd")
+        found, rows, told = self.found, [], self.protection
         for defence in (name for name in self.defences if name != UNDEFENDED):
-            pairs = np.array([_protected(found, defence, c, c) for c in conditions])
-            known = _protected(found, defence, found.adaptive(UNDEFENDED), found.adaptive(defence))
+            bare, own = found.adaptive(UNDEFENDED), found.adaptive(defence)
+            known = dict(zip(PROTECTION, _protected(found, defence, bare, own), strict=True))
             row: dict[str, Any] = {"defence": defence}
-            for i, name in enumerate(PROTECTION):
-                # A contiguous row: NumPy adds up a column in another order.
-                values = pairs[:, i].copy() if len(pairs) else np.array([_NAN])
-                row[f"{name} mean"], row[f"{name} sd"] = float(values.mean()), float(values.std())
-                row[f"{name} adaptive"] = known[i]
-            alone = found.of(defence, CLEAN)
-            row["harm"] = (
-                _NAN
-                if alone is None
-                else metrics.harm_rate(found.labels, found.cells[UNDEFENDED, CLEAN], alone)
-            )
+            for name in PROTECTION:
+                mine = told[(told["defence"] == defence) & (told["measure"] == name)]
+                values = mine["value"].to_numpy(dtype=np.float64)
+                # A mean over some of the steps would be another measure.
+                whole = len(values) == len(found.conditions("pgd")) > 0
+                row[f"{name} mean"] = float(values.mean()) if whole else _NAN
+                row[f"{name} sd"] = float(values.std()) if whole else _NAN
+                row[f"{name} adaptive"] = known[name]
+            row["harm"] = _NAN
+            if (alone := found.of(defence, CLEAN)) is not None:
+                clean = found.cells[UNDEFENDED, CLEAN]
+                row["harm"] = metrics.harm_rate(found.labels, clean, alone)
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -304,7 +297,7 @@ class Measures:
         return tuple(name for name in self.defences if family(name) == "ssad")
 
     @property
-    def published(self) -> dict[str, tuple[str, paper.Protection]]:
+    def published(self) -> dict[str, tuple[str, dict[str, tuple[float, float]]]]:
         """Our defence → the paper's name and averages of its counterpart in Figure 2."""
         best = self.best_of("similarity")
         found = {"ssad": ("SSAD", paper.FIGURE_2["ssad"])} if "ssad" in self.defences else {}
@@ -373,7 +366,7 @@ def measures(
     return pd.DataFrame(rows)
 
 
-def _percent(labels: NDArray[np.intp], cells: NDArray[np.intp]) -> float:
+def percent(labels: NDArray[np.intp], cells: NDArray[np.intp]) -> float:
     """Return the mean UAR of (K, N) predictions in percent."""
     return 100 * float(np.mean([metrics.uar(labels, cell) for cell in cells]))
 
@@ -381,7 +374,7 @@ def _percent(labels: NDArray[np.intp], cells: NDArray[np.intp]) -> float:
 def _by_group(found: Predictions, group: str, cells: NDArray[np.intp]) -> list[tuple[Any, float]]:
     """Return the name of each group and the percentage of its (K, N) predictions."""
     if group == "all":
-        return [("all", _percent(found.labels, cells))]
+        return [("all", percent(found.labels, cells))]
     names: Sequence[Any] = found.runs if group == "run" else found.seeds
     of = found.folds
     if group == "seed":
@@ -393,7 +386,7 @@ def _by_group(found: Predictions, group: str, cells: NDArray[np.intp]) -> list[t
         groups = found.speakers if group == "speaker" else found.genders
         return [(n, 100 * u) for n, u in uar_by_group(found.labels, cells, groups).items()]
     return [
-        (name, _percent(found.labels[of == i], cells[:, of == i])) for i, name in enumerate(names)
+        (name, percent(found.labels[of == i], cells[:, of == i])) for i, name in enumerate(names)
     ]
 
 

@@ -22,7 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from servax.errors import ServaxError
-from servax.evaluation.records import validate
+from servax.evaluation.records import SINCE_VERSION_2, validate
 from servax.evaluation.statistics import SpeakerDraws
 
 __all__ = ["CLEAN", "UNDEFENDED", "Condition", "Predictions", "collect", "family", "in_order"]
@@ -45,10 +45,8 @@ class Condition:
     """ε of FGSM, k of PGD in a run, the radius in an audit; 0 for clean input."""
     knowledge: str
     """What the attacker knew."""
-    norm: str = field(default="none", compare=False)
-    """Norm of the ball."""
-    space: str = field(default="logmel", compare=False)
-    """What was changed, ``logmel`` or ``waveform``."""
+    settings: tuple[Any, ...] = field(default=(), compare=False)
+    """Ball, steps, draws and space as the records tell them; the last is what was changed."""
 
 
 CLEAN = Condition("none", 0.0, "none")
@@ -233,8 +231,8 @@ def _cells(
             )
         predictions = np.empty(count, dtype=np.intp)
         predictions[position[rows]] = codes[rows]
-        ball = str(first["norm"]), str(first["space"])
-        found[str(defence), Condition(attack, float(strength), knowledge, *ball)] = predictions
+        settings = tuple(first[name] for name in SINCE_VERSION_2)
+        found[str(defence), Condition(attack, float(strength), knowledge, settings)] = predictions
     return found
 
 

@@ -91,7 +91,7 @@ class Content:
     definitions: tuple[str, ...]
     """What the words mean."""
     first: tuple[str, ...] = ()
-    """Names of the tables and figures that the HTML page shows first; the rest is folded."""
+    """Tables and ``figures/…`` that the HTML page shows first, in order; the rest is folded."""
     numbers: tuple[tuple[str, pd.DataFrame], ...] = ()
     """Name and tidy numbers of CSV files that belong to no table."""
     card: tuple[tuple[str, str], ...] = ()

@@ -19,7 +19,7 @@ from servax.report.style import png
 
 __all__ = ["pictures", "run_content", "write_report"]
 
-FIRST = ("table-1", "protection", "table-1-adaptive")
+FIRST = ("table-1", "figures/protection", "table-1-adaptive")
 """What a reader came for: Table 1, Figure 2, and the attacker who knows the defence."""
 
 
@@ -76,13 +76,33 @@ def pictures(run: Measures, examples: Examples | None, logs: Mapping[str, Path])
     Raises:
         ServaxError: A log cannot be read.
     """
+    made = []
     pgd = run.found.conditions("pgd")
-    made = [_spectrograms(examples)] if examples is not None else []
+    if examples is not None:
+        made.append(_spectrograms(examples))
     if run.found.conditions("fgsm") or pgd:
-        made.append(_uar(run))
+        made.append(
+            Picture(
+                "uar",
+                "UAR against the strength of the attack",
+                "Left: FGSM by ε; right: PGD by steps. Lines are oblivious attacks; the tinted "
+                "band shows what is left when the attacker knows the defence. The dotted line is "
+                "chance." + _left_out(run, len(figures.drawn_uar(run))),
+                png(figures.uar_curves(run)),
+            )
+        )
     if pgd and set(run.defences) != {UNDEFENDED}:
         made.append(_protection(run))
-    return [*made, _confusion(run), *(_training(name, path) for name, path in logs.items())]
+    made.append(_confusion(run))
+    return made + [
+        Picture(
+            f"training-{name}",
+            f"Training of {name}",
+            "Every term of the training log by epoch; dashed is the validation part.",
+            png(figures.training_curves(training_curves_of(path), title=name)),
+        )
+        for name, path in logs.items()
+    ]
 
 
 def _spectrograms(examples: Examples) -> Picture:
@@ -93,17 +113,6 @@ def _spectrograms(examples: Examples) -> Picture:
         "attack added and in what the purified one differs from the original. Each difference has "
         "its own scale: the attack is often far smaller than what the purifier changes.",
         png(figures.spectrogram_triple(examples)),
-    )
-
-
-def _uar(run: Measures) -> Picture:
-    return Picture(
-        "uar",
-        "UAR against the strength of the attack",
-        "Left: FGSM by ε; right: PGD by steps. Lines are oblivious attacks; the tinted band "
-        "shows what is left when the attacker knows the defence. The dotted line is chance."
-        + _left_out(run, len(figures.drawn_uar(run))),
-        png(figures.uar_curves(run)),
     )
 
 
@@ -121,11 +130,10 @@ def _protection(run: Measures) -> Picture:
 
 
 def _left_out(run: Measures, shown: int) -> str:
-    if shown >= len(run.defences):
-        return ""
-    return (
+    words = (
         " Of many defences it shows SSAD, the best of each kind by PGD mean; the tables have all."
     )
+    return words * (shown < len(run.defences))
 
 
 def _confusion(run: Measures) -> Picture:
@@ -133,22 +141,12 @@ def _confusion(run: Measures) -> Picture:
     others = [name for name in run.defences if name != UNDEFENDED]
     own = "ssad" if "ssad" in others else run.best_of("ssad")
     pair = (own or (others or [UNDEFENDED])[-1], run.best_of(*TRAINED))
-    defences = [name for name in dict.fromkeys(pair) if name is not None]
-    named = [name for name in defences if name != UNDEFENDED]
-    below = f"; above without a defence, below with {', then '.join(named)}" if named else ""
+    shown = [name for name in dict.fromkeys(pair) if name not in (None, UNDEFENDED)]
+    below = f"; above without a defence, below with {', then '.join(shown)}" if shown else ""
     return Picture(
         "confusion",
         "Who is taken for whom",
         "Percent of each true class (row) by predicted class (column): on clean input, under "
         f"oblivious PGD, and under the strictest PGD{below}.",
-        png(figures.confusion_matrices(run, defences=defences)),
-    )
-
-
-def _training(name: str, path: Path) -> Picture:
-    return Picture(
-        f"training-{name}",
-        f"Training of {name}",
-        "Every term of the training log by epoch; dashed is the validation part.",
-        png(figures.training_curves(training_curves_of(path), title=name)),
+        png(figures.confusion_matrices(run, defences=shown)),
     )

@@ -131,10 +131,10 @@ def _beside_paper(run: Measures) -> list[str]:
     for column in run.columns:
         share = run.uar("ssad", column.heading) / clean if clean else math.nan
         if column.mean and not math.isnan(share):
-            theirs = paper.TABLE_1["ssad"].over(column.attack).mean / paper.CLEAN_UAR
+            mean, _ = paper.uar("ssad", column.attack, paper.GRID[column.attack])
             told.append(
                 f"{percent_sign(100 * share)} under {column.attack.upper()} "
-                f"(in the paper, on IEMOCAP, {percent_sign(100 * theirs)})"
+                f"(in the paper, on IEMOCAP, {percent_sign(100 * mean / paper.CLEAN_UAR)})"
             )
     keeps = "Of the undefended target's clean UAR, ssad keeps on average"
     return [f"{keeps} {listed(told)}."] if told else []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 
 import numpy as np
@@ -16,14 +17,15 @@ from servax.report.measures import PROTECTION, Column, Measures, measures
 from servax.report.predictions import UNDEFENDED
 from servax.report.significance import mcnemar_table, significance_table
 from servax.report.tables import (
+    MISSING,
     Field,
     Head,
     Row,
     Table,
-    lay_out,
     number,
     percent_sign,
     percentage,
+    pivot,
     with_interval,
     with_spread,
 )
@@ -32,7 +34,6 @@ from servax.report.units import units_of
 __all__ = ["appendix_tables", "main_tables", "table_1"]
 
 _WIDEST = 12  # so many columns of numbers fit on the page
-_FIRST = Head("defence")
 
 
 def main_tables(run: Measures) -> tuple[Table, ...]:
@@ -42,8 +43,8 @@ def main_tables(run: Measures) -> tuple[Table, ...]:
         adaptive_table(run),
         interval_table(run),
         significance_table(run),
-        fold_table(run),
-        seed_table(run),
+        spread_table(run, "run"),
+        spread_table(run, "seed"),
         worth_table(run),
     )
     return tuple(table for table in made if table)
@@ -53,21 +54,16 @@ def appendix_tables(run: Measures) -> tuple[Table, ...]:
     """Return the long tables for the end."""
     made = (
         mcnemar_table(run),
-        *group_tables(run, "gender"),
-        *group_tables(run, "emotion"),
-        *group_tables(run, "speaker"),
+        *(
+            table
+            for group in ("gender", "emotion", "speaker")
+            for table in group_tables(run, group)
+        ),
         *flow_tables(run),
         protection_table(run),
         other_table(run),
     )
     return tuple(table for table in made if table)
-
-
-def _head(run: Measures, column: Column) -> Head:
-    """Return a heading, for one ε of FGSM with its size in dB and z-scores."""
-    if column.attack != "fgsm" or column.mean:
-        return Head(column.heading)
-    return Head(column.heading, units_of(run.found.provenance).told(column.conditions[0].strength))
 
 
 def table_1(run: Measures, *, beside_paper: bool = False) -> Table:
@@ -77,17 +73,21 @@ def table_1(run: Measures, *, beside_paper: bool = False) -> Table:
         run: Numbers of a run.
         beside_paper: Whether the paper's row stands below each of ours that it has.
     """
-    note = "FGSM and PGD know only the bare target" + (
-        "; the last column knows the defence too." if run.last else "."
+    below = beside_paper and not set(paper.TABLE_1).isdisjoint(run.defences)
+    last = "; the last column knows the defence too." if run.last else "."
+    note = f"FGSM and PGD know only the bare target{last}"
+    beside = (
+        f" In italics below a row: the same row of the paper (clean UAR {paper.CLEAN_UAR}); "
+        "the corpora differ, so compare the shares kept."
     )
-    return _grid(
-        run,
-        run.columns,
+    return pivot(
         run.table,
-        beside_paper=beside_paper and not set(paper.TABLE_1).isdisjoint(run.defences),
+        _grid(run, run.columns),
+        below=paper.NAME if below else "",
         title="UAR (%) under attack",
-        note=note,
+        note=note + _rules(run.columns) + beside * below,
         name="table-1",
+        numbers=_measured(run.table),
     )
 
 
@@ -96,72 +96,63 @@ def adaptive_table(run: Measures) -> Table | None:
 
     None where the records hold nothing but the last adaptive PGD, the last column of `table_1`.
     """
-    if not run.known_columns:
+    columns = run.known_columns
+    if not columns:
         return None
-    return _grid(
-        run,
-        run.known_columns,
-        measures(run.found, run.known_columns),
+    frame = measures(run.found, columns)
+    return pivot(
+        frame,
+        _grid(run, columns),
         title="UAR (%) under attack by one who knows the defence (adaptive)",
         note="FGSM and PGD take gradients through the defence itself; † marks a defence without "
-        "useful gradients, which pass it unchanged (BPDA).",
+        "useful gradients, which pass it unchanged (BPDA)." + _rules(columns),
         name="table-1-adaptive",
+        numbers=_measured(frame),
     )
 
 
-def _grid(
-    run: Measures,
-    columns: Sequence[Column],
-    frame: pd.DataFrame,
-    *,
-    title: str,
-    note: str,
-    name: str,
-    beside_paper: bool = False,
-) -> Table:
+def _measured(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["uar_percent"].notna() | frame["paper_uar_percent"].notna()]
+
+
+def _rules(columns: Sequence[Column]) -> str:
+    spread = (
+        " A mean stands with the population standard deviation over its intensities, and with the "
+        "share of the undefended target's clean UAR that it keeps."
+    )
+    return spread * any(c.mean for c in columns) + " Bold: the best defence of a column."
+
+
+def _grid(run: Measures, columns: Sequence[Column]) -> list[Field]:
+    """Return the fields of Table 1: each entry, and of a mean the share of the clean UAR."""
+
+    def uar(row: Row) -> str:
+        dagger = " †" if "bpda" in row["knowledge"] else ""
+        return with_spread(row["uar_percent"], row["sd_over_intensities_percent"]) + dagger
+
+    def theirs(row: Row) -> str:
+        return with_spread(row["paper_uar_percent"], row["paper_sd_over_intensities_percent"], 2)
+
+    def share(of: str) -> Callable[[Row], str]:
+        return lambda row: percentage(100 * row[of])
+
     fields = []
     for column in columns:
-        heading = column.heading
-        fields.append(Field(_head(run, column), _uar, heading, "uar_percent", published=_published))
+        head = _head(run, column)
+        fields.append(Field(head, uar, column.heading, "uar_percent", published=theirs))
         if column.mean:
-            head = Head(heading.replace(" mean", " kept"), "of clean")
-            fields.append(Field(head, _kept, heading, published=_published_kept))
-    if any(column.mean for column in columns):
-        note += (
-            " A mean stands with the population standard deviation over its intensities, and with "
-            "the share of the undefended target's clean UAR that it keeps."
-        )
-    note += " Bold: the best defence of a column."
-    if beside_paper:
-        note += (
-            f" In italics below a row: the same row of the paper (clean UAR {paper.CLEAN_UAR}); "
-            "the corpora differ, so compare the shares kept."
-        )
-    rows = lay_out(frame, fields, below=paper.NAME if beside_paper else "")
-    measured = frame[frame["uar_percent"].notna() | frame["paper_uar_percent"].notna()]
-    return Table(title, note, _heads(fields), rows, name=name, numbers=measured)
+            kept = Head(column.heading.replace(" mean", " kept"), "of clean")
+            ours, paper_s = share("over_clean"), share("paper_over_clean")
+            fields.append(Field(kept, ours, column.heading, published=paper_s))
+    return fields
 
 
-def _heads(fields: Sequence[Field], first: Head = _FIRST) -> tuple[Head, ...]:
-    return (first, *(each.head for each in fields))
-
-
-def _uar(row: Row) -> str:
-    dagger = " †" if "bpda" in row["knowledge"] else ""
-    return with_spread(row["uar_percent"], row["sd_over_intensities_percent"]) + dagger
-
-
-def _kept(row: Row) -> str:
-    return percentage(100 * row["over_clean"])
-
-
-def _published(row: Row) -> str:
-    """Return the paper's entry, with its two decimals."""
-    return with_spread(row["paper_uar_percent"], row["paper_sd_over_intensities_percent"], 2)
-
-
-def _published_kept(row: Row) -> str:
-    return percentage(100 * row["paper_over_clean"])
+def _head(run: Measures, column: Column) -> Head:
+    """Return a heading, for one ε of FGSM with its size in dB and z-scores."""
+    if column.attack != "fgsm" or column.mean:
+        return Head(column.heading)
+    units = units_of(run.found.provenance)
+    return Head(column.heading, units.told(column.conditions[0].strength))
 
 
 def interval_table(run: Measures) -> Table | None:
@@ -177,107 +168,93 @@ def interval_table(run: Measures) -> Table | None:
     def text(row: Row) -> str:
         return with_interval(row["uar_percent"], row["low_percent"], row["high_percent"])
 
-    fields = [Field(Head(h), text, h) for h in wanted if (frame["column"] == h).any()]
     speakers = np.unique(run.found.speakers).size
-    return Table(
-        "UAR (%) with 95 % intervals over speakers",
-        f"Speakers are resampled, not utterances; there are {speakers} of them.",
-        _heads(fields),
-        lay_out(frame, fields, rows=run.defences),
+    return pivot(
+        frame,
+        [Field(Head(h), text, h) for h in wanted if (frame["column"] == h).any()],
+        rows=run.defences,
+        title="UAR (%) with 95 % intervals over speakers",
+        note=f"Speakers are resampled, not utterances; there are {speakers} of them.",
         name="intervals",
         numbers=frame,
     )
 
 
-def _over(run: Measures, frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
-    """Return mean, population sd and number of groups of each entry of a frame by group."""
-    rows = []
-    for defence in run.defences:
-        for heading in (column.heading for column in columns):
-            mine = frame[(frame["defence"] == defence) & (frame["column"] == heading)]
-            if len(mine):
-                told = over_folds(mine["percent"].to_numpy())
-                rows.append((defence, heading, told.mean, told.sd, told.count))
-    return pd.DataFrame(rows, columns=["defence", "column", "mean", "sd", "count"])
-
-
-def _spread(row: Row) -> str:
-    return with_spread(row["mean"], row["sd"])
-
-
-def fold_table(run: Measures) -> Table | None:
-    """Return the columns of Table 1 as mean ± sd over folds; None for a single fold."""
-    if len(run.found.runs) < 2:
+def spread_table(run: Measures, group: str) -> Table | None:
+    """Return mean ± sd over runs (each fold with each seed) or seeds; None for a single one."""
+    over_runs, seeds = group == "run", run.found.seeds
+    columns = run.columns if over_runs else run.main
+    frame, rows = run.by(group, columns), []
+    for (defence, column), part in frame.groupby(["defence", "column"], sort=False):
+        told = over_folds(part["percent"].to_numpy())
+        rows.append((defence, column, told.mean, told.sd, told.count))
+    spread = pd.DataFrame(rows, columns=["defence", "column", "mean", "sd", "seeds"])
+    if spread["seeds"].max() < 2:
         return None
-    frame = run.by("run", run.columns)
-    told = _over(run, frame, run.columns)
-    fields = [Field(_head(run, c), _spread, c.heading, "mean") for c in run.columns]
-    folds = pd.DataFrame(frame["group"].tolist(), columns=["fold", "seed"])
-    numbers = pd.concat([frame[["defence", "column"]], folds, frame["percent"]], axis=1)
-    return Table(
-        "UAR (%), mean ± standard deviation over folds",
-        f"{len(run.found.runs)} folds × seeds; the standard deviation divides by n, as the "
+
+    def text(row: Row) -> str:
+        return with_spread(row["mean"], row["sd"])
+
+    if not over_runs:
+        return pivot(
+            spread,
+            [Field(Head(c.heading), text, c.heading) for c in columns],
+            rows=run.defences,
+            title="UAR (%), mean ± standard deviation over seeds",
+            note=f"{len(seeds)} seeds ({', '.join(map(str, seeds))}), the folds of each pooled; "
+            "the standard deviation divides by n.",
+            name="uar-over-seeds",
+            numbers=spread,
+        )
+    fold, seed = zip(*frame["group"], strict=True)
+    return pivot(
+        spread.round({"mean": 1}),
+        [Field(_head(run, c), text, c.heading, "mean") for c in columns],
+        rows=run.defences,
+        title="UAR (%), mean ± standard deviation over folds",
+        note=f"{len(run.found.runs)} folds × seeds; the standard deviation divides by n, as the "
         "paper's.",
-        _heads(fields),
-        lay_out(told.round({"mean": 1}), fields, rows=run.defences),
         name="folds",
-        numbers=numbers.rename(columns={"percent": "uar_percent"}),
-    )
-
-
-def seed_table(run: Measures) -> Table | None:
-    """Return the main columns as mean ± sd over seeds; None for a single seed."""
-    seeds = run.found.seeds
-    if len(seeds) < 2:
-        return None
-    told = _over(run, run.by("seed", run.main), run.main)
-    fields = [Field(Head(c.heading), _spread, c.heading) for c in run.main]
-    return Table(
-        "UAR (%), mean ± standard deviation over seeds",
-        f"{len(seeds)} seeds ({', '.join(map(str, seeds))}), the folds of each pooled; the "
-        "standard deviation divides by n.",
-        _heads(fields),
-        lay_out(told, fields, rows=run.defences),
-        name="uar-over-seeds",
-        numbers=told.rename(columns={"count": "seeds"}),
+        numbers=frame[["defence", "column"]].assign(
+            fold=fold, seed=seed, uar_percent=frame["percent"]
+        ),
     )
 
 
 def worth_table(run: Measures) -> Table | None:
     """Return PE, RR and harm rate by defence; None without a defence."""
-    told = run.worth
-    if told.empty:
+    if run.worth.empty:
         return None
     kinds = {"mean": "PGD mean"} | ({"adaptive": run.last[0].heading} if run.last else {})
     fields = [
-        _averages(run, measure, kind, Head(f"{measure}, {words}"))
+        _average(run, measure, kind, Head(f"{measure}, {words}"))
         for measure in PROTECTION
         for kind, words in kinds.items()
     ]
-    fields.append(
-        Field(
-            Head("harm rate", "clean input"),
-            lambda row: percent_sign(100 * row["harm"]),
-            best="harm",
-            digits=3,
-            lowest=True,
-        )
+    harm = Field(
+        Head("harm rate", "clean input"),
+        lambda row: percent_sign(100 * row["harm"]),
+        best="harm",
+        digits=3,
+        lowest=True,
     )
     strengths = [c.strength for c in run.found.conditions("pgd")]
     span = f"k = {min(strengths):g} … {max(strengths):g}" if strengths else "not measured"
     below = " In italics below a row: the paper's own averages." if run.published else ""
     digits = {f"{measure} {kind}": 2 for measure in PROTECTION for kind in kinds} | {"harm": 3}
-    return Table(
-        "Protection efficacy, recovery rate, harm rate",
-        f"Mean ± population standard deviation over oblivious PGD with {span}.{below}",
-        _heads(fields),
-        lay_out(told.round(digits), fields, key="", below=paper.NAME),
+    return pivot(
+        run.worth.round(digits),
+        [*fields, harm],
+        key="",
+        below=paper.NAME,
+        title="Protection efficacy, recovery rate, harm rate",
+        note=f"Mean ± population standard deviation over oblivious PGD with {span}.{below}",
         name="protection",
-        numbers=told,
+        numbers=run.worth,
     )
 
 
-def _averages(run: Measures, measure: str, kind: str, head: Head) -> Field:
+def _average(run: Measures, measure: str, kind: str, head: Head) -> Field:
     """Return the column of PE or RR, ``mean`` over the steps or ``adaptive``."""
     best = f"{measure} {kind}"
 
@@ -288,46 +265,48 @@ def _averages(run: Measures, measure: str, kind: str, head: Head) -> Field:
     def published(row: Row) -> str:
         found = run.published.get(row["defence"])
         if found is None or kind != "mean":
-            return "–"
-        told = found[1].efficacy if measure == "PE" else found[1].recovery
-        return f"{told.mean:.3f} ± {told.sd:.3f}"
+            return MISSING
+        return "{:.3f} ± {:.3f}".format(*found[1][measure])
 
     return Field(head, text, best=best, digits=2, published=published)
 
 
 def protection_table(run: Measures) -> Table | None:
     """Return PE and RR by number of steps; None without PGD or a defence."""
-    told, frame = run.worth, run.protection
-    if told.empty or not run.found.conditions("pgd"):
+    steps = [str(int(c.strength)) for c in run.found.conditions("pgd")]
+    if run.worth.empty or not steps:
         return None
-    values = {
-        (row["defence"], str(row["k"]), row["measure"]): row["value"]
-        for row in frame.to_dict("records")
-    }
-    lines = [str(int(c.strength)) for c in run.found.conditions("pgd")]
+    frame = run.protection
+    told = frame.assign(row=frame["k"].astype(str))[["defence", "row", "measure", "value"]]
     for column in run.last:
-        lines.append(column.heading)
-        for row in told.to_dict("records"):
-            for measure in PROTECTION:
-                values[row["defence"], column.heading, measure] = row[f"{measure} adaptive"]
-    entries = [
-        {
-            "k": line,
-            "column": name,
-            "text": " / ".join(number(values.get((name, line, m), np.nan)) for m in PROTECTION),
-        }
-        for line in lines
-        for name in told["defence"]
-    ]
-    fields = [Field(Head(name), itemgetter("text"), name) for name in told["defence"]]
-    return Table(
-        "PE / RR for each number of PGD steps",
-        "Oblivious PGD of k steps; the adaptive row knows the defence.",
-        _heads(fields, Head("k")),
-        lay_out(pd.DataFrame(entries), fields, row="k"),
+        for measure in PROTECTION:
+            known = run.worth[["defence"]].assign(row=column.heading, measure=measure)
+            told = pd.concat([told, known.assign(value=run.worth[f"{measure} adaptive"])])
+    values = told.set_index(["defence", "row", "measure"])["value"].to_dict()
+
+    def pair(name: str) -> Field:
+        keys = [(name, m) for m in PROTECTION]
+        return Field(
+            Head(name),
+            lambda row: " / ".join(number(values.get((d, row["row"], m), np.nan)) for d, m in keys),
+        )
+
+    rows = [*steps, *(column.heading for column in run.last)]
+    return pivot(
+        pd.DataFrame({"row": rows}),
+        [pair(name) for name in run.worth["defence"]],
+        first="k",
+        row="row",
+        key="",
+        title="PE / RR for each number of PGD steps",
+        note="Oblivious PGD of k steps; the adaptive row knows the defence.",
         name="figure-2",
         numbers=frame,
     )
+
+
+def _percent(head: Head, where: object, best: str = "") -> Field:
+    return Field(head, lambda row: percentage(row["percent"]), where, best)
 
 
 def other_table(run: Measures) -> Table | None:
@@ -335,16 +314,12 @@ def other_table(run: Measures) -> Table | None:
     columns = run.other_columns
     if not columns:
         return None
-    frame = run.by("all", columns).round({"percent": 1})
-    fields = [
-        Field(Head(c.heading), lambda row: percentage(row["percent"]), c.heading, "percent")
-        for c in columns
-    ]
-    return Table(
-        "UAR (%) in all other conditions that were measured",
-        "Columns: attack, strength and what the attacker knows.",
-        _heads(fields),
-        lay_out(frame, fields, rows=run.defences),
+    return pivot(
+        run.by("all", columns).round({"percent": 1}),
+        [_percent(Head(c.heading), c.heading, "percent") for c in columns],
+        rows=run.defences,
+        title="UAR (%) in all other conditions that were measured",
+        note="Columns: attack, strength and what the attacker knows.",
         name="other-conditions",
     )
 
@@ -358,35 +333,31 @@ def group_tables(run: Measures, group: str) -> tuple[Table, ...]:
     title, note, names = _groups(run, group)
     if len(names) < 2:
         return ()
-    frame = run.by(group, run.main)
+    frame = told = run.by(group, run.main)
+    if group == "speaker":
+        entries = frame.groupby(["defence", "column"], sort=False)["percent"]
+        spread = entries.agg(lambda values: float(np.std(values.to_numpy()))).reset_index()
+        told = pd.concat([frame, spread.assign(group="sd")], ignore_index=True)
+    told = told.assign(key=pd.Series(zip(told["column"], told["group"], strict=True)))
     details = (*names, "sd") if group == "speaker" else names
     narrow = len(details) * len(run.main) <= _WIDEST
-    told = frame
-    if group == "speaker":
-        told = pd.concat([frame, _spreads(run, frame, names)], ignore_index=True)
-    told = told.assign(key=pd.Series(zip(told["column"], told["group"], strict=True)))
-    made = []
-    for part in [run.main] if narrow else [(column,) for column in run.main]:
-        headings = [column.heading for column in part]
-        fields = [
-            Field(
-                Head(heading, detail) if narrow else Head(detail),
-                lambda row: percentage(row["percent"]),
-                (heading, detail),
-            )
-            for heading in headings
-            for detail in details
-        ]
-        made.append(
-            Table(
-                title if narrow else f"{title}: {headings[0]}",
-                note,
-                _heads(fields),
-                lay_out(told, fields, key="key", rows=run.defences),
-                numbers=frame[frame["column"].isin(headings)],
-            )
+    headings = [column.heading for column in run.main]
+    return tuple(
+        pivot(
+            told,
+            [
+                _percent(Head(heading, detail) if narrow else Head(detail), (heading, detail))
+                for heading in part
+                for detail in details
+            ],
+            key="key",
+            rows=run.defences,
+            title=title if narrow else f"{title}: {part[0]}",
+            note=note,
+            numbers=frame[frame["column"].isin(part)],
         )
-    return tuple(made)
+        for part in ([headings] if narrow else [[heading] for heading in headings])
+    )
 
 
 def _groups(run: Measures, group: str) -> tuple[str, str, tuple[str, ...]]:
@@ -399,86 +370,64 @@ def _groups(run: Measures, group: str) -> tuple[str, str, tuple[str, ...]]:
         )
         return "UAR (%) by speaker", note, tuple(np.unique(found.speakers).tolist())
     if group == "gender":
-        names = np.unique(found.genders).tolist()
-        counts = [np.unique(found.speakers[found.genders == name]).size for name in names]
-        told = ", ".join(f"{count} {name}" for count, name in zip(counts, names, strict=True))
-        return "UAR (%) by gender", f"Speakers: {told}.", tuple(names)
-    totals = np.bincount(found.labels, minlength=len(found.classes))
-    counted = {n: count for n, count in zip(found.classes, totals, strict=True) if count}
-    told = ", ".join(f"{count} {name}" for name, count in counted.items())
-    return "Recall (%) by emotion", f"{_unit(run)}: {told}.", tuple(counted)
-
-
-def _spreads(run: Measures, frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Return the sd over all groups of each entry; ``nan`` where one of them has none."""
-    rows = []
-    for (defence, heading), part in frame.groupby(["defence", "column"], sort=False):
-        values = part.set_index("group")["percent"].reindex(list(names)).to_numpy()
-        rows.append((defence, heading, "sd", float(np.std(values))))
-    return pd.DataFrame(rows, columns=frame.columns)
+        pairs = {(g, s) for g, s in zip(found.genders, found.speakers, strict=True)}
+        counts = Counter(str(gender) for gender, _ in sorted(pairs))
+        title, words = "UAR (%) by gender", "Speakers"
+    else:
+        counts = Counter(found.classes[label] for label in np.sort(found.labels))
+        title, words = "Recall (%) by emotion", _unit(run)
+    told = ", ".join(f"{count} {name}" for name, count in counts.items())
+    return title, f"{words}: {told}.", tuple(counts)
 
 
 def flow_tables(run: Measures) -> tuple[Table, ...]:
     """Return where answers go under the longest PGD of the grid, and under the adaptive attack."""
-    names = {}
-    if run.longest is not None:
-        names[f"{run.longest.heading}, oblivious"] = run.longest
-    names |= {column.heading: column for column in run.last}
-    found = (_flow_table(run, name, column) for name, column in names.items())
+    longest = {f"{run.longest.heading}, oblivious": run.longest} if run.longest else {}
+    columns = longest | {column.heading: column for column in run.last}
+    found = (_flow_table(run, name, column) for name, column in columns.items())
     return tuple(table for table in found if table)
 
 
 def _flow_table(run: Measures, condition: str, column: Column) -> Table | None:
     """Return true → predicted as counts and shares, one column per defence."""
-    found, names = run.found, run.found.classes
+    found, names = run.found, np.array(run.found.classes)
     cells = {name: run.answers(name, column) for name in run.defences}
-    answers = {name: stack[0] for name, stack in cells.items() if stack is not None}
+    answers = {name: cell[0] for name, cell in cells.items() if cell is not None}
     if not answers or len(names) < 2:
         return None
     totals = np.bincount(found.labels, minlength=len(names))
-    matrices = {
-        name: metrics.confusion(found.labels, answer, range(len(names)))
-        for name, answer in answers.items()
-    }
-    mean = np.mean([m / np.maximum(totals, 1)[:, None] for m in matrices.values()], axis=0)
-    places = [place for place in np.ndindex(*mean.shape) if totals[place[0]]]
-    # Wrong answers first, the most frequent on top; then the right ones, so that a class adds up.
-    places.sort(key=lambda place: (place[0] == place[1], -mean[place]))
-    frame = pd.DataFrame(
-        [
-            {
-                "defence": defence,
-                "true": names[row],
-                "predicted": names[column],
-                "count": int(matrix[row, column]),
-                "share": matrix[row, column] / totals[row],
-            }
-            for defence, matrix in matrices.items()
-            for row, column in places
-        ]
-    )
-    told, most = [], []
-    for name in answers:
-        truth, said = (np.array(names)[codes] for codes in (found.labels, answers[name]))
-        largest = flows(truth, said, names)[0]
-        way = f"{largest.truth} → {largest.predicted}" if largest.count else "none"
+    rows, told, largest = [], [], {}
+    for name, answer in answers.items():
+        counts = metrics.confusion(found.labels, answer, range(len(names)))
+        for i, j in (place for place in np.ndindex(*counts.shape) if totals[place[0]]):
+            count, share = int(counts[i, j]), counts[i, j] / totals[i]
+            rows.append((name, str(names[i]), str(names[j]), count, share))
+        most = flows(names[found.labels], names[answer], run.found.classes)[0]
+        way = f"{most.truth} → {most.predicted}" if most.count else "none"
         told.append({"defence": name, "row": "largest flow", "text": way})
-        size = f" ({largest.count}, {_share(largest.share)})" if largest.count else ""
-        if name in (UNDEFENDED, *run.vaccines):
-            most.append((name != UNDEFENDED, f"{name} {way}{size}"))
+        size = f" ({most.count}, {_share(most.share)})" if most.count else ""
+        largest[name] = f"{name} {way}{size}"
+    frame = pd.DataFrame(rows, columns=["defence", "true", "predicted", "count", "share"])
+    # Wrong answers first, the most frequent on top; then the right ones, so that a class adds up.
+    right = frame["true"] == frame["predicted"]
+    mean = frame.groupby(["true", "predicted"])["share"].transform(lambda s: np.mean(s.to_numpy()))
+    order = frame.assign(right=right, mean=-mean, place=frame["defence"].map(list(answers).index))
+    frame = frame.loc[order.sort_values(["place", "right", "mean"], kind="stable").index]
     for row in frame.to_dict("records"):
-        right = row["true"] == row["predicted"]
-        way = f"{row['true']}, right" if right else f"{row['true']} → {row['predicted']}"
+        wrong = row["true"] != row["predicted"]
+        way = f"{row['true']} → {row['predicted']}" if wrong else f"{row['true']}, right"
         text = f"{row['count']} ({_share(row['share'])})"
         told.append({"defence": row["defence"], "row": way, "text": text})
-    fields = [Field(Head(name), itemgetter("text"), name) for name in answers]
-    start = [text for _, text in sorted(most, key=itemgetter(0))]
-    return Table(
-        f"Where answers go: {condition}",
-        (f"The largest flow of wrong answers: {'; '.join(start)}." if start else "")
-        + f" {_unit(run)} and share of the true class, by mean share over the defences.",
-        _heads(fields, Head("true → predicted")),
-        lay_out(pd.DataFrame(told), fields, row="row", key="defence"),
+    named = [largest[name] for name in (UNDEFENDED, *run.vaccines) if name in largest]
+    start = f"The largest flow of wrong answers: {'; '.join(named)}." if named else ""
+    return pivot(
+        pd.DataFrame(told),
+        [Field(Head(name), itemgetter("text"), name) for name in answers],
+        first="true → predicted",
+        row="row",
+        key="defence",
+        title=f"Where answers go: {condition}",
+        note=f"{start} {_unit(run)} and share of the true class, by mean share over the defences.",
         numbers=frame,
     )
 

@@ -11,7 +11,7 @@ import pandas as pd
 from servax.evaluation.statistics import Comparison, holm, mcnemar, speaker_permutation
 from servax.report.measures import Column, Measures
 from servax.report.predictions import TRAINED, UNDEFENDED, family
-from servax.report.tables import Field, Head, Row, Table, lay_out, signed
+from servax.report.tables import Field, Head, Row, Table, pivot, signed
 
 __all__ = ["mcnemar_table", "opponents", "pairs", "significance_table"]
 
@@ -87,17 +87,14 @@ def significance_table(run: Measures) -> Table | None:
     def text(row: Row) -> str:
         return f"{signed(row['difference_points'])}, {_p(row['p_holm'])}"
 
-    fields = [Field(Head(c.heading), text, c.heading) for c in run.main]
-    return Table(
-        "SSAD against every other defence: difference in UAR points",
-        _note(tests),
-        (Head("defences"), *(each.head for each in fields)),
-        lay_out(
-            frame.assign(row=frame["first"] + " vs " + frame["second"]),
-            fields,
-            row="row",
-            rows=[f"{first} vs {second}" for first, second in pairs(run)],
-        ),
+    return pivot(
+        frame.assign(row=frame["first"] + " vs " + frame["second"]),
+        [Field(Head(c.heading), text, c.heading) for c in run.main],
+        first="defences",
+        row="row",
+        rows=[f"{first} vs {second}" for first, second in pairs(run)],
+        title="SSAD against every other defence: difference in UAR points",
+        note=_note(tests),
         name="significance",
         numbers=frame,
     )
@@ -173,15 +170,18 @@ def mcnemar_table(run: Measures) -> Table | None:
         row=[f"fold {r['fold']}, seed {r['seed']}" for r in rows],
         key=pd.Series([(r["column"], r["first"], r["second"]) for r in rows]),
     )
-    return Table(
-        "A second look: McNemar's test for each fold",
-        "Utterances that only the first : only the second defence gets right, against the best "
-        "adversarially trained model and the best other defence (by PGD mean). Exact binomial "
+    return pivot(
+        told,
+        fields,
+        first="fold",
+        row="row",
+        key="key",
+        title="A second look: McNemar's test for each fold",
+        note="Utterances that only the first : only the second defence gets right, against the "
+        "best adversarially trained model and the best other defence (by PGD mean). Exact binomial "
         f"test, two-sided, p adjusted by Holm over all {len(rows)} tests of this table; * marks "
         f"p < {LEVEL:g}. It takes utterances of one speaker as independent, which they are not: "
         "the test over speakers decides.",
-        (Head("fold"), *(each.head for each in fields)),
-        lay_out(told, fields, row="row", key="key"),
         name="mcnemar",
         numbers=frame,
     )

@@ -21,11 +21,12 @@ __all__ = [
     "Head",
     "Table",
     "best_of",
-    "lay_out",
     "listed",
     "number",
     "percent_sign",
     "percentage",
+    "pivot",
+    "short",
     "signed",
     "with_interval",
     "with_spread",
@@ -128,25 +129,29 @@ def best_of(
     return [bool(flag) for flag in compete & (numbers == top)]
 
 
-def lay_out(
+def pivot(
     frame: pd.DataFrame,
     fields: Sequence[Field],
     *,
+    first: str = "defence",
     row: str = "defence",
     key: str = "column",
     rows: Sequence[str] = (),
     below: str = "",
-) -> tuple[tuple[Cell, ...], ...]:
-    """Return the cells of a table, its rows in the order of the frame.
+    **layout: Any,
+) -> Table:
+    """Return a table with a row for each name in a column of `frame`, in that order.
 
     Args:
         frame: Tidy numbers.
         fields: Columns after the first.
+        first: Heading of the first column.
         row: Column of the frame that names the rows; as in the paper, only defences compete for
             the best of a column, not the undefended target.
         key: Column of the frame that `Field.where` speaks of; without it each row is its own.
         rows: Names of rows, in order, that stand there whatever the frame holds.
         below: Name of the paper's rows, which stand below ours where the paper has any entry.
+        **layout: All else of `Table`.
     """
     lines: dict[str, dict[Hashable, Row]] = {name: {} for name in rows}
     for record in frame.to_dict("records"):
@@ -157,14 +162,14 @@ def lay_out(
     told = []
     for i, name in enumerate(lines):
         found = [(each, column[i]) for each, column in zip(fields, columns, strict=True)]
-        cells = [_cell(each, entry) for each, entry in found]
-        bold = (c._replace(best=best[j][i]) for j, c in enumerate(cells))
-        told.append((Cell(name), *bold))
+        cells = (_cell(*entry)._replace(best=best[j][i]) for j, entry in enumerate(found))
+        told.append((Cell(name), *cells))
         theirs = [each.published(entry) if entry else MISSING for each, entry in found]
         if below and set(theirs) != {MISSING}:
             published = (Cell(text, published=text != MISSING) for text in theirs)
             told.append((Cell(below, published=True), *published))
-    return tuple(told)
+    head = (Head(first), *(each.head for each in fields))
+    return Table(head=head, rows=tuple(told), **layout)
 
 
 def _cell(each: Field, entry: Row | None) -> Cell:
@@ -195,6 +200,12 @@ def number(value: float, *, digits: int = 2) -> str:
         return MISSING
     text = f"{value:.{digits}f}".replace("-", "−")
     return text[1:] if text.startswith("−") and not float(text[1:]) else text
+
+
+def short(value: float, digits: int = 6) -> str:
+    """Return ``.02`` for 0.02, as the paper writes sizes."""
+    text = f"{value:.{digits}g}"
+    return text.removeprefix("0") or text
 
 
 def percentage(value: float) -> str:

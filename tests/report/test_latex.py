@@ -11,9 +11,9 @@ from servax.report import Cell, Head, Measures, Table, collect, table_1
 from servax.report.rendering import escaped, latex
 from servax.report.run_tables import (
     adaptive_table,
-    fold_table,
     interval_table,
     protection_table,
+    spread_table,
     worth_table,
 )
 
@@ -68,7 +68,7 @@ def test_main_tables_are_well_formed(everyone: pd.DataFrame) -> None:
         table_1(outcomes, beside_paper=True),
         adaptive_table(outcomes),
         interval_table(outcomes),
-        fold_table(outcomes),
+        spread_table(outcomes, "run"),
         worth_table(outcomes),
         protection_table(outcomes),
     )

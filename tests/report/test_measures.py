@@ -9,7 +9,7 @@ from as_grid import as_grid
 from sklearn.metrics import balanced_accuracy_score
 
 from servax.report import Measures, collect, table_1
-from servax.report.run_tables import fold_table, interval_table, other_table, worth_table
+from servax.report.run_tables import interval_table, other_table, spread_table, worth_table
 
 
 def oracle(
@@ -163,8 +163,8 @@ def test_nothing_measured_stays_unsaid(small: pd.DataFrame) -> None:
 
 
 def test_one_fold_has_no_fold_table(small: pd.DataFrame) -> None:
-    assert fold_table(Measures(collect(small[small["fold"] == 0]))) is None
-    table = fold_table(Measures(collect(small)))
+    assert spread_table(Measures(collect(small[small["fold"] == 0])), "run") is None
+    table = spread_table(Measures(collect(small)), "run")
     assert table is not None
     assert re.fullmatch(r"\d+\.\d ± \d+\.\d", table.rows[0][1].text)
 

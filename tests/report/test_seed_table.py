@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from servax.report import Measures, collect
-from servax.report.run_tables import seed_table
+from servax.report.run_tables import spread_table
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_each_seed_is_pooled_over_folds(seeds: pd.DataFrame) -> None:
         100 * balanced_accuracy_score(rows["label"], rows["prediction"])
         for _, rows in part.groupby("seed")
     ]
-    table = seed_table(Measures(collect(seeds)))
+    table = spread_table(Measures(collect(seeds)), "seed")
     assert table is not None
     assert table.numbers is not None
     told = table.numbers.set_index(["defence", "column"]).loc[("ssad", "clean")]
@@ -47,9 +47,9 @@ def test_each_seed_is_pooled_over_folds(seeds: pd.DataFrame) -> None:
 def test_left_out_for_one_seed_and_a_gap_is_a_dash(
     small: pd.DataFrame, seeds: pd.DataFrame
 ) -> None:
-    assert seed_table(Measures(collect(small))) is None
+    assert spread_table(Measures(collect(small)), "seed") is None
     gap = (seeds["defence"] == "ssad") & (seeds["attack"] == "fgsm") & (seeds["strength"] == 0.003)
-    table = seed_table(Measures(collect(seeds[~gap])))
+    table = spread_table(Measures(collect(seeds[~gap])), "seed")
     assert table is not None
     line = {row[0].text: row for row in table.rows}["ssad"]
     assert line[2].text == "–"

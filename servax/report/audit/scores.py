@@ -85,7 +85,7 @@ class Scores:
 
         Its strength compares with no radius, so it stands in the tables and in no worst case.
         """
-        return condition.space == "waveform" and not self.result.on_sound
+        return condition.settings[-1:] == ("waveform",) and not self.result.on_sound
 
     def conditions(
         self, system: str, knowledge: Collection[str] = ATTACKERS

@@ -26,7 +26,7 @@ from servax.report.audit.scores import (
     Standing,
 )
 from servax.report.predictions import UNDEFENDED
-from servax.report.tables import listed, number, percent_sign, percentage
+from servax.report.tables import listed, number, percent_sign, percentage, short
 
 __all__ = ["definitions", "led", "size", "summary", "terms", "verdict"]
 
@@ -52,7 +52,7 @@ def size(result: AuditResult) -> str:
     """Return the radius as text: ``ε .02 (1.6 dB)``."""
     decibels = result.decibels(result.radius)
     known = f" ({number(decibels, digits=1)}{_NARROW}dB)" if decibels >= 0 else ""
-    return f"ε{_NARROW}{result.radius:g}".replace("0.", ".", 1) + known
+    return f"ε{_NARROW}{short(result.radius)}{known}"
 
 
 def best_looking(found: Scores) -> str | None:

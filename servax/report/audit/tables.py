@@ -21,9 +21,10 @@ from servax.report.tables import (
     Head,
     Row,
     Table,
-    lay_out,
     listing,
     number,
+    pivot,
+    short,
     with_interval,
 )
 
@@ -118,13 +119,16 @@ def main_table(found: Scores) -> Table:
     headings = ("clean", *HEADINGS.values(), "worst of all")
     fields = [Field(Head(h, tried(h)), text, h, "uar_percent") for h in headings]
     spread = "" if few else f", with 95 % intervals over the {found.speakers} speakers"
-    return Table(
-        "UAR (%) by what the attacker knows",
-        f"Each utterance meets the worst of all attacks of a column at {size(found.result)}{spread}"
-        f"; {found.found.labels.size} utterances. A dash: nobody tried. Bold: the best defence."
-        + (f" {few}" if few else ""),
-        (Head("system"), *(each.head for each in fields)),
-        lay_out(frame, fields, row="system", rows=found.systems),
+    return pivot(
+        frame,
+        fields,
+        first="system",
+        row="system",
+        rows=found.systems,
+        title="UAR (%) by what the attacker knows",
+        note="Each utterance meets the worst of all attacks of a column at "
+        f"{size(found.result)}{spread}; {found.found.labels.size} utterances. A dash: nobody "
+        f"tried. Bold: the best defence.{few and ' '}{few}",
         name="worst-case",
         numbers=frame,
         dense=True,
@@ -207,7 +211,7 @@ def attack_table(found: Scores) -> Table | None:
     shown = pd.concat([inside.groupby(keys, sort=False).tail(1), every]).drop_duplicates(keys)
     fields = [
         *_names("system"),
-        Field(Head("strength"), lambda row: f"{row['strength']:.3g}".replace("0.", ".", 1)),
+        Field(Head("strength"), lambda row: short(row["strength"], 3)),
         _number("strength_db", "dB"),
         _number("uar", "UAR", "%", times=100),
         _number("median_snr_db", "SNR, median", "dB"),

@@ -44,7 +44,7 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 """Rises when a key changes its meaning or goes; new keys leave it."""
-FIRST = ("worst-case", "uar-over-epsilon", "checks")
+FIRST = ("worst-case", "figures/uar-over-epsilon", "checks")
 """What a reader came for: who keeps what, the curves, and whether the numbers can be trusted."""
 _JSON, _JUNIT = "audit.json", "audit.junit.xml"
 _FACTS = ("command", "machine", "commit", "seeds")
