@@ -9,7 +9,7 @@ from servax.service.dispatcher import Dispatcher
 from servax.service.requests import BrokeError, RequestHandler
 from servax.service.responses import Refusal
 from servax.service.server import Endpoint, open_socket, serve, uvicorn_config
-from servax.service.settings import Limits, PageLimits, ServiceSettings
+from servax.service.settings import PageLimits, ServiceSettings
 from servax.service.telemetry import Metrics, forward_libraries, open_log
 from servax.service.tokens import Tokens, read_tokens, readable_by_others
 
@@ -18,7 +18,6 @@ __all__ = [
     "Decoded",
     "Dispatcher",
     "Endpoint",
-    "Limits",
     "Metrics",
     "PageLimits",
     "Refusal",

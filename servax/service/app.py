@@ -89,7 +89,7 @@ def build_app(
         log=log,
         metrics=metrics,
         routes=frozenset(ROUTES),
-        answer_seconds=handler.settings.body_seconds,
+        answer_seconds=handler.settings.body_timeout,
     )
     if mount is not None:
         mount(app, handler)
@@ -104,7 +104,7 @@ def open_routes(handler: RequestHandler) -> "APIRouter":
 
     def state(word: str) -> State:
         dispatcher = handler.dispatcher
-        return State(word, dispatcher.workers_ready, dispatcher.settings.workers)
+        return State(word, dispatcher.workers_ready, dispatcher.settings.worker_count)
 
     @router.get("/healthz", summary="Whether the server answers at all")
     async def healthz() -> State:

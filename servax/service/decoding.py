@@ -22,7 +22,7 @@ from servax.errors import AudioCause, AudioError
 from servax.runtime.forms import SHORTEST_SECONDS
 from servax.service.queue import SoundFacts
 from servax.service.responses import Refusal
-from servax.service.settings import Limits
+from servax.service.settings import ServiceSettings
 
 PCM = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"})
 TELEPHONE = frozenset({"ULAW", "ALAW"})
@@ -39,6 +39,8 @@ SUBTYPES = {
 """What is decoded. ADPCM, GSM, ALAC and the like are left out: rarely sent, read by old code."""
 NAMES = "WAV (PCM or float), FLAC, OGG, MP3, AIFF, AU or CAF"
 BLOCK_FRAMES = 1 << 16
+MOST_SAMPLES = 12_000_000
+"""Of all channels together: 120 s of stereo at 48 kHz are 11.5 million, 46 MB."""
 REFUSED: dict[AudioCause, tuple[str, str]] = {
     "empty": ("empty", "The sound holds no samples; send one that does."),
     "no_samples": ("empty", "The sound holds no samples; send one that does."),
@@ -79,12 +81,12 @@ class Decoded:
         return SoundFacts(frames / self.rate, self.rate, channels, self.container)
 
 
-def decode(body: bytes, limits: Limits) -> Decoded:
+def decode(body: bytes, settings: ServiceSettings) -> Decoded:
     """Return the sound in a body.
 
     Args:
         body: A whole sound file.
-        limits: What it may cost.
+        settings: What it may cost.
 
     Raises:
         Refusal: The body is empty, too large, not sound of a container that is decoded, damaged,
@@ -92,9 +94,9 @@ def decode(body: bytes, limits: Limits) -> Decoded:
     """
     if not body:
         raise Refusal(422, "empty", "The body is empty; send the bytes of one sound file.")
-    if len(body) > limits.body_bytes:
+    if len(body) > settings.max_bytes:
         raise Refusal(
-            413, "too_large", f"The body is larger than the {limits.body_bytes} bytes allowed."
+            413, "too_large", f"The body is larger than the {settings.max_bytes} bytes allowed."
         )
     started = time.thread_time()
     file = io.BytesIO(body)
@@ -104,8 +106,8 @@ def decode(body: bytes, limits: Limits) -> Decoded:
     file.seek(0)
     try:
         with audio.open_sound(file, "body") as sound:
-            _check_header(sound, limits)
-            samples = _samples(sound, limits, started)
+            _check_header(sound, settings)
+            samples = _samples(sound, settings, started)
             rate, container = int(sound.samplerate), str(sound.format)
     except AudioError as error:
         if error.cause == "not_sound":
@@ -127,40 +129,45 @@ def container_of(body: bytes) -> str | None:
     return starts.get(head)
 
 
-def _check_header(sound: soundfile.SoundFile, limits: Limits) -> None:
+def _check_header(sound: soundfile.SoundFile, settings: ServiceSettings) -> None:
     """Refuse what the header alone shows to be more, or less, than is decoded."""
     if sound.subtype not in SUBTYPES.get(sound.format, frozenset()):
         raise _not_sound()
-    if sound.channels > limits.channels:
+    if sound.channels > settings.max_channels:
         raise Refusal(
             422,
             "too_many_channels",
-            f"The sound has {sound.channels} channels, expected at most {limits.channels}.",
+            f"The sound has {sound.channels} channels, expected at most {settings.max_channels}.",
         )
-    if sound.frames > _most_frames(sound, limits):
-        raise _too_long(sound, limits)
+    if sound.frames > _most_frames(sound, settings):
+        raise _too_long(sound, settings)
 
 
-def _most_frames(sound: soundfile.SoundFile, limits: Limits) -> int:
-    return min(int(limits.seconds * int(sound.samplerate)), limits.samples // int(sound.channels))
+def _most_frames(sound: soundfile.SoundFile, settings: ServiceSettings) -> int:
+    return min(
+        int(settings.max_seconds * int(sound.samplerate)), MOST_SAMPLES // int(sound.channels)
+    )
 
 
-def _samples(sound: soundfile.SoundFile, limits: Limits, started: float) -> NDArray[np.float32]:
+def _samples(
+    sound: soundfile.SoundFile, settings: ServiceSettings, started: float
+) -> NDArray[np.float32]:
     """Return samples (T, channels), decoded block by block within the limits."""
-    rate, most = sound.samplerate, _most_frames(sound, limits)
+    rate, most = sound.samplerate, _most_frames(sound, settings)
     # Reserved, not yet used: pages that no block reaches cost nothing.
     samples = np.empty((min(sound.frames, most), sound.channels), dtype=np.float32)
     done = 0
     for block in audio.blocks(sound, "body", first=0, last=sound.frames, size=BLOCK_FRAMES):
         if done + len(block) > len(samples):
-            raise _too_long(sound, limits)
+            raise _too_long(sound, settings)
         samples[done : done + len(block)] = block
         done += len(block)
-        if time.thread_time() - started > limits.decode_seconds:
+        if time.thread_time() - started > settings.decode_seconds:
             raise Refusal(
                 422,
                 "too_slow_to_decode",
-                f"Decoding took longer than {limits.decode_seconds:g} s; send WAV, or less sound.",
+                f"Decoding took longer than {settings.decode_seconds:g} s; send WAV, or less "
+                "sound.",
             )
     if done < SHORTEST_SECONDS * rate:
         raise Refusal(
@@ -171,8 +178,8 @@ def _samples(sound: soundfile.SoundFile, limits: Limits, started: float) -> NDAr
     return samples[:done]
 
 
-def _too_long(sound: soundfile.SoundFile, limits: Limits) -> Refusal:
-    seconds = _most_frames(sound, limits) / sound.samplerate
+def _too_long(sound: soundfile.SoundFile, settings: ServiceSettings) -> Refusal:
+    seconds = _most_frames(sound, settings) / sound.samplerate
     return Refusal(
         413,
         "too_long",

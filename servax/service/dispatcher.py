@@ -35,8 +35,8 @@ class Dispatcher:
         self.settings = settings
         self._log = log
         self._metrics = metrics
-        self._waiting = Queue(settings.batch, settings.batch_wait_ms / 1000)
-        self._workers = [Worker(settings, self._waiting.wake) for _ in range(settings.workers)]
+        self._waiting = Queue(settings.batch, settings.batch_wait / 1000)
+        self._workers = [Worker(settings, self._waiting.wake) for _ in range(settings.worker_count)]
         self._lanes: list[asyncio.Task[None]] = []
         self._inside = 0
         self._empty = asyncio.Event()

@@ -74,11 +74,11 @@ class RequestHandler:
             Refusal: It is outside a limit, no sound, or not done in time.
             ClientGone: Nobody waits for the answer any more.
         """
-        most = self.settings.limits.body_bytes
+        most = self.settings.max_bytes
         check_headers(headers, most)
         record.held.enter_context(self.dispatcher.place())  # until the answer has left
-        until = asyncio.get_running_loop().time() + self.settings.deadline_seconds
-        body = await read_body(receive, most, self.settings.body_seconds)
+        until = asyncio.get_running_loop().time() + self.settings.deadline
+        body = await read_body(receive, most, self.settings.body_timeout)
         record.body_bytes = len(body)
         return await self._done(SoundTask(kind, body, container), record, until, receive)
 
@@ -94,7 +94,7 @@ class RequestHandler:
                 raised a `ServaxError`.
         """
         with self.dispatcher.place():
-            until = asyncio.get_running_loop().time() + self.settings.deadline_seconds
+            until = asyncio.get_running_loop().time() + self.settings.deadline
             return await self._done(Call(function, arguments), RequestRecord(""), until, None)
 
     async def _done(
@@ -114,7 +114,7 @@ class RequestHandler:
             raise Refusal(
                 504,
                 "deadline",
-                f"No answer within {self.settings.deadline_seconds:g} s; try again when fewer "
+                f"No answer within {self.settings.deadline:g} s; try again when fewer "
                 "others ask, or send a shorter sound.",
             )
         finally:

@@ -109,7 +109,9 @@ def serve(
             server = uvicorn.Server(uvicorn_config(app))
             server.handle_exit = _Ending(server, dispatcher, log)
             announce(url)
-            log.info("listening", url=url, workers=settings.workers, tokens=bool(endpoint.tokens))
+            log.info(
+                "listening", url=url, workers=settings.worker_count, tokens=bool(endpoint.tokens)
+            )
             await _until_end(server, dispatcher, listener)
             log.info("ended")
 

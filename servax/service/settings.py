@@ -1,13 +1,13 @@
 """How a service works: its networks, its workers, and what a sound or a clip may cost.
 
-No torch and no sound is loaded here: the command line reads its options from these.
+``servax serve`` takes its options from these, and refusals call them as it does.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from servax.errors import SettingError
@@ -31,26 +31,6 @@ def _is_positive(value: float) -> bool:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one request may cost before it is refused."""
-
-    body_bytes: int = 20 * 2**20
-    """Most bytes of a body."""
-    seconds: float = 120.0
-    """Longest sound, in seconds."""
-    channels: int = 2
-    """Most channels."""
-    decode_seconds: float = 5.0
-    """Longest time a processor may spend on decoding one body, in seconds."""
-    samples: int = 12_000_000
-    """Most samples of all channels together: 120 s of stereo at 48 kHz are 11.5 million, 46 MB."""
-
-    def __post_init__(self) -> None:
-        _require(self, _is_count, "a whole number >= 1", "body_bytes", "channels", "samples")
-        _require(self, _is_positive, "a number of seconds > 0", "seconds", "decode_seconds")
-
-
-@dataclass(frozen=True)
 class ServiceSettings:
     """Everything a service is told, but where it listens and to whom.
 
@@ -58,36 +38,51 @@ class ServiceSettings:
         SettingError: A value is outside its rule.
     """
 
+    model: str = RECOGNISER
+    """Folder of a recogniser, or a packaged one (crnn-ravdess, CC BY-NC-SA 4.0: not for commercial
+    use)."""
     purifier: str = PURIFIER
-    """Folder, packaged name or hub id."""
-    recogniser: str = RECOGNISER
-    """Folder or packaged name."""
-    workers: int = field(default_factory=cpus)
-    """Processes that decode and compute, of one thread each."""
+    """Folder of a purifier, or a packaged one (ssad-plus-ravdess, CC BY-NC-SA 4.0), or a Hugging
+    Face hub id; trained on the log-Mel and scale of the recogniser."""
+    workers: int | None = None
+    """Processes that decode and compute, of one thread each; default one for each CPU."""
     queue: int = 64
-    """Requests inside at once: their bodies being read, waiting or at work. The next gets 429."""
+    """Requests accepted and not yet answered; the next gets 429."""
     batch: int = 8
-    """Sounds that a network classifies at once."""
-    batch_wait_ms: float = 2.0
+    """Sounds classified at once."""
+    batch_wait: float = 2.0
     """How long a sound to classify waits for others, in milliseconds."""
-    deadline_seconds: float = 30.0
-    """From the admission of a request to its answer."""
-    body_seconds: float = 20.0
-    """How long the body of a request may take to arrive."""
+    deadline: float = 30.0
+    """From the acceptance of a request to its answer, in seconds; then 504."""
+    body_timeout: float = 20.0
+    """For the body of a request to arrive, in seconds; then 408."""
     work_seconds: float = 20.0
-    """How long a worker may be at one batch before it is taken for hung and killed."""
+    """After which a worker at one batch is taken for hung and killed."""
     shutdown_seconds: float = 30.0
-    """How long a service that ends goes on with what it accepted."""
-    limits: Limits = field(default_factory=Limits)
-    """What one sound may be."""
+    """For what was accepted, when the service ends."""
+    max_bytes: int = 20 * 2**20
+    """Size of a body."""
+    max_seconds: float = 120.0
+    """How long a sound may play; 12 million samples of all channels bound it too."""
+    max_channels: int = 2
+    """Channels of a sound; each is purified on its own."""
+    decode_seconds: float = 5.0
+    """How long decoding a sound may take."""
 
     def __post_init__(self) -> None:
         at_least = "a whole number of at least 1"
-        _require(self, lambda value: value >= 1, at_least, "workers", "queue", "batch")
-        times = ("deadline_seconds", "body_seconds", "work_seconds")
+        if self.workers is not None:
+            _require(self, _is_count, at_least, "workers")
+        _require(self, _is_count, at_least, "queue", "batch", "max_bytes", "max_channels")
+        times = ("deadline", "body_timeout", "work_seconds", "max_seconds", "decode_seconds")
         _require(self, _is_positive, "a number of seconds > 0", *times)
-        waits = ("batch_wait_ms", "shutdown_seconds")
+        waits = ("batch_wait", "shutdown_seconds")
         _require(self, lambda v: math.isfinite(v) and v >= 0, "a number >= 0", *waits)
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers there are."""
+        return cpus() if self.workers is None else self.workers
 
 
 @dataclass(frozen=True)

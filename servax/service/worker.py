@@ -16,7 +16,7 @@ from servax.errors import PathError, ServaxError
 from servax.service.decoding import Decoded, decode
 from servax.service.queue import Broke, Call, Done, Result, Task
 from servax.service.responses import Refusal
-from servax.service.settings import Limits
+from servax.service.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from servax.service.inference import Models
@@ -76,7 +76,7 @@ def load(purifier: str, recogniser: str) -> int:
     return os.getpid()
 
 
-def work(tasks: Sequence[Task], limits: Limits) -> list[Result]:
+def work(tasks: Sequence[Task], settings: ServiceSettings) -> list[Result]:
     """Return the result of each task, in their order; nothing is raised for any of them."""
     models = _loaded[0]
     results: dict[int, Result] = {}
@@ -86,7 +86,7 @@ def work(tasks: Sequence[Task], limits: Limits) -> list[Result]:
             made = attempt(task.function, models, *task.arguments)
             results[place] = made if isinstance(made, Refusal | Broke) else Done(made)
             continue
-        sound = attempt(decode, task.body, limits)
+        sound = attempt(decode, task.body, settings)
         if not isinstance(sound, Decoded):
             results[place] = sound
         elif task.kind == "classify":

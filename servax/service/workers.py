@@ -71,7 +71,7 @@ class Worker:
             1, mp_context=multiprocessing.get_context("spawn"), initializer=worker.begin
         )
         self._executor = executor
-        names = (self._settings.purifier, self._settings.recogniser)
+        names = (self._settings.purifier, self._settings.model)
         try:
             future = executor.submit(worker.load, *names)
             # Without await between the two, no other worker can have begun one.
@@ -96,7 +96,7 @@ class Worker:
             self.stop()
             raise WorkerLost(begun=False)
         try:
-            future = self._executor.submit(worker.work, tuple(tasks), self._settings.limits)
+            future = self._executor.submit(worker.work, tuple(tasks), self._settings)
         except BrokenProcessPool:
             self.stop()
             raise WorkerLost(begun=False) from None

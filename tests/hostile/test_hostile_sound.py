@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from mutants import CONTAINERS, encoded, mended, mutant
 from watched import Watched
 
-from servax.service import Limits, Refusal, decode
+from servax.service import Refusal, ServiceSettings, decode
 
 PURIFIER = "ssad-plus-synthetic"
 
@@ -53,13 +53,15 @@ def test_mutants_end_in_a_refusal_or_in_sound(mode: str, mutants: int) -> None:
 def test_a_body_is_decoded_or_refused(draw: random.Random) -> None:
     body = mutant(SEEDS, draw)[1]
     with contextlib.suppress(Refusal):
-        assert np.isfinite(decode(body, Limits(seconds=2.0, decode_seconds=60.0)).samples).all()
+        assert np.isfinite(
+            decode(body, ServiceSettings(max_seconds=2.0, decode_seconds=60.0)).samples
+        ).all()
 
 
 @given(st.binary(max_size=600))
 def test_bytes_are_decoded_or_refused(body: bytes) -> None:
     with pytest.raises(Refusal, match=r"\.$"):
-        decode(body, Limits())
+        decode(body, ServiceSettings())
 
 
 def test_a_mutant_is_named_by_its_number() -> None:

@@ -29,7 +29,8 @@ from servax.errors import AudioError, ServaxError
 from servax.purifier import Purifier
 from servax.purifier.file_jobs import FileJob
 from servax.purifier.files import purify_file
-from servax.service import Limits, Refusal, decode
+from servax.service import Refusal, ServiceSettings, decode
+from servax.service.decoding import MOST_SAMPLES
 
 PURIFIED_SECONDS = 1.0
 """Longer sounds are decoded and not purified: that costs time and shows nothing new."""
@@ -67,13 +68,13 @@ class Watch:
 def body(purifier: Purifier, sound: bytes) -> dict[str, Any]:
     """Return what the service would make of a body."""
     try:
-        decoded = decode(sound, Limits())
+        decoded = decode(sound, ServiceSettings())
     except Refusal as refusal:
         return {"outcome": refusal.code, "sentence": str(refusal)}
     assert decoded.samples.dtype == np.float32
     assert np.isfinite(decoded.samples).all()
-    assert decoded.samples.shape[1] <= Limits().channels
-    assert decoded.samples.size <= Limits().samples
+    assert decoded.samples.shape[1] <= ServiceSettings().max_channels
+    assert decoded.samples.size <= MOST_SAMPLES
     if len(decoded.samples) > PURIFIED_SECONDS * decoded.rate:
         return {"outcome": "decoded", "container": decoded.container}
     for channel in decoded.samples.T:

@@ -19,7 +19,6 @@ import uvicorn
 from servax.service import (
     Dispatcher,
     Endpoint,
-    Limits,
     Metrics,
     RequestHandler,
     ServiceSettings,
@@ -32,14 +31,13 @@ from servax.service import (
 )
 
 PURIFIER, RECOGNISER = "ssad-plus-synthetic", "crnn-synthetic"
-LIMITS = Limits(body_bytes=400_000, seconds=5.0, channels=2, decode_seconds=5.0)
 SETTINGS = ServiceSettings(
     purifier=PURIFIER,
-    recogniser=RECOGNISER,
+    model=RECOGNISER,
     workers=1,
-    deadline_seconds=30.0,
-    body_seconds=1.0,
-    limits=LIMITS,
+    body_timeout=1.0,
+    max_bytes=400_000,
+    max_seconds=5.0,
 )
 
 

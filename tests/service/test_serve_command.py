@@ -100,9 +100,9 @@ def test_no_worker_outlives_a_server_that_was_killed() -> None:
         (("--host", "0.0.0.0"), 2, "--token-file FILE, or --allow-open"),
         (("--token-file", "/nowhere/tokens"), 2, "/nowhere/tokens: cannot be read"),
         (("--workers", "0"), 2, "workers is 0, expected a whole number of at least 1"),
-        (("--deadline", "-1"), 2, "deadline_seconds is -1.0, expected a number of seconds > 0"),
-        (("--batch-wait", "-1"), 2, "batch_wait_ms is -1.0, expected a number >= 0"),
-        (("--max-seconds", "0"), 2, "seconds is 0.0, expected a number of seconds > 0"),
+        (("--deadline", "-1"), 2, "deadline is -1.0, expected a number of seconds > 0"),
+        (("--batch-wait", "-1"), 2, "batch_wait is -1.0, expected a number >= 0"),
+        (("--max-seconds", "0"), 2, "max_seconds is 0.0, expected a number of seconds > 0"),
         (("--port", "99999"), 2, "port is 99999"),
     ],
 )

@@ -16,7 +16,7 @@ import soxr
 import torch
 from fastapi.openapi.models import OpenAPI
 from prometheus_client.parser import text_string_to_metric_families
-from service_running import LIMITS, Running, samples_of, sound
+from service_running import SETTINGS, Running, samples_of, sound
 
 from servax.audio.writing import LARGEST_OF_16_BITS as LOUDEST
 from servax.defences.detector import Detector
@@ -175,8 +175,8 @@ REFUSALS: list[tuple[str, str, Any, dict[str, str], int, str]] = [
     ("POST", "/v1/purify", b"x", {"Content-Encoding": "gzip"}, 415, "encoded"),
     ("POST", "/v1/purify", b"", {}, 422, "empty"),
     ("POST", "/v1/purify", [b""], {}, 422, "empty"),
-    ("POST", "/v1/classify", bytes(LIMITS.body_bytes + 1), {}, 413, "too_large"),
-    ("POST", "/v1/classify", [bytes(LIMITS.body_bytes), b"x"], {}, 413, "too_large"),
+    ("POST", "/v1/classify", bytes(SETTINGS.max_bytes + 1), {}, 413, "too_large"),
+    ("POST", "/v1/classify", [bytes(SETTINGS.max_bytes), b"x"], {}, 413, "too_large"),
     ("POST", "/v1/classify", b"no sound at all", {}, 415, "not_sound"),
     ("POST", "/v1/classify", sound(5.1), {}, 413, "too_long"),
     ("POST", "/v1/classify", sound(0.1, channels=3), {}, 422, "too_many_channels"),

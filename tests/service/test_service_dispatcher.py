@@ -59,7 +59,7 @@ class Stub:
 class Scene:
     def __init__(self, **changes: Any) -> None:
         self.log, self.metrics = io.StringIO(), Metrics()
-        settings = replace(SETTINGS, **{"batch_wait_ms": 0.0, **changes})
+        settings = replace(SETTINGS, **{"batch_wait": 0.0, **changes})
         log = open_log(self.log)
         self.dispatcher = Dispatcher(settings, log, self.metrics)
         self.handler = RequestHandler(self.dispatcher, log)
@@ -172,7 +172,7 @@ def test_retry_after_follows_the_pace() -> None:
 
 def test_what_expired_in_the_queue_is_not_computed() -> None:
     async def story() -> None:
-        scene = Scene(deadline_seconds=0.1)
+        scene = Scene(deadline=0.1)
         Stub.work_of = scene.echo
         scene.dispatcher.start()
         asked = [scene.ask(b"at work")]

@@ -27,7 +27,7 @@ def test_functions_run_in_a_worker(service: Running) -> None:
 
 
 def test_workers_that_die_or_hang_are_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Running(replace(SETTINGS, work_seconds=1.5, deadline_seconds=60.0)) as service:
+    with Running(replace(SETTINGS, work_seconds=1.5, deadline=60.0)) as service:
         assert service.client.get("/readyz").json()["status"] == "loading"
         service.wait(lambda: service.dispatcher.ready)
         (first,) = service.dispatcher.pids
