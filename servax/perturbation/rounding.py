@@ -86,6 +86,7 @@ def _into_cube(x: Tensor, moved: Tensor, ball: Ball) -> Tensor | None:
         return None
     if isinstance(ball, Masked) and bool(((moved != x) & ~ball.mask).any()):
         return None
+    x = x.expand_as(moved)  # one input may stand for many changes of it
     # Bit by bit, since what fits into the cache of a processor is done in a third of the time.
     pieces = zip(*(torch.split(each.flatten(), PIECE) for each in (x, moved)), strict=True)
     done: list[Tensor] = []
@@ -94,7 +95,7 @@ def _into_cube(x: Tensor, moved: Tensor, ball: Ball) -> Tensor | None:
         if stepped is None:
             return None
         done.append(stepped)
-    return torch.cat(done).view_as(x)
+    return torch.cat(done).view_as(moved)
 
 
 def _stepped_inside(x: Tensor, moved: Tensor, radius: float) -> Tensor | None:

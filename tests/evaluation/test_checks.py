@@ -561,7 +561,7 @@ def test_planes_exist_where_a_linear_program_finds_one(planted, dimensions) -> N
         assert (plane is not None) == (program.status == 0)
         seen.add(plane is not None)
         if plane is not None:
-            scores = np.vstack([inner, points]) @ plane.weight + plane.bias
+            scores = np.vstack([inner, points]) @ plane[0] + plane[1]
             assert scores[:15].max() < 0 < scores[15:].min()
             assert np.abs(scores).max() == pytest.approx(3.0)
     assert True in seen
@@ -573,8 +573,8 @@ def test_the_direction_is_that_of_a_support_vector_machine() -> None:
     plane = separate(inner, points, closeness=0.5, spread=1.0)
     assert plane is not None
     machine = SVC(kernel="linear", C=1e6).fit(np.vstack([inner, points]), [0] * 40 + [1])
-    cosine = plane.weight @ machine.coef_[0]
-    cosine /= np.linalg.norm(plane.weight) * np.linalg.norm(machine.coef_[0])
+    cosine = plane[0] @ machine.coef_[0]
+    cosine /= np.linalg.norm(plane[0]) * np.linalg.norm(machine.coef_[0])
     assert cosine == pytest.approx(1.0, abs=1e-3)
 
 

@@ -39,3 +39,10 @@ def test_a_masked_ball_says_when_forbidden_elements_change():
     found = into_ball(x, x + 0.5, Masked(Linf(0.02), mask))
     assert torch.equal(found[..., 20:], x[..., 20:])
     assert ((found.double() - x.double()).abs() <= 0.02).all()
+
+
+def test_one_input_stands_for_many_changes_of_it():
+    x = inputs(0, 0.0, 1.0)
+    many = x[:1] + 0.5 * inputs(1, -0.5, 1.0)
+    whole = into_ball(x[:1].expand_as(many), many, Linf(0.02))
+    assert torch.equal(into_ball(x[:1], many, Linf(0.02)), whole)

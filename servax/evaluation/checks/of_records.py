@@ -9,7 +9,6 @@ section 4 and appendix A.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -84,27 +83,17 @@ def one_utterance(rows: pd.DataFrame) -> float:
     return float(1.0 / (len(counts) * counts.min()))
 
 
-@dataclass(frozen=True)
-class Pair:
-    """UARs of two conditions of one system on the utterances that both hold."""
+def pair(first: pd.DataFrame, second: pd.DataFrame) -> tuple[float, float, float] | None:
+    """Return the UARs of two conditions on the utterances that both hold, None without any.
 
-    first: float
-    """UAR of the first condition."""
-    second: float
-    """UAR of the second condition."""
-    tolerance: float
-    """What one utterance is worth, with room for rounding."""
-    utterances: int
-    """How many both hold."""
-
-
-def pair(first: pd.DataFrame, second: pd.DataFrame) -> Pair | None:
-    """Return the UARs of two conditions, or None where they share no utterance."""
+    Returns:
+        UAR of the first, of the second, and what one utterance is worth, with room for rounding.
+    """
     keys = [pd.MultiIndex.from_frame(rows[UTTERANCE]) for rows in (first, second)]
     here, there = first[keys[0].isin(keys[1])], second[keys[1].isin(keys[0])]
     if here.empty:
         return None
-    return Pair(_score(here), _score(there), one_utterance(here) + 1e-9, len(here))
+    return _score(here), _score(there), one_utterance(here) + 1e-9
 
 
 def _once(rows: pd.DataFrame) -> pd.DataFrame:
@@ -141,11 +130,10 @@ def _compared(
     found = pair(first, second)
     if found is None:
         return []
-    uars = dict(zip(names, (found.first, found.second), strict=True))
-    gain = found.second - found.first
-    lost = gain < -found.tolerance or found.second == 0
-    severity = rule if gain > found.tolerance else "passed" if lost else idle
-    return [{**said, **uars, "severity": severity}]
+    before, after, tolerance = found
+    lost = after < before - tolerance or after == 0
+    severity = rule if after > before + tolerance else "passed" if lost else idle
+    return [{**said, **dict(zip(names, (before, after), strict=True)), "severity": severity}]
 
 
 def _worst(compared: Sequence[Row], sentence: str, gap: tuple[str, str | None]) -> Verdict:
@@ -268,14 +256,14 @@ def twice_the_steps(rows: pd.DataFrame) -> Verdict:
         for _, strength, once in _conditions(part[part["attack"] == "pgd"]):
             found = pair(once, _at(part, strength, "pgd-2x"))
             if found is not None:
-                moved = abs(found.second - found.first)
-                moves = moved >= POINT and moved > found.tolerance
+                moved = abs(found[1] - found[0])
+                moves = moved >= POINT and moved > found[2]
                 compared.append(
                     {
                         "knowledge": knowledge,
                         "strength": strength,
-                        "uar": found.first,
-                        "uar_doubled": found.second,
+                        "uar": found[0],
+                        "uar_doubled": found[1],
                         "moved": moved,
                         "severity": "warning" if moves else "passed",
                     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -90,12 +89,17 @@ def _reached(value: Tensor, leaf: Tensor) -> bool:
     return any(gradient is not None for gradient in found)
 
 
+Plane = tuple[Matrix, float]
+"""Weight (D,), towards the planted points, and bias: ``features · weight + bias`` is 0 on it."""
+
+
 class Readout(nn.Module):
     """Maps inputs (B, ...) to two logits (B, 2): near the clean input, and planted.
 
     Args:
         features: From inputs to features (B, D).
         plane: Where the second class begins.
+        like: Says type and device.
     """
 
     weight: Tensor
@@ -104,8 +108,8 @@ class Readout(nn.Module):
     def __init__(self, features: nn.Module, plane: Plane, like: Tensor) -> None:
         super().__init__()
         self.features = features
-        self.register_buffer("weight", torch.as_tensor(plane.weight).to(like))
-        self.register_buffer("bias", torch.as_tensor(plane.bias).to(like))
+        for name, value in zip(("weight", "bias"), plane, strict=True):
+            self.register_buffer(name, torch.as_tensor(value).to(like))
         self.tries = 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,16 +117,6 @@ class Readout(nn.Module):
         self.tries += len(x)
         half = 0.5 * (self.features(x).to(self.weight) @ self.weight + self.bias)  # (B,)
         return torch.stack([-half, half], dim=1)
-
-
-@dataclass(frozen=True, eq=False)
-class Plane:
-    """The plane ``features · weight + bias = 0``."""
-
-    weight: Matrix
-    """(D,), towards the planted points."""
-    bias: float
-    """Moves the plane."""
 
 
 def separate(inner: Matrix, planted: Matrix, *, closeness: float, spread: float) -> Plane | None:
@@ -153,7 +147,7 @@ def separate(inner: Matrix, planted: Matrix, *, closeness: float, spread: float)
     plane = low + closeness * (high - low)
     largest = max(float(np.abs(scores - plane).max()), float(np.abs(planted_scores - plane).max()))
     weight = direction * (spread / largest)
-    return Plane(weight, float(-(centre @ weight) - plane * spread / largest))
+    return weight, float(-(centre @ weight) - plane * spread / largest)
 
 
 def _widest(inner: Matrix, planted: Matrix) -> Matrix:
