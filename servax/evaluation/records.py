@@ -293,8 +293,12 @@ def _encoded(provenance: Mapping[str, Any]) -> bytes:
         ) from error
 
 
-def read(path: str | Path) -> Records:
+def read(path: str | Path, *, attacks: Mapping[str, Any] | None = None) -> Records:
     """Return the table at `path` with its provenance.
+
+    Args:
+        path: The file.
+        attacks: Settings of the attacks, for a table of version 1 that does not carry them itself.
 
     Raises:
         PathError: there is no such file, it is not Parquet, it carries no provenance of servax,
@@ -313,7 +317,7 @@ def read(path: str | Path) -> Records:
     provenance = json.loads(stored)
     frame = table.to_pandas(ignore_metadata=True)
     if not set(SINCE_VERSION_2) & set(frame.columns) and {"attack", "strength"} <= set(frame):
-        frame = from_version_1(frame, provenance)
+        frame = from_version_1(frame, {"attacks": attacks, **provenance})
     try:
         return Records(validate(frame), provenance)
     except ServaxError as error:

@@ -68,7 +68,7 @@ class FoldScoring:
 
     def records(self) -> Records:
         """Return the tables of all attacks as one, with what made each."""
-        tables = {a: records.read(t.stage.folder / TABLE) for a, t in self.oblivious.items()}
+        tables = {attack: self._table(task) for attack, task in self.oblivious.items()}
         # Nothing stands before the bare target: its oblivious attack is its adaptive one.
         known = [
             Records(as_adaptive(tables[threat.name].frame, threat), tables[threat.name].provenance)
@@ -76,9 +76,13 @@ class FoldScoring:
         ]
         pgd = tables["pgd"]
         within = pgd.frame[pgd.frame["strength"] <= self.grid.steps]
-        rest = [records.read(task.stage.folder / TABLE) for task in self.adaptive]
+        rest = [self._table(task) for task in self.adaptive]
         first = [tables["none"], tables["fgsm"], Records(within, pgd.provenance)]
         return records.concat([*first, *known, *rest])
+
+    def _table(self, task: Task) -> Records:
+        # The table of a stage does not carry the settings; one of version 1 is completed by them.
+        return records.read(task.stage.folder / TABLE, attacks=self.grid.told())
 
     def example(self) -> Task:
         """Return the stage that draws the spectrograms of one utterance before and after."""
