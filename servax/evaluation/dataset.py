@@ -61,9 +61,9 @@ class Selection:
     held_out: int = 1
     """The group that is heard, from 1; the model must not have been trained on it."""
     utterances: int | None = None
-    """Most utterances; default all of the group."""
+    """Most utterances, classes and speakers in equal shares; default all of the group."""
     seed: int = 0
-    """Draws the utterances; a synthetic corpus is spoken with it too."""
+    """Draws utterances, starts and queries; a synthetic corpus is spoken with it too."""
 
     def __post_init__(self) -> None:
         check_types(self)
