@@ -84,6 +84,8 @@ def _into_cube(x: Tensor, moved: Tensor, ball: Ball) -> Tensor | None:
     inner = ball.ball if isinstance(ball, Masked) else ball
     if not (isinstance(inner, Linf) and x.dtype == moved.dtype == torch.float32):
         return None
+    if not moved.numel():  # all utterances have left
+        return moved
     if isinstance(ball, Masked) and bool(((moved != x) & ~ball.mask).any()):
         return None
     x = x.expand_as(moved)  # one input may stand for many changes of it

@@ -46,3 +46,8 @@ def test_one_input_stands_for_many_changes_of_it():
     many = x[:1] + 0.5 * inputs(1, -0.5, 1.0)
     whole = into_ball(x[:1].expand_as(many), many, Linf(0.02))
     assert torch.equal(into_ball(x[:1], many, Linf(0.02)), whole)
+
+
+def test_nobody_left_stays_nobody():
+    nobody = inputs(0, 0.0, 1.0)[:0]
+    assert into_ball(nobody, nobody, Linf(0.02)).shape == nobody.shape
