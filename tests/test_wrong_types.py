@@ -140,7 +140,6 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         {"model": MODEL, "x": X, "draws_to_select": 2, "draws_to_estimate": 4, **SIGMA},
     ),
     "draws_until_flat": (defences.draws_until_flat, {"model": MODEL, "x": X, "y": Y}),
-    "is_random": (defences.is_random, {"model": MODEL, "x": X}),
     "GaussianNoise": (defences.GaussianNoise, SIGMA),
     "MeanFilter": (defences.MeanFilter, {"size": 3}),
     "MedianFilter": (defences.MedianFilter, {"size": 3}),

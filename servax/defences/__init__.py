@@ -19,7 +19,6 @@ from servax.defences.defended import (
     ExpectationOverDraws,
     StraightThrough,
     draws_until_flat,
-    is_random,
 )
 from servax.defences.denoiser import DenoiserTrainer, DenoiserTraining, train_denoiser
 from servax.defences.detector import Detector, Score, threshold_at
@@ -64,7 +63,6 @@ __all__ = [
     "Vanilla",
     "certify",
     "draws_until_flat",
-    "is_random",
     "threshold_at",
     "train_denoiser",
 ]

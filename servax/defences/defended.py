@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from servax.attacks.base import check_count, check_inputs
 from servax.attacks.problem import Problem, cross_entropy, logits_of
 from servax.errors import SettingError, ShapeError
-from servax.features import check_tensor
 from servax.kinds import typed
 from servax.models import evaluating
 from servax.perturbation import input_gradient
@@ -127,16 +126,6 @@ class ExpectationOverDraws(nn.Module):
     def one_draw(self, x: Tensor) -> Tensor:
         """Return the logits (B, C) of one call of the model."""
         return logits_of(self.model, x)
-
-
-@typed
-def is_random(model: nn.Module, x: Tensor) -> bool:
-    """Return whether two passes of inputs `x` (B, ...) in evaluation mode differ at all."""
-    check_tensor("x", x)
-    with evaluating(model), torch.no_grad():
-        first, second = logits_of(model, x), logits_of(model, x)
-    # NaN is no draw.
-    return not torch.equal(first.nan_to_num(), second.nan_to_num())
 
 
 @typed

@@ -166,7 +166,7 @@ def test_plain_part_and_objective_are_one_training(
 
 
 @each
-@pytest.mark.parametrize("moments", [[(0, 2)], [(1, 1)], [(0, 1), (1, 3)]])
+@pytest.mark.parametrize("moments", [[(0, 2), (1, 1)], [(0, 1), (1, 3)]])
 def test_an_interrupted_training_ends_as_an_undisturbed_one(
     objective: Objective, moments: list[tuple[int, int]], pair: Pair, tmp_path: Path
 ) -> None:

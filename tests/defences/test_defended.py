@@ -17,7 +17,6 @@ from servax.defences import (
     GaussianNoise,
     Quantise,
     draws_until_flat,
-    is_random,
 )
 from servax.errors import SettingError, ShapeError
 
@@ -122,26 +121,6 @@ def test_sure_models_keep_finite_scores():
     loud = nn.Sequential(model, nn.Hardtanh(-1e9, 1e9))
     found = ExpectationOverDraws(Add(loud, size=1e5), 8)(x)
     assert found.isfinite().all()
-
-
-@pytest.mark.parametrize(("size", "random"), [(0.0, False), (1e-9, True), (1.0, True)])
-def test_random_models_are_found(size, random):
-    model = Add(classifier(), size)
-    assert is_random(model, inputs()[0]) == random
-
-
-def test_dropout_is_random_in_training_mode_only():
-    model = nn.Sequential(classifier(), nn.Dropout(0.5)).train()
-    assert not is_random(model, inputs()[0])
-    assert model.training
-
-
-def test_not_a_number_is_no_draw():
-    class Broken(nn.Module):
-        def forward(self, x):
-            return x.flatten(1)[:, :2] * float("nan")
-
-    assert not is_random(Broken(), inputs()[0])
 
 
 def test_a_model_that_is_not_random_needs_one_draw():
