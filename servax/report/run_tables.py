@@ -15,6 +15,7 @@ from servax.evaluation.statistics import over_folds
 from servax.report import paper
 from servax.report.measures import PROTECTION, Column, Measures, measures
 from servax.report.predictions import UNDEFENDED
+from servax.report.run_sentences import units_of
 from servax.report.significance import mcnemar_table, significance_table
 from servax.report.tables import (
     MISSING,
@@ -29,7 +30,6 @@ from servax.report.tables import (
     with_interval,
     with_spread,
 )
-from servax.report.units import units_of
 
 __all__ = ["appendix_tables", "main_tables", "table_1"]
 

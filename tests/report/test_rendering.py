@@ -156,7 +156,8 @@ def test_same_records_same_pages(tmp_path: Path, records: Records) -> None:
 def test_the_page_shows_first_what_a_reader_came_for(
     tmp_path: Path, everyone: pd.DataFrame
 ) -> None:
-    text = write_report(Records(everyone, {}), tmp_path).html.read_text()
+    few = everyone[everyone["defence"].isin(["pgd-at", "ssad", "undefended"])]
+    text = write_report(Records(few, {}), tmp_path).html.read_text()
     first, rest = text.split('<details class="more">', 1)
     wanted = ("UAR (%) under attack", "Protection efficacy and recovery rate", "(adaptive)")
     assert [title for title in wanted if title not in first] == []

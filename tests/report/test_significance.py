@@ -53,6 +53,7 @@ def test_every_other_defence_is_met_once(small: pd.DataFrame) -> None:
 )
 def test_difference_and_p_by_swapping_rows(small: pd.DataFrame, column, conditions) -> None:
     # All 2^6 swaps of six speakers, made on the rows themselves and scored by scikit-learn.
+    small = small[small["defence"].isin(["undefended", "mean-filter", "ssad"])]
     ours = [rows_of(small, "ssad", *condition) for condition in conditions]
     theirs = [rows_of(small, "mean-filter", *condition) for condition in conditions]
     speakers = sorted(set(small["speaker"]))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from servax.report.audit.demands import below, parsed, untrusted
 from servax.report.audit.result import MEASURES, AuditResult, Clip, Measure
-from servax.report.audit.scores import Scores, Standing, scores
+from servax.report.audit.scores import Scores, Standing, below, parsed, scores, untrusted
 from servax.report.audit.sentences import summary, verdict
 from servax.report.audit.tables import main_table
 from servax.report.audit.write import (

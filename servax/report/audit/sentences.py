@@ -15,7 +15,6 @@ import pandas as pd
 
 from servax.evaluation.checks import SEVERITIES
 from servax.evaluation.statistics import RESAMPLES, SEED
-from servax.report.audit.demands import below, black_box_only, judged, passes, untrusted, wanted
 from servax.report.audit.result import AuditResult
 from servax.report.audit.scores import (
     ATTACKERS,
@@ -24,6 +23,12 @@ from servax.report.audit.scores import (
     UNKNOWING,
     Scores,
     Standing,
+    below,
+    black_box_only,
+    judged,
+    passes,
+    untrusted,
+    wanted,
 )
 from servax.report.predictions import UNDEFENDED
 from servax.report.tables import listed, number, percent_sign, percentage, short

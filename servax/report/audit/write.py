@@ -19,9 +19,20 @@ from servax.errors import PathError
 from servax.evaluation.checks import Finding
 from servax.evaluation.records import Records
 from servax.files import json_text, write_whole
-from servax.report.audit.demands import below, judged, passes, untrusted, wanted
 from servax.report.audit.result import KINDS, AuditResult, Clip
-from servax.report.audit.scores import ATTACKERS, KNOWING, UNKNOWING, Scores, Standing, scores
+from servax.report.audit.scores import (
+    ATTACKERS,
+    KNOWING,
+    UNKNOWING,
+    Scores,
+    Standing,
+    below,
+    judged,
+    passes,
+    scores,
+    untrusted,
+    wanted,
+)
 from servax.report.audit.sentences import definitions, summary, terms, verdict
 from servax.report.audit.tables import attack_rows, audit_tables, plain
 from servax.report.figures import Lines, size_curves
