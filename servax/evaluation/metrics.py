@@ -128,11 +128,11 @@ def confusion(
         foreign = column[~np.isin(column, names)]
         if foreign.size:
             raise SettingError.choice(f"a value of {name}", foreign[0].item(), map(str, names))
-    order = np.argsort(names)
-    rows = order[np.searchsorted(names, truth, sorter=order)]
-    columns = order[np.searchsorted(names, predicted, sorter=order)]
-    counts = np.bincount(rows * names.size + columns, minlength=names.size**2)
-    return counts.reshape(names.size, names.size).astype(np.int64)
+    place = {name: index for index, name in enumerate(names.tolist())}
+    rows, columns = ([place[value] for value in column.tolist()] for column in (truth, predicted))
+    counts = np.zeros((names.size, names.size), dtype=np.int64)
+    np.add.at(counts, (rows, columns), 1)
+    return counts
 
 
 def _share(which: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:

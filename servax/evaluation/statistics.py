@@ -102,7 +102,6 @@ class SpeakerDraws:
         if resamples < 1:
             raise SettingError("resamples", resamples, "a whole number >= 1")
         names, self._speaker = np.unique(who, return_inverse=True)
-        self._count = names.size
         if names.size < 2:
             raise SettingError("the number of speakers", names.size, "at least 2 to draw from")
         drawn = np.random.default_rng(seed).integers(0, names.size, (resamples, names.size))
@@ -121,28 +120,16 @@ class SpeakerDraws:
             labels: (N,) true classes.
             predictions: (N,) or (K, N) predicted classes.
         """
-        truth = np.asarray(labels)
-        names, code = np.unique(truth, return_inverse=True)
-        place = self._speaker * names.size + code  # (N,)
-        totals = self._per_speaker(place, np.ones(truth.size), names.size)  # (R, C)
+        counted = metrics.tally(labels, predictions, self._speaker)
+        totals, hits = self._times @ counted.totals, self._times @ counted.hits  # (R, C), (K, R, C)
         held = totals > 0  # a class that no drawn speaker has does not count
-        uars = []
-        for cell in np.atleast_2d(np.asarray(predictions)):
-            hits = self._per_speaker(place, np.asarray(cell == truth, np.float64), names.size)
-            recalls = np.divide(hits, totals, out=np.zeros_like(hits), where=held)
-            uars.append(recalls.sum(axis=1) / held.sum(axis=1))
-        return np.asarray(np.mean(uars, axis=0), dtype=np.float64)
+        recalls = np.divide(hits, totals, out=np.zeros(hits.shape), where=held)
+        return np.asarray((recalls.sum(axis=2) / held.sum(axis=1)).mean(axis=0), dtype=np.float64)
 
     def counts(self, which: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Return the (R,) number of rows of each draw that are in `which` (N,)."""
-        return self._per_speaker(self._speaker, which.astype(np.float64), 1)[:, 0]
-
-    def _per_speaker(
-        self, place: NDArray[np.intp], weights: NDArray[np.float64], width: int
-    ) -> NDArray[np.float64]:
-        """Return (R, width) sums of `weights` (N,) over the rows of each draw."""
-        sums = np.bincount(place, weights=weights, minlength=self._count * width)
-        return np.asarray(self._times @ sums.reshape(self._count, width), dtype=np.float64)
+        per_speaker = np.bincount(self._speaker, weights=which, minlength=self._times.shape[1])
+        return np.asarray(self._times @ per_speaker, dtype=np.float64)
 
 
 def interval_of(values: NDArray[np.float64], *, level: float = LEVEL) -> Interval:
