@@ -440,7 +440,7 @@ def test_fingerprint_is_that_of_the_samples(tmp_path: Path) -> None:
     samples = np.array([0.5, -0.25, -0.0], dtype=np.float32)
     soundfile.write(path, samples, 8_000, subtype="FLOAT")
     told = struct.pack("<3f", 0.5, -0.25, 0.0)
-    assert audio.fingerprint(path) == hashlib.sha256(b"8000 1 " + told).hexdigest()
+    assert audio.inspect(path).fingerprint == hashlib.sha256(b"8000 1 " + told).hexdigest()
 
 
 def test_fingerprint_does_not_depend_on_the_container(tmp_path: Path) -> None:
@@ -451,7 +451,7 @@ def test_fingerprint_does_not_depend_on_the_container(tmp_path: Path) -> None:
         path = tmp_path / f"{subtype}{suffix}"
         samples = np.round(tone(RATE) * 2**15) / 2**15  # what 16 bits hold exactly
         soundfile.write(path, samples, RATE, format=container, subtype=subtype)
-        found.add(audio.fingerprint(path))
+        found.add(audio.inspect(path).fingerprint)
     assert len(found) == 1
 
 
@@ -461,8 +461,8 @@ def test_fingerprint_tells_rate_stretch_and_a_single_bit(tmp_path: Path) -> None
     other[-1] += 2**-14
     for name, data, rate in (("a", samples, RATE), ("b", other, RATE), ("c", samples, 8_000)):
         soundfile.write(tmp_path / f"{name}.wav", data, rate)
-    whole = {audio.fingerprint(tmp_path / f"{name}.wav") for name in "abc"}
-    part = audio.fingerprint(tmp_path / "a.wav", start=0.5)
+    whole = {audio.inspect(tmp_path / f"{name}.wav").fingerprint for name in "abc"}
+    part = audio.inspect(tmp_path / "a.wav", start=0.5).fingerprint
     assert len(whole | {part}) == 4
 
 

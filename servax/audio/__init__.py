@@ -1,14 +1,12 @@
 """Sound in and out: any file libsndfile reads, WAV and FLAC written whole or not at all."""
 
 from servax.audio.reading import (
-    BLOCK_FRAMES,
     HIGHEST_RATE,
     LOUDEST,
     LOWEST_RATE,
     Sound,
     blocks,
     duration_seconds,
-    fingerprint,
     inspect,
     missing,
     open_sound,
@@ -30,7 +28,6 @@ from servax.audio.writing import (
 )
 
 __all__ = [
-    "BLOCK_FRAMES",
     "FLOATS",
     "HIGHEST_RATE",
     "IN_RANGE",
@@ -43,7 +40,6 @@ __all__ = [
     "created",
     "duration_seconds",
     "encoded",
-    "fingerprint",
     "inspect",
     "missing",
     "open_sound",

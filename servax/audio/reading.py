@@ -128,24 +128,6 @@ def inspect(path: str | Path, *, start: float = 0.0, end: float | None = None) -
 
 
 @typed
-def fingerprint(path: str | Path, *, start: float = 0.0, end: float | None = None) -> str:
-    """Return a hash of the decoded sound: equal samples, equal hash, whatever the container.
-
-    Args:
-        path: Any file that `read` reads.
-        start: First moment, in seconds.
-        end: Moment after the last one, in seconds; None or NaN for the end.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Raises:
-        AudioError: As `read`.
-    """
-    return inspect(path, start=start, end=end).fingerprint
-
-
-@typed
 def duration_seconds(path: str | Path) -> float:
     """Return how long a file plays, in seconds, from its header alone.
 

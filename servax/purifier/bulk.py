@@ -42,7 +42,7 @@ from servax.stages.ray_session import check_reachable, joined, last_line, load_r
 BYTES_WORTH_A_WORKER = 16 * 2**20
 """A worker begins in about 3 s, in which one that is there purifies so much 16-bit sound."""
 IN_FLIGHT = 2
-"""Orders handed to each worker at once: the next one waits where the last one ends."""
+"""Jobs handed to each worker at once: the next one waits where the last one ends."""
 BATCH = 8
 """Files that a worker takes at once."""
 TRIES = 3
@@ -56,7 +56,7 @@ def purify_here(
     overwrite: bool = False,
     workers: int | None = None,
 ) -> Iterator[Outcome]:
-    """Yield what became of each job, as it is done; with several workers in any job.
+    """Yield what became of each job, as it is done; with several workers in any order.
 
     A script that calls this with several workers must guard its own start with
     ``if __name__ == "__main__":``, as all that begin processes.
@@ -72,8 +72,7 @@ def purify_here(
         SettingError: `workers` is below 1.
         ServaxError: The purifier cannot be read, or a worker was lost.
     """
-    if workers is not None and workers < 1:
-        raise SettingError("workers", workers, "a whole number of at least 1")
+    _check_workers(workers)
     count = min(workers or workers_for(jobs), max(1, len(jobs)))
     cleaner = Purifier.from_pretrained(purifier).frozen()  # refused here, before others begin
     if count > 1:
@@ -85,13 +84,17 @@ def purify_here(
         yield outcome
 
 
+def _check_workers(workers: int | None) -> None:
+    if workers is not None and workers < 1:
+        raise SettingError("workers", workers, "a whole number of at least 1")
+
+
 def workers_for(jobs: Sequence[FileJob]) -> int:
     """Return how many workers pay: one for each CPU this process may use, with enough bytes."""
     held = 0
     for job in jobs:
-        with suppress(
-            OSError, ValueError
-        ):  # a source that is not there is told when its turn comes
+        # A source that is not there is told when its turn comes.
+        with suppress(OSError, ValueError):
             held += Path(job.source).stat().st_size
     return min(cpus(), 1 + held // BYTES_WORTH_A_WORKER)
 
@@ -121,18 +124,13 @@ def _spread(
         pool.shutdown(cancel_futures=True)
 
 
-class _Held:
-    """What a worker keeps from one file to the next."""
-
-    purifier: Purifier
-    overwrite: bool
+AT_WORK: list[Worker] = []
+"""The one of this process, where it is one of several."""
 
 
 def _begin(purifier: str, overwrite: bool) -> None:
     signal.signal(signal.SIGINT, _leave)
-    torch.set_num_threads(1)
-    _Held.purifier = Purifier.from_pretrained(purifier).frozen()
-    _Held.overwrite = overwrite
+    AT_WORK.append(Worker(purifier, overwrite))
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -141,11 +139,29 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def _purify(job: FileJob) -> Outcome:
-    return purify_file(_Held.purifier, job, overwrite=_Held.overwrite)
+    return AT_WORK[0].purify(job)
 
 
 class Worker:
-    """Holds one model and purifies batches of files.
+    """Holds one model, which computes on one thread, and purifies files.
+
+    Args:
+        purifier: Folder, name of a packaged one, or hub id.
+        overwrite: Replace targets that are there.
+    """
+
+    def __init__(self, purifier: str, overwrite: bool) -> None:
+        torch.set_num_threads(1)
+        self.purifier = Purifier.from_pretrained(purifier).frozen()
+        self.overwrite = overwrite
+
+    def purify(self, job: FileJob) -> Outcome:
+        """Return what became of a job."""
+        return purify_file(self.purifier, job, overwrite=self.overwrite)
+
+
+class RayWorker(Worker):
+    """Purifies batches of files that travel as text.
 
     Args:
         purifier: Folder, name of a packaged one, or hub id.
@@ -154,14 +170,12 @@ class Worker:
     """
 
     def __init__(self, purifier: str, overwrite: bool, run: str) -> None:
-        torch.set_num_threads(1)  # Ray gives each worker one CPU
-        self.purifier = Purifier.from_pretrained(purifier).frozen()
-        self.overwrite = overwrite
+        super().__init__(purifier, overwrite)  # Ray gives each worker one CPU
         self.run = run
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
         """Return the outcomes of a batch of jobs, each as JSON."""
-        outcomes = [self._tried(FileJob(**json.loads(text))) for text in batch["order"]]
+        outcomes = [self._tried(FileJob(**json.loads(text))) for text in batch["job"]]
         return {"outcome": [json.dumps(asdict(each)) for each in outcomes]}
 
     def _tried(self, job: FileJob) -> Outcome:
@@ -179,7 +193,7 @@ class Worker:
             if lost >= TRIES:
                 told = f"{job.source}: {lost} workers were lost over it, one after another."
                 return Outcome(job.source, job.target, "failed", sentence=told)
-            return purify_file(self.purifier, job, overwrite=self.overwrite)
+            return self.purify(job)
         finally:
             with suppress(OSError, ValueError):
                 mark.unlink(missing_ok=True)
@@ -193,7 +207,7 @@ def purify_on_ray(
     address: str | None = None,
     workers: int | None = None,
 ) -> Iterator[Outcome]:
-    """Yield what became of each job, as it is done, in any job.
+    """Yield what became of each job, as it is done, in any order.
 
     Args:
         purifier: Folder, name of a packaged one, or hub id; each machine must have it.
@@ -207,8 +221,7 @@ def purify_on_ray(
         SettingError: `address` or `workers` is outside its rule.
         ServaxError: Ray is not installed, no cluster is there, or Ray ended the work.
     """
-    if workers is not None and workers < 1:
-        raise SettingError("workers", workers, "a whole number of at least 1")
+    _check_workers(workers)
     ray = load_ray()
     if address is not None and not ray.is_initialized():
         check_reachable(address, ray)
@@ -226,11 +239,11 @@ def _outcomes(
     size = max(1, min(BATCH, -(-len(jobs) // workers)))
     count = min(workers, -(-len(jobs) // size))
     # As JSON, in which a name that is not UTF-8 travels too.
-    rows = [{"order": json.dumps(asdict(job))} for job in jobs]
+    rows = [{"job": json.dumps(asdict(job))} for job in jobs]
     # One block a batch: Ray Data never joins small blocks of several workers by itself.
     data = ray.data.from_items(rows, override_num_blocks=-(-len(jobs) // size))
     done = data.map_batches(
-        Worker,
+        RayWorker,
         fn_constructor_args=(purifier, overwrite, this_process()),
         batch_size=size,
         compute=ray.data.ActorPoolStrategy(size=count),

@@ -231,19 +231,11 @@ def _forget_sources(graph: Any) -> None:
 
 
 def _noise(graph: Graph) -> list[Tensor]:
-    """Return inputs of several batches and lengths, the first for tracing."""
+    """Return inputs of several sizes: sound, or log-Mels on [0, 1]."""
     draws = torch.Generator().manual_seed(0)
-    front_end = graph.purifier.front_end
-    settings, frames = front_end.logmel, front_end.frames
-    rate, half = settings.sample_rate, settings.window_samples // 2
     if isinstance(graph, LogMelGraph):
-        sizes = [(batch, 1, settings.mels, each) for batch, each in ((2, 96), (1, 373), (3, 50))]
-        return [torch.rand(size, generator=draws) for size in sizes]
-    lengths = [(2, rate), (1, half + 1), (3, 7 * rate + 123), (1, 8 * half)]
-    if isinstance(graph, SoundGraph):  # a clip is alone, and as long as in training at most
-        longest = (frames - 1) * settings.hop_samples
-        lengths = [(1, longest // 2 + 123), (1, 4 * half), (1, longest)]
-    return [0.05 * torch.randn(size, generator=draws) for size in lengths]
+        return [torch.rand(size, generator=draws) for size in graph.sizes]
+    return [0.05 * torch.randn(size, generator=draws) for size in graph.sizes]
 
 
 def difference(graph: Graph, content: bytes) -> float:
@@ -263,13 +255,7 @@ def difference(graph: Graph, content: bytes) -> float:
 
 
 def _exported(graph: Graph, example: Tensor) -> Any:
-    shapes = {0: torch.export.Dim("batch", min=1)}
-    if isinstance(graph, SoundGraph):
-        shapes = {1: torch.export.Dim("samples", min=graph.least)}
-    elif isinstance(graph, LogMelGraph):
-        shapes[3] = torch.export.Dim("frames", min=1)
-    else:
-        shapes[1] = torch.export.Dim("samples", min=1)
+    shapes = {axis: torch.export.Dim(name, min=least) for axis, (name, least) in graph.free.items()}
     try:
         # It tells of optional libraries that nothing here needs.
         with quiet(), silenced(EXPORTER_LOG):

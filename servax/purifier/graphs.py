@@ -1,7 +1,9 @@
 """What is exported: a purifier, with all around it that it needs.
 
 The graphs are the front-end, the scale and the purifier as they are, with batch norms folded. Two
-parts are replaced, since no exporter knows them: the Fourier transform and a GRU.
+parts are replaced, since no exporter knows them: the Fourier transform and a GRU. Each graph says
+which sizes of its input are `free` (name and least), and on which `sizes` it is compared with
+torch, the first for tracing.
 """
 
 from __future__ import annotations
@@ -32,8 +34,12 @@ class SoundGraph(nn.Module):
         super().__init__()
         self.purifier = graph_purifier(purifier)
         self.front_end = Resynthesis(GraphLogMel(purifier.front_end.logmel))
-        logmel = purifier.front_end.logmel
-        self.least = max(logmel.window_samples // 2, logmel.hop_samples) + 1
+        settings = purifier.front_end.logmel
+        half, longest = settings.window_samples // 2, purifier.front_end.frames - 1
+        self.free = {1: ("samples", max(half, settings.hop_samples) + 1)}
+        # A clip is alone, and as long as in training at most.
+        lengths = (longest * settings.hop_samples // 2 + 123, 4 * half)
+        self.sizes = [(1, each) for each in (*lengths, longest * settings.hop_samples)]
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Return the purified clip (1, T)."""
@@ -52,6 +58,9 @@ class LogMelGraph(nn.Module):
     def __init__(self, purifier: Purifier) -> None:
         super().__init__()
         self.purifier = graph_purifier(purifier)
+        self.free = {0: ("batch", 1), 3: ("frames", 1)}
+        mels = purifier.front_end.logmel.mels
+        self.sizes = [(2, 1, mels, 96), (1, 1, mels, 373), (3, 1, mels, 50)]
 
     def forward(self, logmel: Tensor) -> Tensor:
         """Return purified log-Mel (B, 1, M, F)."""
@@ -87,6 +96,9 @@ class DefendedGraph(nn.Module):
         self.scale = recogniser.scale
         self.purifier = graph_purifier(purifier)
         self.recogniser = graph_network(recogniser.network)
+        self.free = {0: ("batch", 1), 1: ("samples", 1)}
+        rate, half = recogniser.sample_rate, recogniser.front_end.logmel.window_samples // 2
+        self.sizes = [(2, rate), (1, half + 1), (3, 7 * rate + 123), (1, 8 * half)]
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits (B, C), those without the purifier, and the residual score (B,).

@@ -22,9 +22,9 @@ LOSING = """
 import os, pathlib, sys
 from servax.purifier import bulk
 from servax.purifier.file_jobs import FileJob
-from servax.purifier.bulk import Worker, purify_on_ray
+from servax.purifier.bulk import RayWorker, purify_on_ray
 
-class Mortal(Worker):
+class Mortal(RayWorker):
     # The first worker that meets sound 3, and each that meets sound 4, dies as if it were killed.
     def __call__(self, batch):
         clean = self.purifier.forward
@@ -41,7 +41,7 @@ class Mortal(Worker):
         self.now = job.source
         return super()._tried(job)
 
-bulk.Worker = Mortal
+bulk.RayWorker = Mortal
 folder, out = sys.argv[1:]
 jobs = [FileJob(f"{folder}/{i}.wav", f"{out}/{i}.wav") for i in range(6)]
 for outcome in purify_on_ray("ssad-plus-synthetic", jobs, workers=1):

@@ -109,10 +109,13 @@ def test_the_front_end_of_the_graph_is_that_of_torch(
     torch.testing.assert_close(found, expected, atol=5e-4, rtol=0)  # dB
 
 
-@pytest.mark.parametrize("settings", FRONT_ENDS[2:])
 def test_a_purifier_of_sound(
-    settings: FrontEndSettings, make_purifier: Callable[[nn.Module], Purifier], tmp_path: Path
+    make_purifier: Callable[[nn.Module], Purifier], tmp_path: Path
 ) -> None:
+    logmel = LogMelSettings(
+        window_samples=400, hop_samples=160, mels=40, logarithm="natural", spectrum="magnitude"
+    )
+    settings = FrontEndSettings(logmel=logmel)
     purifier = make_purifier(FrameTransformer(settings.logmel.mels, 1, 4, 32, True))
     purifier.front_end = settings
     made = export_purifier(purifier, tmp_path / "p.onnx")
