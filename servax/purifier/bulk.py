@@ -170,7 +170,8 @@ class RayWorker(Worker):
     """
 
     def __init__(self, purifier: str, overwrite: bool, run: str) -> None:
-        super().__init__(purifier, overwrite)  # Ray gives each worker one CPU
+        # Ray gives each worker one CPU, and takes a class along by its parts: no `super` then.
+        Worker.__init__(self, purifier, overwrite)
         self.run = run
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import soundfile
+import torch
 from torch import Tensor, nn
 
 import servax.runtime.extras
@@ -150,12 +151,14 @@ def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = light.purify(sound, 16_000)
     assert before.shape == sound.shape
 
-    options = ["--int8", "--calibration", str(folder / "sounds"), "--overwrite"]
+    options = ["--logmel", "--int8", "--calibration", str(folder / "sounds"), "--overwrite"]
     assert main(["export", mine, "-o", str(out), *options]) == 0
     assert "int8" in capsys.readouterr().out
-    assert out.stat().st_size < said["size_bytes"]
-    after = runtime.Purifier.load(out).purify(sound, 16_000)
-    assert 0 < np.abs(after - before).mean() < 0.01
+    logmel = np.random.default_rng(0).random((1, 1, 64, 120), dtype=np.float32)
+    (rounded,) = open_session(out, threads=1).run(None, {"logmel": logmel})
+    with torch.inference_mode():
+        exact = Purifier.from_pretrained(mine)(torch.from_numpy(logmel)).numpy()
+    assert 0 < np.abs(rounded - exact).mean() < 0.05
 
 
 @pytest.mark.parametrize(
