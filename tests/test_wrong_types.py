@@ -182,7 +182,6 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "load without torch": (runtime.Purifier.load, {"where": "none.onnx", "threads": None}),
     "audio.read": (audio.read, {**SOUND, "sample_rate": 16_000}),
     "audio.inspect": (audio.inspect, SOUND),
-    "audio.fingerprint": (audio.fingerprint, SOUND),
     "audio.duration_seconds": (audio.duration_seconds, {"path": "there.wav"}),
     "audio.opened": (lambda path: audio.opened(path).__enter__(), {"path": "there.wav"}),
     "audio.write": (
