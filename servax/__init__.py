@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from servax.purifier import Purifier, SoundPurifier, protected_pipeline
     from servax.recognition import Recogniser
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Defended": "servax.defences",
