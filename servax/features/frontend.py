@@ -85,9 +85,9 @@ class FrontEnd(nn.Module):
         if s.level_dbfs is not None:
             waveform = set_level(waveform, s.level_dbfs)
         half = s.logmel.window_samples // 2
-        if waveform.shape[1]:
-            # A clip shorter than half a window cannot be reflected at its ends. No branch says
-            # which those are: an exporter reads this too.
+        if waveform.shape[1] and (torch.compiler.is_exporting() or waveform.shape[1] <= half):
+            # A clip shorter than half a window cannot be reflected at its ends; an exporter cannot
+            # branch by length.
             missing = larger(half + 1 - waveform.shape[1], 0)
             waveform = nn.functional.pad(waveform, (0, missing))
         return fit_frames(self.logmel(waveform), s.frames, fill=s.fill)
@@ -127,7 +127,10 @@ def fit_frames(logmel: Tensor, frames: int, *, fill: Fill = "repeat") -> Tensor:
     have = logmel.shape[-1]
     if have == 0:
         raise SettingError("number of frames", have, "at least 1 to crop or to fill from")
-    # No branch by length: an exporter reads this too, and knows remainders by a tensor alone.
+    if not torch.compiler.is_exporting() and have >= frames:
+        start = (have - frames) // 2
+        return logmel[..., start : start + frames]  # no copy
+    # An exporter cannot branch by length, and knows remainders by a tensor alone.
     place = torch.arange(frames, device=logmel.device) + larger(have - frames, 0) // 2
     fitted = logmel.index_select(-1, place % torch.full((1,), have, device=logmel.device))
     if fill == "repeat":
