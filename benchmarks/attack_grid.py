@@ -67,10 +67,9 @@ def by_servax(who: Subject, purifier: nn.Module, grid: AttackGrid, x: Tensor, y:
     scored = Scored(who.folded, purifier)
     attacked = with_gradients(who.folded, grid.gradients)
     scored.add("none", 0.0, x)
-    for epsilon, moved in grid.fgsm(grid.epsilons[0]).sweep(attacked, x, y, grid.epsilons):
-        scored.add("fgsm", epsilon, moved)
-    for k, moved in enumerate(grid.pgd(grid.steps).trajectory(attacked, x, y), start=1):
-        scored.add("pgd", float(k), moved)
+    for threat in grid.oblivious():
+        for strength, moved in threat.moved(attacked, x, y):
+            scored.add(threat.name, strength, moved)
     return scored.predictions
 
 

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import torch
 
-from servax.audit.run import run_audit
-from servax.audit.settings import Audit, AuditSettings
+from servax.audit import Audit, AuditSettings, run_audit
 from servax.evaluation.dataset import Selection
 from servax.evaluation.loading import load_system
 from servax.evaluation.threats import Budget

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from servax.benchmark import Protocol
-from servax.benchmark.figures import Measurement, figures_of
+from servax.benchmark.figures import figures_of
 from servax.benchmark.measuring import measure
 from servax.benchmark.systems import defence_of, target_of
 from servax.corpora import load
@@ -77,7 +77,7 @@ def main() -> None:
         }
         records = measure(subject, {UNDEFENDED: {}, **purifiers}, GRID, ATTACKER)
         for of, rows in records.items():
-            told = figures_of(rows, of, measurement(subject.name, origin))
+            told = figures_of(rows, of, **measurement(subject.name, origin))
             figures = {key: asdict(getattr(told, key)) for key in ("clean", "fgsm", "pgd")}
             found.append(
                 {
@@ -92,15 +92,15 @@ def main() -> None:
     write_whole(OUT, f"{json_text({'figures': found, **origin}, indent=1)}\n".encode())
 
 
-def measurement(target: str, origin: Mapping[str, Any]) -> Measurement:
+def measurement(target: str, origin: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `figures_of` is told of a measurement."""
-    return Measurement(
-        target=target,
-        groups="tuning",
-        command=str(origin["command"]),
-        commit=str(origin["commit"]),
-        date=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-    )
+    return {
+        "target": target,
+        "groups": "tuning",
+        "command": str(origin["command"]),
+        "commit": str(origin["commit"]),
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+    }
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from servax.benchmark import Protocol, Record, read_record, with_figures, write_record
-from servax.benchmark.figures import Measurement, figures_of
+from servax.benchmark.figures import figures_of
 from servax.benchmark.measuring import count_ticks, measure, sample
 from servax.benchmark.record import GroupSet
 from servax.benchmark.systems import Target, defence_of, group_of, kind_of, parameters_of, target_of
@@ -224,14 +224,15 @@ def main() -> None:
     for name, (_, record) in entries.items():
         whole = records.concat([part[name] for part in parts])
         commit = whole.provenance["commit"]
-        measurement = Measurement(
+        figures = figures_of(
+            whole.frame,
+            name,
             target=subjects[0].name,
             groups=groups,
             command=command(),
             commit=commit if isinstance(commit, str) else ", ".join(commit),
             date=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         )
-        figures = figures_of(whole.frame, name, measurement)
         what, seed = entries[name][0], given.seeds[0]
         count = parameters_of(what, subjects[0], seed=seed) if what else None
         record = replace(record, parameters=count)

@@ -18,6 +18,7 @@ from torch import nn
 import servax as sx
 from servax import attacks, audio, defences, features, models, purifier, runtime
 from servax.errors import ServaxError, SettingError, ShapeError
+from servax.evaluation.threats import Budget
 from servax.kinds import typed
 from servax.perturbation import L2, Linf, PsychoacousticMask, SignalToNoise, into_reach
 
@@ -64,6 +65,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "SignalToNoise": {"decibels": 20.0},
     "PsychoacousticMask": {"sample_rate": 16_000},
     "Selection": {"corpus": "synthetic"},
+    "Suite": {"tier": "smoke", "budget": Budget()},
 }
 
 

@@ -6,7 +6,6 @@ the intervals are 95 % bootstraps that draw speakers, all from the same draws.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -18,35 +17,32 @@ from servax.evaluation import metrics
 from servax.evaluation.records import UNDEFENDED, validate
 from servax.report import Measures, collect
 
-__all__ = ["Measurement", "figures_of", "percent"]
+__all__ = ["figures_of", "percent"]
 
 HEADINGS = {"clean": "clean", "fgsm": "FGSM mean", "pgd": "PGD mean"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """What is true of all figures of one measurement."""
-
-    target: str
-    """Network of the recognisers."""
-    groups: GroupSet
-    """Which set of groups was measured."""
-    command: str
-    """What was typed."""
-    commit: str
-    """Of the code."""
-    date: str
-    """YYYY-MM-DD."""
-
-
-def figures_of(records: pd.DataFrame, defence: str, measurement: Measurement) -> Figures:
+def figures_of(
+    records: pd.DataFrame,
+    defence: str,
+    *,
+    target: str,
+    groups: GroupSet,
+    command: str,
+    commit: str,
+    date: str,
+) -> Figures:
     """Return the figures of one defence.
 
     Args:
         records: Of one kind of recogniser: rows of `defence` and of the bare target on the paper's
             grid, and rows of attackers who know them, which need not have every utterance.
         defence: Its name in the records; ``undefended`` has neither PE nor RR.
-        measurement: Where the records come from.
+        target: Network of the recognisers.
+        groups: Which set of groups was measured.
+        command: What was typed.
+        commit: Of the code.
+        date: YYYY-MM-DD.
 
     Raises:
         ServaxError: The records do not hold the defence, or a cell lacks some utterances.
@@ -71,8 +67,8 @@ def figures_of(records: pd.DataFrame, defence: str, measurement: Measurement) ->
     if undefended is None:
         raise ServaxError("the clean UAR of the bare target is not defined; expected utterances.")
     return Figures(
-        target=measurement.target,
-        groups=measurement.groups,
+        target=target,
+        groups=groups,
         heard=tuple(sorted({int(fold) for fold in records["fold"]})),
         seeds=run.found.seeds,
         utterances=len(run.found.labels) // len(run.found.seeds),
@@ -81,9 +77,9 @@ def figures_of(records: pd.DataFrame, defence: str, measurement: Measurement) ->
         pe=efficacy,
         rr=recovery,
         adaptive=_adaptive(records[adaptive & (records["defence"] == defence)]),
-        command=measurement.command,
-        commit=measurement.commit,
-        date=measurement.date,
+        command=command,
+        commit=commit,
+        date=date,
     )
 
 

@@ -271,20 +271,14 @@ class AttackEngine:
         number: int,
         device: torch.device,
     ) -> Iterator[tuple[float, Tensor]]:
-        """Yield (strength, inputs) of one batch; of a trajectory each step, scored or not."""
+        """Return (strength, inputs) of one batch."""
         heard = self.dataset
         x, y = heard.x[positions].to(device), heard.y[positions].to(device)
         if threat.towards:
             y = torch.full_like(y, heard.number(threat.towards))
         mask = None if heard.mask is None else heard.mask[positions].to(device)
-        draws = self._starts(threat, number)
-        if threat.ks:
-            walk = threat.attack.trajectory(model, x, y, generator=draws, mask=mask)
-            yield from ((float(k), moved) for k, moved in enumerate(walk, start=1))
-        elif threat.sweep:
-            yield from threat.attack.sweep(model, x, y, threat.sweep, generator=draws, mask=mask)
-        else:
-            yield threat.strength, threat.attack(model, x, y, generator=draws, mask=mask)
+        starts = self._starts(threat, number)
+        return threat.moved(model, x, y, generator=starts, mask=mask)
 
     def _on_sound(
         self,

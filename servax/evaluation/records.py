@@ -124,7 +124,7 @@ class Records:
     """JSON object that says which code, settings, corpus and machine made the rows."""
 
 
-def validate(frame: pd.DataFrame) -> pd.DataFrame:
+def validate(frame: pd.DataFrame, provenance: Mapping[str, Any] | None = None) -> pd.DataFrame:
     """Return `frame` with exactly the columns of `COLUMNS`, in order, with their types.
 
     A column that is not in `COLUMNS` is refused, since it would be lost in the file without a word.
@@ -137,7 +137,7 @@ def validate(frame: pd.DataFrame) -> pd.DataFrame:
     """
     if not set(SINCE_VERSION_2) & set(frame.columns):
         _check_columns(frame.assign(**dict.fromkeys(SINCE_VERSION_2, 0)))
-        frame = from_version_1(frame)
+        frame = from_version_1(frame, provenance)
     _check_columns(frame)
     typed = frame.loc[:, list(COLUMNS)].reset_index(drop=True)
     gender = typed["gender"].fillna("unknown")
@@ -315,11 +315,9 @@ def read(path: str | Path, *, attacks: Mapping[str, Any] | None = None) -> Recor
     if stored is None:
         raise PathError(source, "no provenance inside, expected a table that servax has written")
     provenance = json.loads(stored)
-    frame = table.to_pandas(ignore_metadata=True)
-    if not set(SINCE_VERSION_2) & set(frame.columns) and {"attack", "strength"} <= set(frame):
-        frame = from_version_1(frame, {"attacks": attacks, **provenance})
+    told, frame = {"attacks": attacks, **provenance}, table.to_pandas(ignore_metadata=True)
     try:
-        return Records(validate(frame), provenance)
+        return Records(validate(frame, told), provenance)
     except ServaxError as error:
         raise PathError(source, str(error)) from error
 

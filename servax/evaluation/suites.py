@@ -39,6 +39,21 @@ from servax.kinds import check_list, check_types
 from servax.perturbation import L2, check_radius
 from servax.training import Precision
 
+__all__ = [
+    "BENCHMARK",
+    "CALIBRATION",
+    "FULL",
+    "PAPER",
+    "SMOKE",
+    "STANDARD",
+    "TIERS",
+    "AttackGrid",
+    "Attacker",
+    "CalibrationGrid",
+    "Suite",
+    "Tier",
+]
+
 TABLE_STEPS = (3, 6, 9, 12, 15)
 """k of PGD in Table 1 of the paper."""
 AttackedLabel = Literal["true", "predicted"]
@@ -190,6 +205,9 @@ class Suite:
     budget: Budget
     snr_db: float | None = None
     """Least signal-to-noise ratio of the attack on the sound, in dB; none for no such attack."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     @property
     def effort(self) -> Effort:
@@ -380,6 +398,7 @@ class Attacker:
     """How many of each group are attacked, classes and speakers in equal shares."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not self.radii or self.utterances < 1:
             told = (self.radii, self.utterances)
             raise SettingError("radii, utterances", told, "at least one of each")
@@ -412,6 +431,7 @@ class CalibrationGrid:
     """Largest k; every k from 1 is scored."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("step_sizes", "radii"):
             values = tuple(getattr(self, name))
             object.__setattr__(self, name, values)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
 
 from servax.attacks import FGSM, Attack
 from servax.attacks.base import Norm
@@ -126,6 +130,28 @@ class Threat:
         """Tell whether two threats are one attack, whatever the attackers know."""
         mine, its = ((e.name, e.attack, e.sweep, e.ks) for e in (self, other))
         return mine == its
+
+    def moved(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
+    ) -> Iterator[tuple[float, Tensor]]:
+        """Yield (strength, attacked inputs); of a trajectory each step, scored or not.
+
+        Arguments and errors as for a call of the attack.
+        """
+        if self.ks:
+            walk = self.attack.trajectory(model, x, y, generator=generator, mask=mask)
+            yield from ((float(k), moved) for k, moved in enumerate(walk, start=1))
+        elif self.sweep:
+            sizes = self.sweep
+            yield from self.attack.sweep(model, x, y, sizes, generator=generator, mask=mask)
+        else:
+            yield self.strength, self.attack(model, x, y, generator=generator, mask=mask)
 
     def ticks(self, count: int, batch_size: int) -> int:
         """Return how often the engine ticks for `count` utterances: once per batch, or its step."""

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from servax import audio
-from servax.audit.run import Audited, run_audit
-from servax.audit.settings import Audit, AuditSettings
+from servax.audit import Audit, Audited, AuditSettings, run_audit
 from servax.evaluation.dataset import Selection, gather
 from servax.evaluation.loading import load_system
 from servax.evaluation.systems import System

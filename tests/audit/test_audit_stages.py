@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from servax.attacks import FGSM, PGD
+from servax.audit import run_audit
 from servax.audit.card import evaluation_card
 from servax.audit.plan import plan
-from servax.audit.run import run_audit
 from servax.defences import Defended, MeanFilter
 from servax.errors import ServaxError, SettingError
 from servax.evaluation import records

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from servax.audit import Audit, Audited, run_audit
 from servax.audit.checking import probe
 from servax.audit.plan import plan
-from servax.audit.run import Audited, run_audit
-from servax.audit.settings import Audit
 from servax.errors import PathError, SettingError
 from servax.evaluation import checks
 from servax.evaluation.checks import Finding

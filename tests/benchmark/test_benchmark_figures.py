@@ -6,15 +6,19 @@ import pytest
 from bootstrap_by_hand import speaker_interval
 from sklearn.metrics import balanced_accuracy_score
 
-from servax.benchmark.figures import Measurement, figures_of
+from servax.benchmark.figures import figures_of
 from servax.benchmark.record import Figure
 from servax.errors import ServaxError
 from servax.evaluation.metrics import protection_efficacy, recovery_rate
 
 CLASSES = np.array(["angry", "happy", "sad"])
-MEASUREMENT = Measurement(
-    target="toy", groups="tuning", command="c", commit="0123abc", date="2024-01-01"
-)
+MEASUREMENT = {
+    "target": "toy",
+    "groups": "tuning",
+    "command": "c",
+    "commit": "0123abc",
+    "date": "2024-01-01",
+}
 ADAPTIVE = "pgd-restarts-9x2"
 CONDITIONS = [("none", 0.0, "none")]
 CONDITIONS += [("fgsm", e, "oblivious") for e in (0.003, 0.009)]
@@ -69,7 +73,7 @@ def percent(rows: pd.DataFrame) -> float:
 
 
 def test_figures_agree_with_other_implementations() -> None:
-    found = figures_of(RECORDS, "mine", MEASUREMENT)
+    found = figures_of(RECORDS, "mine", **MEASUREMENT)
     expected = {
         "undefended": percent(cell("undefended", "none", 0)),
         "clean": percent(cell("mine", "none", 0)),
@@ -105,7 +109,7 @@ def test_protection_is_a_mean_over_every_k_with_an_interval_over_speakers() -> N
             np.mean([recovery_rate(labels[rows], before[rows], p[rows]) for p in protected])
         )
 
-    found = figures_of(RECORDS, "mine", MEASUREMENT)
+    found = figures_of(RECORDS, "mine", **MEASUREMENT)
     for figure, statistic in ((found.pe, efficacy), (found.rr, recovery)):
         interval = speaker_interval(
             statistic, clean["speaker"].tolist(), generator=np.random.default_rng(0)
@@ -122,14 +126,14 @@ def test_the_bare_recogniser_has_no_protection() -> None:
         attack=ADAPTIVE, strength=0.02, knowledge="adaptive"
     )
     rows = pd.concat([rows, known.drop_duplicates(["utterance"])], ignore_index=True)
-    found = figures_of(rows, "undefended", MEASUREMENT)
+    found = figures_of(rows, "undefended", **MEASUREMENT)
     assert found.pe is None
     assert found.rr is None
     assert found.clean == found.undefended
 
 
 def test_a_single_speaker_has_no_interval() -> None:
-    found = figures_of(RECORDS.assign(speaker="s"), "mine", MEASUREMENT)
+    found = figures_of(RECORDS.assign(speaker="s"), "mine", **MEASUREMENT)
     assert found.clean is not None
     assert found.clean.low is None
     assert found.pe is not None
@@ -138,4 +142,4 @@ def test_a_single_speaker_has_no_interval() -> None:
 
 def test_an_unknown_defence_is_refused() -> None:
     with pytest.raises(ServaxError, match="hold no 'other', only mine, undefended"):
-        figures_of(RECORDS, "other", MEASUREMENT)
+        figures_of(RECORDS, "other", **MEASUREMENT)

@@ -19,6 +19,7 @@ from servax.defences import (
     draws_until_flat,
 )
 from servax.errors import SettingError, ShapeError
+from servax.evaluation.trial import repeats
 
 
 def seeded(seed=0):
@@ -121,6 +122,17 @@ def test_sure_models_keep_finite_scores():
     loud = nn.Sequential(model, nn.Hardtanh(-1e9, 1e9))
     found = ExpectationOverDraws(Add(loud, size=1e5), 8)(x)
     assert found.isfinite().all()
+
+
+@pytest.mark.parametrize(("size", "random"), [(0.0, False), (1e-2, True), (1.0, True)])
+def test_random_models_are_found(size, random):
+    assert repeats(Add(classifier(), size), inputs()[0]).random == random
+
+
+def test_dropout_is_random_in_training_mode_only():
+    model = nn.Sequential(classifier(), nn.Dropout(0.5)).train()
+    assert not repeats(model, inputs()[0]).random
+    assert model.training
 
 
 def test_a_model_that_is_not_random_needs_one_draw():
