@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from servax.attacks.base import BallAttack, Norm, check_norm
 from servax.attacks.problem import Problem, logits_of
 from servax.errors import ServaxError, SettingError, nearest
-from servax.kinds import renamed
+from servax.kinds import check, renamed, typed
 from servax.models import classes_of
 from servax.perturbation import L2, Bounds, Linf, into_reach
 from servax.training import drawn
@@ -117,6 +117,7 @@ class Foolbox(BallAttack):
         self._check_settings()
 
     @classmethod
+    @typed
     def preset(
         cls,
         name: str,
@@ -312,6 +313,8 @@ class Foolbox(BallAttack):
                 raise SettingError(f"settings[{name!r}]", self.settings[name], expected)
             if name not in known:
                 raise SettingError.choice(f"a setting of {self.attack}", name, known)
+            kind = inspect.formatannotation(parameters[name].annotation)
+            check(name, self.settings[name], kind, whole=False)
         needed = {name for name in known if parameters[name].default is inspect.Parameter.empty}
         if missing := sorted(needed - self.settings.keys()):
             expected = f"a value for {', '.join(missing)}, which has no default"
