@@ -12,7 +12,6 @@ import pytest
 
 from servax.audit.sounds import of_utterance
 from servax.cli import main
-from servax.evaluation.dataset import gather
 from servax.report.audit import write_audit
 
 
@@ -171,11 +170,10 @@ def test_a_model_of_waveforms_is_audited_whole(
     own: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(gather.__kwdefaults__, "seconds", 0.5)  # for the time a test may take
     command[1], command[command.index("--utterances") + 1] = f"{own}:Sound", "2"
     given = ["--defences", "low-pass:4000,soft=mp3:0.5", "--knowledge", "bpda,adaptive"]
+    given += ["--seconds", "0.5"]  # for the time a test may take
     command[command.index("--radius") + 1] = "0.05"
     assert main([*command, *given, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
