@@ -41,6 +41,10 @@ OTHERS = {"Fitted", "Progress", "Problem", "Found", "Outcome", "Team", "Stored",
         "Schedule",
         "System",
         "EvaluationSet",
+        "Threat",
+        "Effort",
+        "Suite",
+        "SingleStep",
     )
 }
 """Made by servax, not by those who use it, or abstract."""
