@@ -37,7 +37,7 @@ from servax.evaluation.distortion import (
 from servax.experiments.provenance import provenance
 from servax.models import WaveformClassifier
 from servax.purifier import Purifier
-from servax.purifier import sound as sound_path
+from servax.purifier import purifier as sound_path
 from servax.recognition import Recogniser
 
 RESULTS = Path("results/purified_sound")
