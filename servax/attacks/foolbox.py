@@ -209,7 +209,7 @@ class Foolbox(BallAttack):
             change, infinite where none was found.
 
         Raises:
-            SettingError: The attack works inside an epsilon, or see a call.
+            SettingError: The attack works inside a ball, or see a call.
         """
         if not self.minimum_norm:
             expected = "a minimum-norm attack: others do not look for the nearest input"

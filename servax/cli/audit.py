@@ -201,7 +201,7 @@ class Audit(Selection):
     def _show_estimates(self, audit: Prepared, found: list[Estimate]) -> int:
         if self.json:
             stages = [
-                {"stage": e.title, "seconds_at_most": round(e.seconds, 1), "done": e.done}
+                {"stage": e.title, "seconds_at_most": round(e.seconds, 2), "done": e.done}
                 for e in found
             ]
             rest = round(sum(e.seconds for e in found if not e.done), 1)

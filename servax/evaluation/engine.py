@@ -74,7 +74,7 @@ class AttackEngine:
     identity: Identity
     """What is the same in every row."""
     batch_size: int = 16
-    """EvaluationSet attacked together."""
+    """Utterances attacked together."""
     gradients: Precision = "float32"
     """`bfloat16` is the fast mode: predictions stay in float32, and records name it."""
     compute: Compute = field(default_factory=lambda: Compute("cpu"))
@@ -410,7 +410,7 @@ def run(
         dataset: Held-out utterances.
         identity: What is the same in every row.
         surrogates: Models whose gradients transfer attacks take, by name.
-        batch_size: EvaluationSet attacked together.
+        batch_size: Utterances attacked together.
         compute: Device.
         gradients: In which precision gradients are computed.
         tick: Called once per batch of clean input and as `Threat.ticks` says.
