@@ -11,7 +11,8 @@ import soundfile
 
 from servax.cli import main
 from servax.cli.commands import arranged
-from servax.cli.run import Run, fitting
+from servax.cli.results import fitting
+from servax.cli.run import Run
 from servax.errors import PathError, unwritable
 from servax.pretrained import names
 

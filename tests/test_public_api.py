@@ -33,7 +33,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         sx.Purifer  # noqa: B018
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["corpus", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["train", "--help"], ["corpus", "--help"]]
+)
 def test_help_does_not_load_torch(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom servax.cli import main\n"

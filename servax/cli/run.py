@@ -1,22 +1,15 @@
-"""``servax demo | run | report``."""
+"""``servax demo | run | report``. What computes is loaded when it does: help comes at once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from servax.cli import status
-from servax.cli.bars import RunBars
 from servax.cli.commands import operand
-from servax.cli.output import command_line, print_json, print_table, room, say
+from servax.cli.output import say
 from servax.errors import SettingError
-from servax.experiments import Finished, Recipe, load_recipe, report_run, run
-from servax.report import Measures, Table, collect, home_of, table_1, write_comparison
-from servax.report.audit import AuditResult, main_table, read_results, scores, write_audit
-from servax.stages import Engine, RayEngine, is_url, mirror, without_password
 
 DEMO = "demo.yaml"
 
@@ -33,13 +26,16 @@ class Demo:
 
     def __call__(self) -> int:
         """Run the recipe that stands in the package."""
+        from servax.cli import results
+        from servax.experiments import load_recipe
+
         with as_file(files("servax.experiments") / DEMO) as path:
             recipe = load_recipe(path)
         say(
             "The demo speaks a synthetic corpus: its figures show that the system works, nothing "
             "more."
         )
-        return _finish(recipe, self.out, as_json=self.json)
+        return results.finished(recipe, self.out, as_json=self.json)
 
 
 @dataclass(frozen=True)
@@ -67,6 +63,10 @@ class Run:
 
     def __call__(self) -> int:
         """Run the recipe, or show its stages."""
+        from servax.cli import results, status
+        from servax.experiments import load_recipe
+        from servax.stages import RayEngine, is_url, mirror, without_password
+
         if self.dry_run and self.status:
             expected = "one of --dry-run and --status, not both"
             raise SettingError("status", self.status, expected)
@@ -81,47 +81,7 @@ class Run:
             shown = without_password(place)
             return status.show(recipe, shown, folder, status=self.status, as_json=self.json)
         engine = RayEngine(self.address) if self.engine == "ray" else None
-        return _finish(recipe, place, as_json=self.json, engine=engine)
-
-
-def _finish(recipe: Recipe, place: str, *, as_json: bool, engine: Engine | None = None) -> int:
-    with RunBars() as bars:
-        finished = run(recipe, place, command=command_line(), watcher=bars, engine=engine)
-    code = _show(finished, as_json=as_json)
-    if is_url(place):
-        say(f"all results: {without_password(place)}")
-    return code
-
-
-def _show(finished: Finished, *, as_json: bool) -> int:
-    found = collect(finished.records.frame, finished.records.provenance)
-    return _print(table_1(Measures(found)), finished.report.html, as_json=as_json)
-
-
-def _print(grid: Table, page: Path, *, as_json: bool) -> int:
-    columns = [head.text for head in grid.head]
-    rows = [[cell.text for cell in row] for row in grid.rows]
-    if as_json:
-        print_json({"columns": columns, "rows": rows, "report": str(page)})
-    else:
-        kept = fitting(columns, room())
-        print_table(
-            grid.title, [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
-        )
-    say(f"report: {page}")
-    return 0
-
-
-def fitting(columns: Sequence[str], width: int | None) -> list[int]:
-    """Return which columns are shown: all, or where they do not fit the means and the adaptive one.
-
-    The report holds every ε and k; a table folded into a narrow terminal cannot be read.
-    """
-    needed = sum(len(column) + 3 for column in columns) + len("gaussian-noise")
-    if width is None or width >= needed:
-        return list(range(len(columns)))
-    telling = [c == "clean" or c.endswith("mean") or c.startswith("adaptive") for c in columns]
-    return [0, *(i for i, wanted in enumerate(telling) if wanted and i)]
+        return results.finished(recipe, place, as_json=self.json, engine=engine)
 
 
 @dataclass(frozen=True)
@@ -141,49 +101,9 @@ class Report:
 
     def __call__(self) -> int:
         """Write the report from the records, or the comparison of two."""
+        from servax.cli import results
+
         if self.versus is not None:
-            return self._compare(Path(self.run), Path(self.versus))
-        results = read_results(self.run)
-        if isinstance(results, AuditResult):
-            # The report that stands there alone holds the sounds.
-            written = write_audit(results, self.out or home_of(self.run) / "report-again")
-            return _print(main_table(scores(results)), written.html, as_json=self.json)
-        out = Path(self.out) if self.out else None
-        return _show(report_run(Path(self.run), out=out), as_json=self.json)
-
-    def _compare(self, a: Path, b: Path) -> int:
-        names = run_names(a, b)
-        flat = names[1].strip("/").replace("/", "-").replace("\\", "-")
-        folder = Path(self.out) if self.out else home_of(a) / f"report-versus-{flat}"
-        table, written = write_comparison(read_results(a), read_results(b), folder, names=names)
-        if self.json:
-            told = {"a": names[0], "b": names[1], "rows": _rows(table)}
-            print_json(told | {"report": str(written.html)})
-        else:
-            columns = [head.text for head in table.head]
-            columns[2:4] = [f"A: {names[0]}", f"B: {names[1]}"]
-            print_table(table.title, columns, [[cell.text for cell in row] for row in table.rows])
-        say(f"report: {written.html}")
-        return 0
-
-
-def _rows(table: Table) -> list[dict[str, Any]]:
-    """Return the numbers behind a table; JSON has no word for what was not measured but null."""
-    if table.numbers is None:
-        return []
-    numbers = table.numbers.astype(object)
-    return [dict(row) for _, row in numbers.where(numbers.notna(), None).iterrows()]
-
-
-def run_names(first: Path, second: Path) -> tuple[str, str]:
-    """Return how two runs are called: by their folders, as far as these differ."""
-    names = _name(first), _name(second)
-    return names if names[0] != names[1] else (str(first), str(second))
-
-
-def _name(path: Path) -> str:
-    """Return ``run`` for a folder, ``run/fold-1`` for one file of its records."""
-    if path.suffix != ".parquet":
-        return path.resolve().name
-    home = home_of(path).resolve().name
-    return f"{home}/{path.stem}" if home else path.stem
+            both = Path(self.run), Path(self.versus)
+            return results.compared(*both, self.out, as_json=self.json)
+        return results.written_again(self.run, self.out, as_json=self.json)

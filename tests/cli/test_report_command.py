@@ -10,7 +10,8 @@ import pytest
 
 from servax.cli import main
 from servax.cli.commands import arranged
-from servax.cli.run import Report, run_names
+from servax.cli.results import run_names
+from servax.cli.run import Report
 from servax.errors import SettingError
 from servax.evaluation import records
 

@@ -1,0 +1,105 @@
+"""What a run, a report or a comparison came to, on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from servax.cli.bars import RunBars
+from servax.cli.output import command_line, print_json, print_table, room, say
+from servax.experiments import Finished, Recipe, report_run, run
+from servax.report import Measures, Table, collect, home_of, table_1, write_comparison
+from servax.report.audit import AuditResult, main_table, read_results, scores, write_audit
+from servax.stages import Engine, is_url, without_password
+
+
+def finished(recipe: Recipe, place: str, *, as_json: bool, engine: Engine | None = None) -> int:
+    """Perform a recipe with bars, and show its first table."""
+    with RunBars() as bars:
+        done = run(recipe, place, command=command_line(), watcher=bars, engine=engine)
+    code = _show(done, as_json=as_json)
+    if is_url(place):
+        say(f"all results: {without_password(place)}")
+    return code
+
+
+def _show(done: Finished, *, as_json: bool) -> int:
+    found = collect(done.records.frame, done.records.provenance)
+    return _print(table_1(Measures(found)), done.report.html, as_json=as_json)
+
+
+def _print(grid: Table, page: Path, *, as_json: bool) -> int:
+    columns = [head.text for head in grid.head]
+    rows = [[cell.text for cell in row] for row in grid.rows]
+    if as_json:
+        print_json({"columns": columns, "rows": rows, "report": str(page)})
+    else:
+        kept = fitting(columns, room())
+        print_table(
+            grid.title, [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
+        )
+    say(f"report: {page}")
+    return 0
+
+
+def fitting(columns: Sequence[str], width: int | None) -> list[int]:
+    """Return which columns are shown: all, or where they do not fit the means and the adaptive one.
+
+    The report holds every ε and k; a table folded into a narrow terminal cannot be read.
+    """
+    needed = sum(len(column) + 3 for column in columns) + len("gaussian-noise")
+    if width is None or width >= needed:
+        return list(range(len(columns)))
+    telling = [c == "clean" or c.endswith("mean") or c.startswith("adaptive") for c in columns]
+    return [0, *(i for i, wanted in enumerate(telling) if wanted and i)]
+
+
+def written_again(where: str, out: str | None, *, as_json: bool) -> int:
+    """Write the report of a run or an audit from its records, and show its first table."""
+    results = read_results(where)
+    if isinstance(results, AuditResult):
+        # The report that stands there alone holds the sounds.
+        written = write_audit(results, out or home_of(where) / "report-again")
+        return _print(main_table(scores(results)), written.html, as_json=as_json)
+    folder = Path(out) if out else None
+    return _show(report_run(Path(where), out=folder), as_json=as_json)
+
+
+def compared(a: Path, b: Path, out: str | None, *, as_json: bool) -> int:
+    """Write and show the comparison of two runs or audits."""
+    names = run_names(a, b)
+    flat = names[1].strip("/").replace("/", "-").replace("\\", "-")
+    folder = Path(out) if out else home_of(a) / f"report-versus-{flat}"
+    table, written = write_comparison(read_results(a), read_results(b), folder, names=names)
+    if as_json:
+        told = {"a": names[0], "b": names[1], "rows": _rows(table)}
+        print_json(told | {"report": str(written.html)})
+    else:
+        columns = [head.text for head in table.head]
+        columns[2:4] = [f"A: {names[0]}", f"B: {names[1]}"]
+        print_table(table.title, columns, [[cell.text for cell in row] for row in table.rows])
+    say(f"report: {written.html}")
+    return 0
+
+
+def _rows(table: Table) -> list[dict[str, Any]]:
+    """Return the numbers behind a table; JSON has no word for what was not measured but null."""
+    if table.numbers is None:
+        return []
+    numbers = table.numbers.astype(object)
+    return [dict(row) for _, row in numbers.where(numbers.notna(), None).iterrows()]
+
+
+def run_names(first: Path, second: Path) -> tuple[str, str]:
+    """Return how two runs are called: by their folders, as far as these differ."""
+    names = _name(first), _name(second)
+    return names if names[0] != names[1] else (str(first), str(second))
+
+
+def _name(path: Path) -> str:
+    """Return ``run`` for a folder, ``run/fold-1`` for one file of its records."""
+    if path.suffix != ".parquet":
+        return path.resolve().name
+    home = home_of(path).resolve().name
+    return f"{home}/{path.stem}" if home else path.stem
