@@ -20,6 +20,7 @@ from servax.kinds import typed
 IN_RANGE = 1.0 + 2.0**-15
 """Peak of a sound within full scale; less than a step of 16 bits beyond 1 is rounding."""
 LARGEST_OF_16_BITS = 1.0 - 2.0**-15
+"""The largest number of 16 bits lies one step below full scale."""
 FLOATS = ("FLOAT", "DOUBLE")
 WRITABLE = {".wav": "WAV", ".flac": "FLAC"}
 HEADER_BYTES = 4096

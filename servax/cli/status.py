@@ -24,8 +24,6 @@ from servax.experiments.fold import RunData
 from servax.experiments.plan import Plan
 from servax.stages import Watcher
 
-LONGEST_REHEARSAL_SECONDS = 180.0
-"""Where timing each kind of stage would take longer, a training step is all that is timed."""
 NAMES_SHOWN = 3
 """Of the stages that one stage needs; an attack on all defences needs dozens."""
 

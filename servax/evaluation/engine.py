@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from servax.attacks import Counting
 from servax.attacks.problem import logits_of
 from servax.attacks.wrappers import labelled, with_gradients
+from servax.audio.writing import LARGEST_OF_16_BITS
 from servax.defences import Bpda, Defended, ExpectationOverDraws, draws_until_flat
 from servax.errors import ServaxError, SettingError
 from servax.evaluation.dataset import EvaluationSet
@@ -515,8 +516,7 @@ def sounds_of(
     for position in positions:
         _, path, start, end = stretches[position]
         sound = read_in_range(path, sample_rate=system.sample_rate, start=start, end=end)
-        # The largest number of 16 bits lies one step below 1.
-        yield position, torch.from_numpy(sound).clamp(max=1.0 - 2.0**-15).unsqueeze(0)
+        yield position, torch.from_numpy(sound).clamp(max=LARGEST_OF_16_BITS).unsqueeze(0)
 
 
 def _cost(counting: Counting, attacked: int, moved: int) -> dict[str, Any]:
