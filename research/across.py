@@ -25,11 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmark import figures_of, measure
+from entries import Protocol
+from subjects import defence_of, target_of
 
-from servax.benchmark import Protocol
-from servax.benchmark.figures import figures_of
-from servax.benchmark.measuring import measure
-from servax.benchmark.systems import defence_of, target_of
 from servax.corpora import load
 from servax.evaluation.records import UNDEFENDED
 from servax.evaluation.suites import Attacker

@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from halves import corpus, folds
 from materials import folder
+from subjects import defence_of, part, target_of
 from torch import nn
 from trial import TRIALS, reused
 
 from servax.attacks import APGD, PGD, Restarts
 from servax.attacks.base import Attack
-from servax.benchmark.systems import defence_of, part, target_of
 from servax.defences import Defended, ExpectationOverDraws
 from servax.evaluation.dataset import chosen
 from servax.evaluation.metrics import uar

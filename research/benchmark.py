@@ -20,32 +20,51 @@ import hashlib
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
+from entries import (
+    Adaptive,
+    Figure,
+    Figures,
+    GroupSet,
+    Protocol,
+    Record,
+    Sample,
+    read_record,
+    with_figures,
+    write_record,
+)
+from subjects import Target, defence_of, group_of, kind_of, parameters_of, part, target_of
 
-from servax.benchmark import Protocol, Record, read_record, with_figures, write_record
-from servax.benchmark.figures import figures_of
-from servax.benchmark.measuring import count_ticks, measure, sample
-from servax.benchmark.record import GroupSet
-from servax.benchmark.systems import Target, defence_of, group_of, kind_of, parameters_of, target_of
 from servax.corpora import Corpus, load
 from servax.errors import ServaxError, SettingError
 from servax.evaluation import records
+from servax.evaluation.dataset import EvaluationSet, chosen
+from servax.evaluation.engine import AttackEngine, Identity, run
+from servax.evaluation.metrics import uar
 from servax.evaluation.options import folder_of
 from servax.evaluation.records import UNDEFENDED
-from servax.evaluation.suites import Attacker
+from servax.evaluation.suites import Attacker, AttackGrid
 from servax.evaluation.systems import System
 from servax.experiments.provenance import provenance
+from servax.features import Dataset
 from servax.models import RECOGNISERS
 from servax.recognition import Recogniser
+from servax.report import Measures, collect
 
 RESULTS = Path("results/benchmark")
 RECORDS = Path("runs/benchmark")
+HEADINGS = {"clean": "clean", "fgsm": "FGSM mean", "pgd": "PGD mean"}
+SAMPLE = AttackGrid(epsilons=(0.009,), steps=9, adaptive_steps=9)
+"""What a sample is attacked with: the paper's step and radius."""
 Defences = Mapping[str, Mapping[int, System]]
+"""By name and by seed of their training; `undefended` has none and stands for the bare model."""
 
 
 def arguments() -> argparse.Namespace:
@@ -155,34 +174,162 @@ def measured(
         if file.is_file() and (found := records.read(file)).provenance["key"] == keys[name]
     }
     missing = {name: built for name, built in defences.items() if name not in kept}
-    if missing:
-        seeds = sum(max(1, len(each)) for each in missing.values())
-        tick = counter(
-            f"{subject.name}, group {subject.group}",
-            count_ticks(len(subject.test), seeds, protocol, by),
-        )
-        for name, frame in measure(subject, missing, protocol, by, tick=tick).items():
-            told: dict[str, Any] = {
-                **provenance(shlex.join(sys.argv)),
-                "key": keys[name],
-                "attacks": asdict(protocol.grid()) | {"adaptive": asdict(by)},
-            }
-            records.write(frame, files[name], provenance=told)
-            kept[name] = records.read(files[name])
+    for name, frame in (measure(subject, missing, protocol, by) if missing else {}).items():
+        told: dict[str, Any] = {
+            **provenance(shlex.join(sys.argv)),
+            "key": keys[name],
+            "attacks": asdict(protocol.grid()) | {"adaptive": asdict(by)},
+        }
+        records.write(frame, files[name], provenance=told)
+        kept[name] = records.read(files[name])
     return kept
 
 
-def counter(what: str, total: int) -> Any:
-    """Return what shows on the terminal how far a measurement is."""
-    done = 0
+def measure(
+    target: Target, defences: Defences, protocol: Protocol, attacker: Attacker
+) -> dict[str, pd.DataFrame]:
+    """Return the records of each defence of one recogniser, those of the bare one among them.
 
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if done % 20 == 0 or done == total:
-            print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
+    Oblivious attacks are computed once and serve all defences. The adaptive attacker takes exact
+    gradients through each (the identity for one without any), on some of the utterances.
+    """
+    seeded = [(name, seed, each) for name, of in defences.items() for seed, each in of.items()]
+    apart = [replace(each, name=f"{name}@{seed}") for name, seed, each in seeded]
+    rows = oblivious(target, target.test, protocol.grid(), apart)
+    own = rows[rows["defence"] == UNDEFENDED]
+    found: dict[str, list[pd.DataFrame]] = {name: [] for name in defences}
+    for name, seed, system in seeded:
+        of_system = rows[rows["defence"] == f"{name}@{seed}"].assign(defence=name)
+        found[name] += [pd.concat([of_system, own], ignore_index=True).assign(seed=seed)]
+        found[name] += adaptive(target, replace(system, name=name), attacker, seed)
+    if UNDEFENDED in defences:
+        found[UNDEFENDED] = [own, *adaptive(target, target.system, attacker, 0)]
+    return {
+        name: records.validate(pd.concat(frames, ignore_index=True))
+        for name, frames in found.items()
+    }
 
-    return tick
+
+def oblivious(
+    target: Target, test: Dataset, grid: AttackGrid, systems: Sequence[System]
+) -> pd.DataFrame:
+    """Return the records of clean input and of the grid, for the bare recogniser and systems."""
+    identity = Identity(target.name, target.group, 0)
+    return run([target.system, *systems], grid.oblivious(), test, identity=identity).frame
+
+
+def adaptive(target: Target, system: System, attacker: Attacker, seed: int) -> list[pd.DataFrame]:
+    """Return what the adaptive attacker leaves of one system, on the utterances they attack."""
+    few = part(target, chosen(target.test.corpus, attacker.utterances, seed=0))
+    identity = Identity(target.name, target.group, seed)
+    engine = AttackEngine(dataset=EvaluationSet.of(few), identity=identity)
+    threats = attacker.threats("adaptive" if system.exact else "bpda")
+    return [engine.on_system(threat, system).frame for threat in threats]
+
+
+def sample(
+    record: Record, target: str, corpus: Corpus, *, group: int, utterances: int = 48
+) -> Sample:
+    """Return the sample of an entry whose weights are packaged: the first so many of a group.
+
+    Raises:
+        SettingError: The entry has no packaged weights, or the recogniser has heard the group.
+    """
+    if record.weights is None:
+        raise SettingError("weights", None, "the name of a packaged network, to measure a sample")
+    folds = corpus.folds(record.protocol.groups)
+    if not 1 <= group <= len(folds):
+        raise SettingError("group", group, f"a group from 1 to {len(folds)}")
+    # The group's features alone: a test has no cache, and those of the whole corpus take long.
+    heard = target_of(target, folds[group - 1].test, folds, group=group)
+    few = part(heard, np.arange(len(heard.test)) < utterances)
+    system = defence_of(record.weights, heard, seed=0)
+    rows = oblivious(heard, few, SAMPLE, [system])
+    rows = rows[rows["defence"] == system.name]
+    figures = {
+        {"none": "clean"}.get(str(attack), str(attack)): round(
+            percent(each[each["strength"] == each["strength"].max()]), 2
+        )
+        for attack, each in rows.groupby("attack")
+    }
+    return Sample(target=target, group=group, utterances=len(few), **figures)
+
+
+def figures_of(found: pd.DataFrame, defence: str, *, target: str, **told: Any) -> Figures:
+    """Return the figures of one defence, computed as a report does it.
+
+    UARs are pooled over groups and seeds; the intervals are 95 % bootstraps that draw speakers, all
+    from the same draws.
+
+    Args:
+        found: Records of one kind of recogniser: rows of `defence` and of the bare target on the
+            paper's grid, and of attackers who know them, which need not have every utterance.
+        defence: Its name in the records; ``undefended`` has neither PE nor RR.
+        target: Network of the recognisers.
+        told: The other fields: `groups`, `command`, `commit`, `date`.
+
+    Raises:
+        ServaxError: The records do not hold the defence, or a cell lacks some utterances.
+    """
+    found = records.validate(found)
+    knows = found["knowledge"].isin(("adaptive", "bpda"))
+    named = found["defence"].isin([defence, UNDEFENDED])
+    oblivious_run = Measures(collect(found[named & ~knows], adaptive_elsewhere=True))
+    if defence not in oblivious_run.defences:
+        known = ", ".join(sorted(set(found["defence"])))
+        raise ServaxError(f"the records hold no {defence!r}, only {known}; measure it first.")
+    table = oblivious_run.table.set_index(["defence", "column"])[["low_percent", "high_percent"]]
+
+    def of_column(name: str, heading: str) -> Figure | None:
+        if (name, heading) not in table.index:
+            return None
+        return figure(oblivious_run.uar(name, heading), tuple(table.loc[(name, heading)]))
+
+    shares: dict[str, Figure | None] = {}
+    if defence != UNDEFENDED and oblivious_run.found.conditions("pgd"):
+        over = oblivious_run.over_steps(defence)
+        shares = {name.lower(): figure(*over[name], digits=3) for name in ("PE", "RR")}
+    known_rows = found[knows & (found["defence"] == defence)]
+    bare = of_column(UNDEFENDED, "clean")
+    if bare is None:
+        raise ServaxError("the clean UAR of the bare target is not defined; expected utterances.")
+    return Figures(
+        target=target,
+        heard=tuple(sorted({int(fold) for fold in found["fold"]})),
+        seeds=oblivious_run.found.seeds,
+        utterances=len(oblivious_run.found.labels) // len(oblivious_run.found.seeds),
+        undefended=bare,
+        **{name: of_column(defence, heading) for name, heading in HEADINGS.items()},
+        **shares,
+        adaptive=tuple(
+            Adaptive(
+                radius=radius,
+                steps=steps,
+                restarts=restarts,
+                utterances=len(rows) // rows["seed"].nunique(),
+                uar=round(percent(rows), 2),
+            )
+            for (radius, steps, restarts), rows in known_rows.groupby(
+                ["epsilon", "steps", "restarts"]
+            )
+        ),
+        **told,
+    )
+
+
+def figure(value: float, band: Sequence[float] | None, digits: int = 2) -> Figure | None:
+    """Return a figure with its interval, rounded; None where it is not defined."""
+    if np.isnan(value):
+        return None
+    ends = () if band is None or np.isnan(band).any() else band
+    low, high = (round(float(end), digits) for end in ends) if len(ends) else (None, None)
+    return Figure(value=round(value, digits), low=low, high=high)
+
+
+def percent(rows: pd.DataFrame) -> float:
+    """Return the UAR of rows of records, in percent."""
+    labels, predictions = ([str(name) for name in rows[key]] for key in ("label", "prediction"))
+    return 100 * uar(labels, predictions)
 
 
 def command() -> str:

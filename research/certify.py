@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 from halves import corpus, folds
 from materials import folder
+from subjects import part, target_of
 from trial import TRIALS, reused
 
-from servax.benchmark.systems import part, target_of
 from servax.defences import Defended, certify
 from servax.evaluation.dataset import chosen
 from servax.experiments.provenance import provenance

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from halves import features, folds
+from subjects import group_of, kind_of
 from torch import nn
 
 from servax.attacks import FGSM, PGD
-from servax.benchmark.systems import group_of, kind_of
 from servax.features import Dataset
 from servax.models import frozen
 from servax.recognition import Recogniser

@@ -21,25 +21,6 @@ from servax.experiments.reading import build
 from servax.files import json_text, write_whole
 from servax.purifier import Level
 
-__all__ = [
-    "LEVELS",
-    "MEASURES",
-    "Adaptive",
-    "Figure",
-    "Figures",
-    "GroupSet",
-    "Kind",
-    "Level",
-    "Protocol",
-    "Record",
-    "Sample",
-    "Training",
-    "read_all",
-    "read_record",
-    "with_figures",
-    "write_record",
-]
-
 Kind = Literal["purifier", "input transform", "adversarial training", "none"]
 """What a defence is; `none` is the undefended recogniser."""
 GroupSet = Literal["tuning", "held-out"]
@@ -152,7 +133,7 @@ class Adaptive:
                 raise SettingError(name, getattr(self, name), "a whole number of at least 1")
         if not 0 < self.radius < math.inf:
             raise SettingError("radius", self.radius, "a finite number above 0")
-        check_percent("uar", self.uar)
+        check_percent(self, "uar")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,10 +174,7 @@ class Figures:
     def __post_init__(self) -> None:
         if not self.heard or not self.seeds:
             raise SettingError("heard, seeds", [], "at least one of each")
-        for name in ("undefended", "clean", "fgsm", "pgd"):
-            figure = getattr(self, name)
-            if figure is not None:
-                check_percent(name, figure.value)
+        check_percent(self, "undefended", "clean", "fgsm", "pgd")
         if (self.fgsm or self.pgd) and not self.adaptive:
             raise SettingError(
                 "adaptive",
@@ -233,8 +211,7 @@ class Sample:
     def __post_init__(self) -> None:
         if self.group < 1 or self.utterances < 1:
             raise SettingError("group, utterances", (self.group, self.utterances), "at least 1")
-        for name in ("clean", "fgsm", "pgd"):
-            check_percent(name, getattr(self, name))
+        check_percent(self, "clean", "fgsm", "pgd")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,10 +267,13 @@ class Record:
         return found[0] if found else None
 
 
-def check_percent(name: str, value: float) -> None:
-    """Refuse a UAR that is no percentage."""
-    if not 0 <= value <= 100:
-        raise SettingError(name, value, "a percentage from 0 to 100")
+def check_percent(entry: object, *names: str) -> None:
+    """Refuse a UAR that is no percentage; what was not measured is None."""
+    for name in names:
+        found = getattr(entry, name)
+        value = found.value if isinstance(found, Figure) else found
+        if value is not None and not 0 <= value <= 100:
+            raise SettingError(name, value, "a percentage from 0 to 100")
 
 
 def _check_once(name: str, values: Sequence[object]) -> None:
@@ -311,18 +291,15 @@ def read_record(path: str | Path) -> Record:
     path = Path(path)
     try:
         given = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        if not isinstance(given, dict):
+            raise ServaxError("does not hold a JSON object, expected an entry of the benchmark")
+        record = build(Record, given)
     except OSError as error:
         raise PathError(path, f"cannot be read ({error.strerror})") from None
     except ServaxError as error:
         raise PathError(path, str(error)) from None
     except (ValueError, RecursionError):
         raise PathError(path, "is not JSON, expected an entry of the benchmark") from None
-    if not isinstance(given, dict):
-        raise PathError(path, "does not hold a JSON object, expected an entry of the benchmark")
-    try:
-        record = build(Record, given)
-    except ServaxError as error:
-        raise PathError(path, str(error)) from None
     if record.name != path.stem:
         raise PathError(
             path, f"tells of {record.name!r}; a file is called after its entry, rename one of them"
@@ -331,20 +308,12 @@ def read_record(path: str | Path) -> Record:
 
 
 def read_all(folder: str | Path) -> list[Record]:
-    """Return all entries of a folder, by name.
-
-    Raises:
-        PathError: As `read_record`.
-    """
+    """Return all entries of a folder, by name."""
     return [read_record(path) for path in sorted(Path(folder).glob("*.json"))]
 
 
 def write_record(record: Record, folder: str | Path) -> Path:
-    """Write an entry to ``<folder>/<name>.json`` and return where.
-
-    Raises:
-        ServaxError: The file cannot be written.
-    """
+    """Write an entry to ``<folder>/<name>.json`` and return where."""
     path = Path(folder) / f"{record.name}.json"
     write_whole(path, f"{json_text(asdict(record))}\n".encode())
     return path

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from benchmark import measure
+from entries import Protocol
+from subjects import Target, defence_of, group_of, parameters_of, target_of
 from torch import nn
 
 from servax.attacks import PGD
-from servax.benchmark import Protocol
-from servax.benchmark.measuring import count_ticks, measure
-from servax.benchmark.systems import Target, defence_of, group_of, parameters_of, target_of
 from servax.corpora import COLUMNS, Corpus, Fold
 from servax.defences import Defended, MeanFilter
 from servax.errors import SettingError
@@ -88,10 +88,8 @@ MEAN = {s: before(TARGET.system.model, MeanFilter(s), "mean-filter") for s in (3
 DEFENCES = {"mean-filter": MEAN, "undefended": {}}
 
 
-def test_oblivious_rows_are_those_of_the_protocol_and_every_tick_is_told() -> None:
-    ticks: list[int] = []
-    found = measure(TARGET, DEFENCES, PROTOCOL, ATTACKER, tick=lambda: ticks.append(1))
-    assert len(ticks) == count_ticks(20, 3, PROTOCOL, ATTACKER)
+def test_oblivious_rows_are_those_of_the_protocol() -> None:
+    found = measure(TARGET, DEFENCES, PROTOCOL, ATTACKER)
     for seed, defence in DEFENCES["mean-filter"].items():
         expected = run(
             [TARGET.system, defence],

@@ -5,10 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from benchmark_page import BEGIN, END, in_order, tables_of, with_tables
+from entries import LEVELS, Adaptive, Figure, Figures, GroupSet, Protocol, Record, read_all
 
-from servax.benchmark import Adaptive, Figure, Figures, Protocol, Record, read_all
-from servax.benchmark.page import BEGIN, END, in_order, rewrite, tables_of, with_tables
-from servax.benchmark.record import LEVELS, GroupSet
 from servax.errors import PathError, SettingError
 
 ROOT = Path(__file__).parents[2]
@@ -51,21 +50,22 @@ def test_entries_are_sorted_by_the_adaptive_then_the_held_out_oblivious_figure()
 
 
 def test_every_entry_stands_in_every_table_and_gaps_say_so() -> None:
-    held_out, tuning, defences = tables_of(ENTRIES)
-    for table in (held_out, tuning, defences):
-        assert len(table.rows) == len(ENTRIES)
-    rows = {row[0].text: row for row in held_out.rows}
-    heads = [head.text for head in held_out.head]
+    held_out, tuning, defences = (
+        [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines()[4:]]
+        for part in re.split(r"\n(?=## )", tables_of(ENTRIES))
+    )
+    heads, _, *rows = held_out
+    assert len(rows) == len(tuning[2:]) == len(defences) == len(ENTRIES)
     assert heads[1:3] == [
         "adaptive PGD-9, 2 starts, radius .005",
         "adaptive PGD-9, 2 starts, radius .02",
     ]
-    assert {cell.text for cell in rows["d"][1:]} == {"not measured"}
-    assert rows["b"][heads.index("PGD mean")].text == "30.0"
-    assert rows["b"][heads.index("PGD mean")].detail == "[29.0, 31.0]"
-    assert rows["b"][heads.index("FGSM mean")].text == "not measured"
-    assert rows["b"][0].detail == "groups 4, 5 only"
-    assert tuning.rows[0][0].detail == ""
+    found = {row[0].partition("<")[0]: dict(zip(heads, row, strict=True)) for row in rows}
+    assert set(list(found["d"].values())[1:]) == {"not measured"}
+    assert found["b"]["PGD mean"] == "30.0<br><small>[29.0, 31.0]</small>"
+    assert found["b"]["FGSM mean"] == "not measured"
+    assert found["b"]["defence"] == "b<br><small>groups 4, 5 only</small>"
+    assert tuning[2][0] == "b"
 
 
 def test_entries_of_two_protocols_are_refused() -> None:
@@ -74,15 +74,12 @@ def test_entries_of_two_protocols_are_refused() -> None:
         tables_of([*ENTRIES, other])
 
 
-def test_only_what_stands_between_the_markers_changes(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(f"before\n\n{BEGIN}\nold\n{END}\n\nafter\n", encoding="utf-8")
-    assert rewrite(page, ENTRIES)
-    text = page.read_text(encoding="utf-8")
+def test_only_what_stands_between_the_markers_changes() -> None:
+    text = with_tables(f"before\n\n{BEGIN}\nold\n{END}\n\nafter\n", ENTRIES)
     assert text.startswith(f"before\n\n{BEGIN}\n\n## vgg16, held-out speakers")
     assert text.endswith(f"{END}\n\nafter\n")
     assert "old" not in text
-    assert not rewrite(page, ENTRIES)
+    assert with_tables(text, ENTRIES) == text
 
 
 @pytest.mark.parametrize("text", ["", BEGIN, f"{END} {BEGIN}", f"{BEGIN} {END} {END}"])

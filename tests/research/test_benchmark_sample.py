@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmark import sample
+from entries import Protocol, Record, Training, read_all
+from subjects import defence_of, target_of
 
 from servax.attacks import FGSM, PGD
-from servax.benchmark import Protocol, Record, Training, read_all
-from servax.benchmark.measuring import sample
-from servax.benchmark.systems import defence_of, target_of
 from servax.corpora import load
 from servax.errors import SettingError
 from servax.pretrained import PURIFIER, RECOGNISER, names

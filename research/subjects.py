@@ -24,8 +24,6 @@ from servax.purifier import Purifier
 from servax.recognition import Recogniser
 from servax.stages import DONE
 
-__all__ = ["Target", "defence_of", "group_of", "kind_of", "parameters_of", "part", "target_of"]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Target:
@@ -150,28 +148,24 @@ def defence_of(what: str, target: Target, *, seed: int) -> System:
 def parameters_of(what: str, target: Target, *, seed: int) -> int | None:
     """Return how many numbers a defence has learned, None for none; arguments as `defence_of`."""
     folder = folder_of(_filled(what, target, seed))
-    role = _extra(folder).get("role")
+    kinds = {"purifier": Purifier, "recogniser": Recogniser}
+    kind = kinds.get(_extra(folder).get("role", ""))
+    if kind is None:
+        return None
     # Of the network as it was trained: a frozen copy has its batch norms folded.
-    if role == "purifier":
-        return _count(Purifier.from_pretrained(folder).network)
-    return _count(Recogniser.from_pretrained(folder).network) if role == "recogniser" else None
+    return sum(each.numel() for each in kind.from_pretrained(folder).network.parameters())
 
 
 def _filled(what: str, target: Target, seed: int) -> str:
     return what.replace("{group}", str(target.group)).replace("{seed}", str(seed))
 
 
-def _count(network: nn.Module) -> int:
-    return sum(each.numel() for each in network.parameters())
-
-
 def _extra(folder: Path) -> dict[str, Any]:
-    try:
-        extra = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["extra"]
-    except OSError:
+    """Return what a folder of servax says beside its weights; nothing where it is none."""
+    place = folder / SETTINGS
+    if not place.is_file():
         return {}
+    try:
+        return dict(json.loads(place.read_text(encoding="utf-8"))["extra"])
     except (ValueError, KeyError, TypeError):
-        extra = None
-    if not isinstance(extra, dict):
-        raise CheckpointError(folder / SETTINGS, "does not say what the folder holds")
-    return extra
+        raise CheckpointError(place, "does not say what the folder holds") from None

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from entries import read_all, read_record, with_figures, write_record
 
-from servax.benchmark import read_all, read_record, with_figures, write_record
 from servax.errors import PathError
 
 FIGURES: dict[str, Any] = {

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from benchmark import figures_of
 from bootstrap_by_hand import speaker_interval
+from entries import Figure
 from sklearn.metrics import balanced_accuracy_score
 
-from servax.benchmark.figures import figures_of
-from servax.benchmark.record import Figure
 from servax.errors import ServaxError
 from servax.evaluation.metrics import protection_efficacy, recovery_rate
 
