@@ -31,7 +31,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from servax.features import LogMel, Scale, ScaleSettings
-from servax.runtime.sharing import in_order
+from servax.runtime.host import in_order
 
 Samples = NDArray[np.float32]
 Map = Callable[[Tensor], Tensor]

@@ -41,7 +41,7 @@ from servax.purifier import Purifier
 from servax.purifier.export import export_defended, export_purifier
 from servax.purifier.quantising import quantise
 from servax.recognition import Recogniser
-from servax.runtime.session import open_session
+from servax.runtime.purifier import open_session
 
 RESULTS = Path("results/onnx")
 FILES = ("float32", "int8-static", "int8-dynamic")

@@ -326,7 +326,7 @@ def test_refuses_an_end_far_behind_the_file(wav: Path) -> None:
         ({"end": float("inf")}, "end is inf, expected a number of seconds > start (0.0)."),
         (
             {"sample_rate": 0},
-            "sample_rate is 0, expected a number of hertz from 1000 to 768000.",
+            "sample_rate is 0, expected a rate in [1000, 768000] Hz.",
         ),
     ],
 )

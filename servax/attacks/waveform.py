@@ -19,12 +19,12 @@ from servax.kinds import check_kind
 from servax.perturbation import Ball, Bounds, Linf, SignalToNoise, ascend, into_16_bit
 from servax.perturbation.masking import Inaudible, PsychoacousticMask
 from servax.perturbation.rounding import (
-    STEP_16_BIT,
     Round,
     into_16_bit_within,
     shrunk_into,
     straight_through,
 )
+from servax.runtime.samples import STEP_16_BIT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,6 @@
 """Sound in and out: any file libsndfile reads, WAV and FLAC written whole or not at all."""
 
 from servax.audio.reading import (
-    HIGHEST_RATE,
-    LOUDEST,
-    LOWEST_RATE,
     Sound,
     blocks,
     duration_seconds,
@@ -29,10 +26,7 @@ from servax.audio.writing import (
 
 __all__ = [
     "FLOATS",
-    "HIGHEST_RATE",
     "IN_RANGE",
-    "LOUDEST",
-    "LOWEST_RATE",
     "WRITABLE",
     "Sound",
     "as_written",

@@ -23,20 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 import soxr
 
 from servax.audio.containers import View, streamed, view_of
 from servax.errors import AudioError, SettingError
 from servax.kinds import typed
+from servax.runtime.samples import HIGHEST_RATE, LOUDEST, LOWEST_RATE, Samples, check_rate
 
-Samples = npt.NDArray[np.float32]
-
-LOWEST_RATE = 1_000
-HIGHEST_RATE = 768_000
-LOUDEST = 65_536.0
-"""Largest sample: floats that were scaled as 16-bit integers, a common slip, still pass."""
 END_SLACK_SECONDS = 0.1
 """How far an `end` may lie behind the last sample: tables round their times."""
 MP3_SLACK_FRAMES = 1152
@@ -371,18 +365,6 @@ def _check_header(name: str | Path, sound: soundfile.SoundFile, view: View) -> N
     if sound.frames >= UNKNOWN_FRAMES:
         reason = "does not say how long it is, as FLAC written to a pipe: write it to a file"
         raise AudioError(name, reason, cause="length_unknown")
-
-
-def check_rate(sample_rate: int) -> None:
-    """Refuse a rate that no sound has.
-
-    Raises:
-        SettingError: `sample_rate` is outside its rule.
-    """
-    if not LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
-        raise SettingError(
-            "sample_rate", sample_rate, f"a number of hertz from {LOWEST_RATE} to {HIGHEST_RATE}"
-        )
 
 
 def _check_times(start: float, end: float | None) -> None:

@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from servax.audio.reading import check_rate
 from servax.errors import AudioError, SettingError, unwritable
 from servax.files import whole_file
 from servax.kinds import typed
+from servax.runtime.samples import STEP_16_BIT, check_rate
 
-IN_RANGE = 1.0 + 2.0**-15
+IN_RANGE = 1.0 + STEP_16_BIT
 """Peak of a sound within full scale; less than a step of 16 bits beyond 1 is rounding."""
-LARGEST_OF_16_BITS = 1.0 - 2.0**-15
+LARGEST_OF_16_BITS = 1.0 - STEP_16_BIT
 """The largest number of 16 bits lies one step below full scale."""
 FLOATS = ("FLOAT", "DOUBLE")
 WRITABLE = {".wav": "WAV", ".flac": "FLAC"}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from servax.errors import CheckpointError
 from servax.evaluation.systems import Said, System, hash_of_model, system_of
-from servax.runtime.extras import load_extra, quiet
+from servax.runtime.host import load_extra, quiet
 
 RAW = "Wav2Vec2FeatureExtractor"
 ONLY_IN_TRAINING = "masked_spec_embed"

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from servax.errors import CheckpointError, ShapeError
 from servax.evaluation.systems import Said, System, hash_of_files, system_of
 from servax.evaluation.trial import Inputs
-from servax.runtime.extras import load_extra
-from servax.runtime.session import started
+from servax.runtime.purifier import open_session
 
 TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
 RANKS: dict[int, Inputs] = {2: "waveform", 4: "logmel"}
@@ -86,10 +85,9 @@ def load_onnx(path: Path, said: Said) -> System:
         CheckpointError: The file is broken, or not from one input of 2 or 4 dimensions to logits.
         SettingError: Rate or labels are unknown, or what is said contradicts the file.
     """
-    runtime = load_extra("onnxruntime", extra="onnx", what="an ONNX file")
     if not path.is_file():
         raise CheckpointError(path, "no such file; expected an ONNX file")
-    session = started(runtime, path, threads=torch.get_num_threads())
+    session = open_session(path, threads=torch.get_num_threads())
     model = _classifier(path, session)
     labels, rate = _metadata(path, session)
     own = Said(labels=labels, sample_rate=rate, inputs=RANKS[len(model.sizes)])

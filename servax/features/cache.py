@@ -27,7 +27,7 @@ from servax.corpora import Corpus
 from servax.errors import CacheError, unwritable
 from servax.features import frontend, logmel
 from servax.features.frontend import FrontEnd, waveform_batch
-from servax.runtime.sharing import in_order
+from servax.runtime.host import in_order
 
 Progress = Callable[[int, int], None]
 

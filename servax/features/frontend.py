@@ -20,7 +20,7 @@ from servax.errors import SettingError
 from servax.features.logmel import LogMel, LogMelSettings
 from servax.features.tensors import check_waveforms
 from servax.kinds import check_kind, check_types, typed
-from servax.runtime.forms import as_samples
+from servax.runtime.samples import as_samples
 
 Fill = Literal["repeat", "floor"]
 # A clip below this RMS (-100 dBFS) is silence; raising it further would only raise its dither.

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from servax.errors import SettingError, ShapeError
 from servax.features.tensors import check_tensor
 from servax.kinds import check_kind, check_list, check_types
-from servax.runtime.forms import as_samples
+from servax.runtime.samples import as_samples
 
 ScaleKind = Literal["window", "z-score"]
 SCALES = ("window", "z-score")

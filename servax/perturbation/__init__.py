@@ -4,7 +4,6 @@ from servax.perturbation.ascent import Objective, ascend, input_gradient, into_r
 from servax.perturbation.balls import L2, Ball, Linf, Masked, SignalToNoise, check_radius
 from servax.perturbation.masking import PsychoacousticMask
 from servax.perturbation.rounding import (
-    STEP_16_BIT,
     Bounds,
     exact_change,
     in_reach,
@@ -12,6 +11,7 @@ from servax.perturbation.rounding import (
     into_ball,
     into_bounds,
 )
+from servax.runtime.samples import STEP_16_BIT
 
 __all__ = [
     "L2",

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from servax.errors import SettingError
 from servax.perturbation.balls import Ball, Linf, Masked
+from servax.runtime.samples import STEP_16_BIT
 
 Bounds = tuple[float, float]
 """Lowest and highest value of a valid input."""
@@ -28,8 +29,6 @@ PIECE = 2**16
 """How many elements are brought back at a time."""
 SHRUNK = 1.0 - 2.0**-40
 """What a scaled change is scaled by once more: sums of squares are rounded too."""
-STEP_16_BIT = 2.0**-15
-"""Distance of two neighbouring samples, with full scale at 1."""
 HALVINGS = 12
 """How finely a change is shrunk until its rounded form fits into a ball, as a power of 1/2."""
 

@@ -8,7 +8,7 @@ from servax.purifier.sound_purifier import SoundPurifier
 from servax.purifier.ssa import SSA
 from servax.purifier.surrogates import DecisionSSA, SurrogateTrainer, SurrogateTraining
 from servax.purifier.training import PurifierTrainer, PurifierTraining
-from servax.runtime.windows import SoundStream
+from servax.runtime.stream import SoundStream
 
 __all__ = [
     "PRESETS",

@@ -36,7 +36,7 @@ from servax.files import this_process, unfinished_name
 from servax.purifier.file_jobs import LOGMEL, FileJob, Outcome
 from servax.purifier.files import carry_out, purify_file, work_of
 from servax.purifier.purifier import Purifier
-from servax.runtime.sharing import cpus
+from servax.runtime.host import cpus
 from servax.stages.ray_session import check_reachable, joined, last_line, load_ray
 
 BYTES_WORTH_A_WORKER = 16 * 2**20

@@ -27,8 +27,8 @@ from servax.purifier.graphs import DefendedGraph, LogMelGraph, SoundGraph
 from servax.purifier.purifier import Purifier
 from servax.purifier.quantising import check_calibration, quantise, silenced
 from servax.recognition import Recogniser
-from servax.runtime.extras import load_extra, quiet
-from servax.runtime.session import started
+from servax.runtime.host import load_extra, quiet
+from servax.runtime.purifier import open_session
 
 OPSET = 18
 """Of the ONNX operators; onnxruntime runs it from 1.14 on."""
@@ -240,8 +240,7 @@ def _noise(graph: Graph) -> list[Tensor]:
 
 def difference(graph: Graph, content: bytes) -> float:
     """Return how far a file lies from torch on noise at most, in proportion where it is large."""
-    runtime = load_extra("onnxruntime", extra="onnx", what="servax export")
-    session = started(runtime, content, threads=1)
+    session = open_session(content, threads=1, what="servax export")
     largest = 0.0
     for x in _noise(graph):
         with torch.inference_mode():

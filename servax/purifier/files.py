@@ -19,8 +19,8 @@ from servax.files import write_whole
 from servax.purifier.file_jobs import ITSELF, LOGMEL, FileJob, Outcome
 from servax.purifier.folders import same_file
 from servax.purifier.purifier import Purifier
-from servax.runtime.forms import SHORTEST_SECONDS
 from servax.runtime.limiter import Limited
+from servax.runtime.samples import SHORTEST_SECONDS
 
 BLOCK_SECONDS = 30.0
 BEYOND_FULL_SCALE = (

@@ -19,7 +19,7 @@ from servax.audio import read_whole
 from servax.errors import ServaxError, SettingError, ShapeError
 from servax.kinds import check_kind
 from servax.purifier.purifier import Purifier
-from servax.runtime.forms import Samples, as_file, heard
+from servax.runtime.samples import Samples, as_file, heard
 
 LONGEST_WAIT_SECONDS = 60.0
 """For a server, when a sound is a URL."""

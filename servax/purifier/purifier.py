@@ -33,8 +33,8 @@ from servax.features import (
 from servax.kinds import check_kind, typed
 from servax.models import Stored, frozen
 from servax.recognition import Pretrained
-from servax.runtime.cleaning import SoundCleaner
-from servax.runtime.forms import Samples
+from servax.runtime.samples import Samples
+from servax.runtime.stream import SoundCleaner
 
 CORRECTIONS = 2
 """More change little (`research/purified_sound.py`)."""

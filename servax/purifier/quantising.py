@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servax.errors import SettingError
-from servax.runtime.extras import load_extra, quiet
+from servax.runtime.host import load_extra, quiet
 
 Method = Literal["static", "dynamic"]
 FEWEST_CLIPS = 8

@@ -10,7 +10,8 @@ from servax.errors import SettingError
 from servax.features import LogMel, Resynthesis, check_waveforms
 from servax.kinds import check_kind, typed
 from servax.purifier.purifier import Purifier, device_of
-from servax.runtime.limiter import STEP, TARGET, triangle
+from servax.runtime.limiter import TARGET, triangle
+from servax.runtime.samples import STEP_16_BIT
 
 
 class SoundPurifier(nn.Module):
@@ -63,7 +64,7 @@ class SoundPurifier(nn.Module):
     def _within(self, sound: Tensor, ceiling: Tensor) -> Tensor:
         """Return sound (1, T) as `servax.runtime.limiter` keeps it within ceilings (1, T)."""
         guard, hold = self.windows.guard, self.windows.hold
-        beyond = (sound.abs() / ceiling - STEP).clamp(min=1.0)
+        beyond = (sound.abs() / ceiling - STEP_16_BIT).clamp(min=1.0)
         needs = (1.5 - beyond / 2.0).clamp(min=TARGET) / beyond
         if self._all_within(needs):
             return torch.minimum(torch.maximum(sound, -ceiling), ceiling)

@@ -29,7 +29,7 @@ from servax.models import (
     evaluating,
 )
 from servax.recognition.pretrained import Pretrained
-from servax.runtime.forms import heard
+from servax.runtime.samples import heard
 from servax.training import global_seed
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from servax.runtime.forms import Samples
+from servax.runtime.samples import STEP_16_BIT, Samples
 
 Gains = NDArray[np.float64]
 
@@ -30,8 +30,6 @@ HOLD_SECONDS = 0.05
 """Longer than a period of the voice: the gain rests within a vowel."""
 TARGET = 10.0 ** (-0.1 / 20.0)
 """Where a peak comes to lie that was well beyond full scale: a decoder may overshoot a little."""
-STEP = 2.0**-15
-"""Of 16 bits. Less than that beyond full scale is rounding, and is cut."""
 UNIT = 1 << 30
 """Gains are summed as whole numbers of this part of 1."""
 
@@ -121,8 +119,8 @@ def lengths(sample_rate: int) -> tuple[int, int]:
 
 
 def needed(samples: Samples, ceiling: float) -> Gains:
-    """Return the gain r (T,) that each sample needs by itself."""
-    beyond = np.maximum(np.abs(samples, dtype=np.float64) / ceiling - STEP, 1.0)
+    """Return the gain r (T,) that each sample needs by itself; rounding beyond 1 is cut."""
+    beyond = np.maximum(np.abs(samples, dtype=np.float64) / ceiling - STEP_16_BIT, 1.0)
     gains: Gains = np.maximum(TARGET, 1.5 - beyond / 2.0) / beyond
     return gains
 

@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from servax.errors import CheckpointError, SettingError
+from servax.files import expanded
 from servax.kinds import typed
-from servax.runtime.cleaning import SoundCleaner
-from servax.runtime.forms import Samples, check_rate
-from servax.runtime.session import file_of, open_session
+from servax.runtime.host import load_extra
+from servax.runtime.samples import Samples, check_rate
+from servax.runtime.stream import SoundCleaner
 
-PURIFIER = "purifier"
-"""Role of a file that maps clips to purified ones."""
+ROLE = "purifier"
+"""Of a file that maps clips to purified ones."""
 LONGEST_CLIP_SECONDS = 3600.0
+LARGEST_BYTES = 1 << 30
+"""Of a file; those of `servax export` have a few million."""
 
 
 class Purifier(SoundCleaner):
@@ -65,10 +68,18 @@ class Purifier(SoundCleaner):
             SettingError: `where` is no path, or `threads` no whole number of at least 1.
             ServaxError: onnxruntime is not installed.
         """
-        path = file_of(Path(where))
-        session = open_session(path, threads=threads)
+        if threads is not None and threads < 1:
+            raise SettingError("threads", threads, "a whole number of at least 1")
+        path = expanded(where)
+        if path.is_dir():
+            path = _only_file(path)
+        if not path.is_file():
+            raise CheckpointError(path, "no such file; expected one of servax export")
+        if path.stat().st_size > LARGEST_BYTES:
+            raise CheckpointError(path, f"is larger than {LARGEST_BYTES} bytes")
+        session = open_session(path, threads=int(threads or 0))
         said = session.get_modelmeta().custom_metadata_map
-        if said.get("role") != PURIFIER:
+        if said.get("role") != ROLE:
             held = f"a {said['role']}" if "role" in said else "no network of servax export"
             raise CheckpointError(
                 path, f"holds {held}, expected a purifier (servax export PURIFIER -o {path.name})"
@@ -93,6 +104,38 @@ class Purifier(SoundCleaner):
         said = "bytes" if isinstance(file, bytes) else str(file)
         expected = "samples with their sample_rate: servax.Purifier reads files, this not"
         raise SettingError("waveform", said, expected)
+
+
+def open_session(file: Path | bytes, *, threads: int = 0, what: str = "an ONNX file") -> Any:
+    """Return the onnxruntime session of a file that is there, or of the content of one, on the CPU.
+
+    Args:
+        file: The file, or what it holds.
+        threads: Of onnxruntime; 0 is as many as there are cores.
+        what: What needs onnxruntime, as the refusal names it.
+
+    Raises:
+        CheckpointError: It is broken.
+        ServaxError: onnxruntime is not installed.
+    """
+    runtime = load_extra("onnxruntime", extra="onnx", what=what)
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only: they are raised, and told in our sentence
+    content = file if isinstance(file, bytes) else str(file)
+    try:
+        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # The classes of onnxruntime share no other base.
+        path = "a file" if isinstance(file, bytes) else file
+        raise CheckpointError(path, f"is no ONNX file that onnxruntime can run ({error})") from None
+
+
+def _only_file(folder: Path) -> Path:
+    found = sorted(folder.glob("*.onnx"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise CheckpointError(folder, f"holds {names}; expected one file that ends in .onnx")
+    return found[0]
 
 
 def _number(said: Mapping[str, str], name: str) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from servax.runtime.extras import load_extra
+from servax.runtime.host import load_extra
 from servax.service.middleware import RequestMiddleware
 from servax.service.requests import RequestHandler
 from servax.service.responses import (

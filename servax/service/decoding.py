@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from servax import audio
 from servax.audio.containers import behind_tags
 from servax.errors import AudioCause, AudioError
-from servax.runtime.forms import SHORTEST_SECONDS
+from servax.runtime.samples import HIGHEST_RATE, LOUDEST, LOWEST_RATE, SHORTEST_SECONDS
 from servax.service.queue import SoundFacts
 from servax.service.responses import Refusal
 from servax.service.settings import ServiceSettings
@@ -47,11 +47,11 @@ REFUSED: dict[AudioCause, tuple[str, str]] = {
     "not_finite": ("not_finite", "The sound holds NaN or infinity; send finite samples."),
     "too_loud": (
         "too_loud",
-        f"The sound holds a sample beyond {audio.LOUDEST:g}; full scale is 1.",
+        f"The sound holds a sample beyond {LOUDEST:g}; full scale is 1.",
     ),
     "rate": (
         "bad_rate",
-        f"The sound's rate is not within {audio.LOWEST_RATE} to {audio.HIGHEST_RATE} Hz.",
+        f"The sound's rate is not within {LOWEST_RATE} to {HIGHEST_RATE} Hz.",
     ),
     "joined": ("joined", "The body is several sounds one behind the other; send each alone."),
     "length_unknown": (

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from servax.errors import ServaxError, SettingError
-from servax.runtime.extras import load_extra
+from servax.runtime.host import load_extra
 from servax.service.app import build_app
 from servax.service.dispatcher import Dispatcher
 from servax.service.requests import RequestHandler

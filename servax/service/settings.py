@@ -12,7 +12,7 @@ from typing import Any
 
 from servax.errors import SettingError
 from servax.pretrained import PURIFIER, RECOGNISER
-from servax.runtime.sharing import cpus
+from servax.runtime.host import cpus
 
 
 def _require(settings: Any, fits: Callable[[Any], bool], expected: str, *names: str) -> None:

@@ -14,7 +14,7 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
-import servax.runtime.extras
+import servax.runtime.host
 from servax import runtime
 from servax.cli import main
 from servax.errors import CheckpointError, ServaxError, SettingError
@@ -23,7 +23,7 @@ from servax.purifier import Purifier, export
 from servax.purifier.export import Exported, export_purifier
 from servax.purifier.quantising import kept_float, quantise
 from servax.recognition import Recogniser
-from servax.runtime.session import open_session
+from servax.runtime.purifier import open_session
 
 Trio = tuple[Purifier, Recogniser, Exported]
 Make = Callable[[nn.Module], Purifier]
@@ -123,7 +123,7 @@ def test_the_extra_is_named_where_it_is_missing(
     def missing(module: str) -> None:
         raise ImportError(f"No module named {module!r}")
 
-    monkeypatch.setattr(servax.runtime.extras.importlib, "import_module", missing)
+    monkeypatch.setattr(servax.runtime.host.importlib, "import_module", missing)
     with pytest.raises(ServaxError, match=r"needs onnx .*pip install 'servax\[onnx\]'"):
         export_purifier(make_purifier(UNet(width=8, levels=2)), tmp_path / "a.onnx")
 

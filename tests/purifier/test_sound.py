@@ -169,7 +169,7 @@ def test_streams_limit_alike() -> None:
     found = np.concatenate([stream.feed(sound), stream.finish()])
     total = np.zeros_like(sound)
     for start, stop, weights in stream.windows.weighted(len(sound)):
-        total[start:stop] += weights * cleaner._clip_at(16_000)(sound[start:stop])
+        total[start:stop] += weights * cleaner.clip_at(16_000)(sound[start:stop])
     steady = stream.windows.length + stream.windows.guard + stream.windows.hold
     np.testing.assert_allclose(found[steady:], limited(total, 16_000)[steady:], atol=1e-6)
     assert np.abs(total[steady:]).max() > 1.0

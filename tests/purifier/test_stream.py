@@ -11,7 +11,7 @@ from servax.errors import ServaxError, SettingError, ShapeError
 from servax.features import FrontEndSettings, Scale, ScaleSettings
 from servax.pretrained import folder
 from servax.purifier import Purifier
-from servax.runtime.windows import SoundStream, SoundWindows
+from servax.runtime.stream import SoundStream, SoundWindows
 
 
 class Context(nn.Module):
@@ -73,7 +73,7 @@ def test_the_steady_state_is_the_result_of_the_whole_sound(cleaner: Purifier, ra
     # The whole sound at once, by the weights of its windows: another way than the stream's.
     expected = np.zeros_like(sound)
     for start, stop, weights in stream.windows.weighted(len(sound)):
-        expected[start:stop] += weights * cleaner._clip_at(rate)(sound[start:stop])
+        expected[start:stop] += weights * cleaner.clip_at(rate)(sound[start:stop])
     steady = stream.windows.length
     np.testing.assert_allclose(found[steady:], expected[steady:], atol=1e-6)
     assert np.abs(found[:steady] - expected[:steady]).max() > 1e-4  # it knows less there

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from servax.runtime.limiter import STEP, TARGET, Limited, Limiter, lengths, limited
-from servax.runtime.windows import SoundStream, SoundWindows
+from servax.runtime.limiter import TARGET, Limited, Limiter, lengths, limited
+from servax.runtime.samples import STEP_16_BIT
+from servax.runtime.stream import SoundStream, SoundWindows
 
 Sound = NDArray[np.float32]
 
@@ -22,7 +23,7 @@ def loud(peak: float, total: int = 4_000, seed: int = 0) -> Sound:
 
 def transcribed(sound: Sound, look_ahead: int, hold: int, ceiling: float = 1.0) -> Sound:
     """Return what the formulae say, sample by sample."""
-    beyond = np.maximum(np.abs(sound.astype(float)) / ceiling - STEP, 1.0)
+    beyond = np.maximum(np.abs(sound.astype(float)) / ceiling - STEP_16_BIT, 1.0)
     r = np.maximum(TARGET, 1.5 - beyond / 2) / beyond
     # Beyond both ends there is silence.
     padded = np.concatenate([np.ones(hold + look_ahead), r, np.ones(look_ahead)])
@@ -67,7 +68,7 @@ def test_chunks_change_no_bit(sizes: list[int]) -> None:
     assert len(whole) == len(sound)
 
 
-@pytest.mark.parametrize("peak", [0.0, 0.3, 1.0, 1.0 + 0.9 * STEP])
+@pytest.mark.parametrize("peak", [0.0, 0.3, 1.0, 1.0 + 0.9 * STEP_16_BIT])
 def test_what_is_within_range_keeps_every_bit(peak: float) -> None:
     sound = loud(peak)
     limiter = Limiter(40, 100)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from servax.runtime.sharing import AHEAD, in_order
+from servax.runtime.host import AHEAD, in_order
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -32,8 +32,8 @@ from servax.features.full_scale import beyond_full_scale, read_in_range
 from servax.models import WaveformClassifier, classes_of
 from servax.perturbation import into_16_bit
 from servax.purifier.sound_purifier import SoundPurifier
-from servax.runtime.forms import SHORTEST_SECONDS
 from servax.runtime.limiter import limited
+from servax.runtime.samples import SHORTEST_SECONDS
 from servax.service.inference import Models
 from servax.service.responses import Refusal
 from servax.service.settings import PageLimits

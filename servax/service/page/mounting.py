@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from servax.runtime.extras import load_extra
+from servax.runtime.host import load_extra
 from servax.service.page.layout import CSS, Run, build_blocks, theme
 from servax.service.settings import PageLimits
 

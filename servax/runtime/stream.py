@@ -1,16 +1,20 @@
-"""Cuts sound of any length into windows, purifies each and joins what comes out.
+"""Sound of any form, rate and length through what purifies one short clip at one rate.
 
-Each window is purified on its own, as the clips that a purifier was trained on, and gives the part
-of it that lies far enough from its ends. Neighbours fade into each other; what comes of them stays
-within full scale (`servax.runtime.limiter`). What is kept at any moment is one window, however long
-the sound.
+Long sound is cut into windows as long as the clips that a purifier was trained on; each is purified
+on its own and gives the part of it that lies far enough from its ends. Neighbours fade into each
+other; what comes of them stays within full scale (`servax.runtime.limiter`). What is kept at any
+moment is one window, however long the sound.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +22,157 @@ from numpy.typing import NDArray
 from servax.errors import ServaxError, SettingError, ShapeError
 from servax.kinds import check_number, check_types
 from servax.runtime import limiter
-from servax.runtime.forms import (
+from servax.runtime.host import load_extra
+from servax.runtime.limiter import Limited, Limiter
+from servax.runtime.samples import (
     SHORTEST_SECONDS,
     Samples,
     as_samples,
     check_rate,
     check_samples,
     fewest_samples,
+    in_kind,
 )
-from servax.runtime.limiter import Limited, Limiter
 
 NOTHING: Samples = np.zeros(0, dtype=np.float32)
 HOP_SECONDS = 0.5
 LOOK_AHEAD_SECONDS = 0.25
+
+
+class SoundCleaner(ABC):
+    """Purifies sound of any form, rate and length by what purifies one short clip at one rate.
+
+    `servax.Purifier` computes clips with torch, `servax.runtime.Purifier` with onnxruntime.
+    """
+
+    @property
+    @abstractmethod
+    def rate(self) -> int:
+        """Rate of the sound that is heard, in Hz."""
+
+    @property
+    @abstractmethod
+    def clip_seconds(self) -> float:
+        """How long a clip is at most, as long as in training."""
+
+    @abstractmethod
+    def difference(self, clip: Samples) -> Samples:
+        """Return what purification adds to a clip (T,) at `rate`, at any level."""
+
+    @abstractmethod
+    def samples_of_file(self, file: str | Path | bytes) -> tuple[Samples, int]:
+        """Return the samples (channels, T) of a file, or of the bytes of one, and its rate."""
+
+    def purify(self, sound: Any, sample_rate: int | None = None) -> Any:
+        """Return purified sound of the same form, type, device, length, rate and level.
+
+        Full scale is ±1, or the peak of a sound that goes beyond it; where the change would lift a
+        sound above, a limiter lowers it (`servax.runtime.limiter`).
+
+        Time is the last axis. Each channel, and each sound of a batch or list, is purified alone;
+        longer ones than the purifier was trained on (about 6 s) in windows that fade into each
+        other. No gradient passes: that is `servax.SoundPurifier`.
+
+        Args:
+            sound: Samples (T,), (channels, T) or (B, T), at least .05 s: an array or a tensor,
+                floating-point with full scale at 1, or uint8, int16 or int32 with that of its
+                type; a list of numbers or of sounds; a path or the bytes of a file, whose samples
+                come back (not in `servax.runtime`, which reads none); or a mapping as of
+                `datasets.Audio` and the pipelines of transformers (``array`` or ``raw`` with
+                ``sampling_rate``; ``path``; ``bytes``), which comes back with an array and no file.
+            sample_rate: In Hz, of samples that do not say it; what lies above the front-end's band
+                passes unchanged.
+
+        Raises:
+            ShapeError: `sound` is not (..., T) or is too short.
+            SettingError: `sound` is none, a sample is not finite, or `sample_rate` is missing,
+                outside its rule, or not the one that the sound says.
+            AudioError: A file cannot be read.
+            ServaxError: Another rate than the front-end's needs soxr, which is not installed.
+        """
+        return in_kind(sound, sample_rate, lambda *s: self.whole(*s)[0], self.samples_of_file)
+
+    def whole(self, original: Samples, sample_rate: int) -> tuple[Samples, Limited]:
+        """Return one sound (T,) purified, and what was limited in it."""
+        stream = self.whole_stream(sample_rate)
+        return stream.feed(original, last=True), stream.limited
+
+    def whole_stream(self, sample_rate: int) -> SoundStream:
+        """Return a stream that gives, chunk by chunk, what `whole` gives at once."""
+        windows = self.windows(sample_rate)
+        return SoundStream(self.clip_at(sample_rate), windows, sample_rate, live=False)
+
+    def windows(self, sample_rate: int) -> SoundWindows:
+        """Return the windows of a whole sound: as long as in training, overlapping by half."""
+        longest = int(self.clip_seconds * sample_rate)
+        guard, hold = limiter.lengths(sample_rate)
+        return SoundWindows(longest, longest // 2, longest // 4 + guard, longest // 8, guard, hold)
+
+    def stream(
+        self,
+        sample_rate: int,
+        *,
+        hop_seconds: float = HOP_SECONDS,
+        look_ahead_seconds: float = LOOK_AHEAD_SECONDS,
+    ) -> SoundStream:
+        """Return a stream that takes chunks of sound (`feed`, `finish`) and gives purified ones.
+
+        Args:
+            sample_rate: Of the chunks, in Hz.
+            hop_seconds: From one pass of the purifier to the next.
+            look_ahead_seconds: Heard behind a sample before it is given; with `hop_seconds` it is
+                the latency.
+
+        Raises:
+            SettingError: A rate or a time is outside its rule.
+            ServaxError: soxr is needed and not installed.
+        """
+        check_rate(sample_rate)
+        check_number("hop_seconds", hop_seconds)
+        check_number("look_ahead_seconds", look_ahead_seconds)
+        if not SHORTEST_SECONDS <= hop_seconds < math.inf:
+            raise SettingError("hop_seconds", hop_seconds, f"at least {SHORTEST_SECONDS} s")
+        longest = int(self.clip_seconds * sample_rate)
+        most = longest / sample_rate
+        if not 0 <= look_ahead_seconds <= most - hop_seconds:
+            raise SettingError(
+                "look_ahead_seconds", look_ahead_seconds, f"0 to {most:.2f} s together with the hop"
+            )
+        hop, look_ahead = (round(s * sample_rate) for s in (hop_seconds, look_ahead_seconds))
+        # A whole number of hops: windows of a sound that is heard at once end at the same places.
+        length = look_ahead + hop * ((longest - look_ahead) // hop)
+        guard, hold = limiter.lengths(sample_rate)
+        guard = min(guard, look_ahead)
+        fade = min(hop // 2, look_ahead // 2, look_ahead - guard)
+        windows = SoundWindows(length, hop, look_ahead, fade, guard, hold)
+        return SoundStream(self.clip_at(sample_rate), windows, sample_rate)
+
+    def clip_at(self, sample_rate: int) -> Callable[[Samples], Samples]:
+        """Return what purifies a clip (T,) of any rate; only the difference is resampled.
+
+        Raises:
+            ServaxError: soxr is needed and not installed.
+        """
+        resample: Any = None
+        if sample_rate != self.rate:
+            what = f"sound of {sample_rate} Hz (the purifier hears {self.rate} Hz)"
+            resample = load_extra("soxr", what=what).resample
+        return partial(self._clip, sample_rate, resample)
+
+    def _clip(self, sample_rate: int, resample: Any, original: Samples) -> Samples:
+        if resample is None:
+            difference = self.difference(original)
+        else:
+            heard = resample(original, sample_rate, self.rate, "HQ")
+            difference = resample(self.difference(heard), self.rate, sample_rate, "HQ")
+        result = original.copy()
+        length = min(len(original), len(difference))
+        result[:length] += difference[:length]
+        # At the level of the original: smoothing takes energy away.
+        wanted, given = (
+            float(np.sqrt(np.mean(np.square(s, dtype=np.float64)))) for s in (original, result)
+        )
+        return result * np.float32(wanted / given) if given > 0 else result
 
 
 @dataclass(frozen=True)
@@ -63,50 +205,6 @@ class SoundWindows:
             )
         if self.fade > min(self.hop, self.unsure):
             raise SettingError("fade", self.fade, "at most hop, and look_ahead without guard")
-
-    @classmethod
-    def of_whole(cls, longest: int, sample_rate: int) -> SoundWindows:
-        """Return the windows of a sound that is there as a whole.
-
-        Args:
-            longest: How many samples a purifier hears at once: as many as it was trained on.
-            sample_rate: In Hz.
-        """
-        guard, hold = limiter.lengths(sample_rate)
-        return cls(longest, longest // 2, longest // 4 + guard, longest // 8, guard, hold)
-
-    @classmethod
-    def of_stream(
-        cls, longest: int, sample_rate: int, hop_seconds: float, look_ahead_seconds: float
-    ) -> SoundWindows:
-        """Return the windows of a stream that gives after `hop_seconds` + `look_ahead_seconds`.
-
-        Args:
-            longest: How many samples a purifier hears at once.
-            sample_rate: In Hz.
-            hop_seconds: From one window to the next.
-            look_ahead_seconds: Heard behind a sample before it is given.
-
-        Raises:
-            SettingError: A rate or a time is outside its rule.
-        """
-        check_rate(sample_rate)
-        check_number("hop_seconds", hop_seconds)
-        check_number("look_ahead_seconds", look_ahead_seconds)
-        if not SHORTEST_SECONDS <= hop_seconds < math.inf:
-            raise SettingError("hop_seconds", hop_seconds, f"at least {SHORTEST_SECONDS} s")
-        most = longest / sample_rate
-        if not 0 <= look_ahead_seconds <= most - hop_seconds:
-            raise SettingError(
-                "look_ahead_seconds", look_ahead_seconds, f"0 to {most:.2f} s together with the hop"
-            )
-        hop, look_ahead = (round(s * sample_rate) for s in (hop_seconds, look_ahead_seconds))
-        # A whole number of hops: windows of a sound that is heard at once end at the same places.
-        length = look_ahead + hop * ((longest - look_ahead) // hop)
-        guard, hold = limiter.lengths(sample_rate)
-        guard = min(guard, look_ahead)
-        fade = min(hop // 2, look_ahead // 2, look_ahead - guard)
-        return cls(length, hop, look_ahead, fade, guard, hold)
 
     @property
     def latency(self) -> int:

@@ -28,7 +28,10 @@ LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 """Rates of sound in Hz."""
 SHORTEST_SECONDS = 0.05
 LOUDEST = 65_536.0
-"""Largest sample; full scale is 1. Squares of far more overflow."""
+"""Largest sample: floats that were scaled as 16-bit integers, a common slip, still pass, and
+squares do not overflow."""
+STEP_16_BIT = 2.0**-15
+"""Distance of two neighbouring samples of 16 bits: k / 32768 for k in [-32768, 32767]."""
 FULL_SCALES = {"uint8": (2**7, 2**7), "int16": (2**15, 0), "int32": (2**31, 0)}
 """What is 1 and what is silence, in the whole numbers that sound comes in (WAV)."""
 
@@ -50,84 +53,40 @@ def in_kind(given: Any, sample_rate: int | None, clean: Clean, read: Read) -> An
     """
     if isinstance(given, list | tuple) and len(given) and not _is_number(given[0]):
         return [in_kind(each, sample_rate, clean, read) for each in given]
+    given = decoded(given)
     samples, rate = heard(given, sample_rate, read)
     rows = samples.reshape(-1, samples.shape[-1])
     cleaned = np.stack([clean(row, rate) for row in rows]).reshape(samples.shape)
+    alone = cleaned[0] if len(cleaned) == 1 else cleaned
     if as_file(given) is not None:
-        return cleaned[0] if len(cleaned) == 1 else cleaned
-    if isinstance(given, Mapping) or hasattr(given, "get_all_samples"):
-        return _in_mapping(_mapping(given), cleaned, rate)
-    return _like(given, cleaned)
+        return alone
+    if not isinstance(given, Mapping):
+        return _like(given, cleaned)
+    key = _key(given)
+    of_file = key not in ("raw", "array")
+    done = {"array": alone} if of_file else {key: _like(given[key], cleaned)}
+    # It names no file that still holds the other sound.
+    no_file = {name: None for name in ("path", "bytes") if name in given}
+    return {**given, **no_file, **done, "sampling_rate": rate}
 
 
 def heard(given: Any, sample_rate: int | None, read: Read) -> tuple[Samples, int]:
     """Return the samples (..., T) of one sound, float32, and its rate in Hz; as `in_kind`."""
+    given = decoded(given)
     file = as_file(given)
     if file is not None:
-        samples, rate = read(file)
-        return _checked(samples, _agreed(sample_rate, rate))
-    if isinstance(given, Mapping) or hasattr(given, "get_all_samples"):
-        sound = _mapping(given)
-        own = sound.get("sampling_rate")
-        stated = sample_rate if own is None else _agreed(sample_rate, own)
-        return heard(sound[_key(sound)], stated, read)
-    if hasattr(given, "read"):
-        raise SettingError(
-            "the type of waveform",
-            type(given).__name__,
-            "samples, a path, or the bytes of a file, which its .read() gives",
-        )
-    samples = as_samples("waveform", given)
+        samples, own = read(file)
+        sample_rate = _agreed(sample_rate, own)
+    elif isinstance(given, Mapping):
+        stated = _agreed(sample_rate, given.get("sampling_rate"))
+        return heard(given[_key(given)], stated, read)
+    elif hasattr(given, "read"):
+        expected = "samples, a path, or the bytes of a file, which its .read() gives"
+        raise SettingError("the type of waveform", type(given).__name__, expected)
+    else:
+        samples = as_samples("waveform", given)
     if sample_rate is None:
         raise SettingError("sample_rate", None, "the rate of the samples in Hz: they do not say it")
-    return _checked(samples, sample_rate)
-
-
-def as_file(given: Any) -> str | Path | bytes | None:
-    """Return the path or the bytes of a file where one is given; else None."""
-    view = isinstance(given, memoryview) and isinstance(given.obj, bytes | bytearray)
-    if view or isinstance(given, bytearray):
-        return bytes(given)
-    if isinstance(given, os.PathLike):
-        return Path(os.fsdecode(given))
-    return given if isinstance(given, str | bytes) else None
-
-
-def _is_number(given: Any) -> bool:
-    """Say whether it is one number: of Python, or an array or a tensor without axes."""
-    if isinstance(given, str | bytes):  # NumPy's have no axes either
-        return False
-    return isinstance(given, Real) or getattr(given, "ndim", None) == 0
-
-
-def _mapping(given: Any) -> Mapping[str, Any]:
-    """Return a mapping, made of what a decoder of torchcodec gives where it is one."""
-    if isinstance(given, Mapping):
-        return given
-    decoded = given.get_all_samples()
-    return {"array": decoded.data, "sampling_rate": int(decoded.sample_rate)}
-
-
-def _key(sound: Mapping[str, Any]) -> str:
-    """Return under which key a mapping holds its sound: samples go before files."""
-    for key in ("raw", "array", "bytes", "path"):
-        if sound.get(key) is not None:
-            return key
-    expected = "'array' or 'raw' with 'sampling_rate', or 'path' or 'bytes'"
-    raise SettingError("the keys of the sound", sorted(map(str, sound)), expected)
-
-
-def _agreed(stated: int | None, own: int) -> int:
-    """Return the rate that a sound says itself, once nobody says another one."""
-    if stated is not None and stated != own:
-        raise SettingError(
-            "sample_rate", stated, f"{own} Hz, as the sound itself says, or to be left out"
-        )
-    return own
-
-
-def _checked(samples: Samples, sample_rate: int) -> tuple[Samples, int]:
-    """Return samples (..., T) and their rate, once they can be purified."""
     check_rate(sample_rate)
     shortest = fewest_samples(sample_rate)
     sounds = int(np.prod(samples.shape[:-1])) if samples.ndim else 0
@@ -142,14 +101,47 @@ def _checked(samples: Samples, sample_rate: int) -> tuple[Samples, int]:
     return samples, int(sample_rate)
 
 
-def _in_mapping(sound: Mapping[str, Any], cleaned: Samples, rate: int) -> dict[str, Any]:
-    """Return a mapping with the purified sound; it names no file that still holds the other."""
-    key = _key(sound)
-    done = {"array": cleaned[0] if len(cleaned) == 1 else cleaned}
-    if key in ("raw", "array"):
-        done = {key: _like(sound[key], cleaned)}
-    no_file = {name: None for name in ("path", "bytes") if name in sound}
-    return {**sound, **no_file, **done, "sampling_rate": rate}
+def as_file(given: Any) -> str | Path | bytes | None:
+    """Return the path or the bytes of a file where one is given; else None."""
+    view = isinstance(given, memoryview) and isinstance(given.obj, bytes | bytearray)
+    if view or isinstance(given, bytearray):
+        return bytes(given)
+    if isinstance(given, os.PathLike):
+        return Path(os.fsdecode(given))
+    return given if isinstance(given, str | bytes) else None
+
+
+def decoded(given: Any) -> Any:
+    """Return what a decoder of torchcodec gives as a mapping; all else as it is."""
+    if not hasattr(given, "get_all_samples"):
+        return given
+    found = given.get_all_samples()
+    return {"array": found.data, "sampling_rate": int(found.sample_rate)}
+
+
+def _is_number(given: Any) -> bool:
+    """Say whether it is one number: of Python, or an array or a tensor without axes."""
+    if isinstance(given, str | bytes):  # NumPy's have no axes either
+        return False
+    return isinstance(given, Real) or getattr(given, "ndim", None) == 0
+
+
+def _key(sound: Mapping[str, Any]) -> str:
+    """Return under which key a mapping holds its sound: samples go before files."""
+    for key in ("raw", "array", "bytes", "path"):
+        if sound.get(key) is not None:
+            return key
+    expected = "'array' or 'raw' with 'sampling_rate', or 'path' or 'bytes'"
+    raise SettingError("the keys of the sound", sorted(map(str, sound)), expected)
+
+
+def _agreed(stated: int | None, own: int | None) -> int | None:
+    """Return the rate that is stated, or that a sound says itself; they must not differ."""
+    if None not in (stated, own) and stated != own:
+        raise SettingError(
+            "sample_rate", stated, f"{own} Hz, as the sound itself says, or to be left out"
+        )
+    return stated if own is None else own
 
 
 def _like(given: Any, cleaned: Samples) -> Any:
@@ -176,10 +168,8 @@ def as_samples(name: str, given: Any) -> Samples:
     Raises:
         SettingError: They are no numbers, or whole numbers of a type that has no full scale.
     """
-    if isinstance(given, list | tuple):
-        fetched: Any = [_fetched(name, each) for each in given]
-    else:
-        fetched = _fetched(name, given)
+    each_one = isinstance(given, list | tuple)
+    fetched = [_fetched(name, each) for each in given] if each_one else _fetched(name, given)
     try:
         array = np.asarray(fetched)
     except (TypeError, ValueError, RuntimeError):
