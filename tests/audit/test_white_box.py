@@ -16,7 +16,7 @@ from servax.audit.checking import probe
 from servax.audit.plan import plan
 from servax.errors import PathError, SettingError
 from servax.evaluation import checks
-from servax.evaluation.checks import Finding
+from servax.evaluation.checks import Finding, of_records
 from servax.evaluation.loading import load_system
 from servax.evaluation.suites import Suite
 from servax.evaluation.threats import KNOWLEDGE, Budget
@@ -423,7 +423,7 @@ def test_a_check_of_records_that_cannot_be_carried_out_is_a_finding(
     def fails(frame: Any) -> None:
         raise ZeroDivisionError("no rows")
 
-    monkeypatch.setattr(checks.noise_weaker, "look", fails)
+    monkeypatch.setattr(of_records.noise_weaker, "look", fails)
     audited = run_audit(scene_of(set_up, tmp_path, f"{own}:Bands", knowledge=BOTH))
     (finding,) = (f for f in audited.result.findings if f.check == "noise-weaker")
     assert (finding.severity, finding.subject) == ("not-measured", "all systems")

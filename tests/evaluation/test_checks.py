@@ -18,7 +18,7 @@ from servax.attacks import FGSM, PGD, Attack, Problem
 from servax.defences import GaussianNoise
 from servax.errors import SettingError, ShapeError
 from servax.evaluation import checks
-from servax.evaluation.checks import Case, Finding
+from servax.evaluation.checks import Case, Finding, of_answers, of_attacks, of_gradients
 from servax.evaluation.checks.of_gradients import _slopes
 from servax.evaluation.checks.readout import Features, separate
 from servax.perturbation import L2, Ball, Bounds, Linf
@@ -263,7 +263,7 @@ def large(kind: type[PGD], step: float = 0.2, *, standing: Sequence[int] | None 
     def check(m: nn.Module, x: Tensor, y: Tensor) -> Finding:
         fallen = torch.full((len(x),), standing is not None)
         fallen[list(standing or ())] = False
-        return checks.large_epsilon(
+        return of_attacks.large_epsilon(
             case(m, x, y), attack=lambda radius: pgd(radius, kind, step), fallen=fallen
         )
 
@@ -275,22 +275,22 @@ def filled(m: nn.Module, x: Tensor, y: Tensor) -> Finding:
     sound = 0.5 * x.flatten(1)
     longer = torch.cat([sound, torch.zeros_like(sound)], dim=1)
     given = sound if isinstance(m, Pooled) else 0.5 * x
-    return checks.padding(case(m, given, y, longer=longer))
+    return of_answers.padding(case(m, given, y, longer=longer))
 
 
-mode = asked(checks.evaluation_mode)
-logits = asked(checks.outputs_are_logits)
-yes_or_no = asked(checks.outputs_are_logits, of={"multi_label": True})
-agree = asked(checks.deterministic)
-averaged = asked(checks.deterministic, of={"eot_draws": 16})
-apart = asked(checks.batch_independence)
-zeros = asked(checks.zero_gradients)
-truth = asked(checks.gradient_is_true)
-by_bpda = asked(checks.gradient_is_true, of={"exact": False})
+mode = asked(of_answers.evaluation_mode)
+logits = asked(of_answers.outputs_are_logits)
+yes_or_no = asked(of_answers.outputs_are_logits, of={"multi_label": True})
+agree = asked(of_answers.deterministic)
+averaged = asked(of_answers.deterministic, of={"eot_draws": 16})
+apart = asked(of_answers.batch_independence)
+zeros = asked(of_gradients.zero_gradients)
+truth = asked(of_gradients.gradient_is_true)
+by_bpda = asked(of_gradients.gradient_is_true, of={"exact": False})
 
 
 def on_sweep(step: float) -> Check:
-    return asked(checks.restarts_and_steps, of={"attack": pgd(0.2, step=step)})
+    return asked(of_attacks.restarts_and_steps, of={"attack": pgd(0.2, step=step)})
 
 
 TABLE: dict[str, tuple[Check, Callable[[], nn.Module], str]] = {
@@ -454,13 +454,15 @@ def test_zero_gradients_leave_padding_out(x, y) -> None:
 
     whole = zeros(HalfBlind(), x, y)
     assert whole.evidence["margin_elements"] == 0.5
-    masked = checks.zero_gradients(case(HalfBlind(), x, y, mask=mask))
+    masked = of_gradients.zero_gradients(case(HalfBlind(), x, y, mask=mask))
     assert masked.evidence["margin_elements"] == 0.0
 
 
 def within(x: Tensor, adversarial: Tensor, ball: Ball, bounds: Bounds, **said: Any) -> Finding:
     attack = PGD(epsilon=ball.radius, norm=type(ball), bounds=bounds)
-    return checks.inside_ball(case(network(), x, attack=attack, **said), adversarial=adversarial)
+    return of_attacks.inside_ball(
+        case(network(), x, attack=attack, **said), adversarial=adversarial
+    )
 
 
 def moved(x: Tensor, by: float) -> Tensor:
@@ -505,8 +507,8 @@ def test_a_waveform_beyond_full_scale_does_not_survive_its_file() -> None:
 
 
 def test_clip_keeps_clean(x) -> None:
-    assert checks.clip_keeps_clean(case(network(), x)).severity == "passed"
-    finding = checks.clip_keeps_clean(case(network(), 2 * x - 0.5))
+    assert of_answers.clip_keeps_clean(case(network(), x)).severity == "passed"
+    finding = of_answers.clip_keeps_clean(case(network(), 2 * x - 0.5))
     assert finding.severity == "error"
     expected = ((2 * x < 0.5) | (2 * x > 1.5)).double().mean()
     assert finding.evidence["changed"] == pytest.approx(float(expected))
@@ -519,7 +521,7 @@ def test_random_models_give_no_false_errors(x, y, seed) -> None:
         Noisy(network()), x, y, attack=pgd(0.3), generator=random, eot_draws=16, inner_points=20
     )
     with global_seed(seed, "noise"):
-        wide = checks.large_epsilon(noisy, attack=pgd, fallen=torch.zeros(8, dtype=torch.bool))
+        wide = of_attacks.large_epsilon(noisy, attack=pgd, fallen=torch.zeros(8, dtype=torch.bool))
         found = checks.planted(noisy.first(4))
     assert wide.severity == "passed", wide.statement
     assert found.severity in ("passed", "not-measured"), found.statement
@@ -529,9 +531,9 @@ def test_determinism_and_independence_judge_by_one_look(x) -> None:
     """What is random in batches of one, or seldom, is random for both."""
     moody = case(Moody(), x)
     assert moody.seen.random
-    assert checks.deterministic(moody).severity == "error"
-    assert checks.batch_independence(moody).severity == "not-measured"
-    assert checks.padding(moody).severity == "not-measured"
+    assert of_answers.deterministic(moody).severity == "error"
+    assert of_answers.batch_independence(moody).severity == "not-measured"
+    assert of_answers.padding(moody).severity == "not-measured"
 
 
 def test_features_are_what_the_last_layer_reads(x) -> None:
@@ -603,7 +605,7 @@ def test_planted_discounts_what_a_random_search_finds(x) -> None:
             "targeted is True, expected False",
         ),
         (
-            lambda x, y: asked(checks.restarts_and_steps, of={"attack": PGD(epsilon=0.0)})(
+            lambda x, y: asked(of_attacks.restarts_and_steps, of={"attack": PGD(epsilon=0.0)})(
                 network(), x, y
             ),
             SettingError,
@@ -632,7 +634,7 @@ def test_refusals(call, error, sentence, x, y) -> None:
 
 
 def test_fgsm_can_be_the_attack_of_every_check(x, y) -> None:
-    finding = checks.large_epsilon(case(network(), x, y), attack=lambda r: FGSM(epsilon=r))
+    finding = of_attacks.large_epsilon(case(network(), x, y), attack=lambda r: FGSM(epsilon=r))
     assert len(finding.evidence["accuracies"]) == 2
     planted = checks.planted(case(network(), x), attack=FGSM(epsilon=0.3))
     assert planted.evidence["tries"] >= 1

@@ -11,8 +11,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from servax.errors import ServaxError
-from servax.evaluation import checks
-from servax.evaluation.checks import Finding
+from servax.evaluation.checks import Finding, of_records
 from servax.evaluation.checks.of_records import one_utterance, pair
 
 COUNT = 40
@@ -68,130 +67,142 @@ Check = Callable[..., tuple[Finding, ...]]
 
 TABLE: dict[str, tuple[Check, pd.DataFrame, str]] = {
     # PGD and FGSM
-    "pgd": (checks.pgd_at_least_fgsm, table({white("fgsm"): 10, white("pgd"): 20}), "passed"),
+    "pgd": (of_records.pgd_at_least_fgsm, table({white("fgsm"): 10, white("pgd"): 20}), "passed"),
     "pgd, one less": (
-        checks.pgd_at_least_fgsm,
+        of_records.pgd_at_least_fgsm,
         table({white("fgsm"): 10, white("pgd"): 9}),
         "passed",
     ),
-    "pgd, weaker": (checks.pgd_at_least_fgsm, table({white("fgsm"): 10, white("pgd"): 5}), "error"),
+    "pgd, weaker": (
+        of_records.pgd_at_least_fgsm,
+        table({white("fgsm"): 10, white("pgd"): 5}),
+        "error",
+    ),
     "pgd, weaker, oblivious": (
-        checks.pgd_at_least_fgsm,
+        of_records.pgd_at_least_fgsm,
         table({blind("fgsm"): 10, blind("pgd"): 5}),
         "warning",
     ),
     "pgd, other strength": (
-        checks.pgd_at_least_fgsm,
+        of_records.pgd_at_least_fgsm,
         table({white("fgsm"): 10, white("pgd", 15): 5}),
         "not-measured",
     ),
     # strength
     "falls": (
-        checks.uar_falls_with_strength,
+        of_records.uar_falls_with_strength,
         table({CLEAN: 2, white("pgd", 0.01): 10, white("pgd", 0.02): 9, white("pgd", 0.03): 30}),
         "passed",
     ),
     "rises": (
-        checks.uar_falls_with_strength,
+        of_records.uar_falls_with_strength,
         table({CLEAN: 2, white("pgd", 0.01): 20, white("pgd", 0.02): 10}),
         "error",
     ),
     "rises above clean": (
-        checks.uar_falls_with_strength,
+        of_records.uar_falls_with_strength,
         table({CLEAN: 12, white("pgd", 0.01): 2}),
         "error",
     ),
     "rises, oblivious": (
-        checks.uar_falls_with_strength,
+        of_records.uar_falls_with_strength,
         table({blind("pgd", 0.01): 20, blind("pgd", 0.02): 10}),
         "warning",
     ),
-    "one strength": (checks.uar_falls_with_strength, table({white("pgd"): 2}), "not-measured"),
+    "one strength": (of_records.uar_falls_with_strength, table({white("pgd"): 2}), "not-measured"),
     # white box and black box
     "masked": (
-        checks.white_box_at_least_black_box,
+        of_records.white_box_at_least_black_box,
         table({white("pgd"): 10, SQUARE: range(5, 15)}),
         "error",
     ),
     "masked by transfer": (
-        checks.white_box_at_least_black_box,
+        of_records.white_box_at_least_black_box,
         table({white("pgd"): 10, blind("pgd", knowledge="transfer"): range(8, 12)}),
         "error",
     ),
     "not masked": (
-        checks.white_box_at_least_black_box,
+        of_records.white_box_at_least_black_box,
         table({white("pgd"): 10, white("apgd-ce"): range(10, 20), SQUARE: range(5, 15)}),
         "passed",
     ),
-    "no black box": (checks.white_box_at_least_black_box, table({white("pgd"): 1}), "not-measured"),
+    "no black box": (
+        of_records.white_box_at_least_black_box,
+        table({white("pgd"): 1}),
+        "not-measured",
+    ),
     "smaller black box": (
-        checks.white_box_at_least_black_box,
+        of_records.white_box_at_least_black_box,
         table({white("pgd"): 1, blind("square", 0.01): 9}),
         "not-measured",
     ),
     # noise
-    "noise": (checks.noise_weaker, table({white("pgd"): 20, NOISE: 3}), "passed"),
-    "noise, all broken": (checks.noise_weaker, table({white("pgd"): 40, NOISE: 40}), "passed"),
-    "noise, equal": (checks.noise_weaker, table({white("pgd"): 3, NOISE: 3}), "warning"),
-    "noise, stronger": (checks.noise_weaker, table({white("pgd"): 3, NOISE: 20}), "error"),
-    "no noise": (checks.noise_weaker, table({white("pgd"): 3}), "not-measured"),
+    "noise": (of_records.noise_weaker, table({white("pgd"): 20, NOISE: 3}), "passed"),
+    "noise, all broken": (of_records.noise_weaker, table({white("pgd"): 40, NOISE: 40}), "passed"),
+    "noise, equal": (of_records.noise_weaker, table({white("pgd"): 3, NOISE: 3}), "warning"),
+    "noise, stronger": (of_records.noise_weaker, table({white("pgd"): 3, NOISE: 20}), "error"),
+    "no noise": (of_records.noise_weaker, table({white("pgd"): 3}), "not-measured"),
     # convergence
-    "flat": (checks.twice_the_steps, table({white("pgd"): 20, white("pgd-2x"): 21}), "passed"),
-    "not flat": (checks.twice_the_steps, table({white("pgd"): 20, white("pgd-2x"): 24}), "warning"),
-    "not doubled": (checks.twice_the_steps, table({white("pgd"): 20}), "not-measured"),
+    "flat": (of_records.twice_the_steps, table({white("pgd"): 20, white("pgd-2x"): 21}), "passed"),
+    "not flat": (
+        of_records.twice_the_steps,
+        table({white("pgd"): 20, white("pgd-2x"): 24}),
+        "warning",
+    ),
+    "not doubled": (of_records.twice_the_steps, table({white("pgd"): 20}), "not-measured"),
     # the undefended twin
     "twin": (
-        checks.attack_breaks_undefended,
+        of_records.attack_breaks_undefended,
         table({white("pgd"): 5}, {blind("pgd"): 20}),
         "passed",
     ),
     "twin, weak attack": (
-        checks.attack_breaks_undefended,
+        of_records.attack_breaks_undefended,
         table({white("pgd"): 5}, {white("pgd"): 15}),
         "error",
     ),
     "twin, one weak attack": (
-        checks.attack_breaks_undefended,
+        of_records.attack_breaks_undefended,
         table({white("pgd"): 5, white("corner"): 5}, {white("pgd"): 20, white("corner"): 3}),
         "warning",
     ),
     "twin, small strength": (
-        checks.attack_breaks_undefended,
+        of_records.attack_breaks_undefended,
         table({white("pgd", 0.01): 2, white("pgd"): 5}, {white("pgd", 0.01): 3, white("pgd"): 40}),
         "passed",
     ),
-    "no twin": (checks.attack_breaks_undefended, table({white("pgd"): 5}), "not-measured"),
+    "no twin": (of_records.attack_breaks_undefended, table({white("pgd"): 5}), "not-measured"),
     # the worst case
     "worst": (
-        checks.worst_case_below_minimum,
+        of_records.worst_case_below_minimum,
         table({white("pgd"): 10, white("fab"): range(5, 15)}),
         "note",
     ),
     "worst is one": (
-        checks.worst_case_below_minimum,
+        of_records.worst_case_below_minimum,
         table({white("pgd"): 10, white("fab"): range(5, 10)}),
         "passed",
     ),
-    "worst of one": (checks.worst_case_below_minimum, table({white("pgd"): 1}), "not-measured"),
+    "worst of one": (of_records.worst_case_below_minimum, table({white("pgd"): 1}), "not-measured"),
     # knowledge
-    "known": (checks.knowledge_complete, table({blind("pgd"): 1, white("pgd"): 5}), "passed"),
-    "unknown": (checks.knowledge_complete, table({blind("pgd"): 1, SQUARE: 2}), "error"),
+    "known": (of_records.knowledge_complete, table({blind("pgd"): 1, white("pgd"): 5}), "passed"),
+    "unknown": (of_records.knowledge_complete, table({blind("pgd"): 1, SQUARE: 2}), "error"),
     "known by BPDA": (
-        checks.knowledge_complete,
+        of_records.knowledge_complete,
         table({blind("pgd"): 1, blind("pgd", knowledge="bpda"): 5}),
         "passed",
     ),
     "random": (
-        lambda frame: checks.knowledge_complete(frame, eot_draws={"ssad": 1}),
+        lambda frame: of_records.knowledge_complete(frame, eot_draws={"ssad": 1}),
         table({white("pgd"): 5}),
         "error",
     ),
     "random, EOT": (
-        lambda frame: checks.knowledge_complete(frame, eot_draws={"ssad": 16}),
+        lambda frame: of_records.knowledge_complete(frame, eot_draws={"ssad": 16}),
         table({white("pgd"): 5}),
         "passed",
     ),
-    "clean only": (checks.knowledge_complete, table({CLEAN: 5}), "not-measured"),
+    "clean only": (of_records.knowledge_complete, table({CLEAN: 5}), "not-measured"),
 }
 
 
@@ -212,7 +223,7 @@ def test_one_utterance_in_many_is_a_warning() -> None:
         table({white("pgd"): 10, SQUARE: 11 if part == 0 else 10}).assign(fold=part)
         for part in range(2)
     ]
-    (finding,) = checks.white_box_at_least_black_box(pd.concat(many, ignore_index=True))
+    (finding,) = of_records.white_box_at_least_black_box(pd.concat(many, ignore_index=True))
     assert finding.severity == "warning"
     assert finding.evidence["strengths"][0]["missed"] == ["u10"]
     assert "1 of 80 utterances (1.2 %)" in finding.statement
@@ -223,7 +234,7 @@ def test_one_utterance_in_many_is_a_warning() -> None:
     [(blind("pgd"), "passed"), (SQUARE, "error"), (blind("pgd", knowledge="transfer"), "error")],
 )
 def test_who_knows_all_of_the_bare_target_is_oblivious_of_defences(bare, expected) -> None:
-    findings = checks.knowledge_complete(table({white("pgd"): 1}, {bare: 5}))
+    findings = of_records.knowledge_complete(table({white("pgd"): 1}, {bare: 5}))
     assert [finding.severity for finding in findings] == ["passed", expected]
 
 
@@ -236,7 +247,7 @@ def scored(predictions: str, labels: str, *, speakers: int = 10) -> Finding:
         utterance=[f"u{i}" for i in range(len(labels))],
         speaker=[f"s{i % speakers}" for i in range(len(labels))],
     )
-    (finding,) = checks.clean_score(frame)
+    (finding,) = of_records.clean_score(frame)
     return finding
 
 
@@ -271,7 +282,7 @@ def test_a_clean_score_above_chance_passes(right) -> None:
 
 
 def test_a_clean_score_needs_clean_rows_and_takes_a_single_one() -> None:
-    (finding,) = checks.clean_score(table({white("pgd"): 1}))
+    (finding,) = of_records.clean_score(table({white("pgd"): 1}))
     assert finding.severity == "not-measured"
     assert scored("a", "a").severity == "warning"  # one class: chance is all that there is
 
@@ -279,7 +290,10 @@ def test_a_clean_score_needs_clean_rows_and_takes_a_single_one() -> None:
 def test_systems_with_several_targets_are_told_apart() -> None:
     frame = table({blind("pgd"): 5})
     both = pd.concat([frame, frame.assign(target="crnn")], ignore_index=True)
-    assert [f.subject for f in checks.knowledge_complete(both)] == ["ssad (crnn)", "ssad (vgg16)"]
+    assert [f.subject for f in of_records.knowledge_complete(both)] == [
+        "ssad (crnn)",
+        "ssad (vgg16)",
+    ]
 
 
 def test_conditions_are_compared_on_the_utterances_of_both() -> None:
@@ -295,7 +309,7 @@ def test_conditions_are_compared_on_the_utterances_of_both() -> None:
 
 
 def test_worst_case_and_minimum_are_both_given() -> None:
-    (finding,) = checks.worst_case_below_minimum(
+    (finding,) = of_records.worst_case_below_minimum(
         table({white("pgd"): 10, white("fab"): range(5, 15)})
     )
     (condition,) = finding.evidence["conditions"]
@@ -306,4 +320,4 @@ def test_worst_case_and_minimum_are_both_given() -> None:
 
 def test_no_table_of_records_is_refused() -> None:
     with pytest.raises(ServaxError, match="records lack the column 'knowledge'"):
-        checks.noise_weaker(rows(CLEAN, 1).drop(columns="knowledge"))
+        of_records.noise_weaker(rows(CLEAN, 1).drop(columns="knowledge"))

@@ -1,64 +1,43 @@
 """Sanity checks: can the figures be trusted? Each gives findings with their evidence."""
 
-from __future__ import annotations
-
+from servax.evaluation.checks import of_answers, of_attacks, of_gradients, of_records
+from servax.evaluation.checks.case import Case
 from servax.evaluation.checks.declared import (
     SEVERITIES,
-    Case,
     Check,
     Finding,
     RecordCheck,
     Severity,
     carried_out,
 )
-from servax.evaluation.checks.of_answers import (
-    batch_independence,
-    clip_keeps_clean,
-    deterministic,
-    evaluation_mode,
-    outputs_are_logits,
-    padding,
-)
-from servax.evaluation.checks.of_attacks import inside_ball, large_epsilon, restarts_and_steps
-from servax.evaluation.checks.of_gradients import gradient_is_true, white_box, zero_gradients
-from servax.evaluation.checks.of_records import (
-    attack_breaks_undefended,
-    clean_score,
-    knowledge_complete,
-    noise_weaker,
-    pgd_at_least_fgsm,
-    twice_the_steps,
-    uar_falls_with_strength,
-    white_box_at_least_black_box,
-    worst_case_below_minimum,
-)
+from servax.evaluation.checks.of_gradients import white_box
 from servax.evaluation.checks.planted import planted
 
 MODEL_CHECKS: tuple[Check, ...] = (
-    evaluation_mode,
-    outputs_are_logits,
-    deterministic,
-    batch_independence,
-    padding,
-    clip_keeps_clean,
-    zero_gradients,
-    gradient_is_true,
-    large_epsilon,
-    inside_ball,
-    restarts_and_steps,
+    of_answers.evaluation_mode,
+    of_answers.outputs_are_logits,
+    of_answers.deterministic,
+    of_answers.batch_independence,
+    of_answers.padding,
+    of_answers.clip_keeps_clean,
+    of_gradients.zero_gradients,
+    of_gradients.gradient_is_true,
+    of_attacks.large_epsilon,
+    of_attacks.inside_ball,
+    of_attacks.restarts_and_steps,
     planted,
 )
 """Checks that need the model itself, in their order."""
 RECORD_CHECKS: tuple[RecordCheck, ...] = (
-    clean_score,
-    pgd_at_least_fgsm,
-    twice_the_steps,
-    white_box_at_least_black_box,
-    noise_weaker,
-    uar_falls_with_strength,
-    attack_breaks_undefended,
-    knowledge_complete,
-    worst_case_below_minimum,
+    of_records.clean_score,
+    of_records.pgd_at_least_fgsm,
+    of_records.twice_the_steps,
+    of_records.white_box_at_least_black_box,
+    of_records.noise_weaker,
+    of_records.uar_falls_with_strength,
+    of_records.attack_breaks_undefended,
+    of_records.knowledge_complete,
+    of_records.worst_case_below_minimum,
 )
 """Checks of records alone, in their order."""
 
@@ -71,27 +50,11 @@ __all__ = [
     "Finding",
     "RecordCheck",
     "Severity",
-    "attack_breaks_undefended",
-    "batch_independence",
     "carried_out",
-    "clean_score",
-    "clip_keeps_clean",
-    "deterministic",
-    "evaluation_mode",
-    "gradient_is_true",
-    "inside_ball",
-    "knowledge_complete",
-    "large_epsilon",
-    "noise_weaker",
-    "outputs_are_logits",
-    "padding",
-    "pgd_at_least_fgsm",
+    "of_answers",
+    "of_attacks",
+    "of_gradients",
+    "of_records",
     "planted",
-    "restarts_and_steps",
-    "twice_the_steps",
-    "uar_falls_with_strength",
     "white_box",
-    "white_box_at_least_black_box",
-    "worst_case_below_minimum",
-    "zero_gradients",
 ]

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from servax.attacks.problem import logits_of
-from servax.evaluation.checks.declared import Case, Severity, Verdict, of_model, percent
+from servax.evaluation.checks.case import Case
+from servax.evaluation.checks.declared import Check, Severity, Verdict, percent
 from servax.evaluation.trial import AGREEMENT, alone, out_of_memory, spread
 from servax.models import evaluating
 from servax.training import drawn, generator
@@ -26,7 +27,7 @@ MOVES = re.compile(
 """How steps of a graph are called that move values and change none."""
 
 
-@of_model()
+@Check
 def evaluation_mode(case: Case) -> Verdict:
     """Say whether every part of the model is in evaluation mode.
 
@@ -54,7 +55,7 @@ def _training(model: nn.Module) -> list[str]:
     ]
 
 
-@of_model()
+@Check
 def outputs_are_logits(case: Case) -> Verdict:
     """Say whether the outputs are logits.
 
@@ -121,7 +122,7 @@ def _squashed(model: nn.Module, x: Tensor) -> bool:
     return node is not None and "sigmoid" in node.name().casefold()
 
 
-@of_model()
+@Check
 def deterministic(case: Case) -> Verdict:
     """Say whether the same input gives the same logits, else whether attacks average over draws.
 
@@ -147,7 +148,7 @@ def deterministic(case: Case) -> Verdict:
     return "note" if draws > 1 else "error", told, evidence
 
 
-@of_model()
+@Check
 def batch_independence(case: Case) -> Verdict:
     """Say whether an utterance's logits depend on its neighbours in the batch.
 
@@ -185,7 +186,7 @@ def batch_independence(case: Case) -> Verdict:
     return severity, told, evidence
 
 
-@of_model()
+@Check
 def padding(case: Case) -> Verdict:
     """Say whether an answer depends on silence beside an utterance, or on what stands behind it.
 
@@ -230,7 +231,7 @@ def _accepted(model: nn.Module, longer: Tensor) -> Tensor | None:
         return None
 
 
-@of_model()
+@Check
 def clip_keeps_clean(case: Case) -> Verdict:
     """Say whether clean inputs are inside the bounds: clipping changes none of them.
 

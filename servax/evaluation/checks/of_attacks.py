@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from servax.attacks import APGD, PGD, Attack
-from servax.attacks.problem import logits_of
 from servax.errors import SettingError, ShapeError
-from servax.evaluation.checks.declared import Case, Severity, Verdict, of_model, percent
+from servax.evaluation.checks.case import Case, votes
+from servax.evaluation.checks.declared import Check, Severity, Verdict, percent
 from servax.evaluation.realisability import wav_round_trip
-from servax.models import evaluating
 from servax.perturbation import STEP_16_BIT, Ball
 
 RESTARTS = 5
@@ -31,7 +31,7 @@ WIDE_STEPS = 20
 """Steps of an attack whose ball is far larger than it needs."""
 
 
-@of_model(gradients=True)
+@partial(Check, gradients=True)
 def large_epsilon(
     case: Case,
     *,
@@ -56,12 +56,17 @@ def large_epsilon(
     if len(x) < 2:
         told = "One utterance more or less is all of them."
         return "not-measured", told, {}
-    votes = _votes(model, x, draws)
-    standing = votes.argmax(dim=1) == y
+    said = votes(model, x, draws)
+    standing = said.argmax(dim=1) == y
     if fallen is None:
-        fallen = _votes(model, case.attacked, 1).argmax(dim=1) != y
+        fallen = votes(model, case.attacked, 1).argmax(dim=1) != y
     standing &= ~fallen
-    attack = attack or _wide(case)
+    # Auto-PGD, since in a ball that wide a fixed step leads to where ReLUs have no gradient. Who
+    # leaves at the first draw that errs was lucky: a random system is attacked to the end.
+    wide = APGD(
+        norm=case.attack.norm, bounds=case.bounds, steps=WIDE_STEPS, early_stop=case.votes == 1
+    )
+    attack = attack or (lambda radius: replace(wide, epsilon=radius))
     accuracies, radii = [], []
     for share in LARGE:
         probe = attack(1.0)
@@ -70,11 +75,11 @@ def large_epsilon(
         rows = torch.nonzero(standing).squeeze(1)
         if len(rows):
             moved = attack(radius)(model, x[rows], y[rows], generator=case.generator)
-            standing[rows] = _votes(model, moved, draws).argmax(dim=1) == y[rows]
+            standing[rows] = votes(model, moved, draws).argmax(dim=1) == y[rows]
         accuracies.append(float(standing.double().mean()))
         radii.append(radius)
     large, unbounded = accuracies
-    chance, one = 1.0 / votes.shape[1], 1.0 / len(x) + 1e-9
+    chance, one = 1.0 / said.shape[1], 1.0 / len(x) + 1e-9
     told = (
         f"Accuracy {percent(large)} at radius {radii[0]:g} (chance {percent(chance)}) and "
         f"{percent(unbounded)} at radius {radii[1]:g}, the whole range."
@@ -84,19 +89,7 @@ def large_epsilon(
     return severity, told, evidence
 
 
-def _wide(case: Case) -> Callable[[float], Attack]:
-    # Auto-PGD, since in a ball that wide a fixed step leads to where ReLUs have no gradient. Who
-    # leaves at the first draw that errs was lucky: a random system is attacked to the end.
-    return lambda radius: APGD(
-        epsilon=radius,
-        norm=case.attack.norm,
-        bounds=case.bounds,
-        steps=WIDE_STEPS,
-        early_stop=case.votes == 1,
-    )
-
-
-@of_model(gradients=True)
+@partial(Check, gradients=True)
 def inside_ball(case: Case, *, adversarial: Tensor | None = None) -> Verdict:
     """Say whether adversarial inputs are inside ball and bounds, and still are as 16-bit WAV files.
 
@@ -142,7 +135,7 @@ def _limit(x: Tensor, ball: Ball, step: float) -> float:
     return ball.radius * (1 + 1e-5) + slack
 
 
-@of_model(gradients=True)
+@partial(Check, gradients=True)
 def restarts_and_steps(case: Case) -> Verdict:
     """Say whether random restarts or another step size are stronger than the settings used.
 
@@ -160,15 +153,15 @@ def restarts_and_steps(case: Case) -> Verdict:
         raise SettingError("epsilon", attack.epsilon, "a number above 0, there is nothing to sweep")
 
     def right(setting: PGD) -> Tensor:
-        return (
-            _votes(model, setting(model, x, y, generator=case.generator), draws).argmax(dim=1) == y
-        )
+        moved = setting(model, x, y, generator=case.generator)
+        return votes(model, moved, draws).argmax(dim=1) == y
 
     used = float(right(attack).double().mean())
     started = replace(attack, random_start=True)
     survivors = torch.stack([right(started) for _ in range(RESTARTS)]).all(dim=0)
     found = {f"{RESTARTS} restarts": float(survivors.double().mean())}
-    for step in _steps(attack):
+    size = attack.epsilon
+    for step in sorted({size / 10, size / 4, size / 2, 2.5 * size / int(attack.steps)}):
         found[f"step {step:g}"] = float(right(replace(attack, step=step)).double().mean())
     best = min(found, key=lambda name: found[name])
     gain = used - found[best]
@@ -180,15 +173,3 @@ def restarts_and_steps(case: Case) -> Verdict:
     evidence: dict[str, Any] = {"used": used, "best": best, "found": found}
     severity: Severity = "warning" if weak else "passed"
     return severity, told, evidence
-
-
-def _steps(attack: PGD) -> list[float]:
-    radius = attack.epsilon
-    return sorted({radius / 10, radius / 4, radius / 2, 2.5 * radius / int(attack.steps)})
-
-
-def _votes(model: nn.Module, x: Tensor, draws: int) -> Tensor:
-    """Return for each class how many of `draws` passes predict it, (B, K)."""
-    with evaluating(model), torch.no_grad():
-        passes = [logits_of(model, x) for _ in range(draws)]
-    return torch.stack([nn.functional.one_hot(p.argmax(1), p.shape[1]) for p in passes]).sum(dim=0)

@@ -8,6 +8,7 @@ do not).
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 from servax.attacks.problem import Loss, Problem, cross_entropy, logits_of, margin
 from servax.errors import ServaxError
-from servax.evaluation.checks.declared import Case, Finding, Severity, Verdict, of_model, percent
+from servax.evaluation.checks.case import Case
+from servax.evaluation.checks.declared import Check, Finding, Severity, Verdict, percent
 from servax.evaluation.systems import System
 from servax.evaluation.trial import repeats
 from servax.models import evaluating
@@ -37,7 +39,7 @@ MIX = 0.02
 """Share of random values in the inputs at which slopes are compared."""
 
 
-@of_model(gradients=True)
+@partial(Check, gradients=True)
 def zero_gradients(case: Case) -> Verdict:
     """Say how many gradients of the loss are exactly zero.
 
@@ -79,7 +81,7 @@ def _zeros(problem: Problem, loss: Loss) -> tuple[float, float]:
     return float(zero[open_].double().mean()), float(none.double().mean())
 
 
-@of_model(gradients=True, part=lambda count: min(4, count))
+@partial(Check, gradients=True, part=lambda count: min(4, count))
 def gradient_is_true(case: Case) -> Verdict:
     """Say whether the gradients are those of the function: finite differences agree with autograd.
 

@@ -9,6 +9,7 @@ section 4 and appendix A.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
-from servax.evaluation.checks.declared import SEVERITIES, Severity, Verdict, of_records, percent
+from servax.evaluation.checks.declared import SEVERITIES, RecordCheck, Severity, Verdict, percent
 from servax.evaluation.metrics import confusion, uar
 from servax.evaluation.records import UNDEFENDED, worst_case
 from servax.evaluation.statistics import FEWEST_SPEAKERS, Interval, SpeakerDraws, interval_of
@@ -163,7 +164,7 @@ def _worst(compared: Sequence[Row], sentence: str, gap: tuple[str, str | None]) 
     return severity, statement, {"comparisons": list(compared)}
 
 
-@of_records(among="all")
+@partial(RecordCheck, among="all")
 def clean_score(rows: pd.DataFrame) -> Verdict:
     """Say whether a system recognises anything at all without an attack.
 
@@ -227,7 +228,7 @@ def _best_order(labels: np.ndarray, predictions: np.ndarray) -> dict[str, str]:
     return {str(names[k]): str(names[i]) for i, k in zip(true, called, strict=True)}
 
 
-@of_records(needs="white-box", among="one size")
+@partial(RecordCheck, needs="white-box", among="one size")
 def pgd_at_least_fgsm(rows: pd.DataFrame) -> Verdict:
     """Say whether many steps are at least as strong as one: UAR under PGD is not above FGSM's.
 
@@ -244,7 +245,7 @@ def pgd_at_least_fgsm(rows: pd.DataFrame) -> Verdict:
     return _worst(compared, told, ("uar_pgd", "uar_fgsm"))
 
 
-@of_records(needs="white-box")
+@partial(RecordCheck, needs="white-box")
 def twice_the_steps(rows: pd.DataFrame) -> Verdict:
     """Say whether the attack has converged: twice the steps move the UAR by less than a point.
 
@@ -272,7 +273,7 @@ def twice_the_steps(rows: pd.DataFrame) -> Verdict:
     return _worst(compared, told, ("moved", None))
 
 
-@of_records(needs="white-box", among="one size")
+@partial(RecordCheck, needs="white-box", among="one size")
 def white_box_at_least_black_box(rows: pd.DataFrame) -> Verdict:
     """Say whether knowing the system helps: what others break, a white-box attack breaks too.
 
@@ -312,7 +313,7 @@ def white_box_at_least_black_box(rows: pd.DataFrame) -> Verdict:
     return severity, told, {"strengths": compared}
 
 
-@of_records(needs="white-box")
+@partial(RecordCheck, needs="white-box")
 def noise_weaker(rows: pd.DataFrame) -> Verdict:
     """Say whether white-box attacks do more than random noise of the same size.
 
@@ -330,7 +331,7 @@ def noise_weaker(rows: pd.DataFrame) -> Verdict:
     return _worst(compared, told, ("uar_attack", "uar_noise"))
 
 
-@of_records()
+@RecordCheck
 def uar_falls_with_strength(rows: pd.DataFrame) -> Verdict:
     """Say whether the UAR never rises with the strength of an attack, from clean input on.
 
@@ -349,7 +350,7 @@ def uar_falls_with_strength(rows: pd.DataFrame) -> Verdict:
     return _worst(compared, told, ("uar_to", "uar_from"))
 
 
-@of_records(needs="defences", with_bare=True)
+@partial(RecordCheck, needs="defences", with_bare=True)
 def attack_breaks_undefended(rows: pd.DataFrame) -> Verdict:
     """Say whether each white-box attack on a defence breaks the undefended twin.
 
@@ -382,7 +383,7 @@ def attack_breaks_undefended(rows: pd.DataFrame) -> Verdict:
     return _worst(compared, told + ", chance {chance}", ("uar_undefended", None))
 
 
-@of_records(among="all")
+@partial(RecordCheck, among="all")
 def knowledge_complete(
     rows: pd.DataFrame, *, eot_draws: Mapping[str, int] | None = None
 ) -> Verdict:
@@ -413,7 +414,7 @@ def knowledge_complete(
     return severity, told, {"rows": counts, "random": name in every, "eot_draws": draws}
 
 
-@of_records()
+@RecordCheck
 def worst_case_below_minimum(rows: pd.DataFrame) -> Verdict:
     """Give the worst case of each utterance beside the lowest mean of an attack.
 

@@ -16,6 +16,7 @@ middle, and several passes vote on each answer.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,7 +24,8 @@ from torch import Tensor
 from servax.attacks import Attack
 from servax.attacks.problem import Problem, logits_of
 from servax.errors import SettingError
-from servax.evaluation.checks.declared import Case, Severity, Verdict, of_model, percent
+from servax.evaluation.checks.case import Case, votes
+from servax.evaluation.checks.declared import Check, Severity, Verdict, percent
 from servax.evaluation.checks.readout import Features, Readout, separate
 from servax.models import evaluating
 from servax.perturbation import Ball, into_reach
@@ -39,7 +41,7 @@ CANDIDATES = 10
 """How often a planted point is drawn anew where no plane separates it."""
 
 
-@of_model(gradients=True, part=lambda count: max(2, count // 2))
+@partial(Check, gradients=True, part=lambda count: max(2, count // 2))
 def planted(case: Case, *, attack: Attack | None = None) -> Verdict:
     """Say whether the attack finds planted adversarial inputs.
 
@@ -107,8 +109,7 @@ def _called(readout: Readout, x: Tensor, draws: int) -> Tensor:
     """Return which inputs (n, ...) most of `draws` passes call planted, bool (n,)."""
     if not len(x):
         return torch.zeros(0, dtype=torch.bool, device=x.device)
-    votes = torch.stack([readout(x).argmax(dim=1) for _ in range(draws)])
-    return votes.double().mean(dim=0) > 0.5
+    return votes(readout, x, draws).argmax(dim=1) == 1
 
 
 def _readout(features: Features, problem: Problem, ball: Ball, case: Case) -> Readout | None:
