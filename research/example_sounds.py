@@ -14,12 +14,13 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+from sound_distances import log_spectral_distance
 from torch import Tensor, nn
 
 from servax import audio
 from servax.attacks import WaveformPGD
 from servax.corpora import load
-from servax.evaluation.distortion import log_spectral_distance, signal_to_noise_ratio
+from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.features import LogMel
 from servax.models import WaveformClassifier
 from servax.purifier import Purifier

@@ -23,17 +23,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sound_distances import log_spectral_distance, segmental_signal_to_noise_ratio
 from torch import Tensor, nn
 
 from servax import audio
 from servax.attacks import WaveformPGD
 from servax.corpora import load
 from servax.evaluation import SpeakerDraws, interval_of, uar
-from servax.evaluation.distortion import (
-    log_spectral_distance,
-    segmental_signal_to_noise_ratio,
-    signal_to_noise_ratio,
-)
+from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.experiments.provenance import provenance
 from servax.models import WaveformClassifier
 from servax.purifier import Purifier

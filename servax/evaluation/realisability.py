@@ -43,8 +43,6 @@ from servax.features import (
 )
 from servax.perturbation import STEP_16_BIT, into_16_bit
 
-__all__ = ["Realised", "gaps", "realise", "wav_round_trip"]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Realised:

@@ -51,22 +51,6 @@ import pyarrow.parquet as pq
 from servax.errors import PathError, ServaxError, SettingError
 from servax.files import write_whole
 
-__all__ = [
-    "COLUMNS",
-    "KEY",
-    "KNOWLEDGE",
-    "NORMS",
-    "SPACES",
-    "UNDEFENDED",
-    "Records",
-    "concat",
-    "from_version_1",
-    "read",
-    "validate",
-    "worst_case",
-    "write",
-]
-
 COLUMNS: Mapping[str, str] = {
     "utterance": "string",
     "speaker": "string",
@@ -99,7 +83,7 @@ SPACES = ("logmel", "waveform")
 UNDEFENDED = "undefended"
 """Name of the bare model among the defences."""
 
-SINCE_VERSION_2 = ("norm", "epsilon", "steps", "step_size", "restarts", "draws", "space")
+SINCE_VERSION_2 = tuple(COLUMNS)[-7:]
 """What tables of version 1 do not say."""
 
 KEY = ("utterance", "fold", "seed", "target", "defence", "attack", "strength", "knowledge")
@@ -148,7 +132,14 @@ def validate(frame: pd.DataFrame, provenance: Mapping[str, Any] | None = None) -
         typed[name] = _typed(typed[name], dtype)
     typed["epsilon"] = typed["epsilon"].mask(unknown)
     _check_attacks(typed)
-    _check_key(typed)
+    twice = typed.duplicated(list(KEY))
+    if twice.any():
+        row = typed.loc[twice].iloc[0]
+        told = ", ".join(f"{name} {row[name]}" for name in KEY)
+        raise ServaxError(
+            f"records hold {int(twice.sum())} rows twice, first {told}; "
+            "expected each condition of an utterance once."
+        )
     return typed
 
 
@@ -206,17 +197,6 @@ def _check_attacks(frame: pd.DataFrame) -> None:
             )
 
 
-def _check_key(frame: pd.DataFrame) -> None:
-    twice = frame.duplicated(list(KEY))
-    if twice.any():
-        row = frame.loc[twice].iloc[0]
-        told = ", ".join(f"{name} {row[name]}" for name in KEY)
-        raise ServaxError(
-            f"records hold {int(twice.sum())} rows twice, first {told}; "
-            "expected each condition of an utterance once."
-        )
-
-
 def from_version_1(
     frame: pd.DataFrame, provenance: Mapping[str, Any] | None = None
 ) -> pd.DataFrame:
@@ -267,30 +247,20 @@ def write(frame: pd.DataFrame, path: str | Path, *, provenance: Mapping[str, Any
         ServaxError, SettingError: see `validate`; or the provenance is not JSON, or the file
             cannot be written.
     """
-    typed = validate(frame)
-    arrow_types = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64()}
-    schema = pa.schema(
-        [pa.field(name, arrow_types[dtype], nullable=False) for name, dtype in COLUMNS.items()],
-        metadata={_METADATA_KEY: _encoded(provenance)},
-    )
-    arrays = [pa.array(typed[name].to_numpy(), field.type) for name, field in _fields(schema)]
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), sink, compression="zstd")
-    write_whole(path, sink.getvalue().to_pybytes())
-
-
-def _fields(schema: pa.Schema) -> list[tuple[str, pa.Field]]:
-    return [(field.name, field) for field in schema]
-
-
-def _encoded(provenance: Mapping[str, Any]) -> bytes:
     try:
-        return json.dumps(dict(provenance), allow_nan=False, sort_keys=True).encode()
+        told = json.dumps(dict(provenance), allow_nan=False, sort_keys=True).encode()
     except (TypeError, ValueError) as error:
         raise ServaxError(
             f"the provenance cannot be stored as JSON: {error}; "
             "expected strings, numbers, lists and objects only."
         ) from error
+    arrow_types = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64()}
+    fields = [pa.field(name, arrow_types[of], nullable=False) for name, of in COLUMNS.items()]
+    typed, schema = validate(frame), pa.schema(fields, metadata={_METADATA_KEY: told})
+    arrays = [pa.array(typed[each.name].to_numpy(), each.type) for each in fields]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), sink, compression="zstd")
+    write_whole(path, sink.getvalue().to_pybytes())
 
 
 def read(path: str | Path, *, attacks: Mapping[str, Any] | None = None) -> Records:
@@ -336,27 +306,17 @@ def concat(parts: Sequence[Records]) -> Records:
         raise ServaxError("no records to join, expected at least one table.")
     provenance: dict[str, Any] = {}
     for name in dict.fromkeys(name for part in parts for name in part.provenance):
-        values = _distinct([part.provenance[name] for part in parts if name in part.provenance])
+        given = [part.provenance[name] for part in parts if name in part.provenance]
+        values = [value for i, value in enumerate(given) if value not in given[:i]]
         if len(values) > 1 and name in _MUST_AGREE:
+            first, second = (json.dumps(value, sort_keys=True) for value in values[:2])
             raise ServaxError(
-                f"records differ in their {name} ({_shown(values[0])} and {_shown(values[1])}) "
+                f"records differ in their {name} ({first} and {second}) "
                 "and cannot be compared; join tables of one setting only."
             )
         provenance[name] = values[0] if len(values) == 1 else values
     frame = pd.concat([part.frame for part in parts], ignore_index=True)
     return Records(validate(frame), provenance)
-
-
-def _distinct(values: Sequence[Any]) -> list[Any]:
-    found: list[Any] = []
-    for value in values:
-        if value not in found:
-            found.append(value)
-    return found
-
-
-def _shown(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
 
 
 WORST_CASE = "worst-case"
