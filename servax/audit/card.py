@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from servax.attacks import Attack, Foolbox
+from servax.attacks import Attack, Foolbox, RandomNoise
 from servax.audit.plan import Planned
 from servax.audit.settings import Audit
 from servax.evaluation.suites import TOWARDS
@@ -30,7 +30,7 @@ def evaluation_card(audit: Audit, planned: list[Planned], measures: pd.DataFrame
     """
     s, subject, corpus = audit.settings, audit.subject, audit.dataset.corpus
     threats = [each.threat for each in planned if each.kind == "attack" and each.threat]
-    tried = {threat.knowledge for threat in threats if threat.name != "noise"}
+    tried = {each.knowledge for each in threats if not isinstance(each.attack, RandomNoise)}
     ratio = measures["median_snr_db"].dropna() if "median_snr_db" in measures else pd.Series()
     decibels = None  # of a ball that has no meaning in dB
     if subject.scale is not None and s.budget.ball is not L2:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from servax.audit.settings import Audit
-from servax.audit.speed import Speed
 from servax.evaluation.checks import (
     MODEL_CHECKS,
     RECORD_CHECKS,
@@ -20,14 +19,12 @@ from servax.evaluation.checks import (
     carried_out,
     white_box,
 )
-from servax.evaluation.checks.case import inner_points_of, steps_of
 from servax.evaluation.checks.declared import Among, Needs
-from servax.evaluation.checks.of_attacks import RESTARTS, WIDE_STEPS
 from servax.evaluation.checks.of_records import knowledge_complete
 from servax.evaluation.dataset import EvaluationSet
 from servax.evaluation.engine import reseed
 from servax.evaluation.records import UNDEFENDED
-from servax.evaluation.suites import TOWARDS, Suite
+from servax.evaluation.suites import Suite
 from servax.evaluation.systems import System
 from servax.training import generator
 
@@ -72,37 +69,25 @@ def probe(
     return found
 
 
-def seconds(speed: Speed, count: int, suite: Suite) -> float:
-    """Return what the checks of a system take at most, in seconds."""
-    steps = steps_of(suite)
-    planted = max(2, count // 2)
-    gradients = count * (4 + 2 * WIDE_STEPS + steps * (RESTARTS + 6)) + 3 * planted * steps
-    # Planted inputs are looked for one utterance at a time, which fills no batch.
-    forwards = 64 + count * 30 + planted * (inner_points_of(suite) + 10)
-    return gradients * speed.gradient + forwards * speed.forward
-
-
 def findings(
-    audit: Audit, frame: pd.DataFrame, probed: list[dict[str, Any]], measures: pd.DataFrame
+    audit: Audit,
+    frame: pd.DataFrame,
+    led: Collection[str],
+    probed: list[dict[str, Any]],
+    measures: pd.DataFrame,
 ) -> Iterator[Finding]:
-    """Yield the findings, the records' first.
+    """Yield the findings: of gradients, of the records, of the models.
 
     Args:
         audit: Systems, utterances, settings.
         frame: The records of the audit.
+        led: Names of the attacks that lead to a chosen class.
         probed: Findings of the checks of models, as JSON.
         measures: One row per threat and system, with the draws of each gradient.
     """
-    for system in audit.systems:
-        yield white_box(system, audit.subject, audit.settings.knowledge)
-    yield from _on_records(audit, frame, measures)
-    for told in probed:
-        yield Finding(**told)
-
-
-def _on_records(audit: Audit, frame: pd.DataFrame, measures: pd.DataFrame) -> Iterator[Finding]:
-    """Yield what the checks of the records find that this audit allows."""
     radius, known = audit.settings.budget.radius, audit.settings.knowledge
+    for system in audit.systems:
+        yield white_box(system, audit.subject, known)
     there: set[Needs] = {"nothing"}
     if "adaptive" in known and any(system.gradients for system in audit.systems):
         there.add("white-box")
@@ -111,11 +96,11 @@ def _on_records(audit: Audit, frame: pd.DataFrame, measures: pd.DataFrame) -> It
     # The attack on the sound has a ball of another kind: its strength compares with no radius.
     # One that leads to a chosen class leaves that class alone, and need not do as much as noise.
     ours = frame[frame["space"] == audit.subject.inputs]
-    same = ours[~ours["attack"].str.startswith(TOWARDS)]
+    same = ours[~ours["attack"].isin(led)]
     # Below the radius the only attacker with gradients may be FGSM, which proves nothing.
     full = same[np.isclose(same["strength"], radius) | (same["attack"] == "none")]
     rows: dict[Among, pd.DataFrame] = {"all": frame, "one ball": same, "one size": full}
-    draws = measures.groupby("defence")["draws"].max()
+    draws = measures.groupby("defence")["draws"].max() if len(measures) else pd.Series(dtype=int)
     random = {str(name): int(most) for name, most in draws.items() if most > 1}
     for check in RECORD_CHECKS:
         if check.needs in there:
@@ -123,6 +108,8 @@ def _on_records(audit: Audit, frame: pd.DataFrame, measures: pd.DataFrame) -> It
             run = partial(check, rows[check.among], **settings)
             for each in carried_out(check.name, EVERY_SYSTEM, run):
                 yield _excused(audit, each) if check is knowledge_complete else each
+    for told in probed:
+        yield Finding(**told)
 
 
 def _excused(audit: Audit, found: Finding) -> Finding:

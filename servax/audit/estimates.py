@@ -16,14 +16,13 @@ from pathlib import Path
 import pandas as pd
 
 from servax.audit import sounds
-from servax.audit.card import evaluation_card
-from servax.audit.checking import findings
 from servax.audit.plan import TABLE, Planned
+from servax.audit.run import gathered
 from servax.audit.settings import Audit
 from servax.audit.speed import timed
 from servax.evaluation import records
 from servax.evaluation.threats import Threat
-from servax.report.audit import AuditResult, write_audit
+from servax.report.audit import write_audit
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def of_attacks(planned: Sequence[Planned]) -> list[Estimate]:
     return [Estimate(t.stage.name, t.cost, t.stage.result() is not None) for t in tasks]
 
 
-def of_audit(audit: Audit, planned: Sequence[Planned], *, clips: int) -> list[Estimate]:
+def of_audit(audit: Audit, planned: list[Planned], *, clips: int) -> list[Estimate]:
     """Return what each stage and the report take at most, with all that is beside the attacks.
 
     Args:
@@ -53,10 +52,16 @@ def of_audit(audit: Audit, planned: Sequence[Planned], *, clips: int) -> list[Es
         clips: Utterances that the report plays.
     """
     frame = _as_if_right(audit, planned)
+    clean = frame[frame["attack"] == "none"]
     with tempfile.TemporaryDirectory(prefix="servax-audit-") as folder:
         place = Path(folder)
-        keeping = timed(lambda: _kept(audit, frame[frame["attack"] == "none"], place / TABLE))
-        report = timed(lambda: _reported(audit, planned, frame, place))
+
+        def kept() -> None:
+            records.write(clean, place / TABLE, provenance=audit.provenance)
+            records.read(place / TABLE)
+
+        keeping = timed(kept)
+        report = timed(lambda: write_audit(gathered(audit, planned, frame), place / "report"))
     made = {system.name: audit.dataset.x for system in audit.systems}
     first = str(audit.dataset.corpus.utterances["utterance"].iloc[0])
     clip = timed(lambda: list(sounds.of_utterance(audit, 0, first, made)))
@@ -71,36 +76,14 @@ def of_audit(audit: Audit, planned: Sequence[Planned], *, clips: int) -> list[Es
     return [*stages, Estimate("checks of the records, sounds and report", last, done=False)]
 
 
-def _kept(audit: Audit, frame: pd.DataFrame, path: Path) -> None:
-    records.write(frame, path, provenance=audit.provenance)
-    records.read(path)
-
-
 def _as_if_right(audit: Audit, planned: Sequence[Planned]) -> pd.DataFrame:
     """Return records of all that is planned in which every answer is right."""
     told: list[tuple[str, Threat | None, float]] = [(s.name, None, 0.0) for s in audit.systems]
     for each in planned:
         if each.kind == "attack" and each.threat is not None:
-            for name in each.scored:
+            for name in each.systems:
                 threat = replace(each.threat, knowledge=each.knowledge(name))  # type: ignore[arg-type]
                 told += [(name, threat, size) for size in threat.strengths]
     right = audit.dataset.y
     frames = [audit.engine.rows(name, right, threat, size) for name, threat, size in told]
     return records.validate(pd.concat(frames, ignore_index=True))
-
-
-def _reported(audit: Audit, planned: Sequence[Planned], frame: pd.DataFrame, folder: Path) -> None:
-    attacked = frame[frame["attack"] != "none"]
-    measures = attacked[["defence", "attack", "knowledge", "strength"]].drop_duplicates()
-    measures = measures.assign(draws=1)
-    result = AuditResult(
-        records=records.Records(frame, audit.provenance),
-        findings=tuple(findings(audit, frame, [], measures)),
-        measures=measures,
-        realisability=None,
-        clips=(),
-        card=evaluation_card(audit, list(planned), measures),
-        radius=audit.settings.budget.radius,
-        fail_under=None,
-    )
-    write_audit(result, folder / "report")

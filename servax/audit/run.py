@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +11,11 @@ import pandas as pd
 from servax.audit import sounds
 from servax.audit.card import evaluation_card
 from servax.audit.checking import findings
-from servax.audit.plan import TABLE, Planned, inputs_of, plan
+from servax.audit.plan import Planned, plan
 from servax.audit.settings import Audit
 from servax.evaluation import records
 from servax.report.audit import AuditPaths, AuditResult, Measure, verdict_ok, write_audit
 from servax.stages import Watcher, held
-
-RECORDS = "records"
-REPORT = "report"
 
 
 @dataclass(frozen=True)
@@ -65,71 +62,61 @@ def run_audit(
         watcher.plan([(each.task.stage.name, each.task.cost) for each in planned])
         for each in planned:
             each.task.perform(watcher)
-        result = gathered(audit, planned, fail_under, judged_by, clips)
-        table = audit.folder / RECORDS / "audit.parquet"
-        records.write(result.records.frame, table, provenance=result.records.provenance)
-        paths = write_audit(result, audit.folder / REPORT)
+        frames = [each.frame for each in planned if each.kind in ("clean", "attack")]
+        frame = records.validate(pd.concat(frames, ignore_index=True))
+        result = gathered(audit, planned, frame, fail_under, judged_by, clips)
+        records.write(frame, audit.folder / "records/audit.parquet", provenance=audit.provenance)
+        paths = write_audit(result, audit.folder / "report")
         return Audited(result, paths, verdict_ok(result))
 
 
 def gathered(
     audit: Audit,
     planned: list[Planned],
-    fail_under: float | None,
-    judged_by: Measure,
-    clips: int,
+    frame: pd.DataFrame,
+    fail_under: float | None = None,
+    judged_by: Measure = "uar",
+    clips: int = 0,
 ) -> AuditResult:
-    """Return everything that the stages of an audit found."""
-    tables = [each for each in planned if each.kind in ("clean", "attack")]
-    frame = pd.concat(
-        [records.read(each.task.stage.folder / TABLE).frame for each in tables], ignore_index=True
-    )
-    whole = records.Records(records.validate(frame), audit.provenance)
+    """Return everything that the stages of an audit found, its records being `frame`."""
     measures = pd.DataFrame([row for each in planned for row in _measures(each)])
-    gaps = [row for each in planned if each.kind == "sound" for row in _result(each)["gaps"]]
-    detectors = [each for each in planned if each.kind == "detector"]
-    noticed = [row for each in detectors for row in _result(each)["detection"]]
-    probes = [each for each in planned if each.kind == "probes"]
-    probed = [finding for each in probes for finding in _result(each)["findings"]]
+    told: dict[str, list[dict[str, Any]]] = {
+        name: [row for each in planned for row in each.result.get(name, ())]
+        for name in ("gaps", "detection", "findings")
+    }
+    kept = [each for each in planned if each.kept]
+    made = {
+        name: each.inputs
+        for each in (kept if clips else ())
+        for name in each.systems
+        if each.knowledge(name) in ("adaptive", "bpda")
+    }
+    attacks = {each.threat.name for each in kept if each.threat}
+    led = {each.threat.name for each in planned if each.threat and each.threat.towards}
     return AuditResult(
-        records=whole,
-        findings=tuple(findings(audit, whole.frame, probed, measures)),
+        records=records.Records(frame, audit.provenance),
+        findings=tuple(findings(audit, frame, led, told["findings"], measures)),
         measures=measures,
-        realisability=pd.DataFrame(gaps) if gaps else None,
-        clips=tuple(sounds.clips(audit, whole.frame, _kept(planned), count=clips)),
+        realisability=pd.DataFrame(told["gaps"]) if told["gaps"] else None,
+        clips=tuple(sounds.clips(audit, frame, attacks, made, count=clips)),
         card=evaluation_card(audit, planned, measures),
         radius=audit.settings.budget.radius,
         fail_under=fail_under,
         judged_by=judged_by,
-        detection=pd.DataFrame(noticed) if noticed else None,
+        detection=pd.DataFrame(told["detection"]) if told["detection"] else None,
     )
-
-
-def _kept(planned: list[Planned]) -> Mapping[str, Any]:
-    """Return the inputs that an attacker made who knows the system, by system."""
-    kept = [e for e in planned if e.kind == "attack" and e.threat is not None and e.threat.kept]
-    return {
-        name: inputs_of(each.task.stage)
-        for each in kept
-        for name in each.scored
-        if each.knowledge(name) in ("adaptive", "bpda")
-    }
 
 
 def _measures(each: Planned) -> list[dict[str, Any]]:
     """Return one row for each system that a threat was tried on."""
     if each.threat is None or each.kind != "attack":
         return []
-    result = _result(each)
+    result, seconds = each.result, each.task.stage.seconds()
     told = {
         "attack": each.threat.name,
         "strength": each.threat.strength,
         "draws": result.get("draws", 1),
-        "seconds": each.task.stage.seconds(),
-        **result["measures"],
+        "seconds": math.nan if seconds is None else seconds,
+        **result.get("measures", {}),
     }
-    return [{"defence": name, "knowledge": each.knowledge(name), **told} for name in each.scored]
-
-
-def _result(each: Planned) -> dict[str, Any]:
-    return each.task.stage.result() or {}
+    return [{"defence": name, "knowledge": each.knowledge(name), **told} for name in each.systems]

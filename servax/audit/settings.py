@@ -19,7 +19,7 @@ from servax.evaluation.own_code import own_attacks
 from servax.evaluation.records import UNDEFENDED
 from servax.evaluation.suites import TIERS, Suite, Tier
 from servax.evaluation.systems import System
-from servax.evaluation.threats import KNOWLEDGE, Budget, Knowledge, OwnAttack
+from servax.evaluation.threats import KNOWLEDGE, Budget, Knowledge, Threat
 from servax.evaluation.trial import shut
 from servax.kinds import check_types
 from servax.training import Precision
@@ -84,7 +84,7 @@ class Audit:
     """Provenance that settings do not decide: code, command, machine."""
     speeds: Mapping[str, Speed]
     """What each system and surrogate costs here, by name."""
-    attacks: tuple[OwnAttack, ...] = ()
+    attacks: tuple[Threat, ...] = ()
     """Attacks that are not of servax."""
 
     @property
@@ -186,7 +186,7 @@ def _refuse_twice(names: Sequence[str]) -> None:
             )
 
 
-def _own(wanted: Sequence[str], settings: AuditSettings, subject: System) -> tuple[OwnAttack, ...]:
+def _own(wanted: Sequence[str], settings: AuditSettings, subject: System) -> tuple[Threat, ...]:
     if not wanted:
         return ()
     if subject.gradients and "adaptive" not in settings.knowledge:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -12,13 +12,18 @@ from torch import Tensor
 from servax.audit.settings import Audit
 from servax.evaluation.engine import front_of, predict, reseed, sounds_of
 from servax.evaluation.realisability import realise
-from servax.evaluation.systems import System
 from servax.purifier import Purifier
 from servax.report.audit import Clip
+from servax.report.audit.result import Kind
 
 
 def clips(
-    audit: Audit, frame: pd.DataFrame, made: Mapping[str, Tensor], *, count: int
+    audit: Audit,
+    frame: pd.DataFrame,
+    attacks: Collection[str],
+    made: Mapping[str, Tensor],
+    *,
+    count: int,
 ) -> Iterator[Clip]:
     """Yield sounds to listen to: clean, attacked through each system, and purified.
 
@@ -28,28 +33,19 @@ def clips(
     Args:
         audit: Systems, utterances, settings.
         frame: The records.
-        made: The inputs that the adaptive PGD made against each system, (N, ...).
+        attacks: Names of the attacks that left the inputs.
+        made: The inputs that they made against each system, (N, ...).
         count: Of how many utterances.
     """
-    names = list(audit.dataset.corpus.utterances["utterance"])
-    for utterance in _telling(frame, made)[:count]:
-        position = names.index(utterance)
-        yield from of_utterance(audit, position, str(utterance), made)
-
-
-def _telling(frame: pd.DataFrame, made: Mapping[str, Tensor]) -> list[str]:
-    """Return utterances, those first that the most systems lose under attack."""
     right = frame["prediction"] == frame["label"]
     clean = frame[(frame["attack"] == "none") & right]
-    lost = frame[
-        frame["attack"].isin(["pgd", "pgd-15"])
-        & frame["knowledge"].isin(["adaptive", "bpda"])
-        & ~right
-    ]
-    both = lost.merge(clean[["utterance", "defence"]], on=["utterance", "defence"])
-    both = both[both["defence"].isin(list(made))].drop_duplicates(["utterance", "defence"])
-    counts = both.groupby("utterance").size().sort_values(ascending=False, kind="stable")
-    return [str(name) for name in counts.index]
+    known = frame["knowledge"].isin(["adaptive", "bpda"]) & frame["attack"].isin(attacks)
+    lost = frame[known & ~right & frame["defence"].isin(list(made))]
+    both = lost.merge(clean[["utterance", "defence"]]).drop_duplicates(["utterance", "defence"])
+    telling = both.groupby("utterance").size().sort_values(ascending=False, kind="stable")
+    names = list(audit.dataset.corpus.utterances["utterance"])
+    for utterance in telling.index[:count]:
+        yield from of_utterance(audit, names.index(utterance), str(utterance), made)
 
 
 def of_utterance(
@@ -66,15 +62,14 @@ def of_utterance(
     for name, inputs in made.items():
         system = by_name[name]
         reseed(system, audit.settings.seed, "clips", utterance)
-        heard, x = clean, inputs[here]
+        heard = x = inputs[here]
         if audit.subject.inputs == "logmel":
             sound = realise(clean, dataset.x[here], x, *front_of(audit.subject))
             heard, x = sound.waveform, sound.x_again
-        else:
-            heard = x
-        purifier = _purifier_of(system)
-        stages = [("clean", clean, dataset.x[here]), ("attacked", heard, x)]
-        if purifier is not None:
+        stages: list[tuple[Kind, Tensor, Tensor]] = [("clean", clean, dataset.x[here])]
+        stages.append(("attacked", heard, x))
+        purifier = getattr(system.front, "purifier", system.front)
+        if isinstance(purifier, Purifier):
             cleaned = purifier.purify(heard[0].numpy(), audit.subject.sample_rate)
             stages.append(("purified", torch.from_numpy(cleaned).unsqueeze(0), x))
         for kind, waveform, shown in stages:
@@ -85,15 +80,7 @@ def of_utterance(
                 label=dataset.names[int(dataset.y[position])],
                 system=name,
                 prediction=dataset.names[prediction],
-                kind=kind,  # type: ignore[arg-type]
+                kind=kind,
                 sample_rate=audit.subject.sample_rate,
                 waveform=waveform[0].numpy().astype(np.float32),
             )
-
-
-def _purifier_of(system: System) -> Purifier | None:
-    front = system.front
-    if isinstance(front, Purifier):
-        return front
-    inner = getattr(front, "purifier", None)
-    return inner if isinstance(inner, Purifier) else None

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from servax.attacks.problem import logits_of
+from servax.evaluation.checks.case import inner_points_of, steps_of
+from servax.evaluation.checks.of_attacks import RESTARTS, WIDE_STEPS
 from servax.evaluation.engine import FEW, MOST_DRAWS
+from servax.evaluation.suites import Suite
 from servax.evaluation.systems import System
 from servax.evaluation.threats import Threat
 from servax.evaluation.trial import repeats
@@ -57,3 +60,13 @@ def _forward(model: nn.Module, x: Tensor) -> None:
 def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> None:
     leaf = x.clone().requires_grad_(True)
     torch.autograd.grad(nn.functional.cross_entropy(logits_of(model, leaf), y), leaf)
+
+
+def of_checks(speed: Speed, count: int, suite: Suite) -> float:
+    """Return what the checks of a system take at most, in seconds."""
+    steps = steps_of(suite)
+    planted = max(2, count // 2)
+    gradients = count * (4 + 2 * WIDE_STEPS + steps * (RESTARTS + 6)) + 3 * planted * steps
+    # Planted inputs are looked for one utterance at a time, which fills no batch.
+    forwards = 64 + count * 30 + planted * (inner_points_of(suite) + 10)
+    return gradients * speed.gradient + forwards * speed.forward

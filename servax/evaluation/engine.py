@@ -30,7 +30,7 @@ from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.evaluation.records import UNDEFENDED, Records, validate
 from servax.evaluation.systems import System
 from servax.evaluation.threats import CLEAN, Threat
-from servax.evaluation.trial import repeats
+from servax.evaluation.trial import generators_of, repeats
 from servax.features import Dataset, FrontEnd, FrontEndSettings, Scaling
 from servax.features.full_scale import read_in_range
 from servax.models import WaveformClassifier, classes_of
@@ -83,8 +83,6 @@ class AttackEngine:
     reseeds: bool = False
     """Whether a random system's draws start anew for each threat and strength, so that each alone
     decides its numbers; else whoever made the system has seen to it."""
-    starts: Callable[[Threat, int], torch.Generator] | None = None
-    """Draws what is random in an attack on a batch of this number; default of seed and threat."""
     tick: Callable[[], None] = lambda: None
     """Called `Threat.ticks` times per threat, and once per batch of clean input."""
     averaged: dict[tuple[str, str], tuple[nn.Module, int]] = field(default_factory=dict)
@@ -128,11 +126,12 @@ class AttackEngine:
         if not threat.everyone:
             if predictions is None:
                 predictions = self.predictions(system)
-            chosen = self._worth_it(threat, predictions)
+            worth_it = predictions == self.dataset.y
+            if threat.towards:  # who is of the wanted class already cannot be led there
+                worth_it &= self.dataset.y != self.dataset.number(threat.towards)
+            chosen = torch.nonzero(worth_it).squeeze(1)
         source, draws = self.faced(threat, system)
         self.reseed(system, threat.name)
-        if threat.waveform:
-            return self._on_sound(threat, source, system, chosen, predictions, draws)
         return self._attack(threat, source, [system], chosen, predictions=predictions, draws=draws)
 
     def predictions(self, system: System) -> Tensor:
@@ -223,6 +222,9 @@ class AttackEngine:
     ) -> Attacked:
         """Return what an attack on `source` does to systems.
 
+        An attack on the sound goes an utterance at a time, since sounds have lengths of their own;
+        what is scored is what a 16-bit file of the attacked sound gives.
+
         Args:
             threat: What is done.
             source: What the attacker differentiates or asks.
@@ -233,98 +235,62 @@ class AttackEngine:
             states: Keeps the draws of each system at each strength apart, where they are reseeded.
         """
         heard, device = self.dataset, self._placed(systems, source)
-        counting = Counting(with_gradients(source.eval(), self.gradients))
+        models = {system.name: system.model for system in systems}
         shown = [
             (strength, system.name)
             for strength in threat.strengths
             for system in systems
             if strength <= threat.others_up_to or system.model is source
         ]
+        front: nn.Module = nn.Identity()
+        if threat.waveform:
+            front_end, scale = front_of(systems[0])
+            front = nn.Sequential(FrontEnd(front_end), scale).to(device)
+            source = WaveformClassifier(front, source)
+            models = {name: WaveformClassifier(front, each).eval() for name, each in models.items()}
+        counting = Counting(with_gradients(source.eval(), self.gradients))
         found = {
             key: self._unset() if predictions is None else predictions.clone() for key in shown
         }
-        moved = heard.x.clone()
-        for number, positions in enumerate(self._batches(chosen)):
-            for strength, x in self._moved(threat, counting, positions, number, device):
+        moved, ratios = heard.x.clone(), [torch.empty(0, dtype=torch.float64)]
+        for number, (positions, x) in enumerate(self._inputs(threat, systems[0], chosen)):
+            x, y = x.to(device), heard.y[positions].to(device)
+            if threat.towards:
+                y = torch.full_like(y, heard.number(threat.towards))
+            free = None if threat.waveform else heard.mask
+            mask = None if free is None else free[positions].to(device)
+            starts = generator(self.identity.seed, threat.name, threat.knowledge, number)
+            for strength, attacked in threat.moved(counting, x, y, generator=starts, mask=mask):
                 for system in systems:
                     if (strength, system.name) in found:
                         with self._apart(system, threat, strength, states):
-                            said = self._predicted(system.model, x, positions)
+                            said = self._predicted(models[system.name], attacked, positions)
                         found[strength, system.name][positions] = said
                 if strength == threat.strength:
-                    moved[positions] = x.cpu()
+                    ratios.append(signal_to_noise_ratio(x, attacked).cpu())
+                    with torch.no_grad():
+                        moved[positions] = front(attacked).cpu()
                 if threat.ks:
                     self.tick()
-            if not threat.ks:
+            if not threat.ks and (not threat.waveform or number % self.batch_size == 0):
                 self.tick()
         frames = [self.rows(name, found[s, name], threat, s, draws) for s, name in shown]
-        measures = self._measures(threat, moved, counting, len(chosen))
+        measures = self._measures(threat, moved, torch.cat(ratios), counting, len(chosen))
         if threat.towards and len(chosen):
             led = found[shown[-1]][chosen] == heard.number(threat.towards)
             measures |= {"towards": threat.towards, "success_rate": float(led.float().mean())}
         return Attacked(validate(pd.concat(frames, ignore_index=True)), measures, moved)
 
-    def _moved(
-        self,
-        threat: Threat,
-        model: nn.Module,
-        positions: Tensor,
-        number: int,
-        device: torch.device,
-    ) -> Iterator[tuple[float, Tensor]]:
-        """Return (strength, inputs) of one batch."""
-        heard = self.dataset
-        x, y = heard.x[positions].to(device), heard.y[positions].to(device)
-        if threat.towards:
-            y = torch.full_like(y, heard.number(threat.towards))
-        mask = None if heard.mask is None else heard.mask[positions].to(device)
-        starts = self._starts(threat, number)
-        return threat.moved(model, x, y, generator=starts, mask=mask)
-
-    def _on_sound(
-        self,
-        threat: Threat,
-        source: nn.Module,
-        system: System,
-        chosen: Tensor,
-        predictions: Tensor | None,
-        draws: int,
-    ) -> Attacked:
-        """Return what an attack on the sound does to a system of log-Mel, an utterance at a time.
-
-        Sounds have lengths of their own, so they share no batch. What is scored is what a 16-bit
-        file of the attacked sound gives.
-        """
-        heard, (front_end, scale) = self.dataset, front_of(system)
-        chain = nn.Sequential(FrontEnd(front_end), scale)
-        counting = Counting(WaveformClassifier(chain, source).eval())
-        scored = WaveformClassifier(chain, system.model).eval()
-        found = self._unset() if predictions is None else predictions.clone()
-        moved, ratios = heard.x.clone(), []
-        for number, (position, sound) in enumerate(sounds_of(system, heard, chosen.tolist())):
-            here = torch.tensor([position])
-            starts = self._starts(threat, number)
-            attacked = threat.attack(counting, sound, heard.y[here], generator=starts)
-            found[here] = self._predicted(scored, attacked, here)
-            with torch.no_grad():
-                moved[here] = chain(attacked)
-            ratio = float(signal_to_noise_ratio(sound, attacked))
-            ratios += [ratio] if np.isfinite(ratio) else []
-            if number % self.batch_size == 0:
-                self.tick()
-        frame = self.rows(system.name, found, threat, threat.strength, draws)
-        told = _cost(counting, len(chosen), len(ratios))
-        if ratios:
-            told |= {"median_snr_db": float(np.median(ratios)), "lowest_snr_db": min(ratios)}
-        return Attacked(validate(frame), told, moved)
-
-    def _worth_it(self, threat: Threat, predictions: Tensor) -> Tensor:
-        """Return the positions of who is right, and not of the wanted class already."""
-        y = self.dataset.y
-        right = predictions == y
-        if threat.towards:
-            right &= y != self.dataset.number(threat.towards)
-        return torch.nonzero(right).squeeze(1)
+    def _inputs(
+        self, threat: Threat, system: System, chosen: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield positions and inputs that are attacked together."""
+        if threat.waveform:
+            for position, sound in sounds_of(system, self.dataset, chosen.tolist()):
+                yield torch.tensor([position]), sound
+        else:
+            for positions in self._batches(chosen):
+                yield positions, self.dataset.x[positions]
 
     def _few(self) -> tuple[Tensor, Tensor]:
         few = slice(0, min(FEW, self.batch_size))
@@ -346,11 +312,6 @@ class AttackEngine:
             model.to(device).eval()
         return device
 
-    def _starts(self, threat: Threat, number: int) -> torch.Generator:
-        if self.starts is not None:
-            return self.starts(threat, number)
-        return generator(self.identity.seed, threat.name, threat.knowledge, number)
-
     def _predicted(self, model: nn.Module, x: Tensor, positions: Tensor) -> Tensor:
         names = self.dataset.corpus.utterances["utterance"].iloc[positions.numpy()].tolist()
         return predict(model, x, batch_size=len(x), names=names).cpu()
@@ -367,7 +328,7 @@ class AttackEngine:
         if states is None or not self.reseeds:
             yield
             return
-        drawing, key = _generators(system.model), (system.name, strength)
+        drawing, key = generators_of(system.model), (system.name, strength)
         reseed(system, self.identity.seed, threat.name)
         for each, state in zip(drawing, states.get(key, ()), strict=False):
             each.set_state(state)
@@ -375,19 +336,25 @@ class AttackEngine:
         states[key] = [each.get_state() for each in drawing]
 
     def _measures(
-        self, threat: Threat, moved: Tensor, counting: Counting, count: int
+        self, threat: Threat, moved: Tensor, ratios: Tensor, counting: Counting, count: int
     ) -> dict[str, Any]:
-        """Return how far the inputs moved, and what it took."""
-        x = self.dataset.x
-        touched = (moved != x).flatten(1).any(1)
-        found = _cost(counting, count, int(touched.sum()))
-        if bool(touched.any()):
-            ratio = signal_to_noise_ratio(x[touched], moved[touched])
+        """Return what it took for each attacked utterance, and how far those moved that did."""
+        ratios = ratios[ratios < torch.inf]
+        found: dict[str, Any] = {
+            "gradients_per_utterance": round(counting.backward_rows / max(1, count), 2),
+            "queries_per_utterance": round(counting.forward_rows / max(1, count), 2),
+            "attacked": count,
+            "moved": len(ratios),
+        }
+        if not len(ratios):
+            return found
+        if not threat.waveform:
+            x = self.dataset.x
+            touched = (moved != x).flatten(1).any(1)
             ball = threat.attack.ball_around(x[touched])
             found["median_distance"] = float(ball.norm((moved - x)[touched]).median())
-            found["median_snr_db"] = float(ratio.median())
-            found["lowest_snr_db"] = float(ratio.min())
-        return found
+        found["median_snr_db"] = float(ratios.median())
+        return found | {"lowest_snr_db": float(ratios.min())}
 
 
 def run(
@@ -491,14 +458,8 @@ def over_draws(model: nn.Module, x: Tensor, y: Tensor) -> tuple[nn.Module, int]:
 
 def reseed(system: System, seed: int, *purpose: str) -> None:
     """Start the draws of a random defence anew."""
-    for drawing in _generators(system.model):
+    for drawing in generators_of(system.model):
         drawing.manual_seed(generator(seed, "defence", system.name, *purpose).initial_seed())
-
-
-def _generators(model: nn.Module) -> list[torch.Generator]:
-    """Return the generators that a model draws from, of the defence before the model."""
-    found = (getattr(module, "generator", None) for module in model.modules())
-    return [each for each in found if isinstance(each, torch.Generator)]
 
 
 def front_of(system: System) -> tuple[FrontEndSettings, Scaling]:
@@ -517,13 +478,3 @@ def sounds_of(
         _, path, start, end = stretches[position]
         sound = read_in_range(path, sample_rate=system.sample_rate, start=start, end=end)
         yield position, torch.from_numpy(sound).clamp(max=LARGEST_OF_16_BITS).unsqueeze(0)
-
-
-def _cost(counting: Counting, attacked: int, moved: int) -> dict[str, Any]:
-    """Return what an attack took: gradients and queries for each attacked utterance."""
-    return {
-        "gradients_per_utterance": round(counting.backward_rows / max(1, attacked), 2),
-        "queries_per_utterance": round(counting.forward_rows / max(1, attacked), 2),
-        "attacked": attacked,
-        "moved": moved,
-    }

@@ -14,8 +14,7 @@ from torch import nn
 
 from servax.defences import StraightThrough
 from servax.errors import CheckpointError, PathError, SettingError, nearest
-from servax.evaluation.hugging_face import load_hugging_face
-from servax.evaluation.onnx_file import load_onnx
+from servax.evaluation.other_libraries import load_hugging_face, load_onnx
 from servax.evaluation.own_code import code, make
 from servax.evaluation.systems import Said, System, hash_of_files, hash_of_model, system_of
 from servax.evaluation.trial import Inputs
@@ -25,15 +24,13 @@ from servax.pretrained import names, resolve
 from servax.recognition import MODEL, Recogniser
 
 HUB = "hf://"
-TORCHSCRIPT = (".ts", ".torchscript", ".pt", ".pth")
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
+FILES = (".onnx", ".ts", ".torchscript", *PICKLES)
 FORMS = (
     "a folder of servax train (runs/vgg/model), a folder or hub id of Hugging Face transformers "
     "(models/wav2vec2-emotion, hf://owner/name), an ONNX file (recogniser.onnx), a TorchScript "
     "file (recogniser.pt of torch.jit.save), or a class path (my_package.models:Recogniser)"
 )
-
-
 Value = str | int | float | bool
 """An argument of a class path."""
 
@@ -74,16 +71,20 @@ def load_system(
     """
     said = Said(labels=labels, sample_rate=sample_rate, inputs=inputs, seconds=seconds)
     path = resolve(model)
-    files = (".onnx", *TORCHSCRIPT, *PICKLES)
-    own = not model.startswith(HUB) and not path.is_dir() and path.suffix not in files
+    own = not model.startswith(HUB) and not path.is_dir() and path.suffix not in FILES
     if own and ":" in model:
-        return _of_class(model, said, init)
+        return _of_class(model, said, init or {})
     if init:
         raise SettingError("init", dict(init), "nothing: only a class path takes arguments")
     if model.startswith(HUB):
         return load_hugging_face(model.removeprefix(HUB), said, local=False)
     if path.is_dir():
-        return _of_folder(path, said)
+        for folder in (path, path / MODEL):
+            if (folder / SETTINGS).is_file():
+                return _of_checkpoint(folder, said)
+        if (path / "config.json").is_file():
+            return load_hugging_face(str(path), said)
+        raise PathError(path, f"holds neither settings.json nor config.json; expected {FORMS}")
     if path.suffix == ".onnx":
         return load_onnx(path, said)
     if _is_torchscript(path):
@@ -95,15 +96,6 @@ def load_system(
     known = names("recogniser")
     expected = f"a packaged recogniser ({', '.join(known)}), {FORMS}"
     raise SettingError("model", model, expected, hint=nearest(model, known))
-
-
-def _of_folder(path: Path, said: Said) -> System:
-    for folder in (path, path / MODEL):
-        if (folder / SETTINGS).is_file():
-            return _of_checkpoint(folder, said)
-    if (path / "config.json").is_file():
-        return load_hugging_face(str(path), said)
-    raise PathError(path, f"holds neither settings.json nor config.json; expected {FORMS}")
 
 
 def _of_checkpoint(folder: Path, said: Said) -> System:
@@ -136,6 +128,15 @@ def _of_checkpoint(folder: Path, said: Said) -> System:
     )
 
 
+def _is_torchscript(path: Path) -> bool:
+    """Return whether a file is an archive with TorchScript code, which a pickle is not."""
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        names = [name.partition("/")[2] for name in archive.namelist()]
+    return "constants.pkl" in names and any(name.startswith("code/") for name in names)
+
+
 def _of_torchscript(path: Path, said: Said) -> System:
     try:
         with warnings.catch_warnings():
@@ -158,23 +159,22 @@ def _of_torchscript(path: Path, said: Said) -> System:
     )
 
 
-def _of_class(path: str, said: Said, init: Mapping[str, Value] | None) -> System:
+def _of_class(path: str, said: Said, init: Mapping[str, Value]) -> System:
     """Return the model that ``package.module:Name`` makes, which says more in its attributes."""
-    given = dict(init or {})
-    module, model = make(path, given)
+    module, model = make(path, init)
     if not isinstance(model, nn.Module):
         raise PathError(path, f"makes a {type(model).__name__}, expected a torch.nn.Module")
     own = Said.by(model)
     if own.bpda is not None:
         _pass_straight(model, own.bpda, path)
-    arguments = json.dumps(given, sort_keys=True).encode()
+    arguments = json.dumps(dict(init), sort_keys=True).encode()
     return system_of(
         model,
         said,
         own,
         name=path.partition(":")[2],
         place=path,
-        source=f"class {path}({', '.join(f'{k}={v!r}' for k, v in given.items())})",
+        source=f"class {path}({', '.join(f'{k}={v!r}' for k, v in init.items())})",
         fingerprint=hash_of_model(model, path.encode(), arguments, *code(module, model)),
     )
 
@@ -193,12 +193,3 @@ def _pass_straight(model: nn.Module, name: str, path: str) -> None:
         ) from None
     if step is not model and not isinstance(step, StraightThrough):
         setattr(model.get_submodule(parent), last, StraightThrough(step, what=name).eval())
-
-
-def _is_torchscript(path: Path) -> bool:
-    """Return whether a file is an archive with TorchScript code, which a pickle is not."""
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        names = [name.partition("/")[2] for name in archive.namelist()]
-    return "constants.pkl" in names and any(name.startswith("code/") for name in names)

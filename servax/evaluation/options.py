@@ -43,14 +43,17 @@ NAME = re.compile(r"\w[\w.+-]*")
 """What systems and surrogates may be called: stages have folders of these names."""
 
 
+Build = Callable[[float, torch.Generator, int], nn.Module]
+"""From a number, what is drawn from and the rate of the sound in Hz to an input transform."""
+
+
 @dataclass(frozen=True)
 class Transform:
     """An input transform that an option can name, with one number."""
 
     inputs: Inputs
     """What it takes."""
-    build: Callable[[float, torch.Generator, int], nn.Module]
-    """From its number, what it draws from and the rate of the sound in Hz."""
+    build: Build
     example: str
     """A value."""
     expected: str
@@ -63,25 +66,21 @@ def _codec(name: str) -> Transform:
     return Transform("waveform", lambda v, g, r: Codec(r, name, v), "0.5", "a quality in [0, 1]")
 
 
+def _logmel(build: Build, example: str, expected: str, *, whole: bool = True) -> Transform:
+    return Transform("logmel", build, example, expected, whole)
+
+
 TRANSFORMS: Mapping[str, Transform] = {
-    "gaussian-noise": Transform(
-        "logmel", lambda v, g, r: GaussianNoise(v, g), "0.02", "sd in (0, 1]"
+    "gaussian-noise": _logmel(
+        lambda v, g, r: GaussianNoise(v, g), "0.02", "sd in (0, 1]", whole=False
     ),
-    "mean-filter": Transform(
-        "logmel", lambda v, g, r: MeanFilter(int(v)), "3", "an odd size", whole=True
-    ),
-    "median-filter": Transform(
-        "logmel", lambda v, g, r: MedianFilter(int(v)), "3", "an odd size", whole=True
-    ),
-    "quantise": Transform(
-        "logmel", lambda v, g, r: Quantise(int(v)), "4", "whole bits", whole=True
-    ),
-    "spectrogram-masking": Transform(
-        "logmel",
+    "mean-filter": _logmel(lambda v, g, r: MeanFilter(int(v)), "3", "an odd size"),
+    "median-filter": _logmel(lambda v, g, r: MedianFilter(int(v)), "3", "an odd size"),
+    "quantise": _logmel(lambda v, g, r: Quantise(int(v)), "4", "whole bits"),
+    "spectrogram-masking": _logmel(
         lambda v, g, r: SpectrogramMasking(int(v), int(v), g),
         "8",
         "Mel bins and frames of its widest bands",
-        whole=True,
     ),
     "low-pass": Transform("waveform", lambda v, g, r: LowPass(r, v), "4000", "a cut-off in Hz"),
     "resample": Transform(
@@ -123,7 +122,12 @@ def defended(bare: System, wanted: str, *, seed: int) -> System:
     if role == "purifier":
         return _purified(bare, _checked(name), str(folder))
     if role == "recogniser":
-        return _instead(bare, _checked(name), str(folder))
+        other = _beside(bare, str(folder))
+        alike = (other.labels, other.front_end) == (bare.labels, bare.front_end)
+        if not alike or not _alike(bare, other):
+            expected = "a recogniser with the labels, front-end and scale of the model"
+            raise SettingError("defence", str(folder), expected)
+        return replace(other, name=_checked(name), source=str(folder))
     raise SettingError(
         "defence",
         what,
@@ -194,15 +198,6 @@ def _behind(
         fingerprint=both,
         source=source,
     )
-
-
-def _instead(bare: System, name: str, where: str) -> System:
-    other = _beside(bare, where)
-    if (other.labels, other.front_end) != (bare.labels, bare.front_end) or not _alike(bare, other):
-        raise SettingError(
-            "defence", where, "a recogniser with the labels, front-end and scale of the model"
-        )
-    return replace(other, name=name, source=where)
 
 
 def surrogate(bare: System, wanted: str) -> System:

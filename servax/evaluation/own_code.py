@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from servax.attacks import Attack
 from servax.errors import PathError, SettingError, nearest
 from servax.evaluation.systems import System, hash_of_model
-from servax.evaluation.threats import Budget, OwnAttack
+from servax.evaluation.threats import Budget, Threat
 from servax.evaluation.trial import settled, zeros
 
 FORM = "package.module:Name"
@@ -150,8 +150,8 @@ NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 """What attacks may be called: stages have folders of these names."""
 
 
-def own_attacks(wanted: Sequence[str], budget: Budget, taken: Sequence[str]) -> list[OwnAttack]:
-    """Return the attacks that an option names.
+def own_attacks(wanted: Sequence[str], budget: Budget, taken: Sequence[str]) -> list[Threat]:
+    """Return the attacks that an option names, as threats that go through the whole system.
 
     Args:
         wanted: ``NAME=package.module:Name`` or the class path alone. The class is called with those
@@ -163,7 +163,7 @@ def own_attacks(wanted: Sequence[str], budget: Budget, taken: Sequence[str]) -> 
         SettingError: A name is taken, or an attack has another ball than the audit.
         PathError: Nothing is found there, it fails, or it is no attack.
     """
-    found: list[OwnAttack] = []
+    found: list[Threat] = []
     for option in wanted:
         name, _, path = option.rpartition("=")
         if ":" not in path:
@@ -177,7 +177,7 @@ def own_attacks(wanted: Sequence[str], budget: Budget, taken: Sequence[str]) -> 
     return found
 
 
-def _own_attack(name: str, path: str, budget: Budget) -> OwnAttack:
+def _own_attack(name: str, path: str, budget: Budget) -> Threat:
     # Classes written for servax 0.1 call their epsilon radius.
     sizes = {"epsilon": budget.radius, "radius": budget.radius}
     reach = {**sizes, "norm": budget.ball, "bounds": budget.bounds}
@@ -192,7 +192,8 @@ def _own_attack(name: str, path: str, budget: Budget) -> OwnAttack:
             f"{budget.bounds}: take epsilon (norm, bounds) as settings",
         )
     told = hashlib.sha256(b"\0".join(code(module, attack))).hexdigest()
-    return OwnAttack(name=name, attack=attack, code=told)
+    steps = int(getattr(attack, "steps", 1))
+    return Threat(name, "adaptive", attack, gradients=steps, everyone=False, code=told)
 
 
 def hash_of_code(path: str, made: nn.Module) -> str:

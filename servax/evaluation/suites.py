@@ -39,21 +39,6 @@ from servax.kinds import check_list, check_types
 from servax.perturbation import L2, check_radius
 from servax.training import Precision
 
-__all__ = [
-    "BENCHMARK",
-    "CALIBRATION",
-    "FULL",
-    "PAPER",
-    "SMOKE",
-    "STANDARD",
-    "TIERS",
-    "AttackGrid",
-    "Attacker",
-    "CalibrationGrid",
-    "Suite",
-    "Tier",
-]
-
 TABLE_STEPS = (3, 6, 9, 12, 15)
 """k of PGD in Table 1 of the paper."""
 AttackedLabel = Literal["true", "predicted"]

@@ -186,22 +186,32 @@ def system_of(
         SettingError: Inputs, rate or labels are unknown, or are said twice and differ.
     """
     settled(model)
-    inputs: Inputs = _agreed("inputs", said, own, place, "'logmel' or 'waveform'")
-    if inputs == "waveform":
-        rate: int = _agreed("sample_rate", said, own, place, "16000")
-        front_end = None
-    else:
-        rate, front_end = _front_end(said, own, place)
+    _check_agreement(said, own, place, "inputs")
+    inputs: Inputs = _needed("inputs", said.inputs or own.inputs, place, "'logmel' or 'waveform'")
+    on_sound = inputs == "waveform"
+    front_end, seconds = own.front_end, SECONDS
+    if front_end is not None and not on_sound:
+        by_front = Said(sample_rate=front_end.logmel.sample_rate)
+        whose = place if own.sample_rate == by_front.sample_rate else f"the front-end of {place}"
+        for each in (own, said):
+            _check_agreement(each, by_front, whose, "sample_rate")
+        own = replace(own, sample_rate=by_front.sample_rate)
+    _check_agreement(said, own, place, "sample_rate")
+    default = None if on_sound else 16_000
+    given = said.sample_rate or own.sample_rate or default
+    rate: int = _needed("sample_rate", given, place, "16000")
     several = answers_yes_or_no(model, source=place)
-    seconds = SECONDS
-    if inputs == "waveform":
-        default = replace(own, seconds=own.seconds or said.seconds or SECONDS)
-        seconds = _agreed("seconds", said, default, place, "3")
-    elif said.seconds is not None:
-        expected = f"nothing: {place} hears the frames of its log-Mel"
-        raise SettingError("seconds", said.seconds, expected)
+    if on_sound:
+        front_end = None
+        _check_agreement(said, own, place, "seconds")
+        seconds = said.seconds or own.seconds or SECONDS
+    else:
+        front_end = front_end or _front_end(rate, *own.size)
+        if said.seconds is not None:
+            expected = f"nothing: {place} hears the frames of its log-Mel"
+            raise SettingError("seconds", said.seconds, expected)
     probe = zeros(inputs, rate, front_end, seconds)
-    timed = rate if inputs == "waveform" and any_length else 0
+    timed = rate if on_sound and any_length else 0
     classes = count_classes(model, probe, inputs=inputs, source=place, sample_rate=timed)
     return System(
         name=name,
@@ -213,40 +223,29 @@ def system_of(
         exact=own.bpda is None,
         front_end=front_end,
         seconds=seconds,
-        scale=own.scale if inputs == "logmel" else None,
+        scale=None if on_sound else own.scale,
         multi_label=several,
         source=source,
         fingerprint=fingerprint,
     )
 
 
-def _front_end(said: Said, own: Said, place: str) -> tuple[int, FrontEndSettings]:
-    """Return the rate in Hz and the front-end of a model of log-Mels."""
-    if own.front_end is not None:
-        rate = own.front_end.logmel.sample_rate
-        whose = place if own.sample_rate == rate else f"the front-end of {place}"
-        for each in (own, said):
-            _agreed("sample_rate", each, replace(own, sample_rate=rate), whose, "16000")
-        return rate, own.front_end
-    default = replace(own, sample_rate=own.sample_rate or said.sample_rate or 16_000)
-    rate = _agreed("sample_rate", said, default, place, "16000")
-    settings, (mels, frames) = FrontEndSettings(), own.size
-    f_max = min(settings.logmel.f_max, rate / 2)
-    mels = mels or settings.logmel.mels
-    logmel = replace(settings.logmel, mels=mels, sample_rate=rate, f_max=f_max)
-    return rate, replace(settings, logmel=logmel, frames=frames or settings.frames)
+def _front_end(rate: int, mels: int | None, frames: int | None) -> FrontEndSettings:
+    """Return the front-end of a model of log-Mels that does not say one."""
+    s = FrontEndSettings()
+    f_max = min(s.logmel.f_max, rate / 2)
+    logmel = replace(s.logmel, mels=mels or s.logmel.mels, sample_rate=rate, f_max=f_max)
+    return replace(s, logmel=logmel, frames=frames or s.frames)
 
 
-def _agreed(name: str, said: Said, own: Said, whose: str, example: str) -> Any:
-    """Return what the caller or the model says.
-
-    Raises:
-        SettingError: Neither says anything, or they contradict each other.
-    """
+def _check_agreement(said: Said, own: Said, whose: str, name: str) -> None:
+    """Refuse what contradicts what a model says itself."""
     given, known = getattr(said, name), getattr(own, name)
     if given is not None and known is not None and given != known:
         raise SettingError(name, given, f"{known!r}, which {whose} says itself, or nothing")
-    found = known if given is None else given
+
+
+def _needed(name: str, found: Any, whose: str, example: str) -> Any:
     if found is None:
         raise SettingError(name, None, f"a value such as {example}: {whose} does not say it")
     return found
@@ -255,11 +254,7 @@ def _agreed(name: str, said: Said, own: Said, whose: str, example: str) -> Any:
 def _class_names(
     said: Sequence[str] | None, own: Sequence[str] | None, *, classes: int, whose: str
 ) -> tuple[str, ...]:
-    """Return one name for each of the `classes` logits; the caller's replace the model's own.
-
-    Raises:
-        SettingError: There are none, too few, too many, two alike, or they are dimensions.
-    """
+    """Return one name for each of the `classes` logits; the caller's replace the model's own."""
     if own is not None and {name.strip().casefold() for name in own} <= DIMENSIONS:
         raise SettingError(
             "labels",

@@ -180,30 +180,6 @@ class Threat:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
-class OwnAttack:
-    """An attack that is not of servax and joins those of a tier, through the whole system."""
-
-    name: str
-    """In records and reports."""
-    attack: Attack
-    """What is done."""
-    code: str
-    """Hash of its code: an attack that was changed is tried again."""
-
-    def threat(self, knowledge: Knowledge) -> Threat:
-        """Return it as one of the threats of an audit."""
-        steps = int(getattr(self.attack, "steps", 1))
-        return Threat(
-            name=self.name,
-            knowledge=knowledge,
-            attack=self.attack,
-            gradients=steps,
-            everyone=False,
-            code=self.code,
-        )
-
-
 def known(names: str) -> tuple[Knowledge, ...]:
     """Return the attackers that an option names: ``all``, or names with commas between.
 

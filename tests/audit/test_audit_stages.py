@@ -257,7 +257,7 @@ def test_a_random_defence_gives_the_same_records_from_scratch(
     torch.rand(3)  # the global random state has no part in it
     planned = [p for p in plan(audit) if p.kind in ("clean", "attack")]
     for each in reversed(planned[1:]):
-        if each.system == "noisy":
+        if each.systems == ("noisy",):
             planned[0].task.perform(type(done.watching)())
             each.task.perform(type(done.watching)())
             found = records.read(each.task.stage.folder / "records.parquet").frame

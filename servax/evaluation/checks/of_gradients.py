@@ -19,7 +19,7 @@ from servax.errors import ServaxError
 from servax.evaluation.checks.case import Case
 from servax.evaluation.checks.declared import Check, Finding, Severity, Verdict, percent
 from servax.evaluation.systems import System
-from servax.evaluation.trial import repeats
+from servax.evaluation.trial import generators_of, repeats
 from servax.models import evaluating
 from servax.perturbation import input_gradient
 from servax.training import drawn, global_seed
@@ -148,8 +148,7 @@ class Held(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, K) of inputs (B, ...)."""
-        found = (getattr(module, "generator", None) for module in self.model.modules())
-        states = {each: each.get_state() for each in found if isinstance(each, torch.Generator)}
+        states = {each: each.get_state() for each in generators_of(self.model)}
         try:
             for each in states:
                 each.manual_seed(0)
