@@ -1,35 +1,24 @@
-"""``servax attack | purify``: sounds in; adversarial log-Mel or sound, or purified sound, out."""
+"""``servax attack | purify``: sounds in; adversarial log-Mel or sound, or purified sound, out.
+
+What computes is loaded when it does: help comes at once.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
-
-from servax import audio
-from servax.attacks import FGSM, PGD, Attack, WaveformPGD
-from servax.attacks.problem import logits_of
 from servax.cli.output import bar, print_json, print_table, say
-from servax.corpora import is_manifest
-from servax.defences import Defended
 from servax.errors import AudioError, SettingError
-from servax.evaluation.distortion import signal_to_noise_ratio
-from servax.features import FrontEnd, waveform_batch
-from servax.features.full_scale import read_in_range
 from servax.files import expanded, remove_unfinished
-from servax.models import WaveformClassifier, classes_of, evaluating
-from servax.perturbation import PsychoacousticMask
 from servax.pretrained import PURIFIER
-from servax.purifier import Purifier
-from servax.purifier.bulk import purify_here
-from servax.purifier.file_jobs import (
+from servax.purifier.folders import MOST_NAMES
+from servax.purifier.plans import (
     LOGMEL,
-    FileJob,
+    MANIFESTS,
     Outcome,
     Plan,
     check_manifest,
@@ -37,9 +26,6 @@ from servax.purifier.file_jobs import (
     plan_purification,
     write_manifest,
 )
-from servax.purifier.files import carry_out, write_array
-from servax.purifier.folders import MOST_NAMES
-from servax.recognition import Recogniser
 
 STATUSES = ("done", "skipped", "failed", "not_sound")
 
@@ -87,116 +73,24 @@ class AttackSounds:
 
     def __call__(self) -> int:
         """Attack each sound; one bad file never stops the others."""
-        _ = self.attack(16_000)  # options that do not go together are refused first
-        recogniser = Recogniser.from_pretrained(self.model)
-        if self.label not in recogniser.labels:
-            raise SettingError.choice("label", self.label, recogniser.labels)
-        defence = Purifier.from_pretrained(self.purifier) if self.purifier else None
-        attacked = _Attacked(
-            recogniser,
-            Defended(recogniser.network, defence) if defence else recogniser.network,
-            self.attack(recogniser.front_end.logmel.sample_rate),
-            torch.tensor([recogniser.labels.index(self.label)]),
-        )
-        heard = self.on == "waveform"
+        from servax.cli.attacking import Attacked
+
+        attacked = Attacked.of(self)
         source, folder = expanded(self.sounds), expanded(self.out)
-        plan = plan_attack(source, folder, ending=".wav" if heard else LOGMEL)
+        plan = plan_attack(source, folder, ending=".wav" if attacked.heard else LOGMEL)
         _refuse_existing(plan, source, overwrite=self.overwrite)
         remove_unfinished(folder)
-        read = read_in_range if heard else audio.read
-        write = attacked.waveform if heard else attacked.logmel
         rows: list[dict[str, object]] = []
-
-        def work(job: FileJob) -> Outcome:
-            path, rate = Path(job.source), attacked.rate
-            samples = waveform_batch(read(path, sample_rate=rate))
-            row = write(samples, Path(job.target))
-            name = path.name if path == source else path.relative_to(source)
-            rows.append({"sound": str(name), **row})
-            return Outcome(job.source, job.target, "done", samples.shape[-1] / rate)
-
-        outcomes = (carry_out(job, work, overwrite=self.overwrite) for job in plan.jobs)
-        told = _watched("attacking", plan, outcomes)
+        with _watched("attacking", plan) as (told, tell):
+            for outcome in attacked.outcomes(plan, source, rows, overwrite=self.overwrite):
+                tell(outcome)
         if self.json:
             print_json({"attacked": rows, **_as_data(plan, told)})
         elif rows:
-            through = "through the purifier (adaptive)" if defence else "on the bare model"
+            through = "through the purifier (adaptive)" if self.purifier else "on the bare model"
             title = f"{self.method} of the {self.on} {through}"
             print_table(title, list(rows[0]), [list(r.values()) for r in rows])
         return _end(plan, told, folder)
-
-    def attack(self, sample_rate: int) -> Attack:
-        """Return the attack that the options name.
-
-        Raises:
-            SettingError: Options do not go together, or one is outside its rule.
-        """
-        if self.on == "waveform":
-            whole = self.method == "fgsm"
-            return WaveformPGD(
-                epsilon=self.epsilon if self.snr is None else None,
-                snr_db=self.snr,
-                step=1.0 if whole else WaveformPGD.step,
-                steps=1 if whole else self.steps,
-                masking=PsychoacousticMask(sample_rate=sample_rate) if self.masking else None,
-            )
-        if self.snr is not None:
-            raise SettingError("snr", self.snr, "none: it is a budget of --on waveform")
-        if self.masking:
-            raise SettingError("masking", self.masking, "false: it belongs to --on waveform")
-        if self.method == "pgd":
-            return PGD(step=self.step, epsilon=self.radius, steps=self.steps)
-        return FGSM(epsilon=self.epsilon)
-
-
-@dataclass(frozen=True)
-class _Attacked:
-    """Who is attacked how, with the true label y (1,) of every sound."""
-
-    recogniser: Recogniser
-    target: nn.Module
-    attack: Attack
-    y: Tensor
-
-    @property
-    def rate(self) -> int:
-        return self.recogniser.front_end.logmel.sample_rate
-
-    def logmel(self, samples: Tensor, place: Path) -> dict[str, object]:
-        """Attack the log-Mel of samples (1, T), write it, and return what happened."""
-        scale = self.recogniser.scale
-        with torch.no_grad():
-            x = scale(FrontEnd(self.recogniser.front_end)(samples))
-        adversarial = self.attack(self.target, x, self.y)
-        write_array(place, adversarial[0, 0].numpy())
-        return {
-            **self._read_as(self.target, x, adversarial),
-            "largest change dB": round(scale.epsilon_db(float((adversarial - x).abs().max())), 3),
-            "log-Mel SNR dB": _snr_db(x, adversarial),
-        }
-
-    def waveform(self, samples: Tensor, place: Path) -> dict[str, object]:
-        """Attack samples (1, T), write them as a 16-bit WAV, and return what happened."""
-        logmel = self.recogniser.logmel
-        model = WaveformClassifier(logmel, self.target)
-        adversarial = self.attack(model, samples, self.y)
-        audio.write(place, adversarial[0].numpy(), self.rate)
-        largest = float((adversarial - samples).abs().max())
-        dbfs = 20.0 * math.log10(largest) if largest > 0 else -math.inf
-        return {
-            **self._read_as(model, samples, adversarial),
-            "largest change dBFS": round(dbfs, 1),
-            "SNR dB": _snr_db(samples, adversarial),
-        }
-
-    def _read_as(self, model: nn.Module, x: Tensor, adversarial: Tensor) -> dict[str, object]:
-        with evaluating(model), torch.no_grad():
-            before, after = (int(classes_of(logits_of(model, v))) for v in (x, adversarial))
-        return {"before": self.recogniser.labels[before], "after": self.recogniser.labels[after]}
-
-
-def _snr_db(x: Tensor, moved: Tensor) -> float:
-    return round(float(signal_to_noise_ratio(x, moved)), 1)
 
 
 @dataclass(frozen=True)
@@ -240,8 +134,10 @@ class Purify:
             raise SettingError("out", None, "a file or folder to write, given as -o OUT")
         if self.engine == "local" and self.address is not None:
             raise SettingError("address", self.address, "none: it belongs to --engine ray")
+        from servax.purifier import bulk
+
         source, target = expanded(self.sounds), expanded(self.out)
-        one = source.is_file() and not is_manifest(self.sounds)
+        one = source.is_file() and source.suffix.lower() not in MANIFESTS
         if self.engine == "local" and self.workers is not None and one:
             expected = "none for one sound: it belongs to --engine ray, or to many sounds"
             raise SettingError("workers", self.workers, expected)
@@ -250,21 +146,18 @@ class Purify:
         if plan.rows and not self.overwrite:
             check_manifest(plan, target)
         remove_unfinished(target)
-        told = _watched("purifying", plan, self._purified(plan))
+        given: dict[str, Any] = {"overwrite": self.overwrite, "workers": self.workers}
+        purify: Callable[..., Iterable[Outcome]] = bulk.purify_here
+        if self.engine == "ray":
+            purify, given = bulk.purify_on_ray, given | {"address": self.address}
+        with _watched("purifying", plan) as (told, tell):
+            for outcome in purify(self.purifier, plan.jobs, **given):
+                tell(outcome)
         self._show(plan, told, target)
         code = _end(plan, told, target)
         if plan.rows:
-            write_manifest(plan, told, target)  # last: whether it can be written, the rest is told
+            write_manifest(plan, told, target)  # last: the rest is told, whether it can be
         return code
-
-    def _purified(self, plan: Plan) -> Iterable[Outcome]:
-        given: dict[str, Any] = {"overwrite": self.overwrite, "workers": self.workers}
-        purify: Callable[..., Iterable[Outcome]] = purify_here
-        if self.engine == "ray":
-            from servax.purifier.bulk import purify_on_ray
-
-            purify, given = purify_on_ray, given | {"address": self.address}
-        return purify(self.purifier, plan.jobs, **given)
 
     def _show(self, plan: Plan, told: Sequence[Outcome], target: Path) -> None:
         limited = [each for each in told if each.limited_samples]
@@ -299,15 +192,22 @@ def _refuse_existing(plan: Plan, source: Path, *, overwrite: bool) -> None:
                 raise AudioError(job.target, "is there already; add --overwrite to replace it")
 
 
-def _watched(title: str, plan: Plan, outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """Return what became of every file of a plan, by name, and show how far it is meanwhile."""
-    told = []
+@contextmanager
+def _watched(title: str, plan: Plan) -> Iterator[tuple[list[Outcome], Callable[[Outcome], None]]]:
+    """Yield what becomes of every file of a plan, and what tells it; show how far it is meanwhile.
+
+    At the end the files are in the order of their names.
+    """
+    told: list[Outcome] = []
     with bar(title) as update:
         update(0, len(plan.jobs))
-        for outcome in outcomes:
+
+        def tell(outcome: Outcome) -> None:
             told.append(outcome)
             update(len(told), len(plan.jobs))
-    return sorted([*plan.told, *told], key=lambda each: each.source)
+
+        yield told, tell
+    told[:] = sorted([*plan.told, *told], key=lambda each: each.source)
 
 
 def _counts(told: Sequence[Outcome]) -> dict[str, int]:

@@ -34,8 +34,7 @@ from servax.evaluation.trial import Inputs
 from servax.files import expanded
 from servax.models.storage import SETTINGS, WEIGHTS
 from servax.pretrained import names, resolve
-from servax.purifier import Purifier
-from servax.purifier.sound_purifier import SoundPurifier
+from servax.purifier import Purifier, SoundPurifier
 from servax.recognition import HUB_ID, MODEL
 from servax.training import generator
 

@@ -1,14 +1,22 @@
-"""SSA, the losses, the training of P against D, and the trained `Purifier`."""
+"""SSA, the losses, the training of P against D, and the trained `Purifier`.
 
-from servax.purifier.losses import LossWeights
-from servax.purifier.pipeline import protected_pipeline
-from servax.purifier.presets import PRESETS, Level, Preset, preset
-from servax.purifier.purifier import Purifier
-from servax.purifier.sound_purifier import SoundPurifier
-from servax.purifier.ssa import SSA
-from servax.purifier.surrogates import DecisionSSA, SurrogateTrainer, SurrogateTraining
-from servax.purifier.training import PurifierTrainer, PurifierTraining
-from servax.runtime.stream import SoundStream
+Names are loaded when they are first used: what says which file becomes which needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from servax.purifier.losses import LossWeights
+    from servax.purifier.pipeline import protected_pipeline
+    from servax.purifier.presets import PRESETS, Level, Preset, preset
+    from servax.purifier.purifier import Purifier, SoundPurifier
+    from servax.purifier.ssa import SSA
+    from servax.purifier.surrogates import DecisionSSA, SurrogateTrainer, SurrogateTraining
+    from servax.purifier.training import PurifierTrainer, PurifierTraining
+    from servax.runtime.stream import SoundStream
 
 __all__ = [
     "PRESETS",
@@ -27,3 +35,19 @@ __all__ = [
     "preset",
     "protected_pipeline",
 ]
+_HOMES = {
+    "losses": ("LossWeights",),
+    "pipeline": ("protected_pipeline",),
+    "presets": ("PRESETS", "Level", "Preset", "preset"),
+    "purifier": ("Purifier", "SoundPurifier", "SoundStream"),
+    "ssa": ("SSA",),
+    "surrogates": ("DecisionSSA", "SurrogateTrainer", "SurrogateTraining"),
+    "training": ("PurifierTrainer", "PurifierTraining"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"servax.purifier.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

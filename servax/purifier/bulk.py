@@ -15,15 +15,16 @@ import hashlib
 import json
 import os
 import signal
-from collections.abc import Container, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,8 @@ from servax import audio
 from servax.errors import ServaxError, SettingError
 from servax.features import one_thread
 from servax.files import this_process, unfinished_name
-from servax.purifier.file_jobs import LOGMEL, FileJob, Outcome
 from servax.purifier.files import carry_out, purify_file, work_of
+from servax.purifier.plans import LOGMEL, FileJob, Outcome
 from servax.purifier.purifier import Purifier
 from servax.runtime.host import cpus
 from servax.stages.ray_session import check_reachable, joined, last_line, load_ray
@@ -44,7 +45,7 @@ BYTES_WORTH_A_WORKER = 16 * 2**20
 IN_FLIGHT = 2
 """Jobs handed to each worker at once: the next one waits where the last one ends."""
 BATCH = 8
-"""Files that a worker takes at once."""
+"""Files that a worker of Ray takes at once."""
 TRIES = 3
 """Workers that may be lost over one file; it has failed then. Ray begins workers again for ever."""
 
@@ -124,43 +125,27 @@ def _spread(
         pool.shutdown(cancel_futures=True)
 
 
-AT_WORK: list[Worker] = []
-"""The one of this process, where it is one of several."""
+AT_WORK: list[Callable[[FileJob], Outcome]] = []
+"""What this process does with a job, where it is one of several."""
 
 
 def _begin(purifier: str, overwrite: bool) -> None:
-    signal.signal(signal.SIGINT, _leave)
-    AT_WORK.append(Worker(purifier, overwrite))
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    """End at Ctrl-C without a traceback; a file half written is removed on the way."""
-    raise SystemExit(128 + number)
+    # Ends at Ctrl-C without a traceback; a file half written is removed on the way.
+    signal.signal(signal.SIGINT, lambda number, _: sys.exit(128 + number))
+    AT_WORK.append(partial(purify_file, _alone(purifier), overwrite=overwrite))
 
 
 def _purify(job: FileJob) -> Outcome:
-    return AT_WORK[0].purify(job)
+    return AT_WORK[0](job)
 
 
-class Worker:
-    """Holds one model, which computes on one thread, and purifies files.
-
-    Args:
-        purifier: Folder, name of a packaged one, or hub id.
-        overwrite: Replace targets that are there.
-    """
-
-    def __init__(self, purifier: str, overwrite: bool) -> None:
-        torch.set_num_threads(1)
-        self.purifier = Purifier.from_pretrained(purifier).frozen()
-        self.overwrite = overwrite
-
-    def purify(self, job: FileJob) -> Outcome:
-        """Return what became of a job."""
-        return purify_file(self.purifier, job, overwrite=self.overwrite)
+def _alone(purifier: str) -> Purifier:
+    """Return the one model of a process of its own, which computes on one thread."""
+    torch.set_num_threads(1)
+    return Purifier.from_pretrained(purifier).frozen()
 
 
-class RayWorker(Worker):
+class RayWorker:
     """Purifies batches of files that travel as text.
 
     Args:
@@ -170,9 +155,7 @@ class RayWorker(Worker):
     """
 
     def __init__(self, purifier: str, overwrite: bool, run: str) -> None:
-        # Ray gives each worker one CPU, and takes a class along by its parts: no `super` then.
-        Worker.__init__(self, purifier, overwrite)
-        self.run = run
+        self.purifier, self.overwrite, self.run = _alone(purifier), overwrite, run
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
         """Return the outcomes of a batch of jobs, each as JSON."""
@@ -194,7 +177,7 @@ class RayWorker(Worker):
             if lost >= TRIES:
                 told = f"{job.source}: {lost} workers were lost over it, one after another."
                 return Outcome(job.source, job.target, "failed", sentence=told)
-            return self.purify(job)
+            return purify_file(self.purifier, job, overwrite=self.overwrite)
         finally:
             with suppress(OSError, ValueError):
                 mark.unlink(missing_ok=True)
@@ -226,34 +209,18 @@ def purify_on_ray(
     ray = load_ray()
     if address is not None and not ray.is_initialized():
         check_reachable(address, ray)
-    with joined(ray, address, workers):
-        most = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        yield from _outcomes(ray, purifier, jobs, overwrite, most)
-
-
-def _outcomes(
-    ray: Any, purifier: str, jobs: Sequence[FileJob], overwrite: bool, workers: int
-) -> Iterator[Outcome]:
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    size = max(1, min(BATCH, -(-len(jobs) // workers)))
-    count = min(workers, -(-len(jobs) // size))
-    # As JSON, in which a name that is not UTF-8 travels too.
-    rows = [{"job": json.dumps(asdict(job))} for job in jobs]
-    # One block a batch: Ray Data never joins small blocks of several workers by itself.
-    data = ray.data.from_items(rows, override_num_blocks=-(-len(jobs) // size))
-    done = data.map_batches(
-        RayWorker,
-        fn_constructor_args=(purifier, overwrite, this_process()),
-        batch_size=size,
-        compute=ray.data.ActorPoolStrategy(size=count),
-        num_cpus=1,
-    )
+    # What a lost worker had done was not there before.
     there = {job.target for job in jobs if os.path.exists(job.target)}  # noqa: PTH110
     try:
-        for row in done.iter_rows():
-            yield _seen(Outcome(**json.loads(row["outcome"])), there)
+        with joined(ray, address, workers):
+            most = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+            for row in _purified_data(ray, purifier, jobs, overwrite, most).iter_rows():
+                outcome = Outcome(**json.loads(row["outcome"]))
+                if outcome.status == "skipped" and outcome.target not in there:
+                    sound = not outcome.target.endswith(LOGMEL)
+                    seconds = audio.duration_seconds(outcome.target) if sound else 0.0
+                    outcome = replace(outcome, status="done", seconds=seconds)
+                yield outcome
     except ray.exceptions.RayError as error:
         raise ServaxError(
             f"Ray ended the work ({last_line(error)}); run the same command to go on: what is done "
@@ -261,10 +228,22 @@ def _outcomes(
         ) from error
 
 
-def _seen(outcome: Outcome, there: Container[str]) -> Outcome:
-    """Return an outcome as this run sees it: what a lost worker had done was not there before."""
-    if outcome.status != "skipped" or outcome.target in there:
-        return outcome
-    sound = not outcome.target.endswith(LOGMEL)
-    seconds = audio.duration_seconds(outcome.target) if sound else 0.0
-    return replace(outcome, status="done", seconds=seconds)
+def _purified_data(
+    ray: Any, purifier: str, jobs: Sequence[FileJob], overwrite: bool, workers: int
+) -> Any:
+    """Return the dataset of outcomes, each as JSON, that Ray computes as it is read."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    size = max(1, min(BATCH, -(-len(jobs) // workers)))
+    batches = -(-len(jobs) // size)
+    # As JSON, in which a name that is not UTF-8 travels too.
+    rows = [{"job": json.dumps(asdict(job))} for job in jobs]
+    # One block a batch: Ray Data never joins small blocks of several workers by itself.
+    return ray.data.from_items(rows, override_num_blocks=batches).map_batches(
+        RayWorker,
+        fn_constructor_args=(purifier, overwrite, this_process()),
+        batch_size=size,
+        compute=ray.data.ActorPoolStrategy(size=min(workers, batches)),
+        num_cpus=1,
+    )

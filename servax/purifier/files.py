@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from servax import audio
 from servax.errors import AudioError, PathError, SettingError, ShapeError, unwritable
 from servax.files import write_whole
-from servax.purifier.file_jobs import ITSELF, LOGMEL, FileJob, Outcome
 from servax.purifier.folders import same_file
+from servax.purifier.plans import ITSELF, LOGMEL, FileJob, Outcome
 from servax.purifier.purifier import Purifier
 from servax.runtime.limiter import Limited
 from servax.runtime.samples import SHORTEST_SECONDS
@@ -25,11 +25,7 @@ from servax.runtime.samples import SHORTEST_SECONDS
 BLOCK_SECONDS = 30.0
 BEYOND_FULL_SCALE = (
     *audio.FLOATS,
-    "VORBIS",
-    "OPUS",
-    "MPEG_LAYER_I",
-    "MPEG_LAYER_II",
-    "MPEG_LAYER_III",
+    *("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"),
 )
 """Encodings whose samples may lie beyond full scale."""
 
@@ -58,6 +54,17 @@ def carry_out(
     return Outcome(job.source, job.target, "failed", sentence=said)
 
 
+def _is_free(target: Path, *, overwrite: bool) -> bool:
+    """Tell whether a target may be written, its folder made; false where it is there already."""
+    try:
+        if target.is_dir() or (target.exists() and not target.is_file()):
+            raise PathError(target, "is there, and is no file that could be replaced; move it")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return overwrite or not target.exists()
+    except (OSError, ValueError) as error:
+        raise PathError(target, unwritable(error)) from None
+
+
 def purify_file(purifier: Purifier, job: FileJob, *, overwrite: bool = False) -> Outcome:
     """Purify what a job says; whatever is wrong with its files is told, never raised.
 
@@ -75,28 +82,6 @@ def work_of(purifier: Purifier, job: FileJob) -> Callable[[FileJob], Outcome]:
     """Return what `carry_out` does for a sound or for a log-Mel."""
     logmel = Path(job.source).suffix.lower() == LOGMEL
     return partial(_purify_logmel if logmel else _purify_sound, purifier)
-
-
-def write_array(target: Path, array: NDArray[np.float32]) -> None:
-    """Write an array as ``.npy``, whole or not at all.
-
-    Raises:
-        PathError: It cannot be written.
-    """
-    content = io.BytesIO()  # into a file, NumPy would hide what the system says of a full disk
-    np.save(content, array, allow_pickle=False)
-    write_whole(target, content.getvalue())
-
-
-def _is_free(target: Path, *, overwrite: bool) -> bool:
-    """Tell whether a target may be written, its folder made; false where it is there already."""
-    try:
-        if target.is_dir() or (target.exists() and not target.is_file()):
-            raise PathError(target, "is there, and is no file that could be replaced; move it")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return overwrite or not target.exists()
-    except (OSError, ValueError) as error:
-        raise PathError(target, unwritable(error)) from None
 
 
 def _purify_sound(purifier: Purifier, job: FileJob) -> Outcome:
@@ -159,6 +144,17 @@ def _purify_logmel(purifier: Purifier, job: FileJob) -> Outcome:
         raise ShapeError("log-Mel", np.shape(x), f"({mels}, F)")
     if x.dtype.kind != "f" or not (np.isfinite(x).all() and x.min() >= 0 and x.max() <= 1):
         raise SettingError("log-Mel", "outside", "finite numbers in [0, 1], the purifier's scale")
-    given = torch.from_numpy(x.astype(np.float32))[None, None]
-    write_array(Path(job.target), purifier(given)[0, 0].numpy())
+    purified = purifier(torch.from_numpy(x.astype(np.float32))[None, None])
+    write_array(Path(job.target), purified[0, 0].numpy())
     return Outcome(job.source, job.target, "done")
+
+
+def write_array(target: Path, array: NDArray[np.float32]) -> None:
+    """Write an array as ``.npy``, whole or not at all.
+
+    Raises:
+        PathError: It cannot be written.
+    """
+    content = io.BytesIO()  # into a file, NumPy would hide what the system says of a full disk
+    np.save(content, array, allow_pickle=False)
+    write_whole(target, content.getvalue())

@@ -17,8 +17,8 @@ from servax.cli import main
 from servax.errors import AudioError, PathError
 from servax.pretrained import folder
 from servax.purifier import Purifier
-from servax.purifier.file_jobs import FileJob, plan_purification
 from servax.purifier.files import BLOCK_SECONDS, purify_file
+from servax.purifier.plans import FileJob, plan_purification
 
 PACKAGED = "ssad-plus-synthetic"
 
@@ -72,7 +72,7 @@ def test_a_sound_longer_than_a_block_is_the_sound_at_once(
 
 MEMORY = """
 import resource, sys
-from servax.purifier.file_jobs import FileJob
+from servax.purifier.plans import FileJob
 from servax.purifier.files import purify_file
 from servax.purifier import Purifier
 import torch

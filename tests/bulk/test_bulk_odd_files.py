@@ -24,8 +24,8 @@ from servax.corpora import cache_folder
 from servax.errors import PathError, SettingError
 from servax.pretrained import folder
 from servax.purifier import Purifier
-from servax.purifier.file_jobs import FileJob
 from servax.purifier.files import purify_file
+from servax.purifier.plans import FileJob
 
 PACKAGED = "ssad-plus-synthetic"
 NOT_UTF8 = os.fsdecode(b"caf\xe9.wav")

@@ -12,8 +12,8 @@ import pytest
 import soundfile
 
 from servax.errors import AudioError, PathError
-from servax.purifier.file_jobs import Plan, plan_attack, plan_purification
 from servax.purifier.folders import files_below
+from servax.purifier.plans import Plan, plan_attack, plan_purification
 
 NAMES = [
     *("a.wav", "a.mp3", "a.flac", "a.mp3.wav", "a.wav.wav", "a.WAV", "a.npy", "a.npy.wav", "b.ogg"),

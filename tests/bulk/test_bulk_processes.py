@@ -14,7 +14,7 @@ from servax.cli import main
 from servax.errors import ServaxError, SettingError
 from servax.purifier import bulk
 from servax.purifier.bulk import purify_here
-from servax.purifier.file_jobs import FileJob, plan_purification
+from servax.purifier.plans import FileJob, plan_purification
 
 PACKAGED = "ssad-plus-synthetic"
 

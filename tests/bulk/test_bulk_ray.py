@@ -21,7 +21,7 @@ PACKAGED = "ssad-plus-synthetic"
 LOSING = """
 import os, pathlib, sys
 from servax.purifier import bulk
-from servax.purifier.file_jobs import FileJob
+from servax.purifier.plans import FileJob
 from servax.purifier.bulk import RayWorker, purify_on_ray
 
 class Mortal(RayWorker):

@@ -27,8 +27,8 @@ import torch
 from servax import audio
 from servax.errors import AudioError, ServaxError
 from servax.purifier import Purifier
-from servax.purifier.file_jobs import FileJob
 from servax.purifier.files import purify_file
+from servax.purifier.plans import FileJob
 from servax.service import Refusal, ServiceSettings, decode
 from servax.service.decoding import MOST_SAMPLES
 

@@ -21,8 +21,8 @@ from service_running import SETTINGS, Running, samples_of, sound
 from servax.audio.writing import LARGEST_OF_16_BITS as LOUDEST
 from servax.defences.detector import Detector
 from servax.features import FrontEnd
-from servax.purifier.file_jobs import FileJob
 from servax.purifier.files import purify_file
+from servax.purifier.plans import FileJob
 from servax.service.inference import Models
 
 

@@ -31,7 +31,7 @@ from servax.features.frontend import SILENCE_RMS
 from servax.features.full_scale import beyond_full_scale, read_in_range
 from servax.models import WaveformClassifier, classes_of
 from servax.perturbation import into_16_bit
-from servax.purifier.sound_purifier import SoundPurifier
+from servax.purifier import SoundPurifier
 from servax.runtime.limiter import limited
 from servax.runtime.samples import SHORTEST_SECONDS
 from servax.service.inference import Models

@@ -13,10 +13,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from servax import audio
-from servax.corpora import Utterance, is_manifest, read_manifest
 from servax.errors import AudioError, PathError, shown, unwritable
 from servax.files import whole_file
 from servax.purifier.folders import (
@@ -28,7 +27,11 @@ from servax.purifier.folders import (
     unread,
 )
 
+if TYPE_CHECKING:
+    from servax.corpora import Utterance
+
 LOGMEL = ".npy"
+MANIFESTS = (".csv", ".parquet")
 MANIFEST = "manifest.csv"
 COLUMNS = ["path", "label", "speaker", "gender", "session", "text", "utterance"]
 ITSELF = "is the sound itself; give another place to write"
@@ -100,7 +103,7 @@ def plan_purification(source: Path, out: Path) -> Plan:
     if os.path.isdir(source):  # noqa: PTH112  never raises, whatever the name
         return _of_folder(source, out, (*SOUNDS, LOGMEL))
     _check_file(source)
-    if is_manifest(str(source)):
+    if source.suffix.lower() in MANIFESTS:
         return _of_manifest(source, out)
     if out.is_dir():
         raise PathError(out, f"is a folder; give a file, such as {out / source.name}")
@@ -162,6 +165,8 @@ def _of_folder(source: Path, out: Path, endings: Sequence[str], ending: str = ""
 
 
 def _of_manifest(source: Path, out: Path) -> Plan:
+    from servax.corpora import read_manifest
+
     if same_file(source.parent, out):
         raise PathError(out, "is the folder of the manifest itself; give another one to write")
     _check_folder(source, out)
