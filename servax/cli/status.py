@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from servax.cli.bars import RunBars
-from servax.cli.output import bar, duration, print_json, print_table, say
+from servax.cli.output import bar, duration, print_json, print_table
 from servax.experiments import Recipe
 from servax.experiments.estimate import (
     Overview,
     Pace,
     Row,
-    measure,
     rehearse,
     survey,
-    takes_long,
 )
 from servax.experiments.fold import RunData
-from servax.experiments.plan import Plan
-from servax.stages import Watcher
+from servax.experiments.run import Plan
 
 NAMES_SHOWN = 3
 """Of the stages that one stage needs; an attack on all defences needs dozens."""
@@ -38,16 +34,15 @@ def show(recipe: Recipe, shown: str, folder: Path, *, status: bool, as_json: boo
         status: Show how far the run is; else what running it would do, and how long it may take.
         as_json: Print JSON.
     """
-    began = time.perf_counter()
     with RunBars() as bars:
-        extraction = _Extraction(bars)
-        plan = Plan.of(RunData.of(recipe, folder, extraction), {})
-    begin = time.perf_counter() - began - extraction.seconds
+        plan = Plan.of(RunData.of(recipe, folder, bars), {})
     overview = survey(plan)
     pace, how = overview.pace, "at the pace of the stages that are done"
     measured = not status and overview.seconds_left() is None
     if measured:
-        pace, how = _measured(plan, begin)
+        with bar("timing a few steps of each kind of stage") as update:
+            pace = rehearse(plan, tick=update)
+        how = f"by a few steps of {len(pace.speeds)} kinds of stages (measured now)"
     if as_json:
         print_json(_as_data(overview, pace, shown, measured=measured))
         return 0
@@ -55,47 +50,6 @@ def show(recipe: Recipe, shown: str, folder: Path, *, status: bool, as_json: boo
     columns, row = (STATUS, status_row) if status else (DRY_RUN, dry_run_row)
     print_table(title, columns, [row(r, pace) for r in overview.rows])
     return 0
-
-
-def _measured(plan: Plan, begin: float) -> tuple[Pace, str]:
-    """Return how long stages take, measured now, and how that was measured."""
-    rough = measure(plan)
-    step = f"{rough.speeds['target'].unit:.2g} s"
-    if takes_long(plan, rough):
-        return rough, f"where a training step takes {step} (measured now)"
-    with bar("timing a few steps of each kind of stage") as update:
-        pace = rehearse(plan, begin=begin, tick=update)
-    return pace, f"by a few steps of each kind of stage (measured now; of the target: {step})"
-
-
-class _Extraction(Watcher):
-    """Says why features are extracted, where they are not in the cache, and shows how far it is."""
-
-    def __init__(self, bars: RunBars) -> None:
-        self._bars, self._steps, self._begun = bars, 0, False
-        self._started = 0.0
-        self.seconds = 0.0
-        """How long it took; a run that follows finds the features in the cache."""
-
-    def start(self, stage: str, steps: int) -> None:
-        """Wait and see whether there is anything to do."""
-        self._steps, self._started = steps, time.perf_counter()
-
-    def advance(self, note: str = "") -> None:
-        """Move the bar; open it first."""
-        if not self._begun:
-            say(
-                "Stages are known by the scale of the features, which are extracted into the cache."
-            )
-            self._bars.start("features", self._steps)
-            self._begun = True
-        self._bars.advance(note)
-
-    def finish(self, stage: str, *, cached: bool) -> None:
-        """Close the bar if there is one."""
-        if self._begun:
-            self.seconds = time.perf_counter() - self._started
-            self._bars.finish(stage, cached=cached)
 
 
 DRY_RUN = ("stage", "kind", "needs", "state", "time left")

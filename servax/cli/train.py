@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import KW_ONLY, asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ from servax.evaluation.suites import AttackGrid
 from servax.experiments.training import (
     START,
     Parts,
+    Session,
     fold_parts,
     start_adversarial,
     train_adversarial,
@@ -47,6 +49,7 @@ from servax.training import (
     Compute,
     Fitted,
     Processes,
+    Progress,
     RecogniserTraining,
     current,
     launch,
@@ -122,23 +125,38 @@ class _Training(FoldChoice, Processes):
         """Return the datasets of the fold; every process of a training reads them anew."""
         corpus = load(self.corpus, self.root, scheme=self.scheme)
         fold, front_end = self.of(corpus), FrontEndSettings()
-        with _bar("features") as update:
+        with bar("features") if current().main else nullcontext() as update:
             features = extract(
                 corpus, FrontEnd(front_end), folder=cache_folder() / "features", progress=update
             )
         return fold_parts(fold, features, front_end)
 
-    def fitted(self, what: str, train: Callable[..., Fitted], *given: Any, **settings: Any) -> None:
+    @contextmanager
+    def folder(self) -> Iterator[Path]:
+        """Yield `out` to the main process; what the others write is thrown away."""
+        if current().main:
+            yield Path(self.out)
+            return
+        with tempfile.TemporaryDirectory(prefix="servax-") as folder:
+            yield Path(folder)
+
+    @contextmanager
+    def session(
+        self, folder: Path, what: str, settings: str, steps: int | None = None
+    ) -> Iterator[Session]:
+        """Yield a session whose progress is a bar; where the last epoch is short, of `steps`."""
+        with bar(what) if current().main else nullcontext() as update:
+
+            def progress(at: Progress) -> None:
+                if update is not None:
+                    update(at.epoch * at.steps + at.step, steps or at.epochs * at.steps)
+
+            yield Session(folder, self.seed, settings, self.compute, progress)
+
+    def fitted(self, what: str, train: Callable[[Session], Fitted], settings: str = "") -> None:
         """Train into ``out/model`` with a bar, and say what came of it."""
-        with _folder(self.out) as folder, _bar(what) as update:
-            fitted = train(
-                *given,
-                folder,
-                **settings,
-                seed=self.seed,
-                compute=self.compute,
-                progress=lambda p: update(p.epoch * p.steps + p.step, p.epochs * p.steps),
-            )
+        with self.folder() as folder, self.session(folder, what, settings) as session:
+            fitted = train(session)
         term, digits = {"recogniser": ("UAR", 3), "denoiser": ("loss", 5)}.get(what, ("loss", 4))
         _say(
             f"validation {term} {fitted.best:.{digits}f} in epoch {fitted.best_epoch + 1}: "
@@ -171,13 +189,14 @@ class TrainRecogniser(_Training):
         settings = _identity(
             parts, width=self.width, training=asdict(training), seed=self.seed, **other
         )
-        self.fitted(
-            "recogniser",
+        train = partial(
             train_recogniser,
-            *(parts, self.width, training),
-            settings=settings,
+            parts=parts,
+            training=training,
+            width=self.width,
             network=self.network,
         )
+        self.fitted("recogniser", train, settings)
 
 
 @dataclass(frozen=True)
@@ -225,16 +244,22 @@ class TrainPurifier(_Training):
     def train(self) -> None:
         """Train the purifier in one process."""
         parts, found = self.prepare()
-        network = purifier_preset(self.preset).network
+        preset = replace(purifier_preset(self.preset), training=self.training)
         settings = _identity(
             parts,
-            network=asdict(network),
-            training=stored(self.training),
+            network=asdict(preset.network),
+            training=stored(preset.training),
             extractor=str(Path(self.extractor).resolve()),
             seed=self.seed,
         )
-        given = (parts, found.extractor, network, self.training, DiscriminatorSettings())
-        self.fitted("purifier", train_purifier, *given, settings=settings)
+        train = partial(
+            train_purifier,
+            parts=parts,
+            extractor=found.extractor,
+            preset=preset,
+            discriminator=DiscriminatorSettings(),
+        )
+        self.fitted("purifier", train, settings)
 
 
 @dataclass(frozen=True)
@@ -261,13 +286,21 @@ class TrainDenoiser(_Training):
         """Train the denoiser in one process."""
         parts = self.parts()
         training = DenoiserTraining(standard_deviation=self.noise, epochs=self.epochs)
-        self.fitted(
-            "denoiser",
-            train_denoiser,
-            *(parts.train, parts.validation, training),
-            network=purifier_preset(self.preset).network,
-            front_end=parts.front_end,
-        )
+
+        def train(session: Session) -> Fitted:
+            return train_denoiser(
+                parts.train,
+                parts.validation,
+                training,
+                session.folder,
+                network=purifier_preset(self.preset).network,
+                front_end=parts.front_end,
+                seed=session.seed,
+                compute=session.compute,
+                progress=session.progress,
+            )
+
+        self.fitted("denoiser", train)
 
 
 @dataclass(frozen=True)
@@ -333,35 +366,18 @@ class TrainAdversarial(_Training):
     def train(self) -> None:
         """Train the plain part into ``out/start``, then each model into ``out/<name>/model``."""
         parts, training, objectives = self.parts(), self.training, self.objectives
-        common = {"width": self.width, "training": asdict(training), "seed": self.seed}
+        told = {"width": self.width, "training": asdict(training), "seed": self.seed}
+        given: dict[str, Any] = {"parts": parts, "training": training, "width": self.width}
         plain = training.plain_iterations
-
-        def fitted(part: str, steps: int, train: Callable[..., Fitted], **settings: Any) -> None:
-            with _bar(part) as update:
-                train(
-                    parts=parts,
-                    width=self.width,
-                    training=training,
-                    **settings,
-                    seed=self.seed,
-                    compute=self.compute,
-                    # The last epoch may be a short one.
-                    progress=lambda p: update(p.epoch * p.steps + p.step, steps),
-                )
-
-        with _folder(self.out) as folder:
-            start, settings = folder / "start", _identity(parts, **common)
-            fitted("plain part", plain, start_adversarial, folder=start, settings=settings)
+        with self.folder() as folder:
+            start, settings = folder / "start", _identity(parts, **told)
+            with self.session(start, "plain part", settings, plain) as session:
+                start_adversarial(session, **given)
             for each in objectives:
-                fitted(
-                    each.name,
-                    training.iterations - plain,
-                    train_adversarial,
-                    objective=each,
-                    folder=folder / each.name,
-                    start=start / START,
-                    settings=_identity(parts, objective=asdict(each), name=each.name, **common),
-                )
+                name, rest = each.name, training.iterations - plain
+                settings = _identity(parts, objective=asdict(each), name=name, **told)
+                with self.session(folder / name, name, settings, rest) as session:
+                    train_adversarial(session, objective=each, start=start / START, **given)
         for each in objectives if current().main else ():
             last = read_log(Path(self.out) / each.name / LOG_NAME)[-1]
             _say(
@@ -385,29 +401,7 @@ def _identity(parts: Parts, **settings: Any) -> str:
     return json.dumps({**told, **settings}, sort_keys=True, default=list)
 
 
-# Of several processes that train together, one speaks and writes.
-
-
-@contextmanager
-def _bar(description: str) -> Iterator[Callable[[int, int], None]]:
-    """Show one bar on stderr, in the main process only; yields a callback for (done, total)."""
-    if not current().main:
-        yield lambda done, total: None
-        return
-    with bar(description) as update:
-        yield update
-
-
 def _say(sentence: str) -> None:
+    """Say something, in one of several processes that train together."""
     if current().main:
         say(sentence)
-
-
-@contextmanager
-def _folder(out: str) -> Iterator[Path]:
-    """Yield the folder `out` to the main process; what the others write is thrown away."""
-    if current().main:
-        yield Path(out)
-        return
-    with tempfile.TemporaryDirectory(prefix="servax-") as folder:
-        yield Path(folder)

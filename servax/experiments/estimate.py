@@ -4,7 +4,7 @@ A stage takes time in proportion to its cost (`Task.cost`, in training steps of 
 the stages that are done tell the seconds of one unit. Before any is done, a miniature of the run is
 timed: each kind of stage of the first fold is done on this machine, in a folder that is thrown
 away, with the recipe's networks and batches, but few utterances, two epochs and a few steps of each
-attack. Where that would take long, a few training steps are all that is timed.
+attack. Where that takes long, only the first of them are.
 """
 
 from __future__ import annotations
@@ -20,26 +20,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from servax.corpora import Corpus, Fold
-from servax.errors import ServaxError
 from servax.experiments.fold import RunData
-from servax.experiments.plan import Plan, publish_plan
 from servax.experiments.recipe import Recipe
-from servax.experiments.run import report_run
-from servax.purifier import PurifierTraining, SurrogateTraining
-from servax.recognition import new_recogniser
-from servax.stages import Holder, Stage, Storage, Task, Watcher, ended, holder, perform_here
-from servax.training import CHECKPOINT, LOG_NAME, RecogniserTrainer, global_seed, read_log
+from servax.experiments.run import Plan, publish_plan, report_run
+from servax.stages import Holder, Stage, Task, Watcher, ended, holder
+from servax.training import CHECKPOINT, LOG_NAME, read_log
 
 State = Literal["done", "running", "begun", "waiting"]
 FRESH_SECONDS = 120.0
 """A stage whose files changed within this time is taken to be at work."""
-MEASURED_STEPS = 3
-"""Steps that are timed, after one to warm up."""
-LONGEST_SECONDS = 180.0
-"""A miniature that would take longer is not done."""
+LONGEST_SECONDS = 60.0
+"""After this time no other stage of the miniature is begun."""
 EPOCHS = 2
 """Of each training of the miniature."""
 STEPS = 3
@@ -152,142 +145,80 @@ def survey(plan: Plan, *, now: float | None = None) -> Overview:
         now: Time in seconds since 1970; default the clock's.
     """
     tasks, who = plan.tasks, holder(plan.data.folder)
-    at_work = _at_work(tasks, time.time() if now is None else now, who)
-    if ended(plan.data.folder):
-        at_work = set()
+    over = ended(plan.data.folder)
+    at_work = set() if over else _at_work(tasks, time.time() if now is None else now, who)
     rows = tuple(_row(task, at_work) for task in tasks)
     return Overview(rows, _learnt(tasks), who)
 
 
-def measure(plan: Plan) -> Pace:
-    """Return the time of one training step of the recipe's recogniser on this machine.
-
-    A few steps of its first training are done with weights that are thrown away.
-
-    Raises:
-        ServaxError: The training part of the first fold is empty.
-    """
-    recipe, parts = plan.data.recipe, plan.folds[0].training.parts
-    network = new_recogniser(recipe.network, parts.train.classes, recipe.width, seed=0)
-    trainer = RecogniserTrainer(
-        network, parts.train, parts.validation, recipe.recogniser, seed=0, compute=recipe.compute
-    )
-    moments = [time.perf_counter()]
-
-    def tick() -> None:
-        moments.append(time.perf_counter())
-        if len(moments) == MEASURED_STEPS + 2:
-            raise _EnoughError
-
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(recipe.resources.train.cpus or threads)
-        with global_seed(0, "epoch", 0):
-            trainer.train_epoch(0, tick)
-    except _EnoughError:
-        pass
-    finally:
-        torch.set_num_threads(threads)
-    steps = [later - earlier for earlier, later in pairwise(moments)]
-    if not steps:
-        raise ServaxError("the first fold has no training utterance; choose other groups.")
-    each = statistics.median(steps[1:] or steps)
-    return Pace({"target": Speed(each)})
-
-
-class _EnoughError(Exception):
-    """Enough steps were timed."""
-
-
-def rehearse(
-    plan: Plan, *, begin: float = 0.0, tick: Callable[[int, int], None] | None = None
-) -> Pace:
+def rehearse(plan: Plan, *, tick: Callable[[int, int], None] | None = None) -> Pace:
     """Return the pace of each kind of stage of a plan, from a miniature that is done now.
 
     Args:
         plan: The run; nothing is written into its folder.
-        begin: Seconds that loading it took.
         tick: Called with (done, total) stages.
 
     Raises:
         ServaxError: The recipe's first fold cannot be trained, or there is no room on the disk.
     """
+    began, recipe = time.perf_counter(), plan.data.recipe
     with tempfile.TemporaryDirectory(prefix="servax-") as folder:
-        small = Plan.of(miniature(plan.data, Path(folder)), {})
-        tasks = small.tasks
+        small = miniature(RunData.of(recipe, plan.data.folder, Watcher()), Path(folder))
+        loading, tasks = time.perf_counter() - began, small.tasks
         speeds: dict[str, Speed] = {}
         for number, task in enumerate(tasks, start=1):
             watch = _Stopwatch()
-            perform_here(task, small.resources, watch, Storage.of(folder))
+            task.perform(watch, threads=recipe.resources.of(task).cpus)
             speeds.setdefault(kind_of(task.stage.name), _speed(task, watch.moments))
             if tick is not None:
                 tick(number, len(tasks))
-        began = time.perf_counter()
+            if time.perf_counter() - began > LONGEST_SECONDS:
+                return Pace(speeds, loading)
+        ended = time.perf_counter()
         publish_plan(small)
         report_run(Path(folder), [fold.name for fold in small.folds])
-        return Pace(speeds, begin + time.perf_counter() - began)
+        return Pace(speeds, loading + time.perf_counter() - ended)
 
 
-def takes_long(plan: Plan, pace: Pace) -> bool:
-    """Tell whether a miniature of a run would take longer than anyone waits for an estimate."""
-    (speed,) = pace.speeds.values()
-    with tempfile.TemporaryDirectory(prefix="servax-") as folder:
-        small = Plan.of(miniature(plan.data, Path(folder)), {})
-        return speed.unit * sum(task.cost for task in small.tasks) > LONGEST_SECONDS
-
-
-def miniature(data: RunData, folder: Path) -> RunData:
-    """Return the same for a run of one fold, with few utterances and steps of every kind."""
+def miniature(data: RunData, folder: Path) -> Plan:
+    """Return a run of one fold into `folder` with few utterances and steps of every kind."""
     fold, recipe = data.folds[data.held_out[0]], data.recipe
     sizes = [each.training.batch_size for each in recipe.chosen.values()]
     most = max(recipe.recogniser.batch_size, recipe.adversarial.training.batch_size, *sizes)
-    small = Fold(
-        0,
-        _few(fold.train, STEPS * most),
-        fold.validation,
-        _few(fold.test, BATCHES * recipe.batch_size),
-        fold.apart,
-    )
-    return replace(data, recipe=_shortened(recipe), folder=folder, folds=[small])
+    train, test = _few(fold.train, STEPS * most), _few(fold.test, BATCHES * recipe.batch_size)
+    small = Fold(0, train, fold.validation, test, fold.apart)
+    return Plan.of(replace(data, recipe=_shortened(recipe), folder=folder, folds=[small]), {})
 
 
 def _few(corpus: Corpus, count: int) -> Corpus:
     """Return `count` utterances, of every label as many as of another as far as they last."""
-    labels = corpus.label_index
-    turn = np.zeros(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        turn[labels == label] = np.arange(int((labels == label).sum()))
-    chosen = np.zeros(len(labels), dtype=np.bool_)
+    turn = corpus.utterances.groupby("label").cumcount().to_numpy()
+    chosen = np.zeros(len(turn), dtype=np.bool_)
     chosen[np.argsort(turn, kind="stable")[:count]] = True
     return corpus.subset(chosen)
 
 
 def _shortened(recipe: Recipe) -> Recipe:
+    def short(training: Any) -> Any:
+        return replace(training, epochs=EPOCHS, patience=EPOCHS)
+
     adversarial = recipe.adversarial
     plain = STEPS * EPOCHS if adversarial.training.plain_iterations else 0
-    trainings: dict[str, PurifierTraining | SurrogateTraining | None] = {
-        name: replace(recipe.chosen[name].training, epochs=EPOCHS, patience=EPOCHS)
-        for name in recipe.purifiers
-    }
-    variants = {
-        name: replace(each, training=replace(each.training, epochs=EPOCHS, patience=EPOCHS))
-        for name, each in recipe.variants.items()
-    }
+    rest = plain + STEPS * EPOCHS
     return replace(
         recipe,
         held_out=None,
         seeds=recipe.seeds[:1],
-        recogniser=replace(recipe.recogniser, epochs=EPOCHS, patience=EPOCHS),
-        purifiers=trainings,
-        variants=variants,
+        recogniser=short(recipe.recogniser),
+        purifiers={name: short(recipe.chosen[name].training) for name in recipe.purifiers},
+        variants={
+            name: replace(each, training=short(each.training))
+            for name, each in recipe.variants.items()
+        },
         adversarial=replace(
             adversarial,
             epsilons=adversarial.epsilons[:1],
-            training=replace(
-                adversarial.training,
-                plain_iterations=plain,
-                iterations=plain + STEPS * EPOCHS,
-            ),
+            training=replace(adversarial.training, plain_iterations=plain, iterations=rest),
         ),
         attacks=replace(recipe.attacks, steps=STEPS, adaptive_steps=STEPS),
     )
@@ -299,17 +230,10 @@ class _Stopwatch(Watcher):
     def __init__(self) -> None:
         self.moments: list[float] = []
 
-    def start(self, stage: str, steps: int) -> None:
-        """Take the time."""
+    def _note(self, *_: object, **__: object) -> None:
         self.moments.append(time.perf_counter())
 
-    def advance(self, note: str = "") -> None:
-        """Take the time."""
-        self.moments.append(time.perf_counter())
-
-    def finish(self, stage: str, *, cached: bool) -> None:
-        """Take the time."""
-        self.moments.append(time.perf_counter())
+    start = advance = finish = _note
 
 
 def _speed(task: Task, moments: Sequence[float]) -> Speed:
@@ -394,7 +318,7 @@ def _learnt(tasks: list[Task]) -> Pace:
         stage = task.stage
         if stage.result() is None:
             continue
-        seconds, advanced = stage.seconds(), stage.advanced()
+        seconds, advanced = stage.seconds(), stage.done().get("advanced")
         if seconds and advanced and task.steps:
             spent[task.kind] += seconds
             cost[task.kind] += task.cost * advanced / task.steps

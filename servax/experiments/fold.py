@@ -17,6 +17,7 @@ from servax.experiments.recipe import Recipe
 from servax.experiments.training import (
     START,
     Parts,
+    Session,
     epochs_note,
     fold_parts,
     start_adversarial,
@@ -27,10 +28,9 @@ from servax.experiments.training import (
 from servax.features import Features, FrontEnd, extract
 from servax.kinds import stored
 from servax.models import NetworkName
-from servax.purifier import PurifierTraining, SurrogateTraining
 from servax.recognition import MODEL, Recogniser
 from servax.stages import Stage, Task, Watcher, make_stage
-from servax.training import Fitted, RecogniserTraining, derive, epoch_order
+from servax.training import Fitted, Progress, derive, epoch_order
 
 # Expected cost of one step against one training step of the recogniser: for the time estimate only.
 COST_SSA_STEP = 0.5
@@ -111,20 +111,9 @@ class RunData:
             self.folds[index], self.features, r.front_end, window_db=r.window_db, scale=r.scale
         )
 
-    def training_steps(
-        self, index: int, training: RecogniserTraining | PurifierTraining | SurrogateTraining
-    ) -> int:
-        """Return the steps of a training that runs all its epochs."""
-        return training.epochs * self.steps_per_epoch(index, training.batch_size)
-
     def steps_per_epoch(self, index: int, batch_size: int) -> int:
         """Return how many batches the training part of a fold gives."""
         return len(epoch_order(len(self.folds[index].train), batch_size, seed=0, epoch=0))
-
-    def stage_name(self, index: int, seed: int, kind: str) -> str:
-        """Return how a stage is called before people."""
-        several = f", seed {seed}" if len(self.recipe.seeds) > 1 else ""
-        return f"fold {index + 1}{several}: {kind}"
 
 
 class FoldTraining:
@@ -137,7 +126,7 @@ class FoldTraining:
     """
 
     def __init__(self, data: RunData, index: int, seed: int) -> None:
-        self.p, self.index, self.seed = data, index, seed
+        self.data, self.index, self.seed = data, index, seed
         self.recipe = data.recipe
         self.parts = data.parts(index)
         self.shared = {
@@ -148,14 +137,18 @@ class FoldTraining:
             "scale": asdict(self.parts.scale.settings),
             "compute": asdict(self.recipe.compute),
         }
+        several = len(self.recipe.seeds) > 1
+        self.name = f"fold-{index + 1}" + (f"-seed-{seed}" if several else "")
+        """Of its files."""
+        self._shown = f"fold {index + 1}" + (f", seed {seed}" if several else "")
         self.target = self._recogniser("target")
         self.extractor = self._recogniser("extractor")
         self.purifiers = {name: self._purifier(name) for name in self.recipe.chosen}
         self.start, self.adversarial = self._adversarial()
 
     @property
-    def tasks(self) -> list[Task]:
-        """The trainings in an order in which each finds what it needs."""
+    def trainings(self) -> list[Task]:
+        """All of them, in an order in which each finds what it needs."""
         start = [self.start] if self.start else []
         first = [self.target, self.extractor, *self.purifiers.values()]
         return [*first, *start, *self.adversarial.values()]
@@ -168,84 +161,82 @@ class FoldTraining:
 
     def stage(self, kind: str, settings: Mapping[str, Any]) -> Stage:
         """Return the stage of this fold for one kind of work with given settings."""
-        name = self.p.stage_name(self.index, self.seed, kind)
-        return make_stage(self.p.folder, kind, name, {**self.shared, **settings})
+        name = f"{self._shown}: {kind}"
+        return make_stage(self.data.folder, kind, name, {**self.shared, **settings})
 
     def _recogniser(self, role: str) -> Task:
         r = self.recipe
-        seed = derive(self.seed, role, self.index)
         network: NetworkName = r.network if role == "target" else "vgg16"
+        seed = derive(self.seed, role, self.index)
         settings = {"width": r.width, "training": asdict(r.recogniser), "seed": seed}
         if network != "vgg16":
             # The default is not named: results that were made before there were others stay valid.
             settings["network"] = network
-        work = partial(train_recogniser, self.parts, r.width, r.recogniser, network=network)
-        steps = self.p.training_steps(self.index, r.recogniser)
-        return self._task(role, settings, work, seed=seed, steps=steps, epochs=r.recogniser.epochs)
+
+        train = partial(
+            train_recogniser,
+            parts=self.parts,
+            training=r.recogniser,
+            width=r.width,
+            network=network,
+        )
+        return self._task(role, settings, train, r.recogniser, seed)
 
     def _purifier(self, name: str) -> Task:
-        r, extractor = self.recipe, self.extractor.stage
-        network, training = r.chosen[name].network, r.chosen[name].training
+        r, extractor, preset = self.recipe, self.extractor.stage, self.recipe.chosen[name]
         seed = derive(self.seed, "purifier", self.index)
         settings = {
-            "network": asdict(network),
-            "training": stored(training),
+            "network": asdict(preset.network),
+            "training": stored(preset.training),
             "discriminator": asdict(r.discriminator),
             "extractor": extractor.key,
             "seed": seed,
         }
 
-        def work(**given: Any) -> Fitted:
+        def train(session: Session) -> Fitted:
             found = Recogniser.from_pretrained(extractor.folder / MODEL).extractor
-            return train_purifier(self.parts, found, network, training, r.discriminator, **given)
+            return train_purifier(session, self.parts, found, preset, r.discriminator)
 
         return self._task(
             name,
             settings,
-            work,
-            seed=seed,
-            steps=self.p.training_steps(self.index, training),
-            each=COST_PURIFIER_STEP + COST_SSA_STEP * training.ssa.steps,
-            epochs=training.epochs,
+            train,
+            preset.training,
+            seed,
+            each=COST_PURIFIER_STEP + COST_SSA_STEP * preset.training.ssa.steps,
             needs=(extractor,),
         )
 
     def _adversarial(self) -> tuple[Task | None, dict[str, Task]]:
         """Return the plain start that all adversarial trainings share, and the trainings."""
-        r, models = self.recipe, self.recipe.adversarial.models()
-        if not models:
+        objectives, training = self.recipe.adversarial.models(), self.recipe.adversarial.training
+        if not objectives:
             return None, {}
-        training = r.adversarial.training
-        seed = derive(self.seed, "adversarial", self.index)
-        settings = {"width": r.width, "training": asdict(training), "seed": seed}
-        work = partial(start_adversarial, self.parts, r.width, training)
+        width, seed = self.recipe.width, derive(self.seed, "adversarial", self.index)
+        given: dict[str, Any] = {"parts": self.parts, "training": training, "width": width}
         plain, rest = training.plain_iterations, training.iterations - training.plain_iterations
 
-        def epochs(steps: int) -> int:
-            return math.ceil(steps / self.p.steps_per_epoch(self.index, training.batch_size))
-
         start = self._task(
-            "adversarial-start", settings, work, seed=seed, steps=plain, epochs=epochs(plain)
+            "adversarial-start",
+            {"width": width, "training": asdict(training), "seed": seed},
+            partial(start_adversarial, **given),
+            training,
+            seed,
+            steps=plain,
         )
+        given["start"] = start.stage.folder / START
         trained = {
             name: self._task(
                 name,
                 {"objective": asdict(objective), "start": start.stage.key},
-                partial(
-                    train_adversarial,
-                    self.parts,
-                    r.width,
-                    objective,
-                    training,
-                    start=start.stage.folder / START,
-                ),
-                seed=seed,
+                partial(train_adversarial, objective=objective, **given),
+                training,
+                seed,
                 steps=rest,
                 each=COST_TWO_INPUTS + COST_GRADIENT * getattr(objective, "steps", 1),
-                epochs=epochs(rest),
                 needs=(start.stage,),
             )
-            for name, objective in models.items()
+            for name, objective in objectives.items()
         }
         return start, trained
 
@@ -253,28 +244,27 @@ class FoldTraining:
         self,
         kind: str,
         settings: Mapping[str, Any],
-        train: Callable[..., Fitted],
-        *,
+        train: Callable[[Session], Fitted],
+        training: Any,
         seed: int,
-        steps: int,
-        epochs: int,
+        *,
+        steps: int | None = None,
         each: float = 1.0,
         needs: tuple[Stage, ...] = (),
     ) -> Task:
-        """Return a training as a task; `train` is told what all trainings are told alike."""
+        """Return a training as a task; it takes all epochs of its settings, or so many `steps`."""
+        in_epoch = self.data.steps_per_epoch(self.index, training.batch_size)
+        most = training.epochs * in_epoch if steps is None else steps
 
         def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
-            fitted = train(
-                folder=stage.folder,
-                seed=seed,
-                settings=stage.settings,
-                compute=self.recipe.compute,
-                progress=lambda p: watcher.advance(epochs_note(p)),
-            )
-            return asdict(fitted)
+            def progress(at: Progress) -> None:
+                watcher.advance(epochs_note(at))
 
-        stage = self.stage(kind, settings)
-        return Task(stage, "train", needs, steps, steps * each, work, epochs)
+            compute = self.recipe.compute
+            return asdict(train(Session(stage.folder, seed, stage.settings, compute, progress)))
+
+        epochs, cost = math.ceil(most / in_epoch), most * each
+        return Task(self.stage(kind, settings), "train", needs, most, cost, work, epochs)
 
 
 def _digest(corpus: Corpus, features: Features) -> str:

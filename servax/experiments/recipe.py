@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
+from torch import nn
 
 from servax.corpora import SCHEMES, Groups, check_groups
 from servax.defences import (
     AdversarialTraining,
+    GaussianNoise,
     MadryPGD,
+    MeanFilter,
     Objective,
+    Quantise,
     Similarity,
     Trades,
     Vanilla,
@@ -79,14 +87,17 @@ class Controls:
                 "quantise_bits", list(self.quantise_bits), "whole numbers in [1, 16], each once"
             )
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the controls in records."""
-        return (
-            "gaussian-noise",
-            "mean-filter",
-            *(f"quantise-{bits}" for bits in self.quantise_bits),
-        )
+    def made(self) -> dict[str, tuple[Any, Callable[[torch.Generator], nn.Module]]]:
+        """Return what decides each control and what makes it, by its name in records."""
+        quantised = {
+            f"quantise-{bits}": (f"quantise-{bits}", lambda _, bits=bits: Quantise(bits))
+            for bits in self.quantise_bits
+        }
+        return {
+            "gaussian-noise": (self.gaussian_noise, partial(GaussianNoise, self.gaussian_noise)),
+            "mean-filter": (self.mean_filter, lambda _: MeanFilter(self.mean_filter)),
+            **quantised,
+        }
 
 
 @dataclass(frozen=True)
@@ -265,7 +276,7 @@ class Recipe:
     @property
     def defences(self) -> tuple[str, ...]:
         """Names of the defences in records, the bare target not among them."""
-        return (*self.controls.names, *self.adversarial.models(), *self.purifiers, *self.variants)
+        return (*self.controls.made(), *self.adversarial.models(), *self.purifiers, *self.variants)
 
     @property
     def chosen(self) -> dict[str, Preset]:

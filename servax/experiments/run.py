@@ -1,23 +1,117 @@
-"""Runs a recipe: seeds x folds x trainings x defences x attacks, then the report."""
+"""A recipe is run: seeds x folds x trainings x defences x attacks as stages, then the report."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import chdir, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from servax.evaluation import records
+from servax.evaluation.records import Records
 from servax.experiments.fold import RunData
-from servax.experiments.plan import LOGS, RECORDS, Plan, publish_plan
 from servax.experiments.provenance import provenance
+from servax.experiments.reading import build
 from servax.experiments.recipe import Recipe
-from servax.experiments.scoring import EXAMPLE
-from servax.files import remove_unfinished
+from servax.experiments.scoring import EXAMPLE, FoldPlan
+from servax.features import ZScoreSettings
+from servax.files import remove_unfinished, write_whole
+from servax.models.storage import SETTINGS, WEIGHTS
+from servax.recognition import MODEL
 from servax.report import Examples, ReportPaths, read_run, write_report
-from servax.stages import Engine, LocalEngine, Storage, Watcher, held
+from servax.stages import RayEngine, Storage, Task, Watcher, held
+from servax.training import LOG_NAME
 
-REPORT = "report"
+RECORDS, LOGS, MODELS, REPORT = "records", "logs", "models", "report"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All stages of a run."""
+
+    data: RunData
+    folds: tuple[FoldPlan, ...]
+    """One for each fold and seed; all folds of the first seed come first."""
+
+    @classmethod
+    def of(cls, data: RunData, origin: Mapping[str, Any]) -> Plan:
+        """Return the stages of a run.
+
+        Args:
+            data: What all folds share.
+            origin: Provenance that settings do not decide: code, command, machine.
+        """
+        chosen = itertools.product(data.recipe.seeds, data.held_out)
+        return cls(data, tuple(FoldPlan(data, index, seed, origin) for seed, index in chosen))
+
+    @property
+    def example(self) -> Task:
+        """The stage that draws an utterance of the first fold."""
+        return self.folds[0].example()
+
+    @property
+    def tasks(self) -> list[Task]:
+        """All stages, in an order in which each finds what it needs."""
+        return [*(task for fold in self.folds for task in fold.tasks), self.example]
+
+    def order(self) -> Order:
+        """Return the plan as text, from which another machine makes it again."""
+        recipe = json.dumps(asdict(self.data.recipe), default=list)
+        origin = json.dumps(dict(self.folds[0].origin))
+        return Order(recipe, origin, str(Path.cwd()))
+
+    def records(self, fold: FoldPlan) -> Records:
+        """Return the records of a fold whose stages are done, with the settings of the run."""
+        table = fold.tables()
+        told = {**table.provenance, **self._settings()}
+        scale = fold.parts.scale.settings
+        if isinstance(scale, ZScoreSettings):
+            told["scale_sd_db"] = float(np.mean(scale.sd))
+        return Records(table.frame, told)
+
+    def _settings(self) -> dict[str, Any]:
+        p, r = self.data, self.data.recipe
+        window, z_score = (
+            {"window_db": r.window_db},
+            {"kind": "z-score", "width_sd": ZScoreSettings.width_sd},
+        )
+        return {
+            "recipe": r.name,
+            "settings": json.loads(json.dumps(asdict(r), default=list)),
+            "corpus": p.corpus.name,
+            "scheme": r.corpus.scheme,
+            "classes": list(p.corpus.labels),
+            "fold_hash": ", ".join(p.folds[i].hash[:16] for i in p.held_out),
+            "seed": r.seeds[0] if len(r.seeds) == 1 else list(r.seeds),
+            "scale": window if r.scale == "window" else z_score,
+            "attacks": json.loads(json.dumps(r.attacks.told(), default=list)),
+        }
+
+
+@dataclass(frozen=True)
+class Order:
+    """A run as text, from which any machine that holds the recordings makes its plan."""
+
+    recipe: str
+    """The recipe, as JSON."""
+    origin: str
+    """Provenance that settings do not decide, as JSON: that of the process that began the run."""
+    home: str
+    """What relative paths in the recipe are relative to."""
+
+    def tasks(self, folder: Path) -> list[Task]:
+        """Return all stages, with their results in `folder`."""
+        home = Path(self.home)
+        with chdir(home) if home.is_dir() else nullcontext():
+            recipe = build(Recipe, json.loads(self.recipe))
+            data = RunData.of(recipe, folder, Watcher())
+        return Plan.of(data, json.loads(self.origin)).tasks
 
 
 @dataclass(frozen=True)
@@ -36,7 +130,7 @@ def run(
     *,
     command: str,
     watcher: Watcher | None = None,
-    engine: Engine | None = None,
+    engine: RayEngine | None = None,
 ) -> Finished:
     """Do what a recipe says and leave records and report in `folder`.
 
@@ -55,14 +149,25 @@ def run(
     """
     watcher = watcher or Watcher()
     origin = provenance(command)  # the code that runs is the code found at the start
-    storage = Storage.of(folder)
+    storage = Storage(folder)
     storage.check()
     plan = Plan.of(RunData.of(recipe, storage.folder, watcher), origin)
     with held(storage.folder):
         remove_unfinished(storage.folder, alone=True)
         plan.data.save_folds()
         watcher.plan([(task.stage.name, task.cost) for task in plan.tasks])
-        (engine or LocalEngine()).perform(plan, storage, watcher)
+        if engine is None:
+            for task in plan.tasks:
+                storage.perform(task, watcher, threads=recipe.resources.of(task).cpus)
+        else:
+            engine.perform(
+                plan.tasks,
+                storage,
+                watcher,
+                order=plan.order(),
+                resources=recipe.resources,
+                device=recipe.compute.device,
+            )
         publish_plan(plan)
         finished = report_run(storage.folder, [fold.name for fold in plan.folds])
         storage.publish()
@@ -101,3 +206,29 @@ def report_run(
 def _drawn(log: Path) -> bool:
     """Say whether a training has a picture: a dozen of the baselines' would bury the report."""
     return not re.search(r"-(adversarial-(vanilla|similarity)-[0-9.]+|pgd-at|trades)$", log.stem)
+
+
+def publish_plan(plan: Plan) -> None:
+    """Put records and models of every fold in place, and logs and example of the first.
+
+    Raises:
+        ServaxError: A file cannot be read or written.
+    """
+    run = plan.data.folder
+    for fold in plan.folds:
+        table = plan.records(fold)
+        path = run / RECORDS / f"{fold.name}.parquet"
+        records.write(table.frame, path, provenance=table.provenance)
+        _publish_models(fold, run)
+    first = plan.folds[0]
+    for name, task in first.networks.items():
+        log = task.stage.folder / LOG_NAME
+        write_whole(run / LOGS / f"{first.name}-{name}.jsonl", log.read_bytes())
+    write_whole(run / EXAMPLE, (plan.example.stage.folder / EXAMPLE).read_bytes())
+
+
+def _publish_models(fold: FoldPlan, run: Path) -> None:
+    for name, task in fold.networks.items():
+        for part in (SETTINGS, WEIGHTS):
+            place = run / MODELS / f"{fold.name}-{name}" / part
+            write_whole(place, (task.stage.folder / MODEL / part).read_bytes())

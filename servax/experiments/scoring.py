@@ -7,13 +7,15 @@ attack again and no other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from torch import nn
 
-from servax.defences import GaussianNoise, MeanFilter, Quantise
+from servax.errors import ServaxError
 from servax.evaluation import records
 from servax.evaluation.dataset import EvaluationSet
 from servax.evaluation.engine import AttackEngine, Identity, as_adaptive
@@ -21,11 +23,12 @@ from servax.evaluation.records import UNDEFENDED, Records
 from servax.evaluation.suites import AttackGrid
 from servax.evaluation.systems import System, before
 from servax.evaluation.threats import Threat
-from servax.experiments.example import choose_example
-from servax.experiments.fold import COST_GRADIENT, FoldTraining
+from servax.experiments.fold import COST_GRADIENT, FoldTraining, RunData
+from servax.features import Dataset
 from servax.models import frozen
 from servax.purifier import Purifier
 from servax.recognition import MODEL, Recogniser
+from servax.report import Examples
 from servax.stages import Stage, Task, Watcher
 from servax.training import generator
 
@@ -35,25 +38,28 @@ EXAMPLE = "example.npz"
 COST_SCORING = 0.25
 
 
-class FoldScoring:
-    """The attacks of one fold and seed, as tasks.
+class FoldPlan(FoldTraining):
+    """All stages of one fold and seed: its trainings, and the attacks on what they leave.
 
     Args:
-        training: The trainings they attack.
+        data: What all folds share.
+        index: Number of the fold, from 0.
+        seed: Seed of the run.
         origin: Provenance that settings do not decide: code, command, machine.
     """
 
-    def __init__(self, training: FoldTraining, origin: Mapping[str, Any]) -> None:
-        self.t, self.origin = training, origin
-        self.recipe = training.recipe
+    def __init__(self, data: RunData, index: int, seed: int, origin: Mapping[str, Any]) -> None:
+        super().__init__(data, index, seed)
+        self.origin = origin
         self.grid: AttackGrid = self.recipe.attacks
         self.identity = Identity(
             target=f"{self.recipe.network}-w{self.recipe.width}",
-            fold=training.index + 1,
-            seed=training.seed,
+            fold=index + 1,
+            seed=seed,
         )
         threats: dict[str, Threat | None] = {"none": None}
         threats |= {threat.name: threat for threat in self.grid.oblivious()}
+        self._controls = self.recipe.controls.made()
         self.oblivious = {name: self._oblivious(name, threat) for name, threat in threats.items()}
         self.adaptive = [
             self._adaptive(threat, name)
@@ -63,10 +69,10 @@ class FoldScoring:
 
     @property
     def tasks(self) -> list[Task]:
-        """All attacks, oblivious ones first."""
-        return [*self.oblivious.values(), *self.adaptive]
+        """The trainings, then the attacks, oblivious ones first."""
+        return [*self.trainings, *self.oblivious.values(), *self.adaptive]
 
-    def records(self) -> Records:
+    def tables(self) -> Records:
         """Return the tables of all attacks as one, with what made each."""
         tables = {attack: self._table(task) for attack, task in self.oblivious.items()}
         # Nothing stands before the bare target: its oblivious attack is its adaptive one.
@@ -86,10 +92,10 @@ class FoldScoring:
 
     def example(self) -> Task:
         """Return the stage that draws the spectrograms of one utterance before and after."""
-        target, clean, pgd = self.t.target.stage, self.oblivious["none"], self.oblivious["pgd"]
-        first = next(iter(self.t.purifiers))
-        purifier = self.t.purifiers[first].stage
-        stage = self.t.stage(
+        target, clean, pgd = self.target.stage, self.oblivious["none"], self.oblivious["pgd"]
+        first = next(iter(self.purifiers))
+        purifier = self.purifiers[first].stage
+        stage = self.stage(
             "example", {"records": [clean.stage.key, pgd.stage.key], "purifier": purifier.key}
         )
 
@@ -97,9 +103,9 @@ class FoldScoring:
             tables = [records.read(task.stage.folder / TABLE) for task in (clean, pgd)]
             example = choose_example(
                 records.concat(tables).frame,
-                self._target(),
+                self._network(self.target),
                 Purifier.from_pretrained(purifier.folder / MODEL).frozen(),
-                self.t.parts.test,
+                self.parts.test,
                 self.grid,
                 defence=first,
                 hop_seconds=self.recipe.front_end.logmel.hop_seconds,
@@ -111,67 +117,83 @@ class FoldScoring:
         needs = (target, purifier, clean.stage, pgd.stage)
         return Task(stage, "attack", needs, 1, self.grid.steps * COST_GRADIENT, work)
 
-    def _engine(self, watcher: Watcher) -> AttackEngine:
-        return AttackEngine(
-            dataset=EvaluationSet.of(self.t.parts.test),
-            identity=self.identity,
-            batch_size=self.recipe.batch_size,
-            compute=self.recipe.compute,
-            gradients=self.grid.gradients,
-            tick=watcher.advance,
-        )
-
     def _oblivious(self, attack: str, threat: Threat | None) -> Task:
-        names = self.recipe.defences
-        settings = {
-            "target": self.t.target.stage.key,
+        names, count = self.recipe.defences, len(self.parts.test)
+        told = {
             "defences": {name: self._identity(name) for name in names},
             "attack": self._settings(attack, self.grid.steps, self.grid.longest),
-            "batch_size": self.recipe.batch_size,
-            "seed": self.t.seed,
         }
-        stage = self.t.stage({"none": "clean"}.get(attack, attack), settings)
 
-        def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
-            engine, target = self._engine(watcher), self._target()
+        def attacked(engine: AttackEngine, target: nn.Module) -> pd.DataFrame:
             defences = [self._system(name, target, attack) for name in names]
             systems = [System(name=UNDEFENDED, model=target), *defences]
             if threat is None:
-                frame = engine.clean(systems)
-            else:
-                frame = engine.on_source(threat, target, systems).frame
-            return self._keep(stage, frame)
+                return engine.clean(systems)
+            return engine.on_source(threat, target, systems).frame
 
-        needs = (self.t.target.stage, *(s for name in names for s in self._needs(name)))
-        count, size = len(self.t.parts.test), self.recipe.batch_size
+        size = self.recipe.batch_size
         steps = threat.ticks(count, size) if threat else -(-count // size)
-        each = COST_SCORING * (1 + len(names))
         points = {"none": 1, "fgsm": len(self.grid.epsilons), "pgd": 1}[attack]
-        cost = steps * (points * each + (COST_GRADIENT if attack != "none" else 0.0))
-        return Task(stage, "attack", needs, steps, cost, work)
+        each = points * COST_SCORING * (1 + len(names)) + (COST_GRADIENT if threat else 0.0)
+        kind = {"none": "clean"}.get(attack, attack)
+        return self._scored(kind, names, told, steps, each, attacked)
 
     def _adaptive(self, threat: Threat, name: str) -> Task:
         attack = threat.name
-        settings = {
-            "target": self.t.target.stage.key,
+        told = {
             "defence": self._identity(name),
             "attack": self._settings(attack, self.grid.adaptive_steps),
-            "batch_size": self.recipe.batch_size,
-            "seed": self.t.seed,
         }
-        stage = self.t.stage(f"adaptive-{attack}-{name}", settings)
+
+        def attacked(engine: AttackEngine, target: nn.Module) -> pd.DataFrame:
+            system = self._system(name, target, f"adaptive-{attack}")
+            through = threat if system.exact else replace(threat, knowledge="bpda")
+            return engine.on_system(through, system).frame
+
+        steps = threat.ticks(len(self.parts.test), self.recipe.batch_size)
+        # A purifier's gradient is three times the recogniser's, which it passes through too.
+        each = COST_GRADIENT * (4.0 if name in self.purifiers else 1.0)
+        return self._scored(f"adaptive-{attack}-{name}", (name,), told, steps, each, attacked)
+
+    def _scored(
+        self,
+        kind: str,
+        names: Sequence[str],
+        told: Mapping[str, Any],
+        steps: int,
+        each: float,
+        attacked: Callable[[AttackEngine, nn.Module], pd.DataFrame],
+    ) -> Task:
+        """Return a stage that leaves the records of defences under one attack.
+
+        Args:
+            kind: Of the stage.
+            names: The defences.
+            told: What decides its result beside target, batches and seed.
+            steps: How often it advances.
+            each: Cost of a step.
+            attacked: Makes the records.
+        """
+        target, size = self.target.stage, self.recipe.batch_size
+        shared = {"target": target.key, "batch_size": size, "seed": self.seed}
 
         def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
-            system = self._system(name, self._target(), f"adaptive-{attack}")
-            through = threat if system.exact else replace(threat, knowledge="bpda")
-            frame = self._engine(watcher).on_system(through, system).frame
-            return self._keep(stage, frame)
+            engine = AttackEngine(
+                dataset=EvaluationSet.of(self.parts.test),
+                identity=self.identity,
+                batch_size=size,
+                compute=self.recipe.compute,
+                gradients=self.grid.gradients,
+                tick=watcher.advance,
+            )
+            frame = attacked(engine, self._network(self.target))
+            records.write(frame, stage.folder / TABLE, provenance=self.origin)
+            return {"rows": len(frame)}
 
-        needs = (self.t.target.stage, *self._needs(name))
-        steps = threat.ticks(len(self.t.parts.test), self.recipe.batch_size)
-        # A purifier's gradient is three times the recogniser's, which it passes through too.
-        weight = 4.0 if name in self.t.purifiers else 1.0
-        return Task(stage, "attack", needs, steps, steps * COST_GRADIENT * weight, work)
+        needs = (target, *(self.networks[n].stage for n in names if n in self.networks))
+        return Task(
+            self.stage(kind, {**shared, **told}), "attack", needs, steps, steps * each, work
+        )
 
     def _settings(self, attack: str, *steps: int) -> dict[str, Any]:
         """Return the settings of one attack alone: another's are none of its business."""
@@ -186,37 +208,74 @@ class FoldScoring:
 
     def _identity(self, name: str) -> Any:
         """Return what decides the predictions of a defence."""
-        if name in self.t.networks:
-            return self.t.networks[name].stage.key
-        controls = asdict(self.recipe.controls)
-        return name if name.startswith("quantise") else controls[name.replace("-", "_")]
+        trained = self.networks.get(name)
+        return trained.stage.key if trained else self._controls[name][0]
 
-    def _needs(self, name: str) -> tuple[Stage, ...]:
-        return (self.t.networks[name].stage,) if name in self.t.networks else ()
-
-    def _target(self) -> nn.Module:
-        return frozen(Recogniser.from_pretrained(self.t.target.stage.folder / MODEL).network)
+    def _network(self, task: Task) -> nn.Module:
+        return frozen(Recogniser.from_pretrained(task.stage.folder / MODEL).network)
 
     def _system(self, name: str, target: nn.Module, attack: str) -> System:
         """Return a defence; what it draws is its own for each attack, whatever came before."""
-        c = self.recipe.controls
-        if name in self.t.adversarial:
-            folder = self.t.adversarial[name].stage.folder
-            network = Recogniser.from_pretrained(folder / MODEL).network
-            return System(name=name, model=frozen(network))
-        front: nn.Module
-        if name == "gaussian-noise":
-            draws = generator(self.t.seed, "gaussian-noise", self.t.index, attack)
-            front = GaussianNoise(c.gaussian_noise, draws)
-        elif name == "mean-filter":
-            front = MeanFilter(c.mean_filter)
-        elif name in self.t.purifiers:
-            folder = self.t.purifiers[name].stage.folder
-            front = Purifier.from_pretrained(folder / MODEL).frozen()
-        else:
-            front = Quantise(int(name.rpartition("-")[2]))
-        return before(target, front, name)
+        if name in self.adversarial:
+            return System(name=name, model=self._network(self.adversarial[name]))
+        if name in self.purifiers:
+            folder = self.purifiers[name].stage.folder
+            return before(target, Purifier.from_pretrained(folder / MODEL).frozen(), name)
+        draws = generator(self.seed, name, self.index, attack)
+        return before(target, self._controls[name][1](draws), name)
 
-    def _keep(self, stage: Stage, frame: Any) -> Mapping[str, Any]:
-        records.write(frame, stage.folder / TABLE, provenance=self.origin)
-        return {"rows": len(frame)}
+
+def choose_example(
+    frame: pd.DataFrame,
+    target: nn.Module,
+    purifier: nn.Module,
+    test: Dataset,
+    grid: AttackGrid,
+    *,
+    defence: str,
+    hop_seconds: float,
+) -> Examples:
+    """Return the spectrograms of one test utterance under the longest PGD of the grid.
+
+    The choice is the first utterance that shows what the figure is about; when there is none, the
+    first that the undefended target reads rightly, and its title says what became of it.
+
+    Raises:
+        ServaxError: The test part is empty.
+    """
+    if not len(test):
+        raise ServaxError("the test part has no utterance to draw an example from.")
+    clean = _predictions(frame, UNDEFENDED, "none", 0.0)
+    attacked = _predictions(frame, UNDEFENDED, "pgd", float(grid.steps))
+    purified = _predictions(frame, defence, "pgd", float(grid.steps))
+    label = test.corpus.utterances.set_index("utterance")["label"]
+    names = list(label.index)
+    right = [n for n in names if clean[n] == label[n]]
+    shown = [n for n in right if attacked[n] != label[n] and purified[n] == label[n]]
+    name = (shown or right or names)[0]
+    batch = test.batch(np.array([names.index(name)]), next(target.parameters()).device)
+    adversarial = grid.pgd(grid.steps)(target, batch.x, batch.y)
+    original, moved, cleaned = (
+        test.scale.inverse(x.detach()).cpu().numpy()[0, 0]
+        for x in (batch.x, adversarial, purifier(adversarial))
+    )
+    return Examples(
+        original=original,
+        attacked=moved,
+        purified=cleaned,
+        hop_seconds=hop_seconds,
+        title=(
+            f"{name}: {label[name]}, read as {clean[name]}; after PGD-{grid.steps} as "
+            f"{attacked[name]}; purified ({defence}) as {purified[name]}"
+        ),
+    )
+
+
+def _predictions(frame: pd.DataFrame, defence: str, attack: str, strength: float) -> pd.Series[str]:
+    chosen = frame[
+        (frame["defence"] == defence)
+        & (frame["attack"] == attack)
+        & (frame["strength"] == strength)
+        & frame["knowledge"].isin(("none", "oblivious"))
+    ]
+    return chosen.set_index("utterance")["prediction"]

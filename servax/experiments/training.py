@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from servax.corpora import Fold
 from servax.defences import AdversarialTrainer, AdversarialTraining, Objective
@@ -27,18 +27,12 @@ from servax.models import (
     Discriminator,
     DiscriminatorSettings,
     NetworkName,
-    RestorerSettings,
+    RecogniserNetwork,
     feature_extractor,
     frozen,
     new_restorer,
 )
-from servax.purifier import (
-    Purifier,
-    PurifierTrainer,
-    PurifierTraining,
-    SurrogateTrainer,
-    SurrogateTraining,
-)
+from servax.purifier import Preset, Purifier, PurifierTrainer, SurrogateTrainer, SurrogateTraining
 from servax.recognition import MODEL, Recogniser, new_recogniser
 from servax.training import (
     Compute,
@@ -46,6 +40,8 @@ from servax.training import (
     Progress,
     RecogniserTrainer,
     RecogniserTraining,
+    Schedule,
+    Trainable,
     fit,
     global_seed,
     load_checkpoint,
@@ -66,6 +62,10 @@ class Parts:
     scale: Scaling
     front_end: FrontEndSettings
 
+    def keep(self, network: RecogniserNetwork, folder: Path) -> None:
+        """Leave a recogniser that was trained on the fold in ``folder/model``."""
+        Recogniser.of(network, self.train, self.front_end).save_pretrained(folder / MODEL)
+
 
 def fold_parts(
     fold: Fold,
@@ -83,63 +83,80 @@ def fold_parts(
     return Parts(train, validation, test, fitted, front_end)
 
 
+@dataclass(frozen=True)
+class Session:
+    """Where one training runs: its folder, what it draws from, on which device."""
+
+    folder: Path
+    """Holds the checkpoint, which is resumed, the log and in the end the model."""
+    seed: int
+    """Seeds weights, batches and all else that is drawn."""
+    settings: str
+    """Text that identifies the training; a checkpoint of another is refused."""
+    compute: Compute
+    """Device and precision."""
+    progress: Callable[[Progress], None] | None = None
+    """Called after each step."""
+
+    def fit(self, training: Trainable, schedule: Schedule) -> Fitted:
+        """Train to the end of a schedule, as `servax.training.fit`."""
+        return fit(
+            training,
+            schedule,
+            self.folder,
+            seed=self.seed,
+            settings=self.settings,
+            progress=self.progress,
+        )
+
+
 def train_recogniser(
+    session: Session,
     parts: Parts,
-    width: int,
     training: RecogniserTraining,
-    folder: Path,
     *,
-    seed: int,
-    settings: str,
-    compute: Compute,
+    width: int,
     network: NetworkName = "vgg16",
-    progress: Any = None,
 ) -> Fitted:
     """Train a recogniser on a fold and leave its best weights in ``folder/model``.
 
     Raises:
         SettingError: `network` is not one of `RECOGNISERS`.
     """
+    seed = session.seed
     model = new_recogniser(network, parts.train.classes, width, seed=seed)
     trainer = RecogniserTrainer(
-        model, parts.train, parts.validation, training, seed=seed, compute=compute
+        model, parts.train, parts.validation, training, seed=seed, compute=session.compute
     )
-    fitted = fit(
-        trainer, training.schedule(), folder, seed=seed, settings=settings, progress=progress
-    )
-    Recogniser.of(model, parts.train, parts.front_end).save_pretrained(folder / MODEL)
+    fitted = session.fit(trainer, training.schedule())
+    parts.keep(model, session.folder)
     return fitted
 
 
 def train_purifier(
+    session: Session,
     parts: Parts,
     extractor: VGG16,
-    network: RestorerSettings,
-    training: PurifierTraining | SurrogateTraining,
+    preset: Preset,
     discriminator: DiscriminatorSettings,
-    folder: Path,
-    *,
-    seed: int,
-    settings: str,
-    compute: Compute,
-    progress: Any = None,
 ) -> Fitted:
     """Train P with a frozen extractor and leave the best P in ``folder/model``.
 
     Against D, or, as `SurrogateTraining` says, with the extractor as the only surrogate. The
     protected recogniser has no part in this: only the extractor's weights are used.
     """
+    training, seed, compute = preset.training, session.seed, session.compute
     speech = (parts.train, parts.validation)
     trainer: PurifierTrainer | SurrogateTrainer
     with global_seed(seed, "weights"):
-        purifier_network = new_restorer(network)
+        network = new_restorer(preset.network)
         if isinstance(training, SurrogateTraining):
             trainer = SurrogateTrainer(
-                purifier_network, [extractor], *speech, training, seed=seed, compute=compute
+                network, [extractor], *speech, training, seed=seed, compute=compute
             )
         else:
             trainer = PurifierTrainer(
-                purifier_network,
+                network,
                 Discriminator(discriminator),
                 feature_extractor(frozen(extractor), training.tap),
                 *speech,
@@ -147,102 +164,85 @@ def train_purifier(
                 seed=seed,
                 compute=compute,
             )
-    fitted = fit(
-        trainer, training.schedule(), folder, seed=seed, settings=settings, progress=progress
-    )
+    fitted = session.fit(trainer, training.schedule())
     heard = map(str, parts.train.corpus.speakers)
-    purifier = Purifier(purifier_network, parts.scale, parts.front_end, heard)
-    purifier.save_pretrained(folder / MODEL)
+    Purifier(network, parts.scale, parts.front_end, heard).save_pretrained(session.folder / MODEL)
     return fitted
 
 
 def start_adversarial(
-    parts: Parts,
-    width: int,
-    training: AdversarialTraining,
-    folder: Path,
-    *,
-    seed: int,
-    settings: str,
-    compute: Compute,
-    progress: Any = None,
+    session: Session, parts: Parts, training: AdversarialTraining, *, width: int
 ) -> Fitted:
     """Train the plain part of an adversarial training and leave its state in ``folder/start.pt``.
 
     Without plain iterations that is the state of a fresh network.
     """
-    trainer = _adversarial_trainer(parts, width, None, training, seed=seed, compute=compute)
+    trainer = _adversarial_trainer(session, parts, training, None, width)
     fitted = Fitted(best_epoch=-1, best=0.0, epochs=0)
     if trainer.epochs:
-        fitted = fit(
-            trainer, trainer.schedule(), folder, seed=seed, settings=settings, progress=progress
-        )
-    identity = _start_identity(parts, width, training, seed)
-    save_checkpoint(folder / START, {"settings": identity, "training": trainer.state()})
+        fitted = session.fit(trainer, trainer.schedule())
+    identity = _start_identity(session, parts, training, width)
+    save_checkpoint(session.folder / START, {"settings": identity, "training": trainer.state()})
     return fitted
 
 
 def train_adversarial(
+    session: Session,
     parts: Parts,
-    width: int,
-    objective: Objective,
     training: AdversarialTraining,
-    folder: Path,
+    objective: Objective,
     *,
+    width: int,
     start: Path,
-    seed: int,
-    settings: str,
-    compute: Compute,
-    progress: Any = None,
 ) -> Fitted:
     """Go on with `objective` from a plain part and leave the last weights in ``folder/model``.
 
     Args:
+        session: Its seed is that of the plain part.
         parts: The fold that the plain part was trained on.
-        width: Width of its network.
-        objective: What to minimise.
         training: Its schedule.
-        folder: Holds the checkpoint, the log and the model.
+        objective: What to minimise.
+        width: Width of its network.
         start: The ``start.pt`` that `start_adversarial` left.
-        seed: Its seed.
-        settings: Text that identifies this run.
-        compute: Device and precision.
-        progress: Called after each step.
 
     Raises:
         CheckpointError: `start` is missing, broken, or of another fold, width, seed or schedule.
     """
-    state = load_checkpoint(start, settings=_start_identity(parts, width, training, seed))
+    state = load_checkpoint(start, settings=_start_identity(session, parts, training, width))
     if state is None:
         raise CheckpointError(
             start, "no such file; expected the plain part of an adversarial training"
         )
-    trainer = _adversarial_trainer(parts, width, objective, training, seed=seed, compute=compute)
+    trainer = _adversarial_trainer(session, parts, training, objective, width)
     trainer.load_state(state["training"])
-    fitted = fit(
-        trainer, trainer.schedule(), folder, seed=seed, settings=settings, progress=progress
-    )
-    Recogniser.of(trainer.network, parts.train, parts.front_end).save_pretrained(folder / MODEL)
+    fitted = session.fit(trainer, trainer.schedule())
+    parts.keep(trainer.network, session.folder)
     return fitted
 
 
 def _adversarial_trainer(
+    session: Session,
     parts: Parts,
-    width: int,
-    objective: Objective | None,
     training: AdversarialTraining,
-    *,
-    seed: int,
-    compute: Compute,
+    objective: Objective | None,
+    width: int,
 ) -> AdversarialTrainer:
-    with global_seed(seed, "weights"):
+    with global_seed(session.seed, "weights"):
         network = VGG16(parts.train.classes, width)
     return AdversarialTrainer(
-        network, parts.train, parts.validation, objective, training, seed=seed, compute=compute
+        network,
+        parts.train,
+        parts.validation,
+        objective,
+        training,
+        seed=session.seed,
+        compute=session.compute,
     )
 
 
-def _start_identity(parts: Parts, width: int, training: AdversarialTraining, seed: int) -> str:
+def _start_identity(
+    session: Session, parts: Parts, training: AdversarialTraining, width: int
+) -> str:
     """Return what decides the weights of a plain part, as text."""
     corpus = parts.train.corpus
     spoken = [*corpus.utterances["utterance"], *corpus.utterances["label"]]
@@ -250,7 +250,7 @@ def _start_identity(parts: Parts, width: int, training: AdversarialTraining, see
         {
             "width": width,
             "training": asdict(training),
-            "seed": seed,
+            "seed": session.seed,
             "labels": list(corpus.labels),
             "utterances": hashlib.sha256("\0".join(spoken).encode()).hexdigest(),
             "scale": asdict(parts.scale.settings),

@@ -38,7 +38,7 @@ from servax.purifier.files import carry_out, purify_file, work_of
 from servax.purifier.plans import LOGMEL, FileJob, Outcome
 from servax.purifier.purifier import Purifier
 from servax.runtime.host import cpus
-from servax.stages.ray_session import check_reachable, joined, last_line, load_ray
+from servax.stages.ray_session import joined, last_line, ready
 
 BYTES_WORTH_A_WORKER = 16 * 2**20
 """A worker begins in about 3 s, in which one that is there purifies so much 16-bit sound."""
@@ -206,9 +206,7 @@ def purify_on_ray(
         ServaxError: Ray is not installed, no cluster is there, or Ray ended the work.
     """
     _check_workers(workers)
-    ray = load_ray()
-    if address is not None and not ray.is_initialized():
-        check_reachable(address, ray)
+    ray = ready(address)
     # What a lost worker had done was not there before.
     there = {job.target for job in jobs if os.path.exists(job.target)}  # noqa: PTH110
     try:

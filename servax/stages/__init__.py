@@ -1,18 +1,14 @@
 """Work keyed by a hash of what decides it, skipped when its result is there; here or on Ray."""
 
-from servax.stages.engine import Engine, LocalEngine, Order, Plan, Resources, Share, perform_here
 from servax.stages.lock import Holder, ended, held, holder
-from servax.stages.ray_engine import RayEngine
-from servax.stages.stage import DONE, Stage, Task, Watcher, make_stage
+from servax.stages.ray_engine import Order, RayEngine
+from servax.stages.stage import DONE, Resources, Share, Stage, Task, Watcher, make_stage
 from servax.stages.storage import Storage, is_url, mirror, without_password
 
 __all__ = [
     "DONE",
-    "Engine",
     "Holder",
-    "LocalEngine",
     "Order",
-    "Plan",
     "RayEngine",
     "Resources",
     "Share",
@@ -26,6 +22,5 @@ __all__ = [
     "is_url",
     "make_stage",
     "mirror",
-    "perform_here",
     "without_password",
 ]

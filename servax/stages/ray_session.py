@@ -63,32 +63,33 @@ def joined(ray: Any, address: str | None, cpus: int | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def load_ray() -> Any:
-    """Return Ray, set up to report nothing to anyone.
-
-    Raises:
-        ServaxError: It is not installed.
-    """
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise ServaxError(
-            f"engine ray needs Ray ({error}); install it with: pip install 'servax[ray]'"
-        ) from None
-
-
-def check_reachable(address: str, ray: Any) -> None:
-    """Refuse an address at which no cluster answers.
+def ready(address: str | None) -> Any:
+    """Return Ray, set up to report nothing to anyone, once a cluster answers at the address.
 
     Joining waits for minutes in native code, where no signal reaches it: a look at the port, then a
     process that can be ended tries first.
 
+    Args:
+        address: ``HOST:PORT`` of a cluster's head, or ``auto``; none where Ray is to start here.
+
     Raises:
         SettingError: `address` is none.
-        ServaxError: No cluster answers.
+        ServaxError: Ray is not installed, or no cluster answers.
     """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    try:
+        ray = importlib.import_module("ray")
+    except ImportError as error:
+        raise ServaxError(
+            f"engine ray needs Ray ({error}); install it with: pip install 'servax[ray]'"
+        ) from None
+    if address is not None and not ray.is_initialized():
+        _check_reachable(address, ray)
+    return ray
+
+
+def _check_reachable(address: str, ray: Any) -> None:
     if address != "auto":
         host, _, port = address.rpartition(":")
         if not host or "/" in host or not (port.isdecimal() and 0 < int(port) < 65536):

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from servax.errors import ServaxError, unwritable
+import torch
+
+from servax.errors import ServaxError, SettingError, unwritable
 from servax.files import whole_file
 from servax.training import CHECKPOINT
 
@@ -57,31 +60,31 @@ class Stage:
         """Hash of the settings; part of the settings of stages that build on this one."""
         return hashlib.sha256(self.settings.encode()).hexdigest()
 
+    def told(self, text: str | bytes) -> dict[str, Any] | None:
+        """Return what a ``done.json`` says, or none where it says that another stage is done."""
+        try:
+            done = json.loads(text)
+        except ValueError:
+            return None
+        same = isinstance(done, dict) and done.get("settings") == self.settings
+        return done if same and isinstance(done.get("result"), dict) else None
+
+    def done(self) -> dict[str, Any]:
+        """Return ``result``, ``seconds`` and ``advanced`` of a done stage; nothing of another."""
+        try:
+            return self.told((self.folder / DONE).read_bytes()) or {}
+        except OSError:
+            return {}
+
     def result(self) -> dict[str, Any] | None:
         """Return what the stage came to, or none when it is not done."""
-        try:
-            done = json.loads((self.folder / DONE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        if not isinstance(done, dict) or done.get("settings") != self.settings:
-            return None
-        result = done.get("result")
-        return result if isinstance(result, dict) else None
+        result: dict[str, Any] | None = self.done().get("result")
+        return result
 
     def seconds(self) -> float | None:
         """Return how long the work of a done stage took, or none when that is not known."""
-        return self._told("seconds")
-
-    def advanced(self) -> float | None:
-        """Return how often it advanced in that time, or none when that is not known."""
-        return self._told("advanced")
-
-    def _told(self, name: str) -> float | None:
-        try:
-            told = json.loads((self.folder / DONE).read_text(encoding="utf-8"))[name]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return float(told) if isinstance(told, int | float) else None
+        seconds: float | None = self.done().get("seconds")
+        return seconds
 
     def complete(
         self,
@@ -129,6 +132,47 @@ def make_stage(run: Path, kind: str, name: str, settings: Mapping[str, Any]) -> 
     return Stage(name, run / STAGES / f"{kind}-{key[:16]}", text)
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one stage takes of a machine."""
+
+    cpus: int | None = None
+    """Threads of the stage, and CPUs it takes of a cluster; none: all here, one on a cluster."""
+    gpus: float = 0.0
+    """GPUs it takes of a cluster; below 1, stages share one."""
+
+    def __post_init__(self) -> None:
+        if self.cpus is not None and self.cpus < 1:
+            raise SettingError("cpus", self.cpus, "a whole number of at least 1, or null")
+        whole = float(self.gpus).is_integer()
+        if not (math.isfinite(self.gpus) and self.gpus >= 0 and (self.gpus < 1 or whole)):
+            raise SettingError("gpus", self.gpus, "a share in [0, 1) or a whole number")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the stages of a run take; says nothing about their results on one kind of machine.
+
+    Sums in another number of threads round otherwise: results that must be equal bit for bit,
+    here and on a cluster, need the same `cpus` in both.
+    """
+
+    train: Share = field(default_factory=Share)
+    """Of each training."""
+    attack: Share = field(default_factory=Share)
+    """Of each attack with its scoring."""
+    retries: int = 3
+    """How often a stage is begun again elsewhere when its machine is lost."""
+
+    def __post_init__(self) -> None:
+        if self.retries < 0:
+            raise SettingError("retries", self.retries, "a whole number of at least 0")
+
+    def of(self, task: Task) -> Share:
+        """Return what a stage takes."""
+        return self.train if task.kind == "train" else self.attack
+
+
 class _Counter(Watcher):
     """Passes on what the work of a stage tells, and counts."""
 
@@ -139,9 +183,6 @@ class _Counter(Watcher):
         """Count one step."""
         self.count += 1
         self._watcher.advance(note)
-
-
-Work = Callable[[Stage, Watcher], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -157,13 +198,18 @@ class Task:
     """How often its work advances at most."""
     cost: float
     """Expected cost, in training steps of the recogniser."""
-    work: Work
+    work: Callable[[Stage, Watcher], Mapping[str, Any]]
     epochs: int = 1
     """Of a training, at most: so many lines has its log."""
 
-    def perform(self, watcher: Watcher) -> dict[str, Any]:
-        """Return the result of the stage, doing its work only when it is not done yet."""
-        stage = self.stage
+    def perform(self, watcher: Watcher, *, threads: int | None = None) -> dict[str, Any]:
+        """Return the result of the stage, doing its work only when it is not done yet.
+
+        Args:
+            watcher: Is told how far the stage is.
+            threads: That the work may use; default as many as before.
+        """
+        stage, before = self.stage, torch.get_num_threads()
         result = stage.result()
         if result is not None:
             watcher.finish(stage.name, cached=True)
@@ -171,7 +217,11 @@ class Task:
         watcher.start(stage.name, self.steps)
         stage.open()
         began, counter = time.monotonic(), _Counter(watcher)
-        found = self.work(stage, counter)
+        try:
+            torch.set_num_threads(threads or before)
+            found = self.work(stage, counter)
+        finally:
+            torch.set_num_threads(before)
         seconds = round(time.monotonic() - began, 2)
         result = stage.complete(found, seconds=seconds, advanced=counter.count)
         # Nothing goes on from here, and a checkpoint is four times as large as the weights.

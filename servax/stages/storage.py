@@ -9,12 +9,12 @@ never hold an older result under the same name.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from fsspec import available_protocols
@@ -23,7 +23,7 @@ from fsspec.core import url_to_fs
 from servax.corpora import cache_folder
 from servax.errors import PathError, ServaxError, nearest, unwritable
 from servax.files import whole_file
-from servax.stages.stage import DONE, STAGES, Stage
+from servax.stages.stage import DONE, STAGES, Stage, Task, Watcher
 from servax.training import CHECKPOINT
 
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "hf")
@@ -33,108 +33,89 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 
 
 class Storage:
-    """Where a run lies: here a folder, which needs nothing brought or sent.
+    """The folder or URL of a run; of a folder nothing need be brought or sent.
 
     Args:
-        place: The folder or URL as it was given.
-        folder: Where this machine works: the folder itself, or its mirror of the URL.
+        place: A folder, or what fsspec opens and can write; chains (``::``) are not taken.
+
+    Raises:
+        ServaxError: The URL is of no known kind, or needs a package that is not installed.
     """
 
-    of_this_process = False
-    """Whether no other process can see it (``memory://``)."""
-
-    def __init__(self, place: str, folder: Path) -> None:
-        self.place, self.folder = place, folder
-
-    @staticmethod
-    def of(place: str | Path) -> Storage:
-        """Return the storage at a folder or a URL.
-
-        Raises:
-            ServaxError: The URL is of no known kind, or needs a package that is not installed.
-        """
-        text = str(place)
-        return Remote(text) if is_url(text) else Storage(text, Path(text))
+    def __init__(self, place: str | Path) -> None:
+        self.place = str(place)
+        self.remote = is_url(self.place)
+        self.folder = mirror(self.place) if self.remote else Path(place)
+        """Where this machine works: the folder itself, or its mirror of the URL."""
+        self.shown = without_password(self.place)
+        self._protocol = self.place.partition("://")[0] if self.remote else ""
+        if self.remote:
+            self._fs, self._root = self._opened()
 
     @property
-    def shown(self) -> str:
-        """The place as people may see it: without a password."""
-        return without_password(self.place)
+    def of_this_process(self) -> bool:
+        """Whether no other process can see it."""
+        return self._protocol == "memory"
+
+    def _opened(self) -> tuple[Any, str]:
+        if "::" in self.place:
+            raise PathError(self.shown, "is a chain of URLs, expected one, such as s3://…")
+        if self._protocol not in available_protocols():
+            hint = nearest(self._protocol, available_protocols())
+            raise PathError(
+                self.shown,
+                f"unknown protocol {self._protocol!r}, expected a folder or a URL that fsspec "
+                f"knows, such as s3://, gs://, sftp:// or file://.{hint}",
+            )
+        try:
+            fs, root = url_to_fs(self.place)
+        except ImportError as error:
+            needs = f"{self._protocol}:// needs a package that is not installed ({error})"
+            raise ServaxError(f"{self.shown}: {needs}.") from None
+        except Exception as error:  # each file system has errors of its own
+            raise ServaxError(f"{self.shown}: cannot be opened ({_reason(error)}).") from error
+        return fs, str(root).rstrip("/")
 
     def check(self) -> None:
-        """Make sure that what lies behind a URL can be written; a folder tells by itself.
-
-        Raises:
-            ServaxError: It cannot.
-        """
-
-    def fetch(self, stage: Stage) -> None:
-        """Bring a stage's result here, if it is there and not here.
-
-        Raises:
-            ServaxError: It cannot be read, or the mirror cannot be written.
-        """
-
-    def push(self, stage: Stage) -> None:
-        """Send a done stage's result, if it is not there yet.
+        """Write and delete an empty file behind a URL: a refusal now, not after hours of work.
 
         Raises:
             ServaxError: It cannot be written.
         """
-
-    def publish(self) -> None:
-        """Send records, models, logs and the report.
-
-        Raises:
-            ServaxError: They cannot be written.
-        """
-
-
-class Remote(Storage):
-    """The files behind a URL, through fsspec: each appears whole.
-
-    Args:
-        url: Anything that fsspec opens and that can be written; chains (``::``) are not taken.
-
-    Raises:
-        ServaxError: It is of no known kind, or needs a package that is not installed.
-    """
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url, mirror(url))
-        self.protocol = url.partition("://")[0]
-        self.of_this_process = self.protocol == "memory"
-        if "::" in url:
-            raise PathError(self.shown, "is a chain of URLs, expected one, such as s3://…")
-        if self.protocol not in available_protocols():
-            hint = nearest(self.protocol, available_protocols())
-            raise PathError(
-                self.shown,
-                f"unknown protocol {self.protocol!r}, expected a folder or a URL that fsspec "
-                f"knows, such as s3://, gs://, sftp:// or file://.{hint}",
-            )
-        try:
-            self._fs, root = url_to_fs(url)
-        except ImportError as error:
-            raise ServaxError(
-                f"{self.shown}: {self.protocol}:// needs a package that is not installed ({error})."
-            ) from None
-        except Exception as error:  # each file system has errors of its own
-            raise ServaxError(f"{self.shown}: cannot be opened ({_reason(error)}).") from error
-        self._root = str(root).rstrip("/")
-
-    def check(self) -> None:
-        """Write and delete an empty file: a refusal now, not when hours of work are to be kept."""
+        if not self.remote:
+            return
         place = f"{self._root}/probe-{uuid.uuid4().hex[:12]}.tmp"
-        with self._told("", "written"):
-            if self.protocol not in OBJECT_STORES:
+        with self._refusing("", "written"):
+            if self._protocol not in OBJECT_STORES:
                 self._fs.makedirs(self._root, exist_ok=True)
             self._fs.pipe_file(place, b"")
             self._fs.rm_file(place)
 
+    def perform(self, task: Task, watcher: Watcher, *, threads: int | None = None) -> None:
+        """Perform a stage with what it needs from there, and send its result there.
+
+        Args:
+            task: Its stage; those that it needs are done.
+            watcher: Is told how far it is.
+            threads: That its work may use; default as many as before.
+
+        Raises:
+            ServaxError: Something cannot be read or written, or the work itself was refused.
+        """
+        self.fetch(task.stage)
+        if task.stage.result() is None:
+            for need in task.needs:
+                self.fetch(need)
+        task.perform(watcher, threads=threads)
+        self.push(task.stage)
+
     def fetch(self, stage: Stage) -> None:
-        """Bring a stage's result here, if it is there and not here; ``done.json`` comes last."""
-        if stage.result() is not None or not self._done_there(stage):
+        """Bring a stage's result here, if it is there and not here; ``done.json`` comes last.
+
+        Raises:
+            ServaxError: It cannot be read, or the mirror cannot be written.
+        """
+        if not self.remote or stage.result() is not None or not self._done_there(stage):
             return
         place = self._name(stage.folder)
         names = self._names(place)
@@ -143,20 +124,30 @@ class Remote(Storage):
             path = stage.folder / name
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with whole_file(path) as part, self._told(f"{place}/{name}", "read"):
+                with whole_file(path) as part, self._refusing(f"{place}/{name}", "read"):
                     self._fs.get_file(f"{self._root}/{place}/{name}", str(part))
             except OSError as error:
                 raise ServaxError(f"{path}: {unwritable(error)}.") from None
 
     def push(self, stage: Stage) -> None:
-        """Send a done stage's result, if it is not there yet; ``done.json`` goes last."""
-        if stage.result() is None or self._done_there(stage):
+        """Send a done stage's result, if it is not there yet; ``done.json`` goes last.
+
+        Raises:
+            ServaxError: It cannot be written.
+        """
+        if not self.remote or stage.result() is None or self._done_there(stage):
             return
         files = [path for path in _files(stage.folder) if path.name not in (DONE, CHECKPOINT)]
         self._send([*files, stage.folder / DONE])
 
     def publish(self) -> None:
-        """Send records, models, logs and the report."""
+        """Send records, models, logs and the report.
+
+        Raises:
+            ServaxError: They cannot be written.
+        """
+        if not self.remote:
+            return
         inside = (path for path in self.folder.iterdir() if path.name != STAGES)
         folders = sorted(path for path in inside if path.is_dir())
         files = [path for folder in folders for path in _files(folder)]
@@ -164,21 +155,17 @@ class Remote(Storage):
 
     def _done_there(self, stage: Stage) -> bool:
         name = f"{self._name(stage.folder)}/{DONE}"
-        with self._told(name, "read"):
+        with self._refusing(name, "read"):
             self._fs.invalidate_cache()
             try:
                 text = bytes(self._fs.cat_file(f"{self._root}/{name}"))
             except FileNotFoundError:
                 return False
-        try:
-            done = json.loads(text)
-        except ValueError:
-            return False
-        return isinstance(done, dict) and done.get("settings") == stage.settings
+        return stage.told(text) is not None
 
     def _names(self, folder: str) -> list[str]:
         """Return the files below a folder, named from there; one that leads out is refused."""
-        with self._told(folder, "read"):
+        with self._refusing(folder, "read"):
             found = self._fs.find(f"{self._root}/{folder}")
         start = f"{self._root}/{folder}".lstrip("/") + "/"
         names = [str(path).lstrip("/").removeprefix(start) for path in found]
@@ -196,8 +183,8 @@ class Remote(Storage):
         for path in paths:
             name = self._name(path)
             place = f"{self._root}/{name}"
-            with self._told(name, "written"):
-                if self.protocol in OBJECT_STORES:
+            with self._refusing(name, "written"):
+                if self._protocol in OBJECT_STORES:
                     self._fs.put_file(str(path), place)
                     continue
                 temporary = f"{place}.{uuid.uuid4().hex[:12]}.tmp"
@@ -214,7 +201,7 @@ class Remote(Storage):
         return path.relative_to(self.folder).as_posix()
 
     @contextmanager
-    def _told(self, name: str, what: str) -> Iterator[None]:
+    def _refusing(self, name: str, what: str) -> Iterator[None]:
         """Turn the error of whichever file system this is into a sentence."""
         try:
             yield

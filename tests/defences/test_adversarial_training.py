@@ -25,7 +25,7 @@ from servax.defences import (
     Vanilla,
 )
 from servax.errors import CheckpointError, CorpusError, ServaxError, SettingError
-from servax.experiments.training import Parts, start_adversarial, train_adversarial
+from servax.experiments.training import Parts, Session, start_adversarial, train_adversarial
 from servax.features import Dataset, FrontEndSettings, Scale, SpecAugment, roll_frames
 from servax.models import VGG16
 from servax.recognition import Recogniser
@@ -362,15 +362,18 @@ def parts(pair: Pair) -> Parts:
     return Parts(*pair, pair[1], scale, FrontEndSettings())
 
 
-COMMON: dict[str, Any] = {"seed": 3, "settings": "s", "compute": CPU}
+def session(folder: Path, seed: int = 3) -> Session:
+    return Session(folder, seed, "s", CPU)
 
 
 def test_the_stages_leave_a_recogniser(parts: Parts, tmp_path: Path) -> None:
-    fitted = start_adversarial(parts, 2, TRAINING, tmp_path / "start", **COMMON)
+    fitted = start_adversarial(session(tmp_path / "start"), parts, TRAINING, width=2)
     assert (fitted.best, fitted.epochs) == (5.0, 2)
     start = tmp_path / "start" / "start.pt"
     folder = tmp_path / "model-of-vanilla"
-    fitted = train_adversarial(parts, 2, Vanilla(0.02), TRAINING, folder, start=start, **COMMON)
+    fitted = train_adversarial(
+        session(folder), parts, TRAINING, Vanilla(0.02), width=2, start=start
+    )
     assert (fitted.best, fitted.epochs) == (11.0, 2)
     found = Recogniser.from_pretrained(folder / "model")
     expected, _ = one_loop((parts.train, parts.validation), Vanilla(0.02), TRAINING)
@@ -386,11 +389,11 @@ def test_without_plain_iterations_training_starts_from_fresh_weights(
     parts: Parts, tmp_path: Path
 ) -> None:
     training = replace(TRAINING, plain_iterations=0)
-    fitted = start_adversarial(parts, 2, training, tmp_path / "start", **COMMON)
+    fitted = start_adversarial(session(tmp_path / "start"), parts, training, width=2)
     assert fitted.epochs == 0
     start = tmp_path / "start" / "start.pt"
     folder = tmp_path / "trades"
-    train_adversarial(parts, 2, Trades(steps=1), training, folder, start=start, **COMMON)
+    train_adversarial(session(folder), parts, training, Trades(steps=1), width=2, start=start)
     expected, _ = one_loop((parts.train, parts.validation), Trades(steps=1), training)
     found = Recogniser.from_pretrained(folder / "model").network
     assert_equal(found.state_dict(), expected.state_dict())
@@ -404,14 +407,13 @@ def test_without_plain_iterations_training_starts_from_fresh_weights(
 def test_the_start_of_another_training_is_refused(
     change: dict[str, Any], parts: Parts, tmp_path: Path
 ) -> None:
-    start_adversarial(parts, 2, TRAINING, tmp_path, **COMMON)
-    given = {"width": 2, "training": TRAINING, **COMMON, **change}
+    start_adversarial(session(tmp_path), parts, TRAINING, width=2)
+    given = {"width": 2, "training": TRAINING, "seed": 3, **change}
+    other = session(tmp_path / "x", given.pop("seed"))
     start = tmp_path / "start.pt"
     sentence = re.escape(f"{start}: belongs to a run with other settings; ")
     with pytest.raises(CheckpointError, match=f"^{sentence}"):
-        train_adversarial(
-            parts, objective=Vanilla(0.02), folder=tmp_path / "x", start=start, **given
-        )
+        train_adversarial(other, parts, objective=Vanilla(0.02), start=start, **given)
     assert not (tmp_path / "x").exists()
 
 
@@ -419,4 +421,6 @@ def test_a_missing_start_is_refused(parts: Parts, tmp_path: Path) -> None:
     start = tmp_path / "start.pt"
     sentence = f"{start}: no such file; expected the plain part of an adversarial training."
     with pytest.raises(CheckpointError, match=f"^{re.escape(sentence)}$"):
-        train_adversarial(parts, 2, Vanilla(0.02), TRAINING, tmp_path / "x", start=start, **COMMON)
+        train_adversarial(
+            session(tmp_path / "x"), parts, TRAINING, Vanilla(0.02), width=2, start=start
+        )

@@ -11,7 +11,7 @@ import pytest
 
 from servax.experiments import load_recipe
 from servax.experiments.fold import RunData
-from servax.experiments.plan import Plan
+from servax.experiments.run import Plan
 from servax.features import Scale, ScaleSettings
 from servax.stages import Watcher
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,9 +15,9 @@ from servax.cli import main
 from servax.cli.output import duration
 from servax.errors import ServaxError
 from servax.experiments import estimate, load_recipe, run
-from servax.experiments.estimate import Overview, Row, Speed, measure, survey
+from servax.experiments.estimate import Overview, Row, Speed, rehearse, survey
 from servax.experiments.fold import RunData
-from servax.experiments.plan import Plan
+from servax.experiments.run import Plan
 from servax.stages import Holder, Task, Watcher, ended, held, holder
 from servax.stages.lock import LOCK
 
@@ -159,18 +157,17 @@ def test_a_second_run_into_the_same_folder_is_refused(recipe_file: Path, folder:
         assert [path.name for path in folder.iterdir()] == [LOCK]
 
 
-def test_steps_are_timed_after_one_to_warm_up(
+def test_a_long_miniature_ends_early(
     plan: Plan, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = plan.data.recipe
-    small = replace(recipe, recogniser=replace(recipe.recogniser, batch_size=2))
-    plan = Plan.of(replace(plan.data, recipe=small), {})
-    moments = itertools.accumulate([0.0, 10.0, 2.0, 5.0, 3.0, 50.0])
-    monkeypatch.setattr(estimate, "time", SimpleNamespace(perf_counter=moments.__next__))
+    monkeypatch.setattr(estimate, "LONGEST_SECONDS", 0.0)
     before = torch.get_rng_state()
-    assert measure(plan).speeds["target"].unit == 3.0  # the median of 2, 5 and 3 s
+    pace = rehearse(plan)
+    assert set(pace.speeds) == {"target"}
     assert torch.equal(torch.get_rng_state(), before)
     assert not folder.exists()
+    seen = survey(plan)
+    assert seen.seconds_left(pace) == pytest.approx(sum(map(pace.seconds, seen.rows)) + pace.apart)
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,10 @@ from servax.errors import CheckpointError, ServaxError, SettingError
 from servax.evaluation import records
 from servax.experiments import Finished, Recipe, load_recipe, run
 from servax.experiments.fold import RunData
-from servax.experiments.plan import Plan
 from servax.experiments.reading import build
-from servax.stages import DONE, Order, RayEngine, Share, Storage, Watcher, ray_engine
-from servax.stages.ray_engine import _Conductor, perform_order
+from servax.experiments.run import Plan
+from servax.stages import DONE, Order, RayEngine, Share, Watcher, ray_engine
+from servax.stages.ray_engine import check_room, perform_order
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -358,7 +358,7 @@ def ordered(recipe: Recipe, folder: Path) -> tuple[Order, Plan]:
 def test_another_corpus_on_the_worker_is_refused(small: Recipe, tmp_path: Path) -> None:
     order, plan = ordered(small, tmp_path)
     name = plan.tasks[0].stage.name
-    refusal = perform_order(order, str(tmp_path), name, "another")
+    refusal = perform_order(order, str(tmp_path), name, "another", 1)
     assert refusal is not None
     assert refusal.sentence == (
         f"{name}: this stage is another one on {socket.gethostname()}, expected the same servax "
@@ -370,12 +370,12 @@ def test_a_folder_that_is_not_shared_is_refused(
     small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order, plan = ordered(small, tmp_path)
-    refusal = perform_order(order, str(tmp_path / "gone"), "fold 3: target", "")
+    refusal = perform_order(order, str(tmp_path / "gone"), "fold 3: target", "", 1)
     assert refusal is not None
     assert refusal.sentence.startswith(f"{tmp_path}/gone: is not there on {socket.gethostname()};")
     monkeypatch.setattr(ray_engine, "PATIENCE_SECONDS", 0.0)
     late = next(task for task in plan.tasks if task.needs).stage
-    refusal = perform_order(order, str(tmp_path), late.name, late.key)
+    refusal = perform_order(order, str(tmp_path), late.name, late.key, 1)
     assert refusal is not None
     assert "was done by another machine, but its result is not seen on" in refusal.sentence
 
@@ -387,12 +387,12 @@ def test_relative_paths_are_those_of_the_driver(
     with monkeypatch.context() as patch:
         patch.chdir(manifest.parent)
         order, plan = ordered(replace(small, corpus=corpus), tmp_path)
-    refusal = perform_order(order, str(tmp_path), plan.tasks[0].stage.name, "")
+    refusal = perform_order(order, str(tmp_path), plan.tasks[0].stage.name, "", 1)
     assert refusal is not None
     assert "this stage is another one" in refusal.sentence
     threads = torch.get_num_threads()
     stage = plan.tasks[0].stage
-    assert perform_order(order, str(tmp_path), stage.name, stage.key) is None
+    assert perform_order(order, str(tmp_path), stage.name, stage.key, 1) is None
     assert stage.result() is not None
     assert torch.get_num_threads() == threads
 
@@ -403,9 +403,6 @@ class OneNode:
     def nodes(self) -> list[dict[str, object]]:
         large = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
         return [large, {"Alive": True, "Resources": {"CPU": 2.0}}]
-
-    def remote(self, function: object) -> object:
-        return function
 
 
 @pytest.mark.parametrize(
@@ -429,7 +426,5 @@ def test_a_share_that_no_machine_has_is_refused(
         resources=replace(small.resources, train=share),
         compute=replace(small.compute, device=device),
     )
-    plan = replace(plan, data=replace(plan.data, recipe=recipe))
-    conductor = _Conductor(OneNode(), plan, Storage.of(tmp_path), Watcher())
     with pytest.raises(SettingError, match=rf"^resources\.{sentence}"):
-        conductor.conduct(plan.tasks[:1])
+        check_room(OneNode(), plan.tasks[:1], recipe.resources, recipe.compute.device)

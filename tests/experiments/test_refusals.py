@@ -157,7 +157,7 @@ PLACES = [
     ("servax.evaluation.records", "write_whole", r"stages/\w+-\w+/records\.parquet:"),
     ("servax.report.Examples", "save", r"stages/example-\w+/example\.npz:"),
     ("servax.experiments.run", "publish_plan", r"records/fold-3\.parquet:"),
-    ("servax.experiments.plan", "_publish_models", r"models/fold-3-target/settings\.json:"),
+    ("servax.experiments.run", "_publish_models", r"models/fold-3-target/settings\.json:"),
     ("servax.experiments.run", "write_report", r"report/figures/[\w-]+\.png:"),
 ]
 

@@ -91,7 +91,7 @@ def test_a_run_behind_a_url_is_the_run_in_a_folder(small: Recipe, tmp_path: Path
 
 
 def test_a_result_travels_whole_and_last_comes_done() -> None:
-    storage = Storage.of(MEMORY)
+    storage = Storage(MEMORY)
     stage = made(storage)
     storage.push(stage)
     there = sorted(fsspec.filesystem("memory").store)
@@ -108,7 +108,7 @@ def test_a_result_travels_whole_and_last_comes_done() -> None:
 @pytest.mark.parametrize("left", ["", '{"settings": ', '{"settings": "others", "result": {}}'])
 def test_a_half_written_result_is_none(left: str) -> None:
     """Whoever was killed between two files left no result, and the next one writes it whole."""
-    storage = Storage.of(MEMORY)
+    storage = Storage(MEMORY)
     stage = made(storage)
     store = fsspec.filesystem("memory")
     place = f"/servax/run/stages/{stage.folder.name}/{DONE}"
@@ -121,7 +121,7 @@ def test_a_half_written_result_is_none(left: str) -> None:
 
 
 def test_what_is_there_is_not_sent_again() -> None:
-    storage = Storage.of(MEMORY)
+    storage = Storage(MEMORY)
     stage = made(storage)
     storage.push(stage)
     before = {name: item.modified for name, item in fsspec.filesystem("memory").store.items()}
@@ -130,7 +130,7 @@ def test_what_is_there_is_not_sent_again() -> None:
 
 
 def test_a_name_that_leads_out_of_the_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    storage = Storage.of(MEMORY)
+    storage = Storage(MEMORY)
     stage = made(storage)
     storage.push(stage)
     shutil.rmtree(storage.folder)
@@ -143,7 +143,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(monkeypatch: pytest.Monk
 
 
 def test_a_folder_is_used_as_it_is(tmp_path: Path) -> None:
-    storage = Storage.of(tmp_path)
+    storage = Storage(tmp_path)
     stage = made(storage)
     before = files(tmp_path)
     storage.push(stage)
@@ -163,7 +163,7 @@ def test_a_folder_is_used_as_it_is(tmp_path: Path) -> None:
 )
 def test_urls_that_cannot_be_used(url: str, sentence: str | None) -> None:
     with pytest.raises(ServaxError, match=sentence or "is a chain of URLs"):
-        Storage.of(url)
+        Storage(url)
 
 
 def test_a_url_that_cannot_be_written(recipe_file: Path, tmp_path: Path) -> None:
@@ -177,5 +177,5 @@ def test_a_password_is_not_shown() -> None:
     assert without_password("sftp://me:secret@host:22/run") == "sftp://me:***@host:22/run"
     assert without_password("s3://bucket/run") == "s3://bucket/run"
     with pytest.raises(ServaxError) as refused:
-        Storage.of("s5://me:secret@host/run")
+        Storage("s5://me:secret@host/run")
     assert "secret" not in str(refused.value)

@@ -11,9 +11,15 @@ import torch
 
 from servax.errors import SettingError
 from servax.experiments import load_recipe
-from servax.experiments.fold import FoldTraining, RunData
-from servax.experiments.scoring import FoldScoring
-from servax.experiments.training import Parts, epochs_note, train_purifier, train_recogniser
+from servax.experiments.fold import RunData
+from servax.experiments.scoring import FoldPlan
+from servax.experiments.training import (
+    Parts,
+    Session,
+    epochs_note,
+    train_purifier,
+    train_recogniser,
+)
 from servax.models import (
     CRNN,
     VGG16,
@@ -38,9 +44,8 @@ def train(
     parts: Parts, recipe_file: Path, folder: Path, seed: int = 0, network: NetworkName = "vgg16"
 ) -> None:
     training = load_recipe(recipe_file).recogniser
-    train_recogniser(
-        parts, 2, training, folder, seed=seed, settings="s", compute=CPU, network=network
-    )
+    session = Session(folder, seed, "s", CPU)
+    train_recogniser(session, parts, training, width=2, network=network)
 
 
 def test_a_recogniser_is_kept_with_what_it_was_trained_on(
@@ -96,7 +101,7 @@ def test_the_network_enters_the_key_of_the_target_only_where_it_is_no_vgg16(
     """Results that were made before there were other networks stay valid."""
     recipe = load_recipe(recipe_file)
     usual, named, other = (
-        FoldTraining(RunData.of(r, tmp_path, Watcher()), 0, seed=1)
+        FoldPlan(RunData.of(r, tmp_path, Watcher()), 0, seed=1, origin={})
         for r in (recipe, replace(recipe, network="vgg16"), replace(recipe, network="crnn"))
     )
     told = json.loads(usual.target.stage.settings)
@@ -108,8 +113,8 @@ def test_the_network_enters_the_key_of_the_target_only_where_it_is_no_vgg16(
     for name, task in usual.networks.items():
         if name != "target":
             assert other.networks[name].stage.key == task.stage.key
-    assert FoldScoring(usual, {}).identity.target == "vgg16-w2"
-    assert FoldScoring(other, {}).identity.target == "crnn-w2"
+    assert usual.identity.target == "vgg16-w2"
+    assert other.identity.target == "crnn-w2"
 
 
 def test_the_scale_is_fitted_on_training_speakers_only(parts: Parts) -> None:
@@ -126,17 +131,9 @@ def test_a_purifier_leaves_its_extractor_alone(
     recipe = load_recipe(recipe_file)
     extractor = VGG16(4, 2).eval()
     before = {name: value.clone() for name, value in extractor.state_dict().items()}
-    train_purifier(
-        parts,
-        extractor,
-        FrameTransformerSettings(blocks=1),
-        recipe.chosen["ssad"].training,
-        recipe.discriminator,
-        tmp_path,
-        seed=0,
-        settings="s",
-        compute=CPU,
-    )
+    preset = replace(recipe.chosen["ssad"], network=FrameTransformerSettings(blocks=1))
+    session = Session(tmp_path, 0, "s", CPU)
+    train_purifier(session, parts, extractor, preset, recipe.discriminator)
     for name, value in extractor.state_dict().items():
         assert torch.equal(value, before[name]), name
     purifier = Purifier.from_pretrained(tmp_path / "model")
