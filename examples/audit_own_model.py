@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from servax.audit import Audit, AuditSettings, run_audit
-from servax.evaluation.dataset import Selection
+from servax.corpora import Selection
 from servax.evaluation.loading import load_system
 from servax.evaluation.threats import Budget
 from servax.experiments.provenance import provenance

@@ -16,13 +16,18 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from numbers import Real
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, Literal, ParamSpec, TypeVar, cast
 
 from servax.errors import SettingError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Made = TypeVar("Made", bound=Callable[..., Any])
+
+Precision = Literal["float32", "bfloat16"]
+"""Of matrix products on a device."""
+Tier = Literal["smoke", "standard", "full"]
+"""How much an audit tries."""
 
 OF_TORCH = {
     "Tensor": ("Tensor", "a torch.Tensor; torch.as_tensor makes one of an array or a list"),

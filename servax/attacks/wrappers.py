@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from servax.errors import SettingError
-from servax.kinds import typed
-from servax.training import Precision
+from servax.kinds import Precision, typed
 
 
 class Counting(nn.Module):

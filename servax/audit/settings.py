@@ -11,18 +11,18 @@ from typing import Any
 from torch import Tensor
 
 from servax.audit.speed import Speed, measured
+from servax.corpora import Selection
 from servax.errors import SettingError
-from servax.evaluation.dataset import EvaluationSet, Progress, Selection, gather
+from servax.evaluation.dataset import EvaluationSet, Progress, gather
 from servax.evaluation.engine import AttackEngine, Identity
 from servax.evaluation.options import defended, surrogate
 from servax.evaluation.own_code import own_attacks
 from servax.evaluation.records import UNDEFENDED
-from servax.evaluation.suites import TIERS, Suite, Tier
+from servax.evaluation.suites import TIERS, Suite
 from servax.evaluation.systems import System
 from servax.evaluation.threats import KNOWLEDGE, Budget, Knowledge, Threat
 from servax.evaluation.trial import shut
-from servax.kinds import check_types
-from servax.training import Precision
+from servax.kinds import Precision, Tier, check_types
 
 
 @dataclass(frozen=True, kw_only=True)

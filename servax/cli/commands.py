@@ -91,6 +91,13 @@ def part(kind: type[Settings], command: Any) -> Settings:
     return kind(**{name: getattr(command, name) for name in names})
 
 
+def work(where: str, command: Any) -> int:
+    """Do the work of a command, in a module that is loaded for it: its help needs not compute."""
+    module, _, name = where.partition(":")
+    code: int = getattr(import_module(f"servax.cli.{module}"), name)(command)
+    return code
+
+
 def arranged(command: type, words: Sequence[str]) -> list[str]:
     """Return the words of a command as the parser knows them.
 

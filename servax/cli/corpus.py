@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from servax.cli.output import bar, print_json, print_table, say
-from servax.corpora import NAMES, Corpus, data_folder, describe, fetch, load
-
-Scheme = Literal["native", "four", "speaker", "gender"]
-"""A label scheme."""
-Groups = int | str
-"""How a corpus is divided into folds; `Corpus.folds` refuses other words in a better sentence."""
+from servax.corpora import NAMES, Corpus, Scheme, data_folder, describe, fetch, load
 
 
 @dataclass(frozen=True)
@@ -126,7 +121,7 @@ class Verify(_Chosen):
 class Folds(_Chosen):
     """Show the folds of a corpus."""
 
-    groups: Groups = 6
+    groups: int | str = 6
     """Number of groups of speakers; or speaker (leaves each out), text (leaves each text out;
     speakers on both sides) or official (the published split)."""
     scheme: Scheme = "four"

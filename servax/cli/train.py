@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from servax.cli.commands import part
-from servax.cli.corpus import Groups, Scheme
 from servax.cli.output import bar, say
-from servax.corpora import COLUMN_SCHEMES, Corpus, Fold, cache_folder, load
+from servax.corpora import COLUMN_SCHEMES, FoldChoice, cache_folder, load
 from servax.defences import (
     SCHEDULES,
     AdversarialTraining,
@@ -58,35 +57,6 @@ from servax.training import (
 
 
 @dataclass(frozen=True)
-class FoldChoice:
-    """One fold of a corpus, as options name it."""
-
-    corpus: str
-    """Name of a corpus, or the path of a CSV or Parquet manifest."""
-    _: KW_ONLY
-    root: str | None = None
-    """Folder of the corpus; default $SERVAX_DATA/<name>."""
-    scheme: Scheme = "four"
-    """What is the label: native (the corpus' own), four (emotions), speaker or gender."""
-    groups: Groups = 6
-    """Into how many groups the speakers are divided; or speaker (each of them), text (each text;
-    speakers on both sides) or official (the published split)."""
-    held_out: int = 1
-    """Which group is held out, from 1."""
-
-    def of(self, corpus: Corpus) -> Fold:
-        """Return the fold of a corpus.
-
-        Raises:
-            SettingError: There is no such group.
-        """
-        folds = corpus.folds(self.groups)
-        if not 1 <= self.held_out <= len(folds):
-            raise SettingError("held_out", self.held_out, f"a group from 1 to {len(folds)}")
-        return folds[self.held_out - 1]
-
-
-@dataclass(frozen=True)
 class _Training(FoldChoice, Processes):
     """What every training is told; `train` does the work of one process."""
 
@@ -124,7 +94,7 @@ class _Training(FoldChoice, Processes):
     def parts(self) -> Parts:
         """Return the datasets of the fold; every process of a training reads them anew."""
         corpus = load(self.corpus, self.root, scheme=self.scheme)
-        fold, front_end = self.of(corpus), FrontEndSettings()
+        fold, front_end = self.fold_of(corpus), FrontEndSettings()
         with bar("features") if current().main else nullcontext() as update:
             features = extract(
                 corpus, FrontEnd(front_end), folder=cache_folder() / "features", progress=update

@@ -17,6 +17,7 @@ from servax.corpora.loading import (
 )
 from servax.corpora.manifest import is_manifest, read_manifest
 from servax.corpora.recordings import Verification
+from servax.corpora.selection import FoldChoice, Scheme, Selection
 
 __all__ = [
     "COLUMNS",
@@ -29,7 +30,10 @@ __all__ = [
     "Description",
     "Download",
     "Fold",
+    "FoldChoice",
     "Groups",
+    "Scheme",
+    "Selection",
     "Utterance",
     "Verification",
     "cache_folder",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from servax.audio import read
-from servax.corpora import Corpus, Fold, cache_folder, load
+from servax.corpora import Corpus, Fold, Selection, cache_folder
 from servax.errors import SettingError
 from servax.evaluation.systems import System
 from servax.evaluation.trial import Inputs
@@ -24,7 +24,6 @@ from servax.features import (
     extract,
     fit_scale,
 )
-from servax.kinds import check_types
 from servax.training import generator
 
 Progress = Callable[[int, int], None]
@@ -46,47 +45,11 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
 _PLAIN = {other: name for name, others in SPELLINGS.items() for other in others}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """Which utterances of which corpus an audit hears."""
-
-    corpus: str
-    """Name of a corpus, or the path of a CSV or Parquet manifest."""
-    root: str | None = None
-    """Folder of the corpus; default $SERVAX_DATA/<name>."""
-    scheme: str = "four"
-    """Label scheme."""
-    groups: int = 6
-    """Into how many groups the speakers are divided."""
-    held_out: int = 1
-    """The group that is heard, from 1; the model must not have been trained on it."""
-    utterances: int | None = None
-    """Most utterances, classes and speakers in equal shares; default all of the group."""
-    seed: int = 0
-    """Draws utterances, starts and queries; a synthetic corpus is spoken with it too."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        if self.utterances is not None and self.utterances < 1:
-            raise SettingError("utterances", self.utterances, "a whole number of at least 1")
-
-    def fold(self) -> Fold:
-        """Return the split whose test part is heard.
-
-        Raises:
-            SettingError: There is no such group.
-            CorpusError: The corpus is not there.
-        """
-        folds = load(self.corpus, self.root, scheme=self.scheme, seed=self.seed).folds(self.groups)
-        if not 1 <= self.held_out <= len(folds):
-            raise SettingError("held_out", self.held_out, f"a group from 1 to {len(folds)}")
-        return folds[self.held_out - 1]
-
-    def of(self, test: Corpus) -> Corpus:
-        """Return the utterances of `test` that are heard."""
-        if self.utterances is None or self.utterances >= len(test):
-            return test
-        return test.subset(chosen(test, self.utterances, seed=self.seed))
+def heard(selection: Selection, test: Corpus) -> Corpus:
+    """Return the utterances of `test` that are heard."""
+    if selection.utterances is None or selection.utterances >= len(test):
+        return test
+    return test.subset(chosen(test, selection.utterances, seed=selection.seed))
 
 
 def chosen(corpus: Corpus, count: int, *, seed: int) -> np.ndarray:
@@ -160,7 +123,7 @@ def gather(
         SettingError: Its labels are not the model's, or there is no such group.
     """
     fold = selection.fold()
-    corpus = selection.of(fold.test)
+    corpus = heard(selection, fold.test)
     order = align_labels(system.labels, corpus.labels)
     if system.inputs == "logmel":
         system, x = _logmel(system, fold, corpus, progress)

@@ -33,8 +33,9 @@ from servax.evaluation.threats import CLEAN, Threat
 from servax.evaluation.trial import generators_of, repeats
 from servax.features import Dataset, FrontEnd, FrontEndSettings, Scaling
 from servax.features.full_scale import read_in_range
+from servax.kinds import Precision
 from servax.models import WaveformClassifier, classes_of
-from servax.training import Compute, Precision, generator
+from servax.training import Compute, generator
 
 FEW = 8
 """Most utterances that tell whether a system is random, and over how many draws it is averaged."""

@@ -34,10 +34,10 @@ from servax.attacks import (
 from servax.attacks.ensemble import RAND_DRAWS
 from servax.attacks.gradient import STRIDE
 from servax.errors import SettingError
+from servax.evaluation.calibration_grid import CalibrationGrid
 from servax.evaluation.threats import KNOWLEDGE, Budget, Knowledge, Threat
-from servax.kinds import check_list, check_types
+from servax.kinds import Precision, Tier, check_list, check_types
 from servax.perturbation import L2, check_radius
-from servax.training import Precision
 
 TABLE_STEPS = (3, 6, 9, 12, 15)
 """k of PGD in Table 1 of the paper."""
@@ -132,7 +132,6 @@ class AttackGrid:
 PAPER = AttackGrid()
 """The grid of the paper."""
 
-Tier = Literal["smoke", "standard", "full"]
 SHARES = (0.15, 0.3, 0.45, 0.6, 0.75, 1.0)
 """Sizes of FGSM against the radius: the paper's .003 ... .015 when it is .02, and the radius."""
 PAPERS_STEPS = 15
@@ -402,45 +401,6 @@ class Attacker:
 
 BENCHMARK = Attacker()
 """The adaptive attacker of the benchmark's page; its oblivious ones are those of `PAPER`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CalibrationGrid:
-    """The pairs of step and radius that are tried."""
-
-    step_sizes: tuple[float, ...] = (0.003, 0.005, 0.0078, 0.01)
-    """Steps of PGD on the [0, 1] scale, as a list."""
-    radii: tuple[float, ...] = (0.015, 0.02, 0.03, 0.06)
-    """Radii of PGD, likewise (.02 is 1.6 dB)."""
-    steps: int = 30
-    """Largest k; every k from 1 is scored."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        for name in ("step_sizes", "radii"):
-            values = tuple(getattr(self, name))
-            object.__setattr__(self, name, values)
-            if not values or len(set(values)) < len(values):
-                raise SettingError(name, values, "at least one size, and each once")
-            if not min(values) > 0:
-                raise SettingError(name, values, "sizes above 0")
-        for radius in self.radii:
-            check_radius(radius)
-        self.threats()
-
-    @property
-    def pairs(self) -> list[tuple[float, float]]:
-        """Step and radius of each pair."""
-        return list(itertools.product(self.step_sizes, self.radii))
-
-    def threats(self) -> tuple[Threat, ...]:
-        """Return one trajectory of PGD for each pair, from the clean input."""
-        ks = tuple(range(1, self.steps + 1))
-        attacks = [PGD(step=step, epsilon=size, steps=self.steps) for step, size in self.pairs]
-        return tuple(
-            Threat("pgd", "adaptive", e, gradients=ks[-1], ks=ks, everyone=False, draws=1)
-            for e in attacks
-        )
 
 
 CALIBRATION = CalibrationGrid()

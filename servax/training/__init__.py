@@ -1,7 +1,7 @@
 """Loops without opinions: steps, early stopping, checkpoints that resume, devices, processes."""
 
 from servax.training.checkpoint import load_checkpoint, save_checkpoint
-from servax.training.device import Compute, Precision
+from servax.training.device import Compute
 from servax.training.log import LOG_NAME, TrainingLog, read_log
 from servax.training.loop import CHECKPOINT, Fitted, Progress, Schedule, Terms, Trainable, fit
 from servax.training.processes import Processes, launch
@@ -24,7 +24,6 @@ __all__ = [
     "Compute",
     "Fitted",
     "NetworkTrainer",
-    "Precision",
     "Processes",
     "Progress",
     "RecogniserTrainer",

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from servax.errors import SettingError
-from servax.kinds import check_types
-
-Precision = Literal["float32", "bfloat16"]
+from servax.kinds import Precision, check_types
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import torch
 
 from servax import audio
 from servax.audit import Audit, Audited, AuditSettings, run_audit
-from servax.evaluation.dataset import Selection, gather
+from servax.corpora import Selection
+from servax.evaluation.dataset import gather
 from servax.evaluation.loading import load_system
 from servax.evaluation.systems import System
 from servax.evaluation.threats import Budget

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from servax.attacks import APGD, FGSM, PGD
-from servax.evaluation.dataset import EvaluationSet, Selection, gather
+from servax.corpora import Selection
+from servax.evaluation.dataset import EvaluationSet, gather
 from servax.evaluation.engine import AttackEngine, Identity
 from servax.evaluation.loading import load_system
 from servax.evaluation.records import UNDEFENDED

@@ -27,7 +27,7 @@ def command(own: str, voices: Path, tmp_path: Path) -> list[str]:
 def test_a_dry_run_attacks_nothing_and_writes_nothing(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("servax.cli.audit.run_audit", None)
+    monkeypatch.setattr("servax.cli.auditing.run_audit", None)
     given = ["--defences", "mean-filter:3", "--dry-run"]
     assert main([*command, *given, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

@@ -8,19 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from servax.corpora import Selection
 from servax.errors import ServaxError, SettingError
-from servax.evaluation.dataset import Selection, chosen
+from servax.evaluation.dataset import chosen, heard
 
 
-def heard(voices: Path, utterances: int | None, **changes: int) -> Selection:
+def selected(voices: Path, utterances: int | None, **changes: int) -> Selection:
     return Selection(corpus=str(voices), groups=3, utterances=utterances, **changes)
 
 
 @pytest.mark.parametrize("count", [1, 4, 5, 8, 11, 16, 99])
 def test_classes_and_their_speakers_have_equal_shares(voices: Path, count: int) -> None:
-    selection = heard(voices, count)
+    selection = selected(voices, count)
     test = selection.fold().test
-    found = selection.of(test).utterances
+    found = heard(selection, test).utterances
     assert len(found) == min(count, len(test)) == min(count, 16)
     classes = Counter(found["label"])
     assert max(classes.values()) - min(classes[label] for label in test.labels) <= 1
@@ -31,14 +32,14 @@ def test_classes_and_their_speakers_have_equal_shares(voices: Path, count: int) 
 
 
 def test_a_seed_decides_the_utterances(voices: Path) -> None:
-    test = heard(voices, 4).fold().test
+    test = selected(voices, 4).fold().test
     first, again, other = (chosen(test, 4, seed=seed) for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
 def test_they_are_those_of_the_group_held_out(voices: Path) -> None:
-    groups = [heard(voices, None, held_out=number).fold().test.speakers for number in (1, 2, 3)]
+    groups = [selected(voices, None, held_out=number).fold().test.speakers for number in (1, 2, 3)]
     assert sorted(speaker for group in groups for speaker in group) == [f"s{n}" for n in range(6)]
 
 

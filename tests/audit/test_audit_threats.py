@@ -12,8 +12,9 @@ import pytest
 from servax.attacks import FGSM, AutoAttack
 from servax.audit.settings import AuditSettings
 from servax.errors import ServaxError, SettingError
-from servax.evaluation.suites import TIERS, Suite, Tier
+from servax.evaluation.suites import TIERS, Suite
 from servax.evaluation.threats import KNOWLEDGE, Budget, Threat, known
+from servax.kinds import Tier
 from servax.perturbation import L2, Linf
 
 

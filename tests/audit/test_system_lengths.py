@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from servax.cli import main
+from servax.corpora import Selection
 from servax.errors import CheckpointError, PathError, SettingError
-from servax.evaluation.dataset import Selection, gather
+from servax.evaluation.dataset import gather
 from servax.evaluation.loading import load_system
 from servax.evaluation.options import surrogate
 from servax.evaluation.systems import hash_of_files

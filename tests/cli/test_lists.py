@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from servax.cli.audit import Audit, arguments, names
+from servax.cli.audit import Audit
+from servax.cli.auditing import arguments, names
 from servax.cli.calibrate import Calibrate
 from servax.cli.commands import arranged
 from servax.cli.corpus import List

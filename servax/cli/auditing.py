@@ -1,0 +1,211 @@
+"""What ``servax audit`` does: it loads what computes, which its options do not."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from servax.audit.estimates import Estimate, of_attacks, of_audit
+from servax.audit.plan import plan
+from servax.audit.run import Audited, run_audit
+from servax.audit.settings import Audit as Prepared
+from servax.audit.settings import AuditSettings
+from servax.cli.audit import Audit
+from servax.cli.bars import RunBars
+from servax.cli.commands import part
+from servax.cli.output import bar, command_line, duration, print_json, print_table, say
+from servax.corpora import Selection
+from servax.errors import SettingError
+from servax.evaluation.loading import Value, load_system
+from servax.evaluation.statistics import no_interval
+from servax.evaluation.threats import Budget, known
+from servax.experiments.provenance import provenance
+from servax.report.audit import (
+    MEASURES,
+    below,
+    document,
+    main_table,
+    parsed,
+    scores,
+    summary,
+    untrusted,
+    verdict,
+)
+
+BELOW = 3
+"""Exit code where less is left than was asked for."""
+UNTRUSTED = 4
+"""Exit code where a sanity check found an error; it wins over `BELOW`."""
+DEFAULT_RADIUS = {
+    ("logmel", "linf"): 0.02,
+    ("logmel", "l2"): 1.0,
+    ("waveform", "linf"): 0.002,
+    ("waveform", "l2"): 0.1,
+}
+"""Radius by what the model takes and the norm, where none is given."""
+
+
+def audit(command: Audit) -> int:
+    """Audit the model.
+
+    Returns:
+        0; `BELOW` where less is left than `fail_under` asks; `UNTRUSTED` where a sanity check
+        found an error, or with `fail_under` no white-box attack was possible.
+    """
+    began = time.perf_counter()
+    asked, judged_by = (
+        (None, MEASURES[0]) if command.fail_under is None else parsed(command.fail_under)
+    )
+    prepared = _prepared(command)
+    few = no_interval(len(prepared.dataset.corpus.speakers))
+    if judged_by == "lower" and few:
+        raise SettingError("fail_under", command.fail_under, "40 or lost:10", hint=f" {few}")
+    planned = plan(prepared)
+    if command.dry_run:
+        loading = Estimate("models and recordings", time.perf_counter() - began, done=False)
+        found = of_audit(prepared, planned, clips=command.sounds)
+        return _show_estimates(command, prepared, [loading, *found])
+    _say_estimate(prepared, of_attacks(planned))
+    with RunBars() as bars:
+        audited = run_audit(
+            prepared,
+            fail_under=asked,
+            judged_by=judged_by,
+            clips=command.sounds,
+            planned=planned,
+            watcher=bars,
+        )
+    return _show(command, audited)
+
+
+def _prepared(command: Audit) -> Prepared:
+    """Return what is audited, with everything loaded that it takes."""
+    if command.sounds < 0:
+        raise SettingError("sounds", command.sounds, "a whole number of at least 0")
+    knowledge = known(command.knowledge)
+    if command.knowledge != "all" and "transfer" in knowledge and not command.surrogates:
+        expected = "NAME=FOLDER for the transfer attacks"
+        raise SettingError("surrogates", command.surrogates, expected)
+    system = load_system(
+        command.model,
+        labels=names(command.labels),
+        sample_rate=command.sample_rate,
+        inputs=command.inputs,
+        seconds=command.seconds,
+        init=arguments(command.init),
+    )
+    radius = (
+        DEFAULT_RADIUS[system.inputs, command.norm] if command.radius is None else command.radius
+    )
+    settings = AuditSettings(
+        selection=part(Selection, command),
+        tier=command.tier,
+        budget=Budget(radius=radius, norm=command.norm, bounds=system.bounds),
+        knowledge=knowledge,
+        seed=command.seed,
+        batch_size=command.batch_size,
+        snr_db=command.snr,
+        gradients=command.gradients,
+    )
+    with bar("features") as update:
+        return Prepared.of(
+            settings,
+            system,
+            defences=names(command.defences) or (),
+            surrogates=names(command.surrogates) or (),
+            attacks=names(command.attacks) or (),
+            folder=Path(command.out) if command.out else Path("runs") / f"audit-{system.name}",
+            origin=provenance(command_line()),
+            progress=update,
+        )
+
+
+def _show_estimates(command: Audit, audit: Prepared, found: list[Estimate]) -> int:
+    if command.json:
+        stages = [
+            {"stage": e.title, "seconds_at_most": round(e.seconds, 2), "done": e.done}
+            for e in found
+        ]
+        rest = round(sum(e.seconds for e in found if not e.done), 1)
+        print_json({"stages": stages, "seconds_at_most": rest})
+    else:
+        rows = [[e.title, duration(e.seconds), "done" if e.done else ""] for e in found]
+        print_table("What an audit would do", ["stage", "at most", ""], rows)
+        _say_estimate(audit, found)
+    return 0
+
+
+def _show(command: Audit, audited: Audited) -> int:
+    result = audited.result
+    found = scores(result)
+    if command.json:
+        print_json(document(found))
+    else:
+        table = main_table(found)
+        rows = [[cell.text for cell in row] for row in table.rows]
+        print_table(table.title, [head.text for head in table.head], rows)
+        for sentence in (*summary(found), *verdict(found)):
+            say(sentence)
+    say(f"report: {audited.paths.html}")
+    if untrusted(result):
+        return UNTRUSTED
+    return BELOW if below(found) else 0
+
+
+def _say_estimate(audit: Prepared, found: list[Estimate]) -> None:
+    rest = sum(each.seconds for each in found if not each.done)
+    done = sum(each.done for each in found)
+    say(
+        f"{len(audit.dataset)} utterances, {len(audit.systems)} systems, {len(found)} parts "
+        f"({done} done): at most {duration(rest)} on this machine; less where utterances fall early"
+    )
+
+
+def names(option: str | None) -> tuple[str, ...] | None:
+    """Return the parts of an option with commas between, perhaps in brackets; none if not given."""
+    if option is None:
+        return None
+    option = option.strip()
+    if option.startswith("[") and option.endswith("]"):
+        option = option[1:-1]
+    return tuple(part.strip() for part in option.split(",") if part.strip())
+
+
+def arguments(option: str | None) -> dict[str, Value] | None:
+    """Return the arguments of a class path: ``width=16,name=a``, or a JSON object.
+
+    Raises:
+        SettingError: It is neither, or a value is no number, text or truth value.
+    """
+    if option is None:
+        return None
+    try:
+        told = json.loads(option) if option.lstrip().startswith("{") else _pairs(option)
+    except ValueError:
+        told = None
+    if not isinstance(told, dict) or not all(
+        isinstance(v, (str, int, float)) for v in told.values()
+    ):
+        raise SettingError(
+            "init",
+            option,
+            "NAME=VALUE with commas between, or a JSON object of numbers, texts and true or false",
+        )
+    return told
+
+
+def _pairs(option: str) -> dict[str, Value]:
+    pairs = [part.partition("=")[::2] for part in names(option) or ()]
+    if not all(name.isidentifier() and value for name, value in pairs):
+        raise ValueError(option)
+    return {name: _value(value) for name, value in pairs}
+
+
+def _value(text: str) -> Value:
+    """Return a number or truth value where a text is one as JSON or Python writes it."""
+    try:
+        value = json.loads(text.lower() if text in ("True", "False") else text)
+    except ValueError:
+        return text
+    return value if isinstance(value, (int, float)) else text

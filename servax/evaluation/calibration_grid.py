@@ -1,0 +1,57 @@
+"""The pairs of step and radius that a calibration tries; torch is loaded when they are made."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from servax.errors import SettingError
+from servax.kinds import check_types
+
+if TYPE_CHECKING:
+    from servax.evaluation.threats import Threat
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationGrid:
+    """The pairs of step and radius that are tried."""
+
+    step_sizes: tuple[float, ...] = (0.003, 0.005, 0.0078, 0.01)
+    """Steps of PGD on the [0, 1] scale, as a list."""
+    radii: tuple[float, ...] = (0.015, 0.02, 0.03, 0.06)
+    """Radii of PGD, likewise (.02 is 1.6 dB)."""
+    steps: int = 30
+    """Largest k; every k from 1 is scored."""
+
+    def __post_init__(self) -> None:
+        from servax.perturbation import check_radius
+
+        check_types(self)
+        for name in ("step_sizes", "radii"):
+            values = tuple(getattr(self, name))
+            object.__setattr__(self, name, values)
+            if not values or len(set(values)) < len(values):
+                raise SettingError(name, values, "at least one size, and each once")
+            if not min(values) > 0:
+                raise SettingError(name, values, "sizes above 0")
+        for radius in self.radii:
+            check_radius(radius)
+        self.threats()
+
+    @property
+    def pairs(self) -> list[tuple[float, float]]:
+        """Step and radius of each pair."""
+        return list(itertools.product(self.step_sizes, self.radii))
+
+    def threats(self) -> tuple[Threat, ...]:
+        """Return one trajectory of PGD for each pair, from the clean input."""
+        from servax.attacks import PGD
+        from servax.evaluation.threats import Threat
+
+        ks = tuple(range(1, self.steps + 1))
+        attacks = [PGD(step=step, epsilon=size, steps=self.steps) for step, size in self.pairs]
+        return tuple(
+            Threat("pgd", "adaptive", e, gradients=ks[-1], ks=ks, everyone=False, draws=1)
+            for e in attacks
+        )
