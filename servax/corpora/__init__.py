@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from servax.corpora.corpus import COLUMNS, Corpus, Fold
+from servax.corpora.corpus import COLUMNS, Corpus, Fold, Verification
 from servax.corpora.description import EMOTIONS, FOUR, Description, Download, Utterance
 from servax.corpora.download import fetch
 from servax.corpora.folds import Groups, check_groups
@@ -16,7 +16,6 @@ from servax.corpora.loading import (
     load,
 )
 from servax.corpora.manifest import is_manifest, read_manifest
-from servax.corpora.recordings import Verification
 from servax.corpora.selection import FoldChoice, Scheme, Selection
 
 __all__ = [

@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from servax.audio import Sound
 from servax.corpora.description import Description, Progress
-from servax.corpora.folds import divide, natural_order
-from servax.corpora.recordings import (
-    Apart,
-    Stretch,
-    Verification,
-    duplicates,
-    listen,
-    refuse_leaks,
-)
-from servax.errors import CorpusError, FetchError, SettingError, unwritable
+from servax.corpora.folds import Apart, Stretch, divide, heard, natural_order, refuse_leaks
+from servax.errors import AudioError, CorpusError, FetchError, SettingError, unwritable
 from servax.files import json_text, whole_file
-
-__all__ = ["COLUMNS", "Corpus", "Fold"]
 
 COLUMNS = (
     "utterance",
@@ -42,8 +33,32 @@ COLUMNS = (
     "end",
 )
 """Columns of `Corpus.utterances`; `servax.corpora.description.Utterance` says what they hold."""
-FORMAT = "servax fold 1"
 PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `Corpus.verify` found."""
+
+    name: str
+    """Corpus."""
+    utterances: int
+    """How many were looked at."""
+    speakers: int
+    """How many speak."""
+    counts: Mapping[str, int]
+    """Utterances of each native label."""
+    seconds: float
+    """How long all readable utterances play."""
+    problems: tuple[str, ...]
+    """One sentence for each thing that is wrong."""
+    known_defects: tuple[str, ...]
+    """One sentence for each defect that the corpus was published with."""
+
+    @property
+    def ok(self) -> bool:
+        """True when nothing is wrong; published defects do not count."""
+        return not self.problems
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,13 +172,19 @@ class Corpus:
         Args:
             progress: Told after each file how many are done, of how many.
         """
-        counts = self._counts()
+        counts = {str(e): int(n) for e, n in self.utterances.groupby("emotion").size().items()}
         problems = list(self.left_out)
         if self.complete and self.description is not None:
             problems += self.description.differences(counts, self.emotions, self.speakers)
-        sounds, unreadable = listen(self.stretches, progress)
-        known = self.description.known_duplicates if self.description else ()
-        found, defects = duplicates(sounds, known)
+        sounds: dict[str, Sound] = {}
+        for done, (name, path, start, end) in enumerate(self.stretches, start=1):
+            try:
+                sounds[name] = heard(path, start, end)
+            except AudioError as error:
+                problems.append(str(error))
+            if progress is not None:
+                progress(done, len(self))
+        repeated, defects = self._duplicates(sounds)
         silent = [f"{name} is silent from end to end." for name, s in sounds.items() if s.peak == 0]
         return Verification(
             name=self.name,
@@ -171,7 +192,7 @@ class Corpus:
             speakers=len(self.speakers),
             counts=counts,
             seconds=sum(sound.seconds for sound in sounds.values()),
-            problems=tuple(problems + unreadable + found + silent),
+            problems=tuple(problems + repeated + silent),
             known_defects=tuple(defects),
         )
 
@@ -211,9 +232,20 @@ class Corpus:
             for index, (train, validation, test) in enumerate(folds)
         ]
 
-    def _counts(self) -> dict[str, int]:
-        """Return native label → number of utterances."""
-        return {str(e): int(n) for e, n in self.utterances.groupby("emotion").size().items()}
+    def _duplicates(self, sounds: Mapping[str, Sound]) -> tuple[list[str], list[str]]:
+        """Return sentences for groups of identical recordings: unknown ones, published ones."""
+        groups: dict[str, list[str]] = {}
+        for name, sound in sounds.items():
+            groups.setdefault(sound.fingerprint, []).append(name)
+        known = self.description.known_duplicates if self.description else ()
+        problems: list[str] = []
+        defects: list[str] = []
+        for names in groups.values():
+            if len(names) > 1:
+                published = any(set(names) <= pair for pair in known)
+                sentence = f"{' and '.join(names)} are the same recording."
+                (defects if published else problems).append(sentence)
+        return problems, defects
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,8 +281,9 @@ class Fold:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 over the utterances of each part; equal splits have equal hashes."""
-        return _hash(self._names())
+        """SHA-256 over the sorted utterances of each part; equal splits have equal hashes."""
+        canonical = json.dumps([[part, sorted(names)] for part, names in self._names().items()])
+        return hashlib.sha256(canonical.encode()).hexdigest()
 
     def save(self, path: str | Path) -> None:
         """Write the split as JSON; the file appears whole or not at all.
@@ -260,7 +293,7 @@ class Fold:
         """
         path = Path(path)
         record: dict[str, Any] = {
-            "format": FORMAT,
+            "format": "servax fold 1",
             "corpus": self.train.name,
             "scheme": self.train.scheme,
             "index": self.index,
@@ -276,65 +309,6 @@ class Fold:
         except OSError as error:
             raise FetchError(f"{path}: {unwritable(error)}.") from None
 
-    @classmethod
-    def load(cls, path: str | Path, corpus: Corpus) -> Fold:
-        """Return the split that `save` wrote, over `corpus`.
-
-        Raises:
-            CorpusError: The file is missing, is no fold, was edited, or names utterances that
-                `corpus` does not have.
-            LeakError: As the constructor.
-        """
-        path = Path(path)
-        record = _read_record(path)
-        if record["corpus"] != corpus.name:
-            raise CorpusError(
-                f"{path}: is a fold of {record['corpus']!r}, it cannot split {corpus.name!r}."
-            )
-        if _hash({part: record[part] for part in PARTS}) != record["hash"]:
-            raise CorpusError(f"{path}: its hash does not fit its utterances, make the fold again.")
-        known = corpus.utterances["utterance"]
-        parts: dict[str, Corpus] = {}
-        for part in PARTS:
-            missing = sorted(set(record[part]) - set(known))
-            if missing:
-                raise CorpusError(
-                    f"{path}: {len(missing)} utterances of {part} are not in this corpus, "
-                    f"first {missing[0]!r}: load the corpus with scheme {record['scheme']!r}."
-                )
-            parts[part] = corpus.subset(np.asarray(known.isin(record[part])))
-        return cls(record["index"], **parts, apart=record["apart"])
-
     def _names(self) -> dict[str, list[str]]:
         """Return the utterances of each part."""
         return {part: list(getattr(self, part).utterances["utterance"]) for part in PARTS}
-
-
-def _hash(parts: Mapping[str, Sequence[str]]) -> str:
-    """Return SHA-256 over sorted utterance names, part by part."""
-    canonical = json.dumps([[part, sorted(parts[part])] for part in PARTS])
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    """Return the JSON of a fold after checking the type of every entry."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CorpusError(f"{path}: cannot be read ({error.strerror}).") from None
-    except ValueError:
-        raise CorpusError(f"{path}: is not JSON, expected a file written by Fold.save.") from None
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise CorpusError(f"{path}: is not a fold, expected a file written by Fold.save.")
-    kinds = {"corpus": str, "scheme": str, "index": int, "hash": str}
-    sound = {key: isinstance(record.get(key), kind) for key, kind in kinds.items()}
-    sound |= {part: _are_names(record.get(part)) for part in PARTS}
-    sound["apart"] = record.setdefault("apart", "speaker") in get_args(Apart)
-    for key, fine in sound.items():
-        if not fine:
-            raise CorpusError(f"{path}: its entry {key!r} is missing or malformed.")
-    return record
-
-
-def _are_names(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(each, str) for each in value)

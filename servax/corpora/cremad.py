@@ -30,8 +30,6 @@ import pandas as pd
 from servax.corpora.description import Description, FileNames, Scan
 from servax.errors import CorpusError
 
-__all__ = ["DESCRIPTION", "scan"]
-
 NAME = re.compile(
     r"(?P<speaker>10[0-9]{2})_(?P<text>IEO|TIE|IOM|IWW|TAI|MTI|IWL|ITH|DFA|ITS|TSI|WSI)"
     r"_(?P<emotion>ANG|DIS|FEA|HAP|NEU|SAD)_(?:LO|MD|HI|XX?)"

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["EMOTIONS", "FOUR", "Description", "Download", "FileNames", "Scan", "Utterance"]
-
 Progress = Callable[[int, int], None]
 """Told how many are done, of how many."""
 

@@ -35,8 +35,6 @@ from servax.corpora.description import Download, Progress
 from servax.corpora.loading import data_folder, describe, spoken
 from servax.errors import CorpusError, FetchError, SettingError, unwritable
 
-__all__ = ["download", "fetch", "unpack"]
-
 BLOCK = 1 << 18
 TIMEOUT_SECONDS = 60
 LARGEST_BYTES = 64 * 1024**3

@@ -22,8 +22,6 @@ import re
 
 from servax.corpora.description import Description, FileNames
 
-__all__ = ["DESCRIPTION"]
-
 GENDER = dict.fromkeys(("03", "10", "11", "12", "15"), "male") | dict.fromkeys(
     ("08", "09", "13", "14", "16"), "female"
 )

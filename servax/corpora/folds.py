@@ -1,36 +1,33 @@
-"""Which utterances train, validate and test: one rule for each way to divide a table.
+"""Which utterances train, validate and test, and that no part hears what another holds.
 
 Most divisions are speaker-independent. By text, and as published, every speaker may stand on both
 sides: speakers can be recognised only where they have trained, so what is kept apart there is the
 text (text-independent speaker recognition), or the recordings of a published test set.
+
+Comparing recordings means decoding them (about 3 s for RAVDESS), so what was decoded is
+remembered for the life of the process, by path, size and time of change.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from servax.corpora.recordings import Apart
-from servax.errors import SettingError
+from servax import audio
+from servax.errors import LeakError, SettingError
 
-__all__ = [
-    "DIVISIONS",
-    "Division",
-    "Groups",
-    "check_groups",
-    "divide",
-    "every_fifth",
-    "grouped",
-    "leave_one_speaker_out",
-    "natural_order",
-]
-
+Apart = Literal["speaker", "text", "utterance"]
+"""What no two parts of a fold may share."""
+Stretch = tuple[str, Path, float, float]
+"""Name of an utterance, its file, start and end in seconds; an end of NaN is that of the file."""
 Division = Literal["speaker", "text", "official"]
 """What else than a number of speaker groups may divide a corpus: see `Corpus.folds`."""
 Groups = int | Division
@@ -109,10 +106,11 @@ def divide(
     who = table["speaker"]
     if isinstance(groups, str):
         sessions = table["session"].groupby(who)
-        parts = leave_one_speaker_out({str(s): frozenset(set(f) - {""}) for s, f in sessions})
+        folds = leave_one_speaker_out({str(s): frozenset(set(f) - {""}) for s, f in sessions})
     else:
-        parts = grouped(list(set(who)), groups)
-    return "speaker", [(_of(who, a), _of(who, b), _of(who, c)) for a, b, c in parts]
+        folds = grouped(list(set(who)), groups)
+    masks = ([who.isin(part).to_numpy() for part in parts] for parts in folds)
+    return "speaker", [(train, validation, test) for train, validation, test in masks]
 
 
 def grouped(speakers: Sequence[str], groups: int) -> list[Speakers]:
@@ -131,10 +129,7 @@ def grouped(speakers: Sequence[str], groups: int) -> list[Speakers]:
             "groups", groups, f"'speaker' or a whole number from 3 to {len(ordered)} (the speakers)"
         )
     cut = [tuple(map(str, part)) for part in np.array_split(np.array(ordered, object), groups)]
-    return [
-        (_without(ordered, cut[i] + cut[(i + 1) % groups]), cut[(i + 1) % groups], cut[i])
-        for i in range(groups)
-    ]
+    return [_split(ordered, test, validation) for test, validation in pairwise([*cut, cut[0]])]
 
 
 def leave_one_speaker_out(sessions: Mapping[str, frozenset[str]]) -> list[Speakers]:
@@ -158,9 +153,13 @@ def leave_one_speaker_out(sessions: Mapping[str, frozenset[str]]) -> list[Speake
     for i, speaker in enumerate(ordered):
         others = ordered[i + 1 :] + ordered[:i]
         partners = [other for other in others if sessions[other] & sessions[speaker]]
-        validation = (partners or others)[0]
-        folds.append((_without(ordered, (speaker, validation)), (validation,), (speaker,)))
+        folds.append(_split(ordered, (speaker,), (partners or others)[:1]))
     return folds
+
+
+def _split(speakers: Sequence[str], test: Sequence[str], validation: Sequence[str]) -> Speakers:
+    train = tuple(each for each in speakers if each not in {*test, *validation})
+    return train, tuple(validation), tuple(test)
 
 
 def every_fifth(
@@ -173,12 +172,8 @@ def every_fifth(
         labels: Label of each.
         together: Sets of names none of which is chosen unless all are.
     """
-    turn: Counter[str] = Counter()
-    chosen = set()
-    for name, label in sorted(zip(names, labels, strict=True), key=lambda p: natural_order(p[0])):
-        if turn[label] % 5 == 0:
-            chosen.add(name)
-        turn[label] += 1
+    ordered = pd.Series(list(labels), index=list(names))[sorted(names, key=natural_order)]
+    chosen = set(ordered.index[ordered.groupby(ordered).cumcount() % 5 == 0])
     for alike in together:
         if not alike <= chosen:
             chosen -= alike
@@ -192,7 +187,7 @@ def _texts(table: pd.DataFrame, name: str) -> list[Mask]:
     if "" in found or len(found) < 2:
         given = f"{(texts == '').sum()} utterances without a text" if "" in found else "one text"
         raise SettingError("groups", "text", f"a corpus of at least 2 texts, {name} has {given}")
-    return [_of(texts, [each]) for each in found]
+    return [(texts == each).to_numpy() for each in found]
 
 
 def _published(table: pd.DataFrame, name: str, is_test: Callable[[str], bool] | None) -> Mask:
@@ -215,7 +210,7 @@ def _shared(
     """Return the parts of which `test` (N,) is given; every fifth of each class validates."""
     rest = table[~test]
     chosen = every_fifth(list(rest["utterance"]), list(rest["label"]), together=together)
-    validation = _of(table["utterance"], chosen) & ~test
+    validation = table["utterance"].isin(chosen).to_numpy() & ~test
     train = ~test & ~validation
     unknown = sorted(set(table["label"][~train]) - set(table["label"][train]), key=natural_order)
     if unknown:
@@ -227,9 +222,97 @@ def _shared(
     return train, validation, test
 
 
-def _of(column: pd.Series[str], values: Iterable[str]) -> Mask:
-    return column.isin(list(values)).to_numpy()
+_heard: dict[tuple[str, int, int, float, float], audio.Sound] = {}
 
 
-def _without(speakers: Sequence[str], taken: Sequence[str]) -> tuple[str, ...]:
-    return tuple(speaker for speaker in speakers if speaker not in taken)
+def heard(path: Path, start: float, end: float) -> audio.Sound:
+    """Return what a stretch of a file holds, decoding it only when it is new or has changed.
+
+    Args:
+        path: Sound file.
+        start: First moment, in seconds.
+        end: Moment after the last one, in seconds; NaN for the end.
+
+    Raises:
+        AudioError: As `audio.read`.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return audio.inspect(path, start=start, end=end)  # which writes the refusal
+    last = -1.0 if math.isnan(end) else end  # NaN is not equal to itself
+    key = (str(path), status.st_size, status.st_mtime_ns, start, last)
+    if key not in _heard:
+        _heard[key] = audio.inspect(path, start=start, end=end)
+    return _heard[key]
+
+
+def refuse_leaks(
+    stretches: Mapping[str, Sequence[Stretch]],
+    *,
+    speakers: Mapping[str, Iterable[str]] | None = None,
+    texts: Mapping[str, Iterable[str]] | None = None,
+) -> None:
+    """Compare every two parts of a fold.
+
+    Args:
+        stretches: Part (``train``, ``validation``, ``test``) → what it holds.
+        speakers: Part → who speaks there; None where speakers may stand in two parts.
+        texts: Part → what is said there; None where tested texts may train.
+
+    Raises:
+        LeakError: A speaker, a tested text, an identical recording or overlapping stretches of one
+            file stand in two parts; the sentence names them.
+        AudioError: A recording cannot be decoded.
+    """
+    seen: dict[str, str] = {}
+    for part, names in (speakers or {}).items():
+        for speaker in names:
+            if seen.setdefault(speaker, part) != part:
+                raise LeakError(
+                    f"speaker {speaker} stands in {seen[speaker]} and in {part}: "
+                    f"give each speaker to one part only."
+                )
+    for part, said in (texts or {}).items():
+        shared = sorted(set(said) & set(texts["test"])) if texts and part != "test" else []
+        if shared:
+            raise LeakError(
+                f"text {shared[0]!r} stands in {part} and in test: give each tested text to test "
+                f"only."
+            )
+    _refuse_overlaps(stretches)
+    _refuse_identical_sound(stretches)
+
+
+def _refuse_overlaps(parts: Mapping[str, Sequence[Stretch]]) -> None:
+    if all(start == 0 and math.isnan(end) for part in parts.values() for _, _, start, end in part):
+        return  # whole files overlap only with themselves, and then they sound the same
+    found: dict[Path, list[tuple[float, float, str, str]]] = {}
+    for part, held in parts.items():
+        for name, path, start, end in held:
+            last = math.inf if math.isnan(end) else end
+            found.setdefault(path.resolve(), []).append((start, last, part, name))
+    for path, stretches in found.items():
+        stretches.sort()
+        for i, (_, end, part, name) in enumerate(stretches):
+            for start, _, other_part, other in stretches[i + 1 :]:
+                if start >= end:
+                    break
+                if other_part != part:
+                    raise LeakError(
+                        f"{name} ({part}) and {other} ({other_part}) overlap in {path}: "
+                        f"give both to one part."
+                    )
+
+
+def _refuse_identical_sound(parts: Mapping[str, Sequence[Stretch]]) -> None:
+    seen: dict[str, tuple[str, str]] = {}
+    for part, held in parts.items():
+        for name, path, start, end in held:
+            sound = heard(path, start, end)
+            first_part, first = seen.setdefault(sound.fingerprint, (part, name))
+            if first_part != part:
+                raise LeakError(
+                    f"{first} ({first_part}) and {name} ({part}) are the same recording: "
+                    f"remove one of them or give both to one part."
+                )

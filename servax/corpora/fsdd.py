@@ -22,8 +22,6 @@ import re
 
 from servax.corpora.description import Description, FileNames
 
-__all__ = ["DESCRIPTION"]
-
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 NAME = re.compile(
     rf"(?P<emotion>(?P<text>[0-9]))_(?P<speaker>{'|'.join(SPEAKERS)})_(?:[0-9]|[1-4][0-9])"

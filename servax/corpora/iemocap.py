@@ -37,8 +37,6 @@ from pathlib import Path
 
 from servax.corpora.description import Description, Scan, Utterance
 
-__all__ = ["DESCRIPTION", "scan"]
-
 LINE = re.compile(r"\[\d+\.\d+ - \d+\.\d+\]\t(\S+)\t([a-z]{3})\t\[.*\]\s*")
 NAME = re.compile(r"(Ses0([1-5])[FM]_(?:impro\d\d|script\d\d_\d)[ab]?)_([FM])\d{3}")
 EMOTION = {

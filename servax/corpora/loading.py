@@ -18,17 +18,6 @@ from servax.errors import CorpusError, SettingError, nearest
 from servax.files import expanded
 from servax.kinds import check
 
-__all__ = [
-    "COLUMN_SCHEMES",
-    "NAMES",
-    "SCHEMES",
-    "cache_folder",
-    "data_folder",
-    "describe",
-    "load",
-    "spoken",
-]
-
 NAMES: dict[str, Description] = {
     module.DESCRIPTION.name: module.DESCRIPTION
     for module in (ravdess, emodb, iemocap, cremad, nemo, fsdd, synthetic)
@@ -127,8 +116,8 @@ def load(
         )
     if name == synthetic.DESCRIPTION.name:
         folder = spoken(folder, seed=seed)
-    folder, found = _scan(description, data_folder() / name if folder is None else folder)
-    return _labelled(found, name, folder, scheme, description, limit)
+    folder = data_folder() / name if folder is None else folder
+    return _labelled(_scan(description, folder), name, folder, scheme, description, limit)
 
 
 def spoken(folder: Path | None = None, *, seed: int = 0) -> Path:
@@ -141,8 +130,8 @@ def spoken(folder: Path | None = None, *, seed: int = 0) -> Path:
     return synthetic.generate(folder or cache_folder() / "synthetic", seed=seed)
 
 
-def _scan(description: Description, folder: Path) -> tuple[Path, Scan]:
-    """Return the folder of a described corpus and what it holds."""
+def _scan(description: Description, folder: Path) -> Scan:
+    """Return what the folder of a described corpus holds."""
     if description.download:
         how = f"Run 'servax corpus fetch {description.name}'"
     else:
@@ -155,7 +144,7 @@ def _scan(description: Description, folder: Path) -> tuple[Path, Scan]:
     found = description.scan(folder)
     if not found.utterances:
         raise CorpusError(f"{folder}: holds no utterance of {description.name}. {advice}")
-    return folder, found
+    return found
 
 
 def _labelled(

@@ -23,9 +23,10 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow
 import pyarrow.parquet
@@ -33,14 +34,12 @@ import pyarrow.parquet
 from servax.corpora.description import Scan, Utterance
 from servax.errors import CorpusError, nearest
 
-__all__ = ["SUFFIXES", "is_manifest", "read_manifest"]
-
 SUFFIXES = (".csv", ".parquet")
 NEEDED = ("path", "label", "speaker")
 OPTIONAL = ("session", "start", "end", "gender", "text", "utterance")
-GENDERS = ("", "female", "male")
 
 Row = dict[str, str]
+Key = TypeVar("Key", bound=Hashable)
 
 
 def is_manifest(name: str) -> bool:
@@ -67,30 +66,25 @@ def read_manifest(path: Path, root: Path, *, with_files: bool = True) -> Scan:
     _check_columns(path, columns)
     if not rows:
         raise CorpusError(f"{path}: has no rows, expected one per utterance.")
-    lines = [line for line, _ in rows]
-    stretches = [_utterance(path, line, row) for line, row in rows]
+    lines, utterances = zip(
+        *((line, _utterance(path, line, row)) for line, row in rows), strict=True
+    )
     # NaN is not equal to itself.
-    if twice := _repeated([(u.path, u.start, str(u.end)) for u in stretches]):
-        first, again = twice
-        raise CorpusError(
-            f"{path}: {lines[again]} repeats {lines[first]} ({stretches[again].path})."
-        )
-    times = Counter(u.path for u in stretches)
-    utterances = [
-        replace(u, utterance=u.path if times[u.path] == 1 else f"{u.path}@{u.start!r}-{u.end!r}")
-        if not u.utterance
-        else u
-        for u in stretches
+    for line, first, key in _repeated(lines, [(u.path, u.start, str(u.end)) for u in utterances]):
+        raise CorpusError(f"{path}: {line} repeats {first} ({key[0]}).")
+    times = Counter(u.path for u in utterances)
+    names = [
+        u.utterance or (u.path if times[u.path] == 1 else f"{u.path}@{u.start!r}-{u.end!r}")
+        for u in utterances
     ]
-    if twice := _repeated([u.utterance for u in utterances]):
-        first, again = twice
-        raise CorpusError(
-            f"{path}: {lines[again]} has the utterance name {utterances[again].utterance!r} of "
-            f"{lines[first]}."
-        )
+    for line, first, name in _repeated(lines, names):
+        raise CorpusError(f"{path}: {line} has the utterance name {name!r} of {first}.")
     if with_files:
-        _refuse_missing_files(path, root, lines, utterances)
-    return Scan(tuple(utterances))
+        for line, utterance in zip(lines, utterances, strict=True):
+            if "\0" in utterance.path:
+                raise CorpusError(f"{path}: {line} has a zero byte in its path.")
+        _refuse_missing_files(path, root, list(dict.fromkeys(u.path for u in utterances)))
+    return Scan(tuple(replace(u, utterance=n) for u, n in zip(utterances, names, strict=True)))
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[tuple[str, Row]]]:
@@ -177,7 +171,7 @@ def _utterance(path: Path, line: str, row: Row) -> Utterance:
     if end <= start:
         raise CorpusError(f"{path}: {line} ends at {end:g} s, expected a time after {start:g} s.")
     gender = row.get("gender", "")
-    if gender not in GENDERS:
+    if gender not in ("", "female", "male"):
         raise CorpusError(f"{path}: {line} has gender {gender!r}, expected female, male or empty.")
     return Utterance(
         utterance=row.get("utterance", ""),
@@ -204,21 +198,15 @@ def _seconds(path: Path, line: str, name: str, cell: str, *, empty: float) -> fl
     return value
 
 
-def _repeated(keys: Sequence[Hashable]) -> tuple[int, int] | None:
-    """Return where a key stands first, and where it stands again; None where none does."""
-    seen: dict[Hashable, int] = {}
-    return next(
-        ((first, i) for i, key in enumerate(keys) if (first := seen.setdefault(key, i)) != i), None
-    )
+def _repeated(lines: Sequence[str], keys: Sequence[Key]) -> Iterator[tuple[str, str, Key]]:
+    """Yield each line whose key stood before, with the line where it stood first."""
+    seen: dict[Key, str] = {}
+    for line, key in zip(lines, keys, strict=True):
+        if (first := seen.setdefault(key, line)) != line:
+            yield line, first, key
 
 
-def _refuse_missing_files(
-    path: Path, root: Path, lines: Sequence[str], utterances: Sequence[Utterance]
-) -> None:
-    for line, utterance in zip(lines, utterances, strict=True):
-        if "\0" in utterance.path:
-            raise CorpusError(f"{path}: {line} has a zero byte in its path.")
-    files = list(dict.fromkeys(utterance.path for utterance in utterances))
+def _refuse_missing_files(path: Path, root: Path, files: Sequence[str]) -> None:
     missing = [file for file in files if not _is_file(root / file)]
     if missing:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")

@@ -22,8 +22,6 @@ import re
 
 from servax.corpora.description import Description, FileNames
 
-__all__ = ["DESCRIPTION"]
-
 GENDER = dict.fromkeys(("EB0", "IC0", "KD0", "MK0"), "female") | dict.fromkeys(
     ("KS0", "MP0", "SM0", "TP0", "WR0"), "male"
 )

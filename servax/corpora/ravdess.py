@@ -28,8 +28,6 @@ import re
 
 from servax.corpora.description import Description, Download, FileNames
 
-__all__ = ["DESCRIPTION"]
-
 NAME = re.compile(
     r"03-01-(?P<emotion>0[1-8])-0[12]-(?P<text>0[12])-0[12]-(?P<speaker>0[1-9]|1[0-9]|2[0-4])"
 )

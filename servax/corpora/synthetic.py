@@ -41,8 +41,6 @@ from servax import audio
 from servax.corpora.description import Description, Progress, Scan, Utterance
 from servax.errors import CorpusError, FetchError, SettingError
 
-__all__ = ["DESCRIPTION", "PROSODY", "SENTENCES", "VOICES", "Prosody", "generate", "scan", "speak"]
-
 VERSION = 1
 """Goes into the hash: raise it when the same settings begin to give other sound."""
 SAMPLE_RATE = 16_000

@@ -89,12 +89,8 @@ def test_every_fifth_by_hand() -> None:
 def test_a_fold_by_text_is_stored_with_what_it_keeps_apart(people: Corpus, tmp_path: Path) -> None:
     fold, path = people.folds("text")[1], tmp_path / "fold.json"
     fold.save(path)
-    again = Fold.load(path, people)
-    assert (again.apart, again.hash) == ("text", fold.hash)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"apart": "colour"}))
-    sentence = f"{path}: its entry 'apart' is missing or malformed."
-    with pytest.raises(CorpusError, match=exactly(sentence)):
-        Fold.load(path, people)
+    told = json.loads(path.read_text())
+    assert (told["apart"], told["hash"]) == ("text", fold.hash)
 
 
 def test_refuses_a_tested_text_in_training(people: Corpus) -> None:
