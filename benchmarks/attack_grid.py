@@ -29,7 +29,7 @@ from subject import Subject, Turns, add_subject, subject
 from torch import Tensor, nn
 
 from servax.attacks.gradient import class_loss
-from servax.attacks.wrappers import with_gradients
+from servax.attacks.logits import with_gradients
 from servax.errors import ServaxError, SettingError
 from servax.evaluation import uar
 from servax.evaluation.suites import AttackGrid

@@ -11,10 +11,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from numbers import Real
 from typing import Any, Literal, ParamSpec, TypeVar, cast
 
@@ -134,15 +135,52 @@ def stored(settings: Any) -> dict[str, Any]:
     return {names.get(name, name): value for name, value in told.items()}
 
 
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a number must be."""
+
+    expected: str
+    """In words."""
+    holds: Callable[[Any], bool]
+    """Whether a number is; NaN and the infinities are asked about too."""
+
+    def check(self, name: str, value: object) -> None:
+        """Refuse what is no such number."""
+        check_number(name, value)
+        if not self.holds(value):
+            raise SettingError(name, value, self.expected)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A name that must be one of several."""
+
+    allowed: Collection[str]
+    """Those."""
+
+    def check(self, name: str, value: object) -> None:
+        """Refuse another name."""
+        if value not in self.allowed:
+            raise SettingError.choice(name, value, self.allowed)
+
+
+Rules = Mapping[str, Rule | Choice]
+"""What the settings of a dataclass must be; a class declares its own as ``RULES``."""
+COUNT = Rule("a whole number of at least 1", lambda n: n >= 1 and float(n).is_integer())
+POSITIVE = Rule("a finite number above 0", lambda v: 0 < v < math.inf)
+NOT_NEGATIVE = Rule("a finite number of at least 0", lambda v: 0 <= v < math.inf)
+
+
 def check_types(settings: Any, *, whole: bool = True) -> None:
-    """Refuse a dataclass whose fields are not what their annotations say.
+    """Refuse a dataclass whose fields are not what their annotations and its ``RULES`` say.
 
     Args:
-        settings: An instance; its ``__post_init__`` says this before any rule.
+        settings: An instance; its ``__post_init__`` says this first.
         whole: Refuse fractions for ``int``; False where a rule says it in more words.
 
     Raises:
-        SettingError: A field has a value of another kind, or settings inside are none.
+        SettingError: A field has a value of another kind or outside its rule, or settings inside
+            are none.
     """
     for field in dataclasses.fields(settings):
         value, kind = getattr(settings, field.name, None), str(field.type)
@@ -155,6 +193,19 @@ def check_types(settings: Any, *, whole: bool = True) -> None:
             check(field.name, value, "str")
         else:
             check(field.name, value, kind, whole=whole)
+    check_rules(settings)
+
+
+def check_rules(settings: Any) -> None:
+    """Refuse a dataclass with a number or a name outside what its ``RULES`` say."""
+    rules: dict[str, Rule | Choice] = {}
+    for made in reversed(type(settings).__mro__):  # a class may narrow what its base says
+        rules |= vars(made).get("RULES", {})
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name, None)
+        may_lack = value is None and str(field.type).endswith(" | None")
+        if field.name in rules and not may_lack:
+            rules[field.name].check(field.name, value)
 
 
 def check(name: str, value: Any, annotation: str, *, whole: bool = True) -> None:

@@ -1,7 +1,7 @@
 """Ascent on the class loss: attacks on any classifier, bare, defended, or of waveforms."""
 
 from servax.attacks.auto_pgd import APGD, TargetedAPGD
-from servax.attacks.base import Attack, BallAttack
+from servax.attacks.base import Attack, BallAttack, Problem
 from servax.attacks.ensemble import AutoAttack, Ensemble, Outcome, Restarts
 from servax.attacks.foolbox import Foolbox
 from servax.attacks.gradient import (
@@ -12,8 +12,9 @@ from servax.attacks.gradient import (
     RandomNoise,
     class_loss,
 )
-from servax.attacks.problem import (
-    Problem,
+from servax.attacks.logits import (
+    Counting,
+    FastGradients,
     cross_entropy,
     dlr,
     dlr_targeted,
@@ -23,7 +24,6 @@ from servax.attacks.problem import (
 from servax.attacks.score_based import NES, SPSA, Found, QueryAttack
 from servax.attacks.square import Square
 from servax.attacks.waveform import WaveformPGD
-from servax.attacks.wrappers import Counting, FastGradients
 
 __all__ = [
     "APGD",

@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from servax.attacks.base import BallAttack, check_count
-from servax.attacks.early_stopping import Gain, Strongest, View, last_of, look, to_attack
-from servax.attacks.problem import LOSSES, LossName, Problem, dlr_targeted, margin
+from servax.attacks.base import BallAttack, Problem, last_of
+from servax.attacks.early_stopping import Gain, Strongest, View, look, to_attack
+from servax.attacks.logits import LOSSES, LossName, dlr_targeted
 from servax.errors import SettingError
-from servax.kinds import renamed
-from servax.perturbation import Ball, into_reach
+from servax.kinds import COUNT, Choice, Rule, Rules, renamed
+from servax.perturbation import Ball, into_reach, per_utterance
 
 MOMENTUM = 0.75
 """Share of the new step in a move; the rest is the last move (alpha in the paper)."""
@@ -44,11 +45,10 @@ class AutoPGD(BallAttack):
     early_stop: bool = True
     """Stop once an utterance is fooled; otherwise its loss is raised to the end (for transfer)."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_count("steps", self.steps)
-        if not 0 < self.rho < 1:
-            raise SettingError("rho", self.rho, "a number in (0, 1), .75 in the paper")
+    RULES: ClassVar[Rules] = {
+        "steps": COUNT,
+        "rho": Rule("a number in (0, 1), .75 in the paper", lambda rho: 0 < rho < 1),
+    }
 
     def _start(self, problem: Problem) -> Tensor:
         """Return where each utterance begins, (n, ...), inside the ball and the bounds."""
@@ -71,8 +71,12 @@ class AutoPGD(BallAttack):
         if len(rows) == 0:
             yield strongest.inputs
             return
-        seen = _seen(problem, rows, start[rows], gain)
-        state = _State.begin(rows, start[rows], seen, self.epsilon)
+
+        def seen_at(rows: Tensor, z: Tensor) -> View:
+            return look(problem.at(rows), z, lambda logits: gain(logits, rows))
+
+        seen = seen_at(rows, start[rows])
+        state = _State(rows, start[rows], seen, self.epsilon)
         strongest.offer(rows, state.current, seen.fooled, seen.gain)
         yield strongest.inputs
         steps = int(self.steps)
@@ -83,7 +87,7 @@ class AutoPGD(BallAttack):
             if len(state.rows) == 0:
                 return
             state.move(problem.at(state.rows), self.ball, 1.0 if number == 1 else MOMENTUM)
-            seen = _seen(problem, state.rows, state.current, gain)
+            seen = seen_at(state.rows, state.current)
             strongest.offer(state.rows, state.current, seen.fooled, seen.gain)
             state.note(seen)
             if number in windows:
@@ -99,10 +103,7 @@ class APGD(AutoPGD):
     loss: LossName = "cross-entropy"
     """What is raised: `cross-entropy`, `dlr` or `margin`."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.loss not in LOSSES:
-            raise SettingError.choice("loss", self.loss, LOSSES)
+    RULES: ClassVar[Rules] = {"loss": Choice(LOSSES)}
 
     def iterates(self, problem: Problem) -> Iterator[Tensor]:
         """Yield the strongest inputs, start first: those that fool, else of the highest loss."""
@@ -126,10 +127,10 @@ class TargetedAPGD(AutoPGD):
     targets: int | None = None
     """Lead towards so many of the other classes at most; None is all of them."""
 
+    RULES: ClassVar[Rules] = {"targets": COUNT}
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.targets is not None:
-            check_count("targets", self.targets)
         if self.targeted:
             raise SettingError(
                 "targeted",
@@ -148,7 +149,7 @@ class TargetedAPGD(AutoPGD):
         every = torch.arange(len(logits), device=logits.device)
         strongest = Strongest(problem.x)
         if self.early_stop:
-            strongest.offer(every, problem.x, problem.fooled(logits), margin(logits, problem.y))
+            strongest.judge(problem, every, problem.x, logits)
         yield strongest.inputs
         for towards in likely[:, :count].unbind(1):
             rows = strongest.standing() if self.early_stop else every
@@ -156,8 +157,7 @@ class TargetedAPGD(AutoPGD):
                 return
             found = self._towards(problem, rows, towards[rows])
             part = problem.at(rows)
-            scores = part.scores(found)
-            strongest.offer(rows, found, part.fooled(scores), margin(scores, part.y))
+            strongest.judge(part, rows, found, part.scores(found))
             yield strongest.inputs
 
     def _towards(self, problem: Problem, rows: Tensor, towards: Tensor) -> Tensor:
@@ -172,10 +172,6 @@ class TargetedAPGD(AutoPGD):
         return last_of(self._ascend(part, gain, start[rows]), part.x)
 
 
-def _seen(problem: Problem, rows: Tensor, z: Tensor, gain: Gain) -> View:
-    return look(problem.at(rows), z, lambda logits: gain(logits, rows))
-
-
 def checkpoints(steps: int) -> list[int]:
     """Return after which steps the step's length is judged: w_j = ceil(p_j steps), section 3."""
     shares = [0.0, 0.22]
@@ -185,59 +181,29 @@ def checkpoints(steps: int) -> list[int]:
     return sorted({math.ceil(share * steps - 1e-9) for share in shares[1:] if share <= 1.0})
 
 
-@dataclass(kw_only=True)
 class _State:
-    """What Auto-PGD remembers of the open utterances, a row for each of m."""
+    """What Auto-PGD remembers of the open utterances, a row for each of m.
 
-    rows: Tensor
-    """Which utterances of the problem these are, (m,)."""
-    current: Tensor
-    """Where each is."""
-    previous: Tensor
-    """Where each was one step ago."""
-    gradient: Tensor
-    """At `current`."""
-    gain: Tensor
-    """At `current` before any jump back, (m,)."""
-    best: Tensor
-    """Where the gain was highest."""
-    best_gradient: Tensor
-    """At `best`."""
-    best_gain: Tensor
-    """At `best`, (m,)."""
-    step: Tensor
-    """Length of a step, (m, 1, ...)."""
-    rises: Tensor
-    """In how many steps of this window the gain rose, (m,)."""
-    checked_gain: Tensor
-    """The highest gain at the last checkpoint, (m,)."""
-    halved: Tensor
-    """Whether the step was halved at the last checkpoint, bool (m,)."""
+    `rows` are their places in the problem, (m,). Each is at `current`, was at `previous` one step
+    ago, has its `gradient` there, and had its `gain` there before any jump back. The gain was
+    highest, `best_gain`, at `best`; at the last checkpoint the highest was `checked_gain`, and it
+    was `halved` there or not. It `rises` in so many steps since, each `step` (m, 1, ...) long.
+    """
 
-    @classmethod
-    def begin(cls, rows: Tensor, start: Tensor, seen: View, radius: float) -> _State:
-        """Return the state at the start (m, ...), of which `seen` tells."""
-        shape = (len(start), *([1] * (start.ndim - 1)))
-        return cls(
-            rows=rows,
-            current=start,
-            previous=start,
-            gradient=seen.gradient,
-            gain=seen.gain,
-            best=start,
-            best_gradient=seen.gradient,
-            best_gain=seen.gain,
-            step=start.new_full(shape, 2.0 * radius),
-            rises=torch.zeros_like(rows),
-            checked_gain=seen.gain,
-            halved=torch.ones_like(seen.fooled),
-        )
+    def __init__(self, rows: Tensor, start: Tensor, seen: View, radius: float) -> None:
+        self.rows = rows
+        self.current = self.previous = self.best = start
+        self.gradient = self.best_gradient = seen.gradient
+        self.gain = self.best_gain = self.checked_gain = seen.gain
+        self.step = per_utterance(start.new_full(rows.shape, 2.0 * radius), start)
+        self.rises = torch.zeros_like(rows)
+        self.halved = torch.ones_like(seen.fooled)
 
     def keep(self, stays: Tensor) -> None:
         """Forget the utterances that do not stay, bool (m,)."""
         if not bool(stays.all()):
-            for field in fields(self):
-                setattr(self, field.name, getattr(self, field.name)[stays])
+            for name, value in vars(self).items():
+                setattr(self, name, value[stays])
 
     def move(self, problem: Problem, ball: Ball, momentum: float) -> None:
         """Take a step with momentum; `problem` is that of these rows."""
@@ -254,22 +220,19 @@ class _State:
         self.rises = self.rises + (seen.gain > self.gain)
         self.gradient, self.gain = seen.gradient, seen.gain
         better = seen.gain > self.best_gain
-        self.best = _where(better, self.current, self.best)
-        self.best_gradient = _where(better, seen.gradient, self.best_gradient)
-        self.best_gain = _where(better, seen.gain, self.best_gain)
+        rows = per_utterance(better, self.best)
+        self.best = torch.where(rows, self.current, self.best)
+        self.best_gradient = torch.where(rows, seen.gradient, self.best_gradient)
+        self.best_gain = torch.where(better, seen.gain, self.best_gain)
 
     def check(self, window: int, rho: float) -> None:
         """Halve the step and go back to the best point where conditions 1 or 2 hold."""
         seldom = self.rises <= rho * window
         stuck = ~self.halved & (self.checked_gain >= self.best_gain)
         self.halved = seldom | stuck
-        self.step = _where(self.halved, self.step / 2, self.step)
-        self.current = _where(self.halved, self.best, self.current)
-        self.gradient = _where(self.halved, self.best_gradient, self.gradient)
+        rows = per_utterance(self.halved, self.step)
+        self.step = torch.where(rows, self.step / 2, self.step)
+        self.current = torch.where(rows, self.best, self.current)
+        self.gradient = torch.where(rows, self.best_gradient, self.gradient)
         self.checked_gain = self.best_gain
         self.rises = torch.zeros_like(self.rises)
-
-
-def _where(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """Return `new` in `rows`, bool (m,), and `old` in the others, both (m, ...)."""
-    return torch.where(rows.view(-1, *([1] * (new.ndim - 1))), new, old)

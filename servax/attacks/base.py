@@ -8,33 +8,112 @@ classifier are such modules too, so an attack works on them unchanged. An attack
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from servax.attacks.problem import Problem, logits_of
-from servax.errors import ServaxError, SettingError, ShapeError
-from servax.kinds import check, check_list, check_number, check_types
+from servax.attacks.logits import Loss, logits_of
+from servax.errors import SettingError, ShapeError
+from servax.kinds import NOT_NEGATIVE, Choice, Rules, check, check_list, check_types
 from servax.models import classes_of, evaluating
-from servax.perturbation import (
-    L2,
-    Ball,
-    Bounds,
-    Linf,
-    Masked,
-    check_radius,
-    exact_change,
-    in_reach,
-    into_ball,
-    into_bounds,
-)
+from servax.perturbation import L2, Ball, Bounds, Linf, Masked, Objective, held
 
 Norm = type[Linf] | type[L2]
 Labels = Literal["true", "predicted"]
+
+
+class Given(TypedDict, total=False):
+    """What else every form of a call may be given; `Attack.__call__` says what it means."""
+
+    generator: torch.Generator | None
+    mask: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Problem:
+    """One batch as an attack sees it; `at` gives the part of it that is still open."""
+
+    model: nn.Module
+    """From inputs (n, ...) to logits (n, K), in evaluation mode."""
+    x: Tensor
+    """Clean inputs (n, ...), inside the bounds."""
+    y: Tensor
+    """Classes (n,) to lead away from; to lead towards when `targeted`."""
+    mask: Tensor | None = None
+    """Where an input may change, bool, broadcastable to `x`; None is everywhere."""
+    targeted: bool = False
+    """Whether `y` is wanted instead of avoided."""
+    bounds: Bounds = (0.0, 1.0)
+    """Lowest and highest value of a valid input."""
+    generator: torch.Generator | None = None
+    """Draws whatever is random."""
+
+    def at(self, rows: Tensor) -> Problem:
+        """Return the problem of the utterances `rows` (m,), int64 or bool."""
+        mask = self.mask
+        if mask is not None and mask.ndim == self.x.ndim and len(mask) == len(self.x):
+            mask = mask[rows]
+        return replace(self, x=self.x[rows], y=self.y[rows], mask=mask)
+
+    def logits(self, z: Tensor) -> Tensor:
+        """Return the logits (n, K) of inputs (n, ...), or refuse what the model returned.
+
+        Raises:
+            SettingError: The output is no tensor, or a class is not one of the model's: torch would
+                take -100 for "ignore", and the attack would do nothing.
+            ShapeError: The output is not (n, K).
+        """
+        logits = logits_of(self.model, z)
+        lowest, highest = int(self.y.min()), int(self.y.max())
+        if not (lowest >= 0 and highest < logits.shape[1]):
+            raise SettingError(
+                "y", f"in [{lowest}, {highest}]", f"classes in [0, {logits.shape[1] - 1}]"
+            )
+        return logits
+
+    def scores(self, z: Tensor) -> Tensor:
+        """Return the logits (n, K) without gradients."""
+        # Not inference mode: losses of scores may be compared with those of gradients later.
+        with torch.no_grad():
+            return self.logits(z)
+
+    def fooled(self, logits: Tensor) -> Tensor:
+        """Return whether the attacker has what they want, bool (n,).
+
+        Raises:
+            ServaxError: An answer is NaN or infinite: it is neither right nor fooled.
+        """
+        predicted = classes_of(logits)
+        return predicted == self.y if self.targeted else predicted != self.y
+
+    def gain(self, loss: Loss, logits: Tensor) -> Tensor:
+        """Return what the attacker raises, (n,): the loss, or minus it when targeted."""
+        # A copy, since a tensor made in inference mode could not be saved for the backward pass.
+        value = loss(logits, self.y.clone())
+        return -value if self.targeted else value
+
+    def objective(self, loss: Loss) -> Objective:
+        """Return the objective for `servax.perturbation.ascend`."""
+        return lambda z: self.gain(loss, self.logits(z))
+
+    def within(self, ball: Ball) -> Ball:
+        """Return `ball`, restricted to where the inputs may change."""
+        return ball if self.mask is None else Masked(ball, self.mask)
+
+    def put_back(self, z: Tensor) -> Tensor:
+        """Return inputs (n, ...) with the clean values where nothing may change."""
+        return z if self.mask is None else torch.where(self.mask, z, self.x)
+
+    def random(self) -> torch.Generator:
+        """Return the generator, or raise a SettingError: the attack is random."""
+        if self.generator is None:
+            raise SettingError("generator", None, "a torch.Generator, the attack is random")
+        return self.generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +127,12 @@ class Attack(ABC):
     targeted: bool = False
     """Lead towards the classes given as `y` instead of away from them."""
 
+    RULES: ClassVar[Rules] = {"labels": Choice(("true", "predicted"))}
+
     def __post_init__(self) -> None:
         check_types(self, whole=False)
-        check_bounds(self.bounds)
-        if self.labels not in ("true", "predicted"):
-            raise SettingError.choice("labels", self.labels, ("true", "predicted"))
+        if not self.bounds[0] < self.bounds[1]:
+            raise SettingError("bounds", self.bounds, "(low, high) with low < high")
         if self.targeted and self.labels != "true":
             raise SettingError("labels", self.labels, "true: a targeted attack leads towards y")
 
@@ -96,26 +176,23 @@ class Attack(ABC):
                 (B, C).
             SettingError: `x` is outside the bounds, or a random attack got no generator.
         """
-        adversarial = x
-        for iterate in self.trajectory(model, x, y, generator=generator, mask=mask):
-            adversarial = iterate
-        return adversarial
+        with self.facing(model, x, y, generator=generator, mask=mask) as problem:
+            return self.result(problem)
+
+    def result(self, problem: Problem) -> Tensor:
+        """Return the last iterate for a problem; its clean inputs when there is none."""
+        ball = problem.within(self.ball_around(problem.x))
+        return held(problem.x, last_of(self.iterates(problem), problem.x), ball, self.bounds)
 
     def trajectory(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        generator: torch.Generator | None = None,
-        mask: Tensor | None = None,
+        self, model: nn.Module, x: Tensor, y: Tensor, **given: Unpack[Given]
     ) -> Iterator[Tensor]:
         """Yield each iterate of the attack; arguments and errors as for a call.
 
         Nothing runs, and nothing is refused, before the first iterate is asked for. The model is in
         evaluation mode from then on until the iterator ends or is closed.
         """
-        with self.facing(model, x, y, generator=generator, mask=mask) as problem:
+        with self.facing(model, x, y, **given) as problem:
             ball = problem.within(self.ball_around(problem.x))
             for adversarial in self.iterates(problem):
                 yield held(problem.x, adversarial, ball, self.bounds)
@@ -126,9 +203,7 @@ class Attack(ABC):
         x: Tensor,
         y: Tensor,
         epsilons: Sequence[float],
-        *,
-        generator: torch.Generator | None = None,
-        mask: Tensor | None = None,
+        **given: Unpack[Given],
     ) -> Iterator[tuple[float, Tensor]]:
         """Yield each size of the ball, the smallest first, with the result of the attack in it.
 
@@ -136,15 +211,13 @@ class Attack(ABC):
         is not attacked again. All other settings stay. Other arguments and errors as for a call.
         """
         attacks = self._of_sizes(epsilons)
-        with self.facing(model, x, y, generator=generator, mask=mask) as problem:
+        with self.facing(model, x, y, **given) as problem:
             found = problem.x.clone()
             still = torch.arange(len(found), device=found.device)
             for attack in attacks:
                 if len(still) > 0:
                     part = problem.at(still)
-                    ball = part.within(attack.ball_around(part.x))
-                    *_, last = attack.iterates(part)
-                    found[still] = held(part.x, last, ball, self.bounds)
+                    found[still] = attack.result(part)
                     still = still[~part.fooled(part.scores(found[still]))]
                 yield attack.ball.radius, found.clone()
 
@@ -205,10 +278,11 @@ class BallAttack(Attack):
     norm: Norm = Linf
     """`Linf` or `L2`."""
 
+    RULES: ClassVar[Rules] = {"epsilon": NOT_NEGATIVE}
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_norm(self.norm)
-        check_radius(self.epsilon, "epsilon")
 
     @property
     def ball(self) -> Ball:
@@ -216,30 +290,16 @@ class BallAttack(Attack):
         return self.norm(self.epsilon)
 
 
-def check_count(name: str, value: float) -> None:
-    """Refuse a count that is not a whole number above 0."""
-    check_number(name, value)
-    if not float(value).is_integer() or value < 1:
-        raise SettingError(name, value, "a whole number of at least 1")
-
-
-def check_positive(name: str, value: float) -> None:
-    """Refuse a setting that is not finite and above 0."""
-    check_number(name, value)
-    if not 0 < value < float("inf"):
-        raise SettingError(name, value, "a finite number above 0")
+def last_of(iterates: Iterator[Tensor], start: Tensor) -> Tensor:
+    """Return the last of the iterates, or where the attack began when there are none."""
+    last = deque(iterates, maxlen=1)
+    return last[0] if last else start
 
 
 def check_norm(norm: object) -> None:
     """Refuse a norm that is not a kind of ball, such as a name."""
     if norm is not Linf and norm is not L2:
         raise SettingError("norm", norm, "servax.perturbation.Linf or L2 (the class)")
-
-
-def check_bounds(bounds: Bounds) -> None:
-    """Refuse bounds between which there is nothing."""
-    if not bounds[0] < bounds[1]:
-        raise SettingError("bounds", bounds, "(low, high) with low < high")
 
 
 def check_inputs(x: Tensor, y: Tensor, bounds: Bounds) -> None:
@@ -275,32 +335,3 @@ def check_mask(mask: Tensor | None, x: Tensor) -> None:
         mask.expand(x.shape)
     except RuntimeError:
         raise ShapeError("mask", mask.shape, f"one that broadcasts to {tuple(x.shape)}") from None
-
-
-def held(x: Tensor, adversarial: Tensor, ball: Ball, bounds: Bounds) -> Tensor:
-    """Return what an attack made, inside its ball and bounds without slack.
-
-    What the last sum of an attack rounded out of them is taken back, as `into_reach` does; an
-    attack that left them by more is refused, since its figures would mean nothing.
-
-    Raises:
-        ServaxError: It left its ball or the bounds by more than rounding.
-    """
-    if in_reach(x, adversarial, ball, bounds):
-        return adversarial
-    # Rounding grows with the size of the numbers, and its norm with their count.
-    size = torch.maximum(x.abs(), adversarial.abs()).flatten(1).amax(dim=1)
-    rounding = 4.0 * torch.finfo(x.dtype).eps * size
-    # A mask makes the norm of any change outside it infinite, that of rounding too.
-    unmasked = ball.ball if isinstance(ball, Masked) else ball
-    slack = unmasked.norm(rounding.view(-1, *[1] * (x.ndim - 1)).expand_as(x))
-    distances = ball.norm(exact_change(x, adversarial))
-    near = (distances <= ball.radius * (1 + 1e-5) + slack) & distances.isfinite()
-    if bool(near.all()) and bool(((adversarial >= bounds[0]) & (adversarial <= bounds[1])).all()):
-        back = into_ball(x, into_bounds(x, adversarial, bounds), ball)
-        if in_reach(x, back, ball, bounds):
-            return back
-    raise ServaxError(
-        f"the attack left its reach: distance {float(distances.max()):.6g} from the clean input, "
-        f"expected at most {ball.radius:g}, values expected in [{bounds[0]:g}, {bounds[1]:g}]."
-    )

@@ -6,15 +6,15 @@ only, which is most of what makes an audit cheap.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from servax.attacks.problem import Loss, Problem
-from servax.perturbation import Ball, input_gradient, into_reach
+from servax.attacks.base import Problem
+from servax.attacks.logits import Loss, margin
+from servax.perturbation import Ball, input_gradient, into_reach, per_utterance
 
 Gain = Callable[[Tensor, Tensor], Tensor]
 """From logits (m, K) and the rows (m,) they belong to, to what the attacker raises, (m,)."""
@@ -73,15 +73,18 @@ class Strongest:
         self.value = self.value.index_copy(0, taken, value[better])
         return better
 
+    def judge(self, problem: Problem, rows: Tensor, inputs: Tensor, logits: Tensor) -> Tensor:
+        """Offer inputs (m, ...) of `rows` (m,) by their margin; return which fool, bool (m,).
+
+        `problem` is that of the rows, `logits` (m, K) are those of the inputs.
+        """
+        fooled = problem.fooled(logits)
+        self.offer(rows, inputs, fooled, problem.gain(margin, logits))
+        return fooled
+
     def standing(self) -> Tensor:
         """Return the rows (m,) that are not fooled."""
         return (~self.fooled).nonzero().flatten()
-
-
-def last_of(iterates: Iterator[Tensor], start: Tensor) -> Tensor:
-    """Return the last of the iterates, or where the attack began when there are none."""
-    last = deque(iterates, maxlen=1)
-    return last[0] if last else start
 
 
 def to_attack(problem: Problem, *, early_stop: bool) -> Tensor:
@@ -158,8 +161,7 @@ def _of_mean_one(problem: Problem, gradient: Tensor) -> Tensor:
     if problem.mask is not None:
         gradient = torch.where(problem.mask, gradient, torch.zeros_like(gradient))
     # Divided by the largest first: a sure model's gradients have a mean that underflows.
-    shape = (-1, *([1] * (gradient.ndim - 1)))
     tiny = torch.finfo(gradient.dtype).tiny
     largest = gradient.abs().flatten(1).amax(1).clamp(min=tiny)
-    unit = gradient / largest.view(shape)
-    return unit / unit.abs().flatten(1).mean(1).clamp(min=tiny).view(shape)
+    unit = gradient / per_utterance(largest, gradient)
+    return unit / per_utterance(unit.abs().flatten(1).mean(1).clamp(min=tiny), unit)

@@ -16,19 +16,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from servax.attacks.auto_pgd import APGD, TargetedAPGD
-from servax.attacks.base import Attack, Labels, Norm, check_count, held
-from servax.attacks.early_stopping import Strongest, last_of
+from servax.attacks.base import Attack, Given, Labels, Norm, Problem
+from servax.attacks.early_stopping import Strongest
 from servax.attacks.foolbox import Foolbox
-from servax.attacks.problem import Problem, margin
 from servax.attacks.square import Square
 from servax.errors import SettingError
-from servax.kinds import check_kind, renamed
+from servax.kinds import COUNT, Choice, Rules, check_kind, check_rules, renamed
 from servax.perturbation import Ball, Bounds, Linf
 
 Version = Literal["standard", "rand"]
@@ -57,6 +56,7 @@ class Ensemble(Attack):
     targeted: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        check_rules(self)
         attempts = self.attempts
         for attack in attempts:
             check_kind("attack", attack, Attack)
@@ -81,35 +81,23 @@ class Ensemble(Attack):
 
     def outcomes(self, problem: Problem) -> Iterator[Outcome]:
         """Yield what is reached with clean inputs, then after each attempt that is needed."""
-        x = problem.x
-        strongest = Strongest(x)
-        attempt = torch.full_like(problem.y, -1)
-        every = torch.arange(len(x), device=x.device)
-        _offer(strongest, problem, every, x)
-        yield _outcome(strongest, attempt)
+        strongest, attempt = Strongest(problem.x), torch.full_like(problem.y, -1)
+        every = torch.arange(len(problem.x), device=problem.x.device)
+        strongest.judge(problem, every, problem.x, problem.scores(problem.x))
+        yield Outcome(adversarial=strongest.inputs, fooled=strongest.fooled, attempt=attempt)
         for number, attack in enumerate(self.attempts):
             rows = strongest.standing()
             if len(rows) == 0:
                 return
             part = problem.at(rows)
-            found = last_of(attack.iterates(part), part.x)
-            ball = part.within(attack.ball_around(part.x))
-            found = held(part.x, found, ball, self.bounds)
-            fooled = _offer(strongest, part, rows, found)
+            found = attack.result(part)
+            fooled = strongest.judge(part, rows, found, part.scores(found))
             attempt = attempt.index_fill(0, rows[fooled], number)
-            yield _outcome(strongest, attempt)
+            yield Outcome(adversarial=strongest.inputs, fooled=strongest.fooled, attempt=attempt)
 
-    def run(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        generator: torch.Generator | None = None,
-        mask: Tensor | None = None,
-    ) -> Outcome:
+    def run(self, model: nn.Module, x: Tensor, y: Tensor, **given: Unpack[Given]) -> Outcome:
         """Return what a call returns, and which utterances fooled; arguments as for a call."""
-        with self.facing(model, x, y, generator=generator, mask=mask) as problem:
+        with self.facing(model, x, y, **given) as problem:
             *_, last = self.outcomes(problem)
         return last
 
@@ -123,9 +111,7 @@ class Restarts(Ensemble):
     count: int = 5
     """How many times at most."""
 
-    def __post_init__(self) -> None:
-        check_count("count", self.count)
-        super().__post_init__()
+    RULES: ClassVar[Rules] = {"count": COUNT}
 
     @property
     def ball(self) -> Ball:
@@ -140,18 +126,6 @@ class Restarts(Ensemble):
     def attempts(self) -> Sequence[Attack]:
         """The attack, `count` times."""
         return (self.attack,) * int(self.count)
-
-
-def _offer(strongest: Strongest, problem: Problem, rows: Tensor, inputs: Tensor) -> Tensor:
-    """Hand in inputs (m, ...) of `rows` (m,) by their margin; return which fool, bool (m,)."""
-    logits = problem.scores(inputs)
-    fooled = problem.fooled(logits)
-    strongest.offer(rows, inputs, fooled, problem.gain(margin, logits))
-    return fooled
-
-
-def _outcome(strongest: Strongest, attempt: Tensor) -> Outcome:
-    return Outcome(adversarial=strongest.inputs, fooled=strongest.fooled, attempt=attempt)
 
 
 @renamed(radius="epsilon")
@@ -180,10 +154,7 @@ class AutoAttack(Ensemble):
     version: Version = "standard"
     """`standard`, or `rand` for random defences."""
 
-    def __post_init__(self) -> None:
-        if self.version not in ("standard", "rand"):
-            raise SettingError.choice("version", self.version, ("standard", "rand"))
-        super().__post_init__()
+    RULES: ClassVar[Rules] = {"version": Choice(("standard", "rand"))}
 
     @property
     def ball(self) -> Ball:

@@ -17,18 +17,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import ModuleType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from servax.attacks.base import BallAttack, Norm, check_norm
-from servax.attacks.problem import Problem, logits_of
+from servax.attacks.base import BallAttack, Given, Norm, Problem, check_norm
+from servax.attacks.logits import logits_of
 from servax.errors import ServaxError, SettingError, nearest
 from servax.kinds import check, renamed, typed
 from servax.models import classes_of
-from servax.perturbation import L2, Bounds, Linf, into_reach
+from servax.perturbation import L2, Bounds, Linf, into_reach, per_utterance
 from servax.training import drawn
 
 Settings = Mapping[str, Any]
@@ -171,11 +171,11 @@ class Foolbox(BallAttack):
     @property
     def kind(self) -> Any:
         """The class of foolbox."""
-        attacks, base = _foolbox().attacks, _foolbox().attacks.Attack
+        attacks = _foolbox().attacks
         known = {
             name: kind
-            for name, kind in vars(attacks).items()
-            if inspect.isclass(kind) and issubclass(kind, base) and not inspect.isabstract(kind)
+            for name, kind in inspect.getmembers(attacks, inspect.isclass)
+            if issubclass(kind, attacks.Attack) and not inspect.isabstract(kind)
         }
         if self.attack not in known:
             hint = nearest(self.attack, list(known))
@@ -188,18 +188,10 @@ class Foolbox(BallAttack):
         found = self._found(problem, epsilon=self.epsilon)
         if self.minimum_norm:
             near = ball.norm(found - problem.x) <= self.epsilon * (1 + ROUNDING)
-            found = _where(near, found, problem.x)
+            found = torch.where(per_utterance(near, found), found, problem.x)
         yield into_reach(problem.x, found, ball, problem.bounds)
 
-    def distances(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        generator: torch.Generator | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
+    def distances(self, model: nn.Module, x: Tensor, y: Tensor, **given: Unpack[Given]) -> Tensor:
         """Return how far the nearest input is that fools the model, as far as the attack knows.
 
         Epsilon has no part in it. Arguments as for a call.
@@ -216,7 +208,7 @@ class Foolbox(BallAttack):
             raise SettingError("attack", self.attack, expected)
         if not all(map(math.isfinite, self.bounds)):
             raise SettingError("bounds", self.bounds, "finite ones, to look as far as they reach")
-        with self.facing(model, x, y, generator=generator, mask=mask) as problem:
+        with self.facing(model, x, y, **given) as problem:
             found = self._found(problem, epsilon=None)
             fooled = problem.fooled(problem.scores(found))
         return self.ball.norm(found - problem.x).masked_fill(~fooled, math.inf)
@@ -395,7 +387,8 @@ class ZeroToOne(nn.Module):
         moved = self._outside(z.detach().to(clean.device)).clamp(self.low, self.high)
         # There and back again is not exact in other bounds.
         moved = torch.where(z == seen.to(z.dtype), clean, moved)
-        return _where(moved.isfinite().flatten(1).all(dim=1), moved, clean)
+        finite = moved.isfinite().flatten(1).all(dim=1)
+        return torch.where(per_utterance(finite, moved), moved, clean)
 
     def _outside(self, z: Tensor) -> Tensor:
         """Return inputs (m, ...) in [0, 1] as the model sees them: no gradient outside the mask."""
@@ -463,8 +456,3 @@ def _bounded(problem: Problem, reach: float) -> Problem:
     low = low if math.isfinite(low) else float(problem.x.min()) - reach
     high = high if math.isfinite(high) else float(problem.x.max()) + reach
     return replace(problem, bounds=(low, high))
-
-
-def _where(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """Return `new` in `rows`, bool (n,), and `old` in the others, both (n, ...)."""
-    return torch.where(rows.view(-1, *[1] * (new.ndim - 1)), new, old)

@@ -14,17 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from servax.attacks.base import BallAttack, check_count, check_positive, held
+from servax.attacks.base import BallAttack, Given, Problem
 from servax.attacks.early_stopping import Show, walk
-from servax.attacks.problem import LOSSES, LossName, Problem, cross_entropy
+from servax.attacks.logits import LOSSES, LossName, cross_entropy
 from servax.errors import SettingError, ShapeError
-from servax.kinds import renamed, typed
-from servax.perturbation import Bounds, Objective, ascend, input_gradient, into_reach
+from servax.kinds import COUNT, NOT_NEGATIVE, POSITIVE, Choice, Rule, Rules, renamed, typed
+from servax.perturbation import Objective, ascend, held, input_gradient, into_reach
 from servax.training import drawn
 
 STRIDE = 0.15
@@ -47,12 +47,7 @@ class PGD(BallAttack):
     early_stop: bool = False
     """Stop once an utterance is fooled, and save its passes; the paper takes all steps."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive("step", self.step)
-        check_count("steps", self.steps)
-        if self.loss not in LOSSES:
-            raise SettingError.choice("loss", self.loss, LOSSES)
+    RULES: ClassVar[Rules] = {"step": POSITIVE, "steps": COUNT, "loss": Choice(LOSSES)}
 
     def iterates(self, problem: Problem) -> Iterator[Tensor]:
         """Yield x_1 ... x_steps: without a random start, x_k is the result of PGD with k steps."""
@@ -95,9 +90,7 @@ class FGSM(BallAttack):
     epsilon: float = 0.003
     """Size of the change, in units of the input (.003 is .24 dB on the default scale)."""
 
-    def __post_init__(self) -> None:
-        check_positive("epsilon", self.epsilon)
-        super().__post_init__()
+    RULES: ClassVar[Rules] = {"epsilon": POSITIVE}
 
     def iterates(self, problem: Problem) -> Iterator[Tensor]:
         """Yield the one step."""
@@ -116,9 +109,7 @@ class FGSM(BallAttack):
         x: Tensor,
         y: Tensor,
         epsilons: Sequence[float],
-        *,
-        generator: torch.Generator | None = None,
-        mask: Tensor | None = None,
+        **given: Unpack[Given],
     ) -> Iterator[tuple[float, Tensor]]:
         """Yield each size, the smallest first, with its result, all from a single gradient.
 
@@ -126,7 +117,7 @@ class FGSM(BallAttack):
         utterance is moved by all of them. Other arguments and errors as for a call.
         """
         attacks = self._of_sizes(epsilons)
-        with self.facing(model, x, y, generator=generator, mask=mask) as problem:
+        with self.facing(model, x, y, **given) as problem:
             x = problem.x
             gradient = input_gradient(problem.objective(cross_entropy), x)
         for attack in attacks:
@@ -157,10 +148,7 @@ class MomentumPGD(PGD):
     decay: float = 1.0
     """What is kept of the earlier gradients, each divided by its mean magnitude; 0 is PGD."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.decay < float("inf"):
-            raise SettingError("decay", self.decay, "a finite number of at least 0")
+    RULES: ClassVar[Rules] = {"decay": NOT_NEGATIVE}
 
     def iterates(self, problem: Problem) -> Iterator[Tensor]:
         """Yield x_1 ... x_steps."""
@@ -186,16 +174,16 @@ class DiversePGD(MomentumPGD):
     smallest: float = 0.9
     """Smallest size of a copy, as a share of the input's; drawn uniformly up to 1."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.probability <= 1:
-            raise SettingError("probability", self.probability, "a number in (0, 1]")
-        if not 0 < self.smallest < 1:
-            raise SettingError("smallest", self.smallest, "a number in (0, 1)")
+    RULES: ClassVar[Rules] = {
+        "probability": Rule("a number in (0, 1]", lambda p: 0 < p <= 1),
+        "smallest": Rule("a number in (0, 1)", lambda share: 0 < share < 1),
+    }
 
     def show(self, problem: Problem) -> Show:
         """Return the draw of copies; it draws for the whole batch whatever rows are asked for."""
         generator, whole = problem.random(), problem.x
+        low, high = self.bounds
+        fill = min(max(0.0, low), high)  # the valid value nearest to zero
         if whole.ndim > 4:
             raise ShapeError("x", whole.shape, "(B, T), (B, M, F) or (B, C, M, F) for DiversePGD")
 
@@ -204,15 +192,9 @@ class DiversePGD(MomentumPGD):
             draws = drawn(torch.rand, shape, generator, z.dtype).to(z.device)[rows]
             rate = self.smallest + (1.0 - self.smallest) * draws[:, 1]
             rate = torch.where(draws[:, 0] < self.probability, rate, torch.ones_like(rate))
-            return shrunk(z, rate, draws[:, 2:], padding(self.bounds))
+            return shrunk(z, rate, draws[:, 2:], fill)
 
         return shown
-
-
-def padding(bounds: Bounds) -> float:
-    """Return the valid value nearest to zero."""
-    low, high = bounds
-    return min(max(0.0, low), high)
 
 
 def shrunk(x: Tensor, rate: Tensor, place: Tensor, fill: float) -> Tensor:
@@ -262,7 +244,7 @@ class RandomNoise(BallAttack):
         if self.labels != "true" or self.targeted:
             raise SettingError("labels", self.labels, "true, untargeted: noise knows no class")
 
-    def iterates(self, problem: Problem) -> Iterator[torch.Tensor]:
+    def iterates(self, problem: Problem) -> Iterator[Tensor]:
         """Yield the one draw."""
         ball = problem.within(self.ball)
         direction = ball.steepest(ball.sample(problem.x, problem.random()))

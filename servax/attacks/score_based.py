@@ -13,16 +13,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from servax.attacks.base import BallAttack, check_count, check_positive, held
+from servax.attacks.base import BallAttack, Given, Problem
+from servax.attacks.early_stopping import Strongest
 from servax.attacks.gradient import STRIDE
-from servax.attacks.problem import LOSSES, LossName, Problem
-from servax.errors import ServaxError, SettingError
-from servax.kinds import renamed
-from servax.perturbation import into_reach
+from servax.attacks.logits import LOSSES, LossName
+from servax.errors import ServaxError
+from servax.kinds import COUNT, POSITIVE, Choice, Rules, renamed
+from servax.perturbation import held, into_reach
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,33 +51,18 @@ class Search:
         self.open = problem
         self.rows = torch.arange(len(problem.x), device=problem.x.device)
         self.asked = 0
-        self._inputs = problem.x.clone()
-        self._queries = torch.zeros_like(self.rows)
-        self._fooled = torch.zeros_like(self.rows, dtype=torch.bool)
-        self._gain = problem.x.new_full(problem.x.shape[:1], float("-inf"))
-
-    @property
-    def size(self) -> int:
-        """How many utterances the whole batch has."""
-        return len(self._queries)
-
-    @property
-    def done(self) -> bool:
-        """Whether no utterance is open."""
-        return len(self.rows) == 0
+        self.queries = torch.zeros_like(self.rows)
+        self.strongest = Strongest(problem.x)
 
     @property
     def best(self) -> Tensor:
         """The best inputs (n, ...) of the open utterances."""
-        return self._inputs[self.rows]
+        return self.strongest.inputs[self.rows]
 
     def found(self) -> Found:
-        """Return how far the search has come; a copy."""
-        return Found(
-            inputs=self._inputs.clone(),
-            queries=self._queries.clone(),
-            fooled=self._fooled.clone(),
-        )
+        """Return how far the search has come."""
+        best = self.strongest
+        return Found(inputs=best.inputs, queries=self.queries.clone(), fooled=best.fooled)
 
     def drop(self, stay: Tensor) -> None:
         """Keep only the open utterances where `stay` (n,) is true."""
@@ -83,13 +70,25 @@ class Search:
             self.open = self.open.at(stay)
             self.rows = self.rows[stay]
 
-    def ask(self, z: Tensor, times: int = 1) -> Tensor:
-        """Return the gains (times * n,) of `times` blocks of inputs (times * n, ...).
+    def ask(self, z: Tensor, times: int = 1) -> tuple[Tensor, Tensor]:
+        """Count the questions; return gains (times * n,) and whether they fool, bool (times * n,).
 
-        Each block holds all open utterances in their order.
+        Args:
+            z: `times` blocks of inputs (times * n, ...), each of all open utterances in order.
+            times: How many.
         """
-        asked = self.open if times == 1 else self._repeated(times)
-        return self._scored(asked, z, times)[0]
+        self.asked += times
+        self.queries[self.rows] += times
+        rows = torch.arange(len(self.rows), device=self.rows.device).repeat(times)
+        asked = self.open if times == 1 else self.open.at(rows)
+        logits = asked.scores(z)
+        # NaN is never better than anything: unseen, a broken model would pass for a robust one.
+        if not bool(logits.isfinite().all()):
+            raise ServaxError(
+                "the model's scores are NaN or infinite: check the model's weights and the range "
+                "of the input."
+            )
+        return asked.gain(self.loss, logits), asked.fooled(logits)
 
     def offer(self, z: Tensor, *, always: bool = False) -> Tensor:
         """Ask about inputs (n, ...) and keep those that are better; the fooled leave.
@@ -101,35 +100,12 @@ class Search:
         Returns:
             Which of the n utterances are still open, bool (n,).
         """
-        gain, logits = self._scored(self.open, z, 1)
-        fooled = self.open.fooled(logits)
-        gain = gain.to(self._gain)
-        better = fooled | (gain > self._gain[self.rows])
+        gain, fooled = self.ask(z)
         if always:
-            better = torch.ones_like(better)
-        kept = self.rows[better]
-        self._inputs[kept] = z[better]
-        self._gain[kept] = gain[better]
-        self._fooled[self.rows[fooled]] = True
+            self.strongest.value[self.rows] = float("-inf")
+        self.strongest.offer(self.rows, z, fooled, gain)
         self.drop(~fooled)
         return ~fooled
-
-    def _scored(self, asked: Problem, z: Tensor, times: int) -> tuple[Tensor, Tensor]:
-        """Count the queries; return gains (times * n,) and logits (times * n, K)."""
-        self.asked += times
-        self._queries[self.rows] += times
-        logits = asked.scores(z)
-        # NaN is never better than anything: unseen, a broken model would pass for a robust one.
-        if not bool(logits.isfinite().all()):
-            raise ServaxError(
-                "the model's scores are NaN or infinite: check the model's weights and the range "
-                "of the input."
-            )
-        return asked.gain(self.loss, logits), logits
-
-    def _repeated(self, times: int) -> Problem:
-        """Return the problem of `times` copies of the open utterances, one after the other."""
-        return self.open.at(torch.arange(len(self.rows), device=self.rows.device).repeat(times))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,11 +120,7 @@ class QueryAttack(BallAttack):
     loss: LossName = "margin"
     """What is raised: `margin`, `cross-entropy` or `dlr`."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_count("queries", self.queries)
-        if self.loss not in LOSSES:
-            raise SettingError.choice("loss", self.loss, LOSSES)
+    RULES: ClassVar[Rules] = {"queries": COUNT, "loss": Choice(LOSSES)}
 
     @abstractmethod
     def search(self, problem: Problem) -> Iterator[Found]:
@@ -159,19 +131,10 @@ class QueryAttack(BallAttack):
         for found in self.search(problem):
             yield found.inputs
 
-    def counted(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        generator: torch.Generator | None = None,
-        mask: Tensor | None = None,
-    ) -> Found:
+    def counted(self, model: nn.Module, x: Tensor, y: Tensor, **given: Unpack[Given]) -> Found:
         """Return the attack's result with the queries used; arguments and errors as for a call."""
-        with self.facing(model, x, y, generator=generator, mask=mask) as problem:
-            for found in self.search(problem):
-                result = found
+        with self.facing(model, x, y, **given) as problem:
+            *_, result = self.search(problem)
         ball = problem.within(self.ball)
         return replace(result, inputs=held(problem.x, result.inputs, ball, self.bounds))
 
@@ -187,12 +150,7 @@ class EstimatedAscent(QueryAttack):
     sigma: float = 0.001
     """How far from the input the questions are, per element, in units of the input."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.step is not None:
-            check_positive("step", self.step)
-        check_positive("sigma", self.sigma)
-        check_count("samples", self.samples)
+    RULES: ClassVar[Rules] = {"step": POSITIVE, "sigma": POSITIVE, "samples": COUNT}
 
     @abstractmethod
     def directions(self, like: Tensor, generator: torch.Generator) -> Tensor:
@@ -204,8 +162,9 @@ class EstimatedAscent(QueryAttack):
         step = STRIDE * self.epsilon if self.step is None else self.step
         search = Search(problem, self.loss)
         current = problem.x[search.offer(problem.x)]
-        while not search.done and (pairs := self._pairs(search.asked)) > 0:
-            gradient = self.gradient(search, current, pairs, generator)
+        # One question of each step is left for its end.
+        while (left := (int(self.queries) - search.asked - 1) // 2) > 0 and len(search.rows) > 0:
+            gradient = self.gradient(search, current, min(int(self.samples), left), generator)
             ball = search.open.within(self.ball)
             moved = current + step * ball.steepest(gradient)
             current = into_reach(search.open.x, moved, ball, self.bounds)
@@ -222,27 +181,19 @@ class EstimatedAscent(QueryAttack):
         """
         total = torch.zeros_like(current)
         # As many rows at once as the batch had at first: few open utterances, many pairs together.
-        together = max(1, search.size // len(current))
-        for first in range(0, pairs, together):
-            total += self._summed(search, current, min(together, pairs - first), generator)
+        most = max(1, len(search.queries) // len(current))
+        for first in range(0, pairs, most):
+            together = min(most, pairs - first)
+            centre = current.expand(together, *current.shape)
+            u = self.directions(centre.flatten(0, 1), generator).view_as(centre)
+            if search.open.mask is not None:
+                u = u * search.open.mask
+            points = torch.cat([centre + self.sigma * u, centre - self.sigma * u])
+            gains, _ = search.ask(points.flatten(0, 1), 2 * together)
+            above, below = gains.view(2, together, -1)
+            slope = ((above - below) / (2.0 * self.sigma)).to(u)
+            total += torch.einsum("pn...,pn->n...", u, slope)
         return total / pairs
-
-    def _summed(
-        self, search: Search, current: Tensor, pairs: int, generator: torch.Generator
-    ) -> Tensor:
-        """Return the sum of the estimates of some pairs, asked about together, (n, ...)."""
-        centre = current.expand(pairs, *current.shape)
-        u = self.directions(centre.flatten(0, 1), generator).view_as(centre)
-        if search.open.mask is not None:
-            u = u * search.open.mask
-        points = torch.cat([centre + self.sigma * u, centre - self.sigma * u])
-        above, below = search.ask(points.flatten(0, 1), 2 * pairs).view(2, pairs, -1)
-        slope = ((above - below) / (2.0 * self.sigma)).to(u)
-        return torch.einsum("pn...,pn->n...", u, slope)
-
-    def _pairs(self, asked: int) -> int:
-        """Return how many pairs the next step may ask, one question being left for its end."""
-        return min(int(self.samples), (int(self.queries) - asked - 1) // 2)
 
 
 @renamed(radius="epsilon")

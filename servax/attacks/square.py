@@ -13,15 +13,17 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from servax.attacks.problem import Problem
+from servax.attacks.base import Problem
 from servax.attacks.score_based import Found, QueryAttack, Search
-from servax.errors import SettingError, ShapeError
-from servax.kinds import renamed
-from servax.perturbation import L2, Bounds, Linf, into_reach
+from servax.errors import ShapeError
+from servax.kinds import Rule, Rules, renamed
+from servax.perturbation import L2, Linf, into_reach, per_utterance
 from servax.training import drawn
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -38,10 +40,9 @@ class Square(QueryAttack):
     share: float = 0.8
     """Share of the elements that the first windows cover, the paper's p."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.share <= 1:
-            raise SettingError("share", self.share, "a number above 0 and at most 1")
+    RULES: ClassVar[Rules] = {
+        "share": Rule("a number above 0 and at most 1", lambda share: 0 < share <= 1)
+    }
 
     def search(self, problem: Problem) -> Iterator[Found]:
         """Yield the search after each hundredth of its queries, and at its end."""
@@ -52,15 +53,17 @@ class Square(QueryAttack):
         search.offer(problem.x)
         search.drop((box.height > 0).to(search.rows.device)[search.rows])
         for query in range(1, int(self.queries)):
-            if search.done:
+            if len(search.rows) == 0:
                 break
             rows = search.rows.cpu()
             place = Place(search.open, search.best, box.at(rows), self.epsilon)
             random.rows = rows
             if query == 1:
-                search.offer(self._started(place, random), always=True)
+                start = place.stripes if self.norm is Linf else place.tiled
+                search.offer(start(random), always=True)
             else:
-                search.offer(self._moved(place, self.share_after(query - 2), random))
+                move = place.repainted if self.norm is Linf else place.shifted
+                search.offer(move(self.share_after(query - 2), random))
             if query % max(1, int(self.queries) // 100) == 0:
                 yield search.found()
         yield search.found()
@@ -69,12 +72,6 @@ class Square(QueryAttack):
         """Return the share of the elements that a window covers after so many others."""
         halvings = bisect_left(HALVINGS, int(windows / self.queries * 10_000))
         return float(self.share / 2**halvings)
-
-    def _started(self, place: Place, random: Draws) -> Tensor:
-        return place.stripes(random) if self.norm is Linf else place.tiled(random)
-
-    def _moved(self, place: Place, share: float, random: Draws) -> Tensor:
-        return place.repainted(share, random) if self.norm is Linf else place.shifted(share, random)
 
 
 class Draws:
@@ -103,7 +100,7 @@ class Place:
 
     def __init__(self, problem: Problem, best: Tensor, box: Rectangles, epsilon: float) -> None:
         self.shape = problem.x.shape
-        self.bounds: Bounds = problem.bounds
+        self.bounds = problem.bounds
         self.x = as_grid(problem.x)
         self.best = as_grid(best)
         self.box = box
@@ -125,7 +122,7 @@ class Place:
         painted = self._painted(inside, signs)
         same = (painted == self.best).flatten(1).all(dim=1)
         if bool(same.any()):
-            signs = torch.where(same.view(-1, 1, 1, 1), -signs, signs)
+            signs = torch.where(per_utterance(same, signs), -signs, signs)
             painted = self._painted(inside, signs)
         return painted.reshape(self.shape)
 
@@ -152,7 +149,7 @@ class Place:
         here = window.inside(self.x)
         there = self.box.place(*sides, random.uniform(2)).inside(self.x)
         change = self.best - self.x
-        spent = change.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        spent = per_utterance(change.flatten(1).norm(dim=1), change)
         left_over = (self.epsilon**2 - spent**2).clamp(min=0.0) / self.x.shape[1]
         freed = _channel_norm(change * (here | there)) ** 2
         new = self._pattern(window, random) + _channel_unit(change * here)
@@ -186,11 +183,11 @@ def _channel_norm(change: Tensor) -> Tensor:
 
 def _channel_unit(change: Tensor) -> Tensor:
     """Return each channel divided by its norm; zero stays zero."""
-    return change / _channel_norm(change).clamp(min=torch.finfo(change.dtype).tiny)
+    tiny = torch.finfo(change.dtype).tiny
+    return normalize(change.flatten(2), dim=2, eps=tiny).view_as(change)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Rectangles:
+class Rectangles(NamedTuple):
     """One rectangle per utterance, in rows and columns; all int64 (n,), on the CPU."""
 
     top: Tensor
@@ -203,13 +200,8 @@ class Rectangles:
     """Number of columns."""
 
     def at(self, rows: Tensor) -> Rectangles:
-        """Return the windows of some utterances."""
-        return Rectangles(
-            top=self.top[rows],
-            left=self.left[rows],
-            height=self.height[rows],
-            width=self.width[rows],
-        )
+        """Return the rectangles of some utterances."""
+        return Rectangles(*(side[rows] for side in self))
 
     def inside(self, like: Tensor) -> Tensor:
         """Return which places of inputs (n, c, H, W) lie inside, bool (n, 1, H, W)."""
@@ -260,7 +252,7 @@ def extents(allowed: Tensor) -> Rectangles:
     allowed = allowed.cpu().any(dim=1)
     top, height = _extent(allowed.any(dim=2))
     left, width = _extent(allowed.any(dim=1))
-    return Rectangles(top=top, left=left, height=height, width=width)
+    return Rectangles(top, left, height, width)
 
 
 def as_grid(x: Tensor) -> Tensor:
@@ -325,5 +317,4 @@ def _extent(present: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _unit(pattern: Tensor) -> Tensor:
-    norm: Tensor = pattern.flatten(1).norm(dim=1).clamp(min=1e-30)
-    return pattern / norm[:, None, None]
+    return normalize(pattern.flatten(1), dim=1, eps=1e-30).view_as(pattern)

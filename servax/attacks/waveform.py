@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from servax.attacks.base import Attack
-from servax.attacks.problem import LOSSES, LossName, Problem
+from servax.attacks.base import Attack, Problem
+from servax.attacks.logits import LOSSES, LossName
 from servax.errors import SettingError, ShapeError
-from servax.kinds import check_kind
+from servax.kinds import COUNT, POSITIVE, Choice, Rule, Rules, check_kind
 from servax.perturbation import Ball, Bounds, Linf, SignalToNoise, ascend, into_16_bit
 from servax.perturbation.masking import Inaudible, PsychoacousticMask
 from servax.perturbation.rounding import (
@@ -25,6 +26,12 @@ from servax.perturbation.rounding import (
     straight_through,
 )
 from servax.runtime.samples import STEP_16_BIT
+
+ONE_STEP = Rule(
+    f"a finite number at least {STEP_16_BIT:g} (1/32768, one step of 16 bits)",
+    lambda epsilon: STEP_16_BIT <= epsilon < math.inf,
+)
+"""What the size of a change must be that is to be rounded to 16 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +46,6 @@ class WaveformPGD(Attack):
     sound in each step. That is close but not exact, since frames overlap and since the ball and the
     rounding come after it: `PsychoacousticMask.share_above` says how much is left. Rounding to 16
     bits alone exceeds the threshold in quiet passages.
-
-    Example:
-        >>> round(WaveformPGD(epsilon=0.002).epsilon_dbfs, 1)
-        -54.0
     """
 
     bounds: Bounds = (-1.0, 1.0)
@@ -65,6 +68,8 @@ class WaveformPGD(Attack):
     loss: LossName = "cross-entropy"
     """What is raised: `cross-entropy`, `margin` or `dlr`."""
 
+    RULES: ClassVar[Rules] = {"step": POSITIVE, "steps": COUNT, "loss": Choice(LOSSES)}
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.masking is not None:
@@ -75,25 +80,8 @@ class WaveformPGD(Attack):
             )
         if self.snr_db is not None:
             SignalToNoise(self.snr_db)
-        lowest = STEP_16_BIT if self.sixteen_bit else 0.0
-        if self.epsilon is not None and not (
-            math.isfinite(self.epsilon) and self.epsilon > 0 and self.epsilon >= lowest
-        ):
-            rule = (
-                f"at least {STEP_16_BIT:g} (1/32768, one step of 16 bits)" if lowest else "above 0"
-            )
-            raise SettingError("epsilon", self.epsilon, f"a finite number {rule}")
-        if not 0 < self.step < math.inf:
-            raise SettingError("step", self.step, "a finite number above 0")
-        if not float(self.steps).is_integer() or self.steps < 1:
-            raise SettingError("steps", self.steps, "a whole number of at least 1")
-        if self.loss not in LOSSES:
-            raise SettingError.choice("loss", self.loss, LOSSES)
-
-    @property
-    def epsilon_dbfs(self) -> float | None:
-        """The largest change of a sample in dB below full scale."""
-        return None if self.epsilon is None else 20.0 * math.log10(self.epsilon)
+        if self.epsilon is not None:
+            (ONE_STEP if self.sixteen_bit else POSITIVE).check("epsilon", self.epsilon)
 
     @property
     def ball(self) -> Ball:
@@ -126,7 +114,7 @@ class WaveformPGD(Attack):
         reach = Inaudible(ball, self.masking.around(x)) if self.masking else ball
         objective = problem.objective(LOSSES[self.loss])
         walk = ascend(
-            lambda z: objective(straight_through(z, rounded)),
+            lambda z: objective(straight_through(z, rounded(z.detach()))),
             x,
             reach,
             step=self.step * ball.radius,
@@ -140,13 +128,11 @@ class WaveformPGD(Attack):
         """Return what makes waveforms in the ball 16-bit ones in the ball."""
         if not self.sixteen_bit:
             return lambda z: z
-        if self.epsilon is not None:
-            epsilon = self.epsilon
-            return lambda z: problem.put_back(
-                into_16_bit_within(problem.x, z, epsilon, self.bounds)
-            )
+        x, epsilon, bounds = problem.x, self.epsilon, self.bounds
+        if epsilon is not None:
+            return lambda z: problem.put_back(into_16_bit_within(x, z, epsilon, bounds))
 
         def whole(z: Tensor) -> Tensor:
-            return problem.put_back(into_16_bit(z, self.bounds))
+            return problem.put_back(into_16_bit(z, bounds))
 
-        return lambda z: shrunk_into(problem.x, z, ball, whole)
+        return lambda z: shrunk_into(x, z, ball, whole)

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from servax.audit.settings import Audit
-from servax.defences import Detector
-from servax.defences.detector import Score
+from servax.defences import Detector, Score
 from servax.evaluation.engine import reseed
 from servax.evaluation.metrics import detected_at, roc_area
 from servax.evaluation.systems import System

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from servax.attacks.problem import logits_of
+from servax.attacks import logits_of
 from servax.evaluation.checks.case import inner_points_of, steps_of
 from servax.evaluation.checks.of_attacks import RESTARTS, WIDE_STEPS
 from servax.evaluation.engine import FEW, MOST_DRAWS

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from servax import audio
-from servax.attacks import FGSM, PGD, Attack, WaveformPGD
-from servax.attacks.problem import logits_of
+from servax.attacks import FGSM, PGD, Attack, WaveformPGD, logits_of
 from servax.cli.sound import AttackSounds
 from servax.defences import Defended
 from servax.errors import SettingError

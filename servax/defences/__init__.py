@@ -13,24 +13,26 @@ from servax.defences.adversarial_training import (
     AdversarialTrainer,
     AdversarialTraining,
 )
-from servax.defences.defended import (
-    Bpda,
-    Defended,
+from servax.defences.defended import Bpda, Defended, Detector, Score, StraightThrough, threshold_at
+from servax.defences.denoiser import DenoiserTrainer, DenoiserTraining, train_denoiser
+from servax.defences.random_models import (
+    ABSTAIN,
+    Certificate,
     ExpectationOverDraws,
-    StraightThrough,
+    Smoothed,
+    certify,
     draws_until_flat,
 )
-from servax.defences.denoiser import DenoiserTrainer, DenoiserTraining, train_denoiser
-from servax.defences.detector import Detector, Score, threshold_at
-from servax.defences.smoothing import ABSTAIN, Certificate, Smoothed, certify
 from servax.defences.transforms import (
+    Codec,
     GaussianNoise,
+    LowPass,
     MeanFilter,
     MedianFilter,
     Quantise,
+    Resample,
     SpectrogramMasking,
 )
-from servax.defences.waveform_transforms import Codec, LowPass, Resample
 
 __all__ = [
     "ABSTAIN",

@@ -30,9 +30,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from servax.attacks import FGSM, PGD
-from servax.attacks.base import Attack, Labels, check_positive
-from servax.errors import SettingError
-from servax.kinds import check_types
+from servax.attacks.base import Attack, Labels
+from servax.kinds import COUNT, POSITIVE, Choice, Rule, Rules, check_types
 from servax.models import VGG16, frozen
 from servax.perturbation import Linf, ascend
 from servax.training import drawn
@@ -41,16 +40,23 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 """From logits (B, C) and classes (B,) to a scalar: cross-entropy, with class weights or not."""
 START_DEVIATION = 1e-3
 """Standard deviation of the noise that TRADES starts from, in units of the input."""
+LENGTH = Rule("a number in (0, 1], on the [0, 1] scale", lambda v: 0 < v <= 1)
 
 
 @dataclass(frozen=True)
 class Objective(ABC):
     """A training loss that makes its own adversarial inputs."""
 
+    kind: ClassVar[str]
+    """What it is called."""
+
+    def __post_init__(self) -> None:
+        check_types(self, whole=False)
+
     @property
-    @abstractmethod
     def name(self) -> str:
-        """Name of the trained model in records, e.g. ``adversarial-similarity-0.015``."""
+        """Name of the trained model in records, e.g. ``pgd-at``."""
+        return self.kind
 
     @abstractmethod
     def loss(
@@ -75,18 +81,12 @@ class SingleStep(Objective):
     """Size of FGSM in training, on the [0, 1] scale (.003 is .24 dB)."""
     labels: Labels = "predicted"
     """FGSM leads away from the class the network `predicted` ([18]), or from the `true` one."""
-    kind: ClassVar[str]
-    """What stands in the name."""
 
-    def __post_init__(self) -> None:
-        check_types(self, whole=False)
-        _check_unit("epsilon", self.epsilon)
-        if self.labels not in ("true", "predicted"):
-            raise SettingError.choice("labels", self.labels, ("true", "predicted"))
+    RULES: ClassVar[Rules] = {"epsilon": LENGTH, "labels": Choice(("true", "predicted"))}
 
     @property
     def name(self) -> str:
-        """Return e.g. ``adversarial-vanilla-0.003``."""
+        """Name of the trained model in records, e.g. ``adversarial-vanilla-0.003``."""
         return f"adversarial-{self.kind}-{self.epsilon:g}"
 
     def fgsm(self, network: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> Tensor:
@@ -148,22 +148,14 @@ class SeveralSteps(Objective):
     steps: int = 5
     """Number of steps."""
 
-    def __post_init__(self) -> None:
-        check_types(self, whole=False)
-        _check_unit("step", self.step)
-        _check_unit("radius", self.radius)
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise SettingError("steps", self.steps, "a whole number of at least 1")
+    RULES: ClassVar[Rules] = {"step": LENGTH, "radius": LENGTH, "steps": COUNT}
 
 
 @dataclass(frozen=True)
 class MadryPGD(SeveralSteps):
     """Trains on PGD inputs alone, from a random start (Madry et al. 2018)."""
 
-    @property
-    def name(self) -> str:
-        """Return ``pgd-at``."""
-        return "pgd-at"
+    kind = "pgd-at"
 
     def loss(
         self, network: VGG16, x: Tensor, y: Tensor, criterion: Criterion, generator: torch.Generator
@@ -180,14 +172,8 @@ class Trades(SeveralSteps):
     beta: float = 6.0
     """Weight of the divergence (1 / λ in the paper, whose experiments take 1 and 6)."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive("beta", self.beta)
-
-    @property
-    def name(self) -> str:
-        """Return ``trades``."""
-        return "trades"
+    kind = "trades"
+    RULES: ClassVar[Rules] = {"beta": POSITIVE}
 
     def loss(
         self, network: VGG16, x: Tensor, y: Tensor, criterion: Criterion, generator: torch.Generator
@@ -229,8 +215,3 @@ def _craft(
     if not len(x):  # one of several processes may have no part in a small batch
         return x
     return attack(frozen(network), x, y, generator=generator)
-
-
-def _check_unit(name: str, value: float) -> None:
-    if not 0 < value <= 1:
-        raise SettingError(name, value, "a number in (0, 1], on the [0, 1] scale")

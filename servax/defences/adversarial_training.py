@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from servax.defences.adversarial_objectives import Criterion, Objective
 from servax.errors import ServaxError, SettingError
 from servax.features import Batch, Dataset, SpecAugment
-from servax.kinds import check_kind, check_types
+from servax.kinds import COUNT, Choice, Rule, Rules, check_kind, check_types
 from servax.models import VGG16
 from servax.training import (
     ClassifierTrainer,
@@ -64,6 +64,14 @@ class AdversarialTraining:
     augment: SpecAugment | None = None
     """Masks on the training input, before the attack; none switches them off."""
 
+    RULES: ClassVar[Rules] = {
+        "iterations": COUNT,
+        "batch_size": Rule("a whole number of at least 2", lambda n: n >= 2),
+        "learning_rate": Rule("a number in (0, 1]", lambda rate: 0 < rate <= 1),
+        "decay": Choice(("none", "cosine")),
+        "weight_decay": Rule("a number in [0, 1)", lambda decay: 0 <= decay < 1),
+    }
+
     def __post_init__(self) -> None:
         check_types(self)
         augment: Any = self.augment
@@ -71,22 +79,12 @@ class AdversarialTraining:
             object.__setattr__(self, "augment", SpecAugment(**augment))
         elif augment is not None:
             check_kind("augment", augment, SpecAugment)
-        if self.iterations < 1:
-            raise SettingError("iterations", self.iterations, "a whole number of at least 1")
         if not 0 <= self.plain_iterations < self.iterations:
             raise SettingError(
                 "plain_iterations",
                 self.plain_iterations,
                 f"a whole number of at least 0 and below iterations ({self.iterations})",
             )
-        if self.batch_size < 2:
-            raise SettingError("batch_size", self.batch_size, "a whole number of at least 2")
-        if not 0 < self.learning_rate <= 1:
-            raise SettingError("learning_rate", self.learning_rate, "a number in (0, 1]")
-        if self.decay not in ("none", "cosine"):
-            raise SettingError.choice("decay", self.decay, ("none", "cosine"))
-        if not 0 <= self.weight_decay < 1:
-            raise SettingError("weight_decay", self.weight_decay, "a number in [0, 1)")
 
 
 SCHEDULES: dict[str, AdversarialTraining] = {

@@ -1,25 +1,35 @@
-"""A defended model is a model; and what an attacker who knows the defence puts in its place.
+"""Models with a defence: a defended one is a model; a detector tells attacked inputs.
 
-BPDA and EOT: Athalye et al. 2018, "Obfuscated gradients give a false sense of security". The
-backward pass differentiable approximation (section 4.1, with the identity) is for defences without
-a useful gradient, the expectation over transformation (section 4.2) for random ones. All are
-classifiers, so every attack works on them.
+`Bpda` is what an attacker who knows the defence puts in its place: the backward pass differentiable
+approximation of Athalye et al. 2018, "Obfuscated gradients give a false sense of security" (section
+4.1, with the identity), for defences without a useful gradient. All are modules, so every attack
+works on them.
+
+A purifier leaves clean speech alone and moves attacked speech, so how far it moves an input, or the
+classifier's probabilities for it, is a score of suspicion: MagNet's reconstruction error (Meng &
+Chen 2017) and feature squeezing's distance between predictions (Xu et al. 2018), with a purifier in
+place of an autoencoder or a squeezer. An attacker who knows the detector lowers its score together
+with the classifier's: gradients pass, so that this can be tried.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
+from torch.nn.functional import kl_div
 
-from servax.attacks.base import check_count, check_inputs
-from servax.attacks.problem import Problem, cross_entropy, logits_of
+from servax.attacks import logits_of
 from servax.errors import SettingError, ShapeError
-from servax.kinds import typed
-from servax.models import evaluating
-from servax.perturbation import input_gradient
+from servax.kinds import Choice, typed
+from servax.perturbation import straight_through
+
+Score = Literal["residual", "l1", "kl"]
 
 
 class Defended(nn.Module):
@@ -73,9 +83,7 @@ class StraightThrough(nn.Module):
                 stepped.shape,
                 f"that of its input, {tuple(x.shape)}: BPDA takes {self.what} for the identity",
             )
-        # x - x is 0 and its gradient the identity's, so that forward nothing is rounded.
-        passed: Tensor = stepped + (x - x.detach())
-        return passed
+        return straight_through(x, stepped)
 
 
 class Bpda(Defended):
@@ -95,74 +103,103 @@ class Bpda(Defended):
         super().__init__(model, StraightThrough(defence, what="the defence"))
 
 
-class ExpectationOverDraws(nn.Module):
-    """Maps inputs (B, ...) to the log of the mean of the class probabilities over draws, (B, C).
-
-    That is what a random model says on average; its gradient is the expected one that an attack
-    needs, since a single draw's points elsewhere. The graphs of all draws are held at once: halve
-    the batch where memory is short.
+class Detector(nn.Module):
+    """Maps inputs (B, ...) to scores (B,), higher where an attack is more likely.
 
     Args:
-        model: A random classifier; each call draws anew.
-        draws: How many calls make one.
+        purifier: From (B, ...) to the same shape.
+        model: From (B, ...) to logits (B, C); the scores `l1` and `kl` need it.
+        score: `residual` is the mean of abs(x - P(x)); `l1` and `kl` are the distance sum |p - q|
+            and the divergence sum p log(p / q) between the probabilities before (p) and after (q)
+            purification.
+        threshold: Scores above it are flagged; None until `calibrate` has set it.
     """
 
     knowledge = "adaptive"
-    """What an attack through it knows."""
+    """Exact gradients, as far as those of the purifier and the model are."""
 
     @typed
-    def __init__(self, model: nn.Module, draws: int) -> None:
+    def __init__(
+        self,
+        purifier: nn.Module,
+        model: nn.Module | None = None,
+        *,
+        score: Score = "residual",
+        threshold: float | None = None,
+    ) -> None:
         super().__init__()
-        check_count("draws", draws)
+        Choice(("residual", "l1", "kl")).check("score", score)
+        if score != "residual" and model is None:
+            raise SettingError("model", None, f"a classifier, which the score {score!r} asks")
+        if threshold is not None and not math.isfinite(threshold):
+            raise SettingError("threshold", threshold, "a finite number, or None")
+        self.purifier = purifier
         self.model = model
-        self.draws = int(draws)
+        self.score = score
+        self.threshold = threshold
 
     @typed
     def forward(self, x: Tensor) -> Tensor:
-        """Return log probabilities (B, C): logits up to a constant per utterance."""
-        each = [self.one_draw(x).log_softmax(dim=1) for _ in range(self.draws)]
-        return torch.stack(each).logsumexp(dim=0) - math.log(self.draws)
+        """Return the scores (B,) of inputs (B, ...)."""
+        purified = self.purifier(x.clone())
+        if self.model is None or self.score == "residual":
+            residual: Tensor = (x - purified).abs().flatten(1).mean(1)
+            return residual
+        before, after = (logits_of(self.model, z).log_softmax(1) for z in (x, purified))
+        if self.score == "l1":
+            distance: Tensor = (before.exp() - after.exp()).abs().sum(1)
+            return distance
+        divergence: Tensor = kl_div(after, before, reduction="none", log_target=True).sum(1)
+        return divergence
 
-    def one_draw(self, x: Tensor) -> Tensor:
-        """Return the logits (B, C) of one call of the model."""
-        return logits_of(self.model, x)
+    def calibrate(self, clean_scores: ArrayLike, false_positive_rate: float = 0.05) -> float:
+        """Set, and return, the threshold that flags at most this share of clean inputs.
+
+        Args:
+            clean_scores: (N,) scores of clean inputs that no later figure is computed on.
+            false_positive_rate: In [0, 1).
+        """
+        self.threshold = threshold_at(clean_scores, false_positive_rate)
+        return self.threshold
+
+    @torch.no_grad()
+    @typed
+    def flags(self, x: Tensor) -> Tensor:
+        """Return whether each of the inputs (B, ...) looks attacked, (B,) bool.
+
+        Raises:
+            SettingError: There is no threshold yet.
+        """
+        if self.threshold is None:
+            raise SettingError(
+                "threshold", None, "a number: give one, or call calibrate with clean scores"
+            )
+        flagged: Tensor = self(x) > self.threshold
+        return flagged
 
 
 @typed
-def draws_until_flat(
-    model: nn.Module, x: Tensor, y: Tensor, *, most: int = 64, tolerance: float = 0.1
-) -> int:
-    """Return how many draws an attack needs before more of them change nothing.
-
-    The draws are doubled until two independent estimates of the gradient of the class loss point
-    the same way: mean cosine over the utterances of at least 1 - `tolerance`. One for a model that
-    is not random.
+def threshold_at(clean_scores: ArrayLike, false_positive_rate: float) -> float:
+    """Return the lowest clean score above which at most this share of clean scores lies.
 
     Args:
-        model: A random classifier, judged in evaluation mode.
-        x: Clean inputs (B, ...); a few are enough.
-        y: Their classes (B,).
-        most: Where to stop: what more would buy is not worth its price.
-        tolerance: How far the mean cosine may stay below 1.
+        clean_scores: (N,) scores of clean inputs.
+        false_positive_rate: In [0, 1).
+
+    Raises:
+        ShapeError: The scores are not (N,) with N >= 1.
+        SettingError: A score is not finite, or the rate is outside [0, 1).
     """
-    check_count("most", most)
-    if not 0 < tolerance < 1:
-        raise SettingError("tolerance", tolerance, "a number in (0, 1)")
-    check_inputs(x, y, (-math.inf, math.inf))
-    draws = 1
-    with evaluating(model):
-        while draws < most:
-            if 1.0 - _agreement(ExpectationOverDraws(model, draws), x, y) <= tolerance:
-                return draws
-            draws = min(2 * draws, int(most))
-    return draws
-
-
-def _agreement(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Return the mean cosine of two estimates of the gradient; 1 where both are zero."""
-    objective = Problem(model=model, x=x, y=y).objective(cross_entropy)
-    first, second = (input_gradient(objective, x).flatten(1).double() for _ in range(2))
-    length = first.norm(dim=1) * second.norm(dim=1)
-    cosine = (first * second).sum(dim=1) / length.clamp(min=torch.finfo(length.dtype).tiny)
-    neither = (first == 0).all(dim=1) & (second == 0).all(dim=1)
-    return float(torch.where(neither, torch.ones_like(cosine), cosine).mean())
+    try:
+        scores = np.asarray(clean_scores, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise SettingError("clean_scores", clean_scores, "numbers (N,)") from None
+    if scores.ndim != 1 or scores.size == 0:
+        raise ShapeError("clean_scores", scores.shape, "(N,): one score per input, N >= 1")
+    if not np.isfinite(scores).all():
+        raise SettingError("clean_scores", "not finite", "scores without NaN or infinity")
+    if not 0 <= false_positive_rate < 1:
+        raise SettingError("false_positive_rate", false_positive_rate, "a share in [0, 1)")
+    # .29 * 100 is 28.999…: a rounding error must not cost a clip.
+    allowed = math.floor(false_positive_rate * scores.size + 1e-9)
+    return float(np.sort(scores)[scores.size - 1 - allowed])

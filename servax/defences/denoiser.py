@@ -11,14 +11,14 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from servax.errors import SettingError
 from servax.features import Dataset, FrontEndSettings
-from servax.kinds import check_types
+from servax.kinds import Rule, Rules, check_types
 from servax.models import FrameTransformerSettings, RestorerSettings, new_restorer
 from servax.purifier.purifier import Purifier
 from servax.training import (
@@ -56,10 +56,12 @@ class DenoiserTraining:
     clip_norm: float = 1.0
     """Largest Euclidean norm of the gradient; 0 switches clipping off."""
 
+    RULES: ClassVar[Rules] = {
+        "standard_deviation": Rule("a number in (0, 1]", lambda sd: 0 < sd <= 1)
+    }
+
     def __post_init__(self) -> None:
         check_types(self)
-        if not 0 < self.standard_deviation <= 1:
-            raise SettingError("standard_deviation", self.standard_deviation, "a number in (0, 1]")
         check_restorer(self)
         self.schedule()
 
@@ -151,7 +153,9 @@ def train_denoiser(
     with global_seed(seed, "weights"):
         denoiser = new_restorer(kind)
     trainer = DenoiserTrainer(denoiser, train, validation, training, seed=seed, compute=compute)
-    identity = _identity(train, validation, kind, training, front_end, seed)
+    spoken = [list(part.corpus.utterances["utterance"]) for part in (train, validation)]
+    told = ("denoiser", kind, training, front_end, seed, train.scale.settings, spoken)
+    identity = hashlib.sha256(repr(told).encode()).hexdigest()
     fitted = fit(
         trainer, training.schedule(), folder, seed=seed, settings=identity, progress=progress
     )
@@ -159,10 +163,3 @@ def train_denoiser(
         heard = map(str, train.corpus.speakers)
         Purifier(denoiser, train.scale, front_end, heard).save_pretrained(folder / "model")
     return fitted
-
-
-def _identity(train: Dataset, validation: Dataset, *settings: object) -> str:
-    """Return a text that differs where the training does."""
-    utterances = [list(part.corpus.utterances["utterance"]) for part in (train, validation)]
-    text = repr(("denoiser", *settings, train.scale.settings, utterances))
-    return hashlib.sha256(text.encode()).hexdigest()

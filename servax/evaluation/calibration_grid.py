@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from servax.errors import SettingError
-from servax.kinds import check_types
+from servax.kinds import NOT_NEGATIVE, check_types
 
 if TYPE_CHECKING:
     from servax.evaluation.threats import Threat
@@ -25,8 +25,6 @@ class CalibrationGrid:
     """Largest k; every k from 1 is scored."""
 
     def __post_init__(self) -> None:
-        from servax.perturbation import check_radius
-
         check_types(self)
         for name in ("step_sizes", "radii"):
             values = tuple(getattr(self, name))
@@ -36,7 +34,7 @@ class CalibrationGrid:
             if not min(values) > 0:
                 raise SettingError(name, values, "sizes above 0")
         for radius in self.radii:
-            check_radius(radius)
+            NOT_NEGATIVE.check("radius", radius)
         self.threats()
 
     @property

@@ -19,9 +19,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from servax.attacks import Counting
-from servax.attacks.problem import logits_of
-from servax.attacks.wrappers import labelled, with_gradients
+from servax.attacks import Counting, logits_of
+from servax.attacks.logits import labelled, with_gradients
 from servax.audio.writing import LARGEST_OF_16_BITS
 from servax.defences import Bpda, Defended, ExpectationOverDraws, draws_until_flat
 from servax.errors import ServaxError, SettingError

@@ -36,8 +36,8 @@ from servax.attacks.gradient import STRIDE
 from servax.errors import SettingError
 from servax.evaluation.calibration_grid import CalibrationGrid
 from servax.evaluation.threats import KNOWLEDGE, Budget, Knowledge, Threat
-from servax.kinds import Precision, Tier, check_list, check_types
-from servax.perturbation import L2, check_radius
+from servax.kinds import NOT_NEGATIVE, Precision, Tier, check_list, check_types
+from servax.perturbation import L2
 
 TABLE_STEPS = (3, 6, 9, 12, 15)
 """k of PGD in Table 1 of the paper."""
@@ -81,7 +81,7 @@ class AttackGrid:
             raise SettingError.choice("label", self.label, ("true", "predicted"))
         if self.gradients not in ("float32", "bfloat16"):
             raise SettingError.choice("gradients", self.gradients, ("float32", "bfloat16"))
-        check_radius(self.radius)
+        NOT_NEGATIVE.check("radius", self.radius)
         self.pgd(self.steps)
 
     @property

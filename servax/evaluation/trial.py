@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from servax.attacks.problem import logits_of
+from servax.attacks import logits_of
 from servax.errors import PathError
 from servax.features import FrontEndSettings
 from servax.models import evaluating

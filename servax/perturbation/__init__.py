@@ -1,15 +1,17 @@
 """How far and in which direction: balls, and the one projected-ascent loop."""
 
 from servax.perturbation.ascent import Objective, ascend, input_gradient, into_reach
-from servax.perturbation.balls import L2, Ball, Linf, Masked, SignalToNoise, check_radius
+from servax.perturbation.balls import L2, Ball, Linf, Masked, SignalToNoise, per_utterance
 from servax.perturbation.masking import PsychoacousticMask
 from servax.perturbation.rounding import (
     Bounds,
     exact_change,
+    held,
     in_reach,
     into_16_bit,
     into_ball,
     into_bounds,
+    straight_through,
 )
 from servax.runtime.samples import STEP_16_BIT
 
@@ -24,12 +26,14 @@ __all__ = [
     "PsychoacousticMask",
     "SignalToNoise",
     "ascend",
-    "check_radius",
     "exact_change",
+    "held",
     "in_reach",
     "input_gradient",
     "into_16_bit",
     "into_ball",
     "into_bounds",
     "into_reach",
+    "per_utterance",
+    "straight_through",
 ]

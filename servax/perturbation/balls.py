@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from servax.errors import SettingError
-from servax.kinds import check_kind, check_number, check_types, typed
+from servax.kinds import NOT_NEGATIVE, check_kind, check_number, check_types, typed
 from servax.training import drawn
 
 
@@ -42,13 +42,6 @@ class Ball(Protocol):
         """Return uniformly drawn allowed changes of the shape of `like`."""
 
 
-def check_radius(radius: float, name: str = "radius") -> None:
-    """Refuse a radius that is negative or not finite."""
-    check_number(name, radius)
-    if not (math.isfinite(radius) and radius >= 0):
-        raise SettingError(name, radius, "a finite number of at least 0")
-
-
 @dataclass(frozen=True)
 class Linf:
     """Every element may change by at most `radius`."""
@@ -57,7 +50,7 @@ class Linf:
     """Largest absolute change of an element."""
 
     def __post_init__(self) -> None:
-        check_radius(self.radius)
+        NOT_NEGATIVE.check("radius", self.radius)
 
     def norm(self, change: Tensor) -> Tensor:
         """Return the largest absolute element of each utterance, (B,)."""
@@ -85,7 +78,7 @@ class L2:
     """Largest Euclidean norm of the change of one utterance."""
 
     def __post_init__(self) -> None:
-        check_radius(self.radius)
+        NOT_NEGATIVE.check("radius", self.radius)
 
     def norm(self, change: Tensor) -> Tensor:
         """Return the Euclidean norm of each utterance, (B,)."""
@@ -96,20 +89,20 @@ class L2:
     def project(self, change: Tensor) -> Tensor:
         """Return changes outside the ball scaled back to its surface."""
         norm = self.norm(change).clamp(min=torch.finfo(change.dtype).tiny)
-        return change * _per_utterance((self.radius / norm).clamp(max=1.0), change)
+        return change * per_utterance((self.radius / norm).clamp(max=1.0), change)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """Return the gradient divided by its norm; a zero gradient stays zero."""
         _, unit = _scaled(gradient)
         norm = unit.flatten(1).norm(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)
-        return unit / _per_utterance(norm, gradient)
+        return unit / per_utterance(norm, gradient)
 
     def sample(self, like: Tensor, generator: torch.Generator) -> Tensor:
         """Return changes uniform in the ball: a direction times radius * u**(1/n)."""
         direction = drawn(torch.randn, like.shape, generator, like.dtype).to(like.device)
         u = drawn(torch.rand, like.shape[:1], generator, like.dtype).to(like.device)
         length: Tensor = self.radius * u.pow(1.0 / max(1, like[0].numel()))
-        return self.steepest(direction) * _per_utterance(length, like)
+        return self.steepest(direction) * per_utterance(length, like)
 
 
 UNIT = L2(1.0)
@@ -194,15 +187,16 @@ class PerUtterance:
     def project(self, change: Tensor) -> Tensor:
         """Return changes outside their ball scaled back to its surface."""
         norm = UNIT.norm(change).clamp(min=torch.finfo(change.dtype).tiny)
-        return change * _per_utterance((self.radii / norm).clamp(max=1.0), change)
+        share = (self.radii / norm).clamp(max=1.0)
+        return change * per_utterance(share.to(change.dtype), change)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """Return the gradient scaled to the radius; a zero gradient stays zero."""
-        return UNIT.steepest(gradient) * _per_utterance(self.radii, gradient)
+        return UNIT.steepest(gradient) * per_utterance(self.radii.to(gradient.dtype), gradient)
 
     def sample(self, like: Tensor, generator: torch.Generator) -> Tensor:
         """Return changes uniform in the balls."""
-        return UNIT.sample(like, generator) * _per_utterance(self.radii, like)
+        return UNIT.sample(like, generator) * per_utterance(self.radii.to(like.dtype), like)
 
 
 def _scaled(change: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,9 +206,9 @@ def _scaled(change: Tensor) -> tuple[Tensor, Tensor]:
     keep their direction.
     """
     largest = change.abs().flatten(1).amax(1).clamp(min=torch.finfo(change.dtype).tiny)
-    return largest, change / _per_utterance(largest, change)
+    return largest, change / per_utterance(largest, change)
 
 
-def _per_utterance(values: Tensor, like: Tensor) -> Tensor:
-    """Return values (B,) shaped to multiply a tensor (B, ...)."""
-    return values.to(like.dtype).view(-1, *([1] * (like.ndim - 1)))
+def per_utterance(values: Tensor, like: Tensor) -> Tensor:
+    """Return values (B,) shaped to stand beside a tensor (B, ...)."""
+    return values.view(-1, *([1] * (like.ndim - 1)))

@@ -17,15 +17,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from servax.errors import SettingError
-from servax.perturbation.balls import Ball, Linf, Masked
+from servax.errors import ServaxError, SettingError
+from servax.perturbation.balls import Ball, Linf, Masked, per_utterance
 from servax.runtime.samples import STEP_16_BIT
 
 Bounds = tuple[float, float]
 """Lowest and highest value of a valid input."""
 DOUBT = 2.0**-20
-"""How far from a border, relative to what is compared, float32 may be trusted to decide."""
-PIECE = 2**16
+"""How near to a border, as a share of the radius, float64 must decide."""
+PIECE = 2**15
 """How many elements are brought back at a time."""
 SHRUNK = 1.0 - 2.0**-40
 """What a scaled change is scaled by once more: sums of squares are rounded too."""
@@ -71,14 +71,14 @@ def into_ball(x: Tensor, moved: Tensor, ball: Ball) -> Tensor:
     if not bool(outside.any()):
         return moved
     allowed = ball.project(change)
-    stays = (allowed == change) | ~outside.view(-1, *[1] * (x.ndim - 1))
+    stays = (allowed == change) | ~per_utterance(outside, x)
     return torch.where(stays, moved, moved_by(x, allowed.mul_(SHRUNK)))
 
 
 def _into_cube(x: Tensor, moved: Tensor, ball: Ball) -> Tensor | None:
     """Return what `into_ball` does of float32 in an L-inf ball, several times faster.
 
-    None where float64 has to decide, or where elements change that a mask shuts.
+    None where one step towards `x` is not enough, or where elements change that a mask shuts.
     """
     inner = ball.ball if isinstance(ball, Masked) else ball
     if not (isinstance(inner, Linf) and x.dtype == moved.dtype == torch.float32):
@@ -87,12 +87,12 @@ def _into_cube(x: Tensor, moved: Tensor, ball: Ball) -> Tensor | None:
         return moved
     if isinstance(ball, Masked) and bool(((moved != x) & ~ball.mask).any()):
         return None
-    x = x.expand_as(moved)  # one input may stand for many changes of it
-    # Bit by bit, since what fits into the cache of a processor is done in a third of the time.
-    pieces = zip(*(torch.split(each.flatten(), PIECE) for each in (x, moved)), strict=True)
     done: list[Tensor] = []
-    for piece, moved_piece in pieces:
-        stepped = _stepped_inside(piece, moved_piece, inner.radius)
+    # Bit by bit, since what fits into the cache of a processor is done in a third of the time;
+    # one input may stand for many changes of it.
+    parts = (torch.split(each.flatten(), PIECE) for each in (x.expand_as(moved), moved))
+    for clean, part in zip(*parts, strict=True):
+        stepped = _stepped_inside(clean, part, inner.radius)
         if stepped is None:
             return None
         done.append(stepped)
@@ -102,33 +102,16 @@ def _into_cube(x: Tensor, moved: Tensor, ball: Ball) -> Tensor | None:
 def _stepped_inside(x: Tensor, moved: Tensor, radius: float) -> Tensor | None:
     """Return float32 elements (n,), those beyond `radius` one step of their type nearer to `x`.
 
-    An exact difference is the sum of two numbers of float32, the rounded one and its error, so no
-    element is widened to float64. None where that has to decide: an element is still outside after
-    its step, or in doubt by less than `DOUBT`.
+    None where an element is beyond it still.
     """
-    below = _representable((0.0, radius), torch.float32)[1]
-    rest = radius - below
-    high, low = torch.maximum(x, moved), torch.minimum(x, moved)
-    change = high - low
-    largest = float(change.amax())
-    if largest < below * (1.0 - DOUBT):
+    if float((moved - x).abs_().amax()) < radius * (1.0 - DOUBT):
         return moved
-    if not math.isfinite(largest):
-        return None
-    # Knuth's TwoSum, and all that follows, in few buffers: fresh memory costs more than sums.
-    back = change - high
-    low.add_(back)
-    error = high.sub_(torch.sub(change, back, out=back)).sub_(low)
-    excess = change.sub_(below).add_(error)  # over `below`, the radius rounded down
-    # What float64 does not see of a change is no part of it.
-    least, most = (rest * (1.0 + s * DOUBT) + radius * 2.0 ** (s - 53) for s in (-1, 1))
-    if float(excess.amax()) <= least:
+    excess = exact_change(x, moved).abs_().sub_(radius)
+    if float(excess.amax()) <= 0:
         return moved
-    beyond = torch.sub(excess, most, out=back).sign_().clamp_(min=0.0)
-    step = torch.nextafter(moved, x, out=low).sub_(moved).mul_(beyond)
-    stepped = moved + step
-    still = float(excess.sub_(step.abs_(), alpha=1.0 - DOUBT).amax()) > least
-    return None if still else stepped
+    step = torch.nextafter(moved, x).sub_(moved).mul_(excess.sign().clamp_(min=0.0))
+    inside = float(excess.sub_(step.abs()).amax()) <= 0  # NaN is not
+    return moved + step if inside else None
 
 
 def into_bounds(x: Tensor, moved: Tensor, bounds: Bounds) -> Tensor:
@@ -148,6 +131,35 @@ def in_reach(x: Tensor, moved: Tensor, ball: Ball, bounds: Bounds) -> bool:
     near = ball.norm(exact_change(x, moved)) <= ball.radius
     valid = (moved >= x.clamp(max=low)) & (moved <= x.clamp(min=high))
     return bool(near.all()) and bool(valid.all())
+
+
+def held(x: Tensor, adversarial: Tensor, ball: Ball, bounds: Bounds) -> Tensor:
+    """Return what an attack made, inside its ball and bounds without slack.
+
+    What the last sum of an attack rounded out of them is taken back, as `into_reach` does; an
+    attack that left them by more is refused, since its figures would mean nothing.
+
+    Raises:
+        ServaxError: It left its ball or the bounds by more than rounding.
+    """
+    if in_reach(x, adversarial, ball, bounds):
+        return adversarial
+    # Rounding grows with the size of the numbers, and its norm with their count.
+    size = torch.maximum(x.abs(), adversarial.abs()).flatten(1).amax(dim=1)
+    rounding = 4.0 * torch.finfo(x.dtype).eps * size
+    # A mask makes the norm of any change outside it infinite, that of rounding too.
+    unmasked = ball.ball if isinstance(ball, Masked) else ball
+    slack = unmasked.norm(per_utterance(rounding, x).expand_as(x))
+    distances = ball.norm(exact_change(x, adversarial))
+    near = (distances <= ball.radius * (1 + 1e-5) + slack) & distances.isfinite()
+    if bool(near.all()) and bool(((adversarial >= bounds[0]) & (adversarial <= bounds[1])).all()):
+        back = into_ball(x, into_bounds(x, adversarial, bounds), ball)
+        if in_reach(x, back, ball, bounds):
+            return back
+    raise ServaxError(
+        f"the attack left its reach: distance {float(distances.max()):.6g} from the clean input, "
+        f"expected at most {ball.radius:g}, values expected in [{bounds[0]:g}, {bounds[1]:g}]."
+    )
 
 
 def into_16_bit(waveform: Tensor, bounds: Bounds = (-1.0, 1.0)) -> Tensor:
@@ -217,9 +229,9 @@ def shrunk_into(x: Tensor, moved: Tensor, ball: Ball, rounded: Round) -> Tensor:
     return best
 
 
-def straight_through(waveform: Tensor, rounded: Round) -> Tensor:
-    """Return `rounded(waveform)` with the gradient of `waveform` (Bengio et al. 2013)."""
-    return waveform + (rounded(waveform.detach()) - waveform.detach())
+def straight_through(x: Tensor, stepped: Tensor) -> Tensor:
+    """Return `stepped`, exactly, with the gradient of `x` (Bengio et al. 2013)."""
+    return stepped + (x - x.detach())
 
 
 def _representable(bounds: Bounds, dtype: torch.dtype) -> Bounds:

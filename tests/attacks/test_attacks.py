@@ -167,7 +167,7 @@ def test_predicted_labels_lead_away_from_what_the_model_says(build, inputs, atta
     x, y = inputs()
     said = model(x).argmax(dim=1)
     assert not torch.equal(said, y)
-    settings = {name: getattr(attack, name) for name in attack.__dataclass_fields__}
+    settings = dict(vars(attack))
     predicted = type(attack)(**{**settings, "labels": "predicted"})
     found = predicted(model, x, y, generator=seeded())
     assert torch.equal(found, attack(model, x, said, generator=seeded()))

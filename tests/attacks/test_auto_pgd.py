@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from servax.attacks import APGD, PGD, TargetedAPGD
+from servax.attacks import APGD, PGD, TargetedAPGD, margin
 from servax.attacks.auto_pgd import checkpoints
-from servax.attacks.problem import margin
 from servax.errors import SettingError
 from servax.perturbation import L2, Linf
 

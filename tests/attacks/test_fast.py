@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from servax.attacks import APGD, PGD, FastGradients
-from servax.attacks.wrappers import labelled, with_gradients
+from servax.attacks.logits import labelled, with_gradients
 from servax.errors import SettingError
 from servax.models import VGG16
 

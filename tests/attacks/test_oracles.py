@@ -142,7 +142,7 @@ def test_every_iterate_is_in_reach_and_the_loss_rises(build, inputs, row, name, 
 
 @rows
 def test_foolbox_agrees_on_other_bounds(foolbox, build, inputs, row):
-    settings = {k: getattr(row.attack, k) for k in row.attack.__dataclass_fields__}
+    settings = dict(vars(row.attack))
     moved = Row(type(row.attack)(**{**settings, "bounds": (-1.0, 0.5)}), row.foolbox)
     model = build("conv")
     x, y = inputs()

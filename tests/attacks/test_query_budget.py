@@ -27,7 +27,7 @@ def seeded(seed=0):
 
 
 def with_settings(attack, **settings):
-    kept = {name: getattr(attack, name) for name in attack.__dataclass_fields__}
+    kept = dict(vars(attack))
     return type(attack)(**{**kept, **settings})
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from servax.attacks import PGD, DiversePGD, MomentumPGD
-from servax.attacks.gradient import padding, shrunk
+from servax.attacks.gradient import shrunk
 from servax.errors import SettingError, ShapeError
 from servax.perturbation import L2
 
@@ -136,15 +136,6 @@ def test_a_waveform_shrinks_in_time():
         assert not found[i, size:].any()
 
 
-@pytest.mark.parametrize(
-    ("bounds", "fill"),
-    [((0.0, 1.0), 0.0), ((-3.0, 5.0), 0.0), ((2.0, 3.0), 2.0), ((-3.0, -1.0), -1.0),
-     ((-math.inf, math.inf), 0.0)],
-)  # fmt: skip
-def test_padding_is_valid(bounds, fill):
-    assert padding(bounds) == fill
-
-
 def seen_by(attack, x):
     """Return the inputs that a model is shown while it is attacked."""
     shown = []
@@ -168,6 +159,20 @@ def test_copies_are_seen_with_the_probability_asked_for(probability):
     # A rate so near to 1 that both sides round up to themselves leaves 4 % or so as they are.
     assert abs(float(changed.double().mean()) - probability) < 0.08
     assert not torch.equal(changed[0], changed[1]) or probability == 1.0
+
+
+@pytest.mark.parametrize(
+    ("bounds", "fill"),
+    [((0.0, 1.0), 0.0), ((-3.0, 5.0), 0.0), ((2.0, 3.0), 2.0), ((-3.0, -1.0), -1.0),
+     ((-math.inf, math.inf), 0.0)],
+)  # fmt: skip
+def test_padding_is_the_valid_value_nearest_to_zero(bounds, fill):
+    flat = fill + 0.5 if fill + 0.5 <= bounds[1] else fill - 0.5
+    attack = DiversePGD(bounds=bounds, probability=1.0, smallest=0.3, step=1e-9, epsilon=1e-9)
+    shown = torch.cat(seen_by(attack, torch.full((4, 1, 8, 12), flat, dtype=torch.float64)))
+    elsewhere = shown[(shown - flat).abs() > 1e-6]
+    assert len(elsewhere) > 0
+    assert bool((elsewhere == fill).all())
 
 
 def test_an_utterances_copies_do_not_depend_on_who_has_left(build, inputs):

@@ -211,10 +211,8 @@ def test_the_mask_lowers_the_share_of_cells_that_can_be_heard(recogniser, speech
 # Refusals
 
 
-def test_its_level_and_its_ball():
-    assert WaveformPGD(epsilon=0.1).epsilon_dbfs == pytest.approx(-20.0)
+def test_its_ball():
     assert WaveformPGD(epsilon=0.1).ball.radius == 0.1
-    assert WaveformPGD(snr_db=20.0).epsilon_dbfs is None
     sentence = "epsilon is None, expected a number; for snr_db ask ball_around(x)."
     with pytest.raises(SettingError, match=f"^{re.escape(sentence)}$"):
         _ = WaveformPGD(snr_db=20.0).ball

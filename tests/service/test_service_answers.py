@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service_running import SETTINGS, Running, samples_of, sound
 
 from servax.audio.writing import LARGEST_OF_16_BITS as LOUDEST
-from servax.defences.detector import Detector
+from servax.defences import Detector
 from servax.features import FrontEnd
 from servax.purifier.files import purify_file
 from servax.purifier.plans import FileJob

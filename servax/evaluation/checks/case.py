@@ -8,9 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from servax.attacks import PGD
+from servax.attacks import PGD, logits_of
 from servax.attacks.gradient import STRIDE
-from servax.attacks.problem import logits_of
 from servax.evaluation.dataset import EvaluationSet
 from servax.evaluation.engine import over_draws, predict
 from servax.evaluation.suites import Suite

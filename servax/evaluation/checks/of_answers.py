@@ -11,7 +11,7 @@ import re
 import torch
 from torch import Tensor, nn
 
-from servax.attacks.problem import logits_of
+from servax.attacks import logits_of
 from servax.evaluation.checks.case import Case
 from servax.evaluation.checks.declared import Check, Severity, Verdict, percent
 from servax.evaluation.trial import AGREEMENT, alone, out_of_memory, spread

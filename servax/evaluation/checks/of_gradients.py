@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from servax.attacks.problem import Loss, Problem, cross_entropy, logits_of, margin
+from servax.attacks import Problem, cross_entropy, logits_of, margin
+from servax.attacks.logits import Loss
 from servax.errors import ServaxError
 from servax.evaluation.checks.case import Case
 from servax.evaluation.checks.declared import Check, Finding, Severity, Verdict, percent

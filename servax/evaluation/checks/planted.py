@@ -21,8 +21,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from servax.attacks import Attack
-from servax.attacks.problem import Problem, logits_of
+from servax.attacks import Attack, Problem, logits_of
 from servax.errors import SettingError
 from servax.evaluation.checks.case import Case, votes
 from servax.evaluation.checks.declared import Check, Severity, Verdict, percent

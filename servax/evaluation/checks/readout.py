@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from torch import Tensor, nn
 
-from servax.attacks.problem import logits_of
+from servax.attacks import logits_of
 from servax.errors import ShapeError
 
 Matrix = NDArray[np.float64]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from servax import audio
 from servax.attacks import WaveformPGD
 from servax.corpora.synthetic import PROSODY, SENTENCES, speak
-from servax.defences.detector import Detector
+from servax.defences import Detector
 from servax.errors import AudioError, SettingError
 from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.features import LogMel, LogMelSettings

@@ -1,7 +1,11 @@
-"""Randomised smoothing and its certificate (Cohen, Rosenfeld & Kolter, ICML 2019).
+"""Random models: what an attacker must average, and what their mean promises.
 
-The smoothed classifier g(x) is the class that a base classifier f returns most often for x plus
-white Gaussian noise (eq. 1). Where that class has a probability of at least p > 1/2, no change of x
+An attack on a defence that draws random numbers needs the expected gradient: the expectation over
+transformation of Athalye et al. 2018 (section 4.2), `ExpectationOverDraws`.
+
+Randomised smoothing makes a defence of such a mean (Cohen, Rosenfeld & Kolter, ICML 2019). The
+smoothed classifier g(x) is the class that a base classifier f returns most often for x plus white
+Gaussian noise (eq. 1). Where that class has a probability of at least p > 1/2, no change of x
 shorter than sigma Phi^-1(p) in the Euclidean norm moves g (theorem 1, with p_B = 1 - p_A). The
 noise is not clamped: on clamped inputs the theorem does not hold.
 """
@@ -17,15 +21,87 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor, nn
 
-from servax.attacks.problem import logits_of
-from servax.defences.defended import ExpectationOverDraws
-from servax.errors import SettingError
+from servax.attacks import Problem, cross_entropy, logits_of
+from servax.attacks.base import check_inputs
 from servax.features import check_tensor
-from servax.kinds import typed
+from servax.kinds import COUNT, POSITIVE, Rule, typed
 from servax.models import classes_of, evaluating
+from servax.perturbation import input_gradient
 
 ABSTAIN = -1
 """Stands in place of a class where no radius could be certified."""
+
+
+class ExpectationOverDraws(nn.Module):
+    """Maps inputs (B, ...) to the log of the mean of the class probabilities over draws, (B, C).
+
+    That is what a random model says on average; its gradient is the expected one that an attack
+    needs, since a single draw's points elsewhere. The graphs of all draws are held at once: halve
+    the batch where memory is short.
+
+    Args:
+        model: A random classifier; each call draws anew.
+        draws: How many calls make one.
+    """
+
+    knowledge = "adaptive"
+    """What an attack through it knows."""
+
+    @typed
+    def __init__(self, model: nn.Module, draws: int) -> None:
+        super().__init__()
+        COUNT.check("draws", draws)
+        self.model = model
+        self.draws = int(draws)
+
+    @typed
+    def forward(self, x: Tensor) -> Tensor:
+        """Return log probabilities (B, C): logits up to a constant per utterance."""
+        each = [self.one_draw(x).log_softmax(dim=1) for _ in range(self.draws)]
+        return torch.stack(each).logsumexp(dim=0) - math.log(self.draws)
+
+    def one_draw(self, x: Tensor) -> Tensor:
+        """Return the logits (B, C) of one call of the model."""
+        return logits_of(self.model, x)
+
+
+@typed
+def draws_until_flat(
+    model: nn.Module, x: Tensor, y: Tensor, *, most: int = 64, tolerance: float = 0.1
+) -> int:
+    """Return how many draws an attack needs before more of them change nothing.
+
+    The draws are doubled until two independent estimates of the gradient of the class loss point
+    the same way: mean cosine over the utterances of at least 1 - `tolerance`. One for a model that
+    is not random.
+
+    Args:
+        model: A random classifier, judged in evaluation mode.
+        x: Clean inputs (B, ...); a few are enough.
+        y: Their classes (B,).
+        most: Where to stop: what more would buy is not worth its price.
+        tolerance: How far the mean cosine may stay below 1.
+    """
+    COUNT.check("most", most)
+    Rule("a number in (0, 1)", lambda v: 0 < v < 1).check("tolerance", tolerance)
+    check_inputs(x, y, (-math.inf, math.inf))
+    draws = 1
+    with evaluating(model):
+        while draws < most:
+            if 1.0 - _agreement(ExpectationOverDraws(model, draws), x, y) <= tolerance:
+                return draws
+            draws = min(2 * draws, int(most))
+    return draws
+
+
+def _agreement(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Return the mean cosine of two estimates of the gradient; 1 where both are zero."""
+    objective = Problem(model=model, x=x, y=y).objective(cross_entropy)
+    first, second = (input_gradient(objective, x).flatten(1).double() for _ in range(2))
+    length = first.norm(dim=1) * second.norm(dim=1)
+    cosine = (first * second).sum(dim=1) / length.clamp(min=torch.finfo(length.dtype).tiny)
+    neither = (first == 0).all(dim=1) & (second == 0).all(dim=1)
+    return float(torch.where(neither, torch.ones_like(cosine), cosine).mean())
 
 
 class Smoothed(ExpectationOverDraws):
@@ -45,7 +121,7 @@ class Smoothed(ExpectationOverDraws):
     def __init__(
         self, model: nn.Module, standard_deviation: float, draws: int, generator: torch.Generator
     ) -> None:
-        _check_deviation(standard_deviation)
+        POSITIVE.check("standard_deviation", standard_deviation)
         super().__init__(model, draws)
         self.standard_deviation = standard_deviation
         self.generator = generator
@@ -112,15 +188,11 @@ def certify(
         SettingError: A setting is outside its rule.
     """
     check_tensor("x", x)
-    _check_deviation(standard_deviation)
-    for name, count in (
-        ("draws_to_select", draws_to_select),
-        ("draws_to_estimate", draws_to_estimate),
-        ("batch_size", batch_size),
-    ):
-        _check_count(name, count)
-    if not 0 < alpha < 1:
-        raise SettingError("alpha", alpha, "a probability in (0, 1)")
+    POSITIVE.check("standard_deviation", standard_deviation)
+    COUNT.check("draws_to_select", draws_to_select)
+    COUNT.check("draws_to_estimate", draws_to_estimate)
+    COUNT.check("batch_size", batch_size)
+    Rule("a probability in (0, 1)", lambda v: 0 < v < 1).check("alpha", alpha)
 
     def vote(clip: Tensor, draws: int) -> NDArray[np.int64]:
         return _count_votes(model, clip, standard_deviation, draws, generator, batch_size)
@@ -168,13 +240,3 @@ def _count_votes(
 def _noisy(x: Tensor, standard_deviation: float, generator: torch.Generator) -> Tensor:
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
     return x + standard_deviation * noise
-
-
-def _check_deviation(value: float) -> None:
-    if not 0 < value < math.inf:
-        raise SettingError("standard_deviation", value, "a finite number above 0")
-
-
-def _check_count(name: str, value: int) -> None:
-    if value < 1:
-        raise SettingError(name, value, "a whole number of at least 1")
