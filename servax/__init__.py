@@ -28,12 +28,13 @@ if TYPE_CHECKING:
     from servax.features import FrontEnd, LogMel, Scale
     from servax.models import WaveformClassifier
     from servax.purifier import Purifier, SoundPurifier, protected_pipeline
-    from servax.recognition import Recogniser
+    from servax.recognition import EncoderRecogniser, Recogniser
 
 __version__ = "0.2.0"
 
 _HOMES = {
     "Defended": "servax.defences",
+    "EncoderRecogniser": "servax.recognition",
     "FrontEnd": "servax.features",
     "LogMel": "servax.features",
     "Purifier": "servax.purifier",
@@ -60,6 +61,7 @@ _PACKAGES = (
 
 __all__ = [
     "Defended",
+    "EncoderRecogniser",
     "FrontEnd",
     "LogMel",
     "Purifier",

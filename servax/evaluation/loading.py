@@ -21,7 +21,7 @@ from servax.evaluation.trial import Inputs
 from servax.models import WaveformClassifier, frozen
 from servax.models.storage import SETTINGS, WEIGHTS
 from servax.pretrained import names, resolve
-from servax.recognition import MODEL, Recogniser
+from servax.recognition import MODEL, EncoderRecogniser, Recogniser
 
 HUB = "hf://"
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
@@ -101,22 +101,26 @@ def load_system(
 def _of_checkpoint(folder: Path, said: Said) -> System:
     """Return a recogniser that servax trained.
 
-    It takes log-Mels; where `said` asks for waveforms, its front-end and scale are part of it.
+    It takes log-Mels; where `said` asks for waveforms, its front-end and scale are part of it. One
+    with a speech encoder takes waveforms.
     """
     recogniser = Recogniser.from_pretrained(folder)
     place = folder.resolve()
-    own = Said(
-        labels=recogniser.labels,
-        sample_rate=recogniser.sample_rate,
-        inputs=said.inputs or "logmel",
-        front_end=recogniser.front_end,
-        scale=recogniser.scale,
-    )
-    # With batch norms folded: the same answers up to rounding, and cheaper gradients.
-    network: nn.Module = frozen(recogniser.network)
-    on_sound = own.inputs == "waveform"
+    own = Said(labels=recogniser.labels, sample_rate=recogniser.sample_rate, inputs="waveform")
+    network: nn.Module = recogniser.network
+    if not isinstance(recogniser, EncoderRecogniser):
+        # With batch norms folded: the same answers up to rounding, and cheaper gradients.
+        network = frozen(recogniser.network)
+        if said.inputs == "waveform":
+            network = WaveformClassifier(recogniser.logmel, network)
+        own = replace(
+            own,
+            inputs=said.inputs or "logmel",
+            front_end=recogniser.front_end,
+            scale=recogniser.scale,
+        )
     return system_of(
-        WaveformClassifier(recogniser.logmel, network) if on_sound else network,
+        network,
         said,
         own,
         # A training leaves its weights in a folder called model; its parent tells them apart.

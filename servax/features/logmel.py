@@ -248,7 +248,14 @@ def mel_to_hz(mel: Tensor, *, scale: MelScale) -> Tensor:
 
 
 def mel_filterbank(
-    *, bins: int, mels: int, sample_rate: int, f_min: float, f_max: float, scale: MelScale
+    *,
+    bins: int,
+    mels: int,
+    sample_rate: int,
+    f_min: float,
+    f_max: float,
+    scale: MelScale,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Return triangular filters over the rows of a power or magnitude spectrum.
 
@@ -265,15 +272,14 @@ def mel_filterbank(
         f_max: Upper edge of the last filter in Hz.
         scale: ``htk`` without normalisation, or ``slaney`` with unit-area filters (librosa's
             default pair).
+        dtype: In which it is computed.
 
     Returns:
-        Filters (bins, mels), float32.
+        Filters (bins, mels) of `dtype`.
     """
-    frequencies = torch.linspace(0, sample_rate // 2, bins)
-    points = mel_to_hz(
-        torch.linspace(hz_to_mel(f_min, scale=scale), hz_to_mel(f_max, scale=scale), mels + 2),
-        scale=scale,
-    )
+    frequencies = torch.linspace(0, sample_rate // 2, bins, dtype=dtype)
+    lowest, highest = (hz_to_mel(hz, scale=scale) for hz in (f_min, f_max))
+    points = mel_to_hz(torch.linspace(lowest, highest, mels + 2, dtype=dtype), scale=scale)
     widths = points[1:] - points[:-1]
     slopes = points.unsqueeze(0) - frequencies.unsqueeze(1)  # (bins, mels + 2)
     falling = (-1.0 * slopes[:, :-2]) / widths[:-1]

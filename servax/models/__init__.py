@@ -2,6 +2,12 @@
 
 from servax.models.classifier import WaveformClassifier, classes_of, evaluating
 from servax.models.discriminator import Discriminator, DiscriminatorSettings
+from servax.models.encoder import (
+    EncoderClassifier,
+    EncoderHead,
+    SpeechEncoder,
+    open_encoder,
+)
 from servax.models.frozen import Layers, channels_last, frozen
 from servax.models.recognisers import (
     CRNN,
@@ -31,6 +37,8 @@ __all__ = [
     "VGG16",
     "Discriminator",
     "DiscriminatorSettings",
+    "EncoderClassifier",
+    "EncoderHead",
     "FrameTransformer",
     "FrameTransformerSettings",
     "Layers",
@@ -39,6 +47,7 @@ __all__ = [
     "RecogniserSettings",
     "ResNet",
     "RestorerSettings",
+    "SpeechEncoder",
     "Stored",
     "UNet",
     "UNetSettings",
@@ -50,5 +59,6 @@ __all__ = [
     "frozen",
     "load_network",
     "new_restorer",
+    "open_encoder",
     "save_network",
 ]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from servax.errors import CheckpointError, ServaxError, nearest, unwritable
 from servax.files import json_text, whole_file
 from servax.kinds import typed
+from servax.models.encoder import EncoderHead
 from servax.models.recognisers import CRNN, VGG16, ResNet
 from servax.models.transformer import FrameTransformer, FrameTransformerSettings
 from servax.models.unet import UNet, UNetSettings
@@ -33,6 +34,7 @@ NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
     "VGG16": VGG16,
     "ResNet": ResNet,
     "CRNN": CRNN,
+    "EncoderHead": EncoderHead,
     "FrameTransformer": FrameTransformer,
     "UNet": UNet,
 }

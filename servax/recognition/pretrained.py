@@ -33,7 +33,7 @@ CARD = """---
 
 {{ about }}
 
-`settings.json` holds the network, the scale and the front-end it was trained on{{ heard }}.
+`settings.json` holds {{ holds }}{{ heard }}.
 
 {{ caution }}
 
@@ -65,6 +65,10 @@ class Pretrained(ModelHubMixin, model_card_template=CARD, library_name="servax")
     """What its model card warns of."""
     parts: ClassVar[str] = "scale and front-end"
     """What stands in its settings beside the network, for refusals."""
+    holds: ClassVar[str] = "the network, the scale and the front-end it was trained on"
+    """What stands in its settings, for its model card."""
+    fetched: ClassVar[tuple[str, ...]] = (SETTINGS, WEIGHTS)
+    """What is downloaded of it, and nothing else."""
     network: nn.Module
     scale: Scaling
     front_end: FrontEndSettings
@@ -79,12 +83,15 @@ class Pretrained(ModelHubMixin, model_card_template=CARD, library_name="servax")
     ) -> None:
         """Take the parts that every role has, once each is of its kind."""
         check_kind("scale", scale, nn.Module)
-        # All that rebuilds it is in settings.json; the mixin would add half of it again.
-        self._hub_mixin_config = None
-        self.network = network
         self.scale = scale
         self.front_end = FrontEndSettings() if front_end is None else front_end
         check_kind("front_end", self.front_end, FrontEndSettings)
+        self._keep(network, speakers)
+
+    def _keep(self, network: nn.Module, speakers: Iterable[str]) -> None:
+        # All that rebuilds it is in settings.json; the mixin would add half of it again.
+        self._hub_mixin_config = None
+        self.network = network
         check_list("speakers", speakers)
         self.speakers = tuple(sorted({str(speaker) for speaker in speakers}))
 
@@ -138,6 +145,7 @@ class Pretrained(ModelHubMixin, model_card_template=CARD, library_name="servax")
             card_data=data,
             template_str=CARD,
             about=self.about.strip(),
+            holds=self.holds,
             heard=f", and the names of the {count} speakers that were heard" if count else "",
             caution=self.caution,
             terms=f"Licence of the weights: {license}." if license else NO_LICENCE,
@@ -160,17 +168,21 @@ class Pretrained(ModelHubMixin, model_card_template=CARD, library_name="servax")
             CheckpointError: There is no such folder or name, the hub does not give it, its files
                 are broken, or it holds something else.
         """
-        name = os.fspath(pretrained_model_name_or_path)
-        folder = resolve(name)
-        if not folder.is_dir():
-            if not HUB_ID.fullmatch(name):
-                expected = f"one written by {cls.writer}, a hub id such as user/name"
-                raise no_such_folder(name, expected, role=cls.role)
-            folder = _download(name, hub)
-        return cls._read(folder)
+        return cls._read(cls._folder(pretrained_model_name_or_path, hub))
 
     @classmethod
-    def _read(cls, folder: Path) -> Self:
+    def _folder(cls, given: str | Path, hub: dict[str, Any]) -> Path:
+        name = os.fspath(given)
+        folder = resolve(name)
+        if folder.is_dir():
+            return folder
+        if not HUB_ID.fullmatch(name):
+            expected = f"one written by {cls.writer}, a hub id such as user/name"
+            raise no_such_folder(name, expected, role=cls.role)
+        return _download(name, cls.fetched, hub)
+
+    @classmethod
+    def _read(cls, folder: Path, **told: Any) -> Self:
         stored = load_network(folder)
         role = stored.extra.get("role")
         if role != cls.role:
@@ -179,11 +191,9 @@ class Pretrained(ModelHubMixin, model_card_template=CARD, library_name="servax")
                 folder, f"holds {held}, expected a {cls.role} written by {cls.writer}"
             )
         try:
-            front_end = FrontEndSettings(**stored.extra["front_end"])
-            scale = make_scale(stored.extra["scale"], mels=front_end.logmel.mels)
             # Folders of before this was kept do not say whom they heard.
             speakers = [str(each) for each in stored.extra.get("speakers", ())]
-            return cls._of(stored, scale, front_end, speakers)
+            return cls._made(folder, stored, speakers, **told)
         except ServaxError as error:
             raise CheckpointError(folder / SETTINGS, str(error)) from None
         except (KeyError, TypeError):
@@ -191,6 +201,14 @@ class Pretrained(ModelHubMixin, model_card_template=CARD, library_name="servax")
                 folder / SETTINGS,
                 f"holds no {cls.parts} of a {cls.role}; train it again",
             ) from None
+
+    @classmethod
+    def _made(cls, folder: Path, stored: Stored, speakers: list[str]) -> Self:
+        """Return one of what a folder holds, when its network hears log-Mel."""
+        del folder
+        front_end = FrontEndSettings(**stored.extra["front_end"])
+        scale = make_scale(stored.extra["scale"], mels=front_end.logmel.mels)
+        return cls._of(stored, scale, front_end, speakers)
 
     @classmethod
     def _of(
@@ -216,12 +234,12 @@ class Pretrained(ModelHubMixin, model_card_template=CARD, library_name="servax")
         save_network(self.network, save_directory, extra=self._extra())
 
 
-def _download(model_id: str, hub: dict[str, Any]) -> Path:
+def _download(model_id: str, files: Iterable[str], hub: dict[str, Any]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(snapshot_download(model_id, allow_patterns=[SETTINGS, WEIGHTS], **hub))
+        return Path(snapshot_download(model_id, allow_patterns=list(files), **hub))
     except (HfHubHTTPError, HFValidationError) as error:
         reason = f"the Hugging Face hub does not give it ({type(error).__name__})"
     except OSError:

@@ -3,12 +3,15 @@
 ```
 sound (T,) ─ mean of channels, resampled ─ front-end ─ log-Mel in dB ─ scale ─ network ─ softmax
 ```
+
+An `EncoderRecogniser` hears the sound itself, through a speech encoder that is published elsewhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, NoReturn, Self, cast
 
 import numpy as np
 import soxr
@@ -16,21 +19,34 @@ import torch
 from torch import Tensor, nn
 
 from servax.audio import read_whole
-from servax.errors import SettingError, ShapeError
+from servax.errors import CheckpointError, SettingError, ShapeError
 from servax.features import Dataset, FrontEnd, FrontEndSettings, Scaling, waveform_batch
-from servax.kinds import check, check_list
+from servax.features.whisper import LONGEST, SAMPLE_RATE
+from servax.kinds import check, check_kind, check_list
 from servax.models import (
     RECOGNISERS,
     VGG16,
+    EncoderClassifier,
+    EncoderHead,
     NetworkName,
     RecogniserNetwork,
     Stored,
     classes_of,
     evaluating,
+    open_encoder,
+    save_network,
 )
+from servax.models.storage import SETTINGS, WEIGHTS
 from servax.recognition.pretrained import Pretrained
 from servax.runtime.samples import heard
 from servax.training import global_seed
+
+ENCODER = "encoder"
+"""Folder of an encoder that is saved beside its head."""
+HEARS_SOUND = (
+    "one that hears log-Mel, as servax train writes it without --encoder: this one hears sound "
+    "and has neither scale nor front-end"
+)
 
 
 class Recogniser(
@@ -56,6 +72,13 @@ class Recogniser(
 
     role = "recogniser"
     writer = "servax train"
+    fetched = (
+        SETTINGS,
+        WEIGHTS,
+        f"{ENCODER}/config.json",
+        f"{ENCODER}/preprocessor_config.json",
+        f"{ENCODER}/model.safetensors",
+    )
     parts = "scale, front-end and labels"
     about = """
 # A speech emotion recogniser of servax
@@ -87,7 +110,7 @@ probabilities = recogniser(waveform, 16_000)  # one for each of recogniser.label
         self._hold(network, scale, front_end, speakers)
         self.network: RecogniserNetwork = network
         self.labels = tuple(labels)
-        self.logmel = nn.Sequential(FrontEnd(self.front_end), self.scale)
+        self.logmel: nn.Module = nn.Sequential(FrontEnd(self.front_end), self.scale)
 
     @classmethod
     def of(cls, network: RecogniserNetwork, train: Dataset, front_end: FrontEndSettings) -> Self:
@@ -163,6 +186,12 @@ probabilities = recogniser(waveform, 16_000)  # one for each of recogniser.label
         return probabilities
 
     @classmethod
+    def _made(cls, folder: Path, stored: Stored, speakers: list[str], **told: Any) -> Self:
+        if isinstance(stored.network, EncoderHead) and cls is Recogniser:
+            return cast(Self, EncoderRecogniser._made(folder, stored, speakers, **told))
+        return super()._made(folder, stored, speakers)
+
+    @classmethod
     def _of(
         cls, stored: Stored, scale: Scaling, front_end: FrontEndSettings, speakers: list[str]
     ) -> Self:
@@ -173,6 +202,138 @@ probabilities = recogniser(waveform, 16_000)  # one for each of recogniser.label
 
     def _extra(self) -> dict[str, Any]:
         return super()._extra() | {"labels": list(self.labels)}
+
+
+class EncoderRecogniser(
+    Recogniser,
+    pipeline_tag="audio-classification",
+    tags=["speech-emotion-recognition"],
+):
+    """Hears a sound through a speech encoder of transformers, and says how probable each class is.
+
+    Its network takes waveforms (B, T) at 16 kHz, so an attack changes the sound itself.
+
+    Args:
+        network: The encoder with its head.
+        labels: Names of the C classes, in the order of the logits.
+        speakers: Who was heard in its training, as the corpus names them; empty if nobody knows.
+    """
+
+    parts = "head, labels and encoder"
+    holds = "the head, and which encoder it needs: its name and the SHA-256 of its weights"
+    network: EncoderClassifier  # type: ignore[assignment]
+
+    def __init__(
+        self, network: EncoderClassifier, labels: Sequence[str], speakers: Iterable[str] = ()
+    ) -> None:
+        check_kind("network", network, EncoderClassifier)
+        check_list("labels", labels)
+        self._keep(network, speakers)
+        self.labels = tuple(labels)
+        self.logmel = nn.Identity()  # the encoder has its own
+        self._with_encoder = False
+
+    @property
+    def sample_rate(self) -> int:
+        """Rate of the sound that the encoder hears, in Hz."""
+        return SAMPLE_RATE
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Refuse what only recognisers of log-Mel have.
+
+        Raises:
+            SettingError: A front-end or a scale was asked for.
+        """
+        if name in ("front_end", "scale"):
+            raise SettingError("recogniser", type(self).__name__, HEARS_SOUND)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def inputs(self, sound: Any, sample_rate: int | None = None) -> Tensor:
+        """Return what the network hears of a sound, (1, T) at 16 kHz: of over 30 s the middle.
+
+        Args:
+            sound: As of `Recogniser.inputs`.
+            sample_rate: In Hz, of samples that do not say it.
+
+        Raises:
+            ServaxError: As `Recogniser.inputs`.
+        """
+        waveform = super().inputs(sound, sample_rate)
+        start = max(waveform.shape[1] - LONGEST, 0) // 2
+        return waveform[:, start : start + LONGEST]
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, encoder: str | None = None, **hub: Any
+    ) -> Self:
+        """Return what is saved in a folder or on the Hugging Face hub.
+
+        Args:
+            pretrained_model_name_or_path: As of `Recogniser.from_pretrained`.
+            encoder: Folder or hub id of its encoder; default where it was when the head was saved.
+            **hub: Passed on to huggingface_hub's `snapshot_download`.
+
+        Raises:
+            CheckpointError: As `Recogniser.from_pretrained`; or the encoder is not there, or not
+                the one of the training.
+        """
+        return cls._read(cls._folder(pretrained_model_name_or_path, hub), encoder=encoder)
+
+    def save_pretrained(
+        self, save_directory: str | Path, *, encoder: bool = False, **hub: Any
+    ) -> str | None:
+        """Write the head, its settings and a model card to a folder.
+
+        Args:
+            save_directory: Made when missing.
+            encoder: Whether the weights of the encoder are written beside it; otherwise the folder
+                names it by its place and hash.
+            **hub: As of `Recogniser.save_pretrained`.
+
+        Raises:
+            CheckpointError: The folder cannot be written.
+        """
+        self._with_encoder = encoder
+        return super().save_pretrained(save_directory, **hub)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        heard = self.network.encoder
+        extra = {
+            "role": self.role,
+            "speakers": list(self.speakers),
+            "labels": list(self.labels),
+            "encoder": {"place": heard.place, "sha256": heard.sha256},
+        }
+        save_network(self.network.head, save_directory, extra=extra)
+        if self._with_encoder:
+            heard.save(save_directory / ENCODER)
+
+    @classmethod
+    def _made(
+        cls,
+        folder: Path,
+        stored: Stored,
+        speakers: list[str],
+        *,
+        encoder: str | None = None,
+        **told: Any,
+    ) -> Self:
+        head, labels, one = stored.network, stored.extra["labels"], stored.extra["encoder"]
+        if not isinstance(head, EncoderHead) or len(labels) != head.settings.classes:
+            raise KeyError("labels")
+        beside = folder / ENCODER
+        place = encoder or str(beside if beside.is_dir() else one["place"])
+        found = open_encoder(place, layers=head.settings.layers - 1)
+        if found.sha256 != one["sha256"]:
+            raise CheckpointError(
+                place,
+                f"is another encoder than the one that the head in {folder} was trained on: its "
+                f"SHA-256 is {found.sha256}, expected {one['sha256']}; say where that one is with "
+                "encoder=",
+            )
+        if place == str(beside):
+            found.place = one["place"]
+        return cls(EncoderClassifier(found, head), labels, speakers)
 
 
 def new_recogniser(

@@ -148,7 +148,7 @@ def give_one_less(tensors):
     del tensors["embed.bias"]
 
 
-KNOWN = "VGG16, ResNet, CRNN, FrameTransformer, UNet"
+KNOWN = "VGG16, ResNet, CRNN, EncoderHead, FrameTransformer, UNet"
 MISSING = "no such file; expected a folder written by servax (save_pretrained, servax train)."
 CUT = "is not a safetensors file, or is cut short."
 FIT = "does not fit its settings: {} tensors differ, the first is {} with shape {}, expected {}."
