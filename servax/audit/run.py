@@ -14,7 +14,8 @@ from servax.audit.checking import findings
 from servax.audit.plan import Planned, plan
 from servax.audit.settings import Audit
 from servax.evaluation import records
-from servax.report.audit import AuditPaths, AuditResult, Measure, verdict_ok, write_audit
+from servax.report import ReportPaths
+from servax.report.audit import AuditResult, Measure, write_audit
 from servax.stages import Watcher, held
 
 
@@ -24,7 +25,7 @@ class Audited:
 
     result: AuditResult
     """All that was found."""
-    paths: AuditPaths
+    paths: ReportPaths
     """The pages."""
     passed: bool
     """Whether every defence (the model, where there is none) kept what was asked, and the figures
@@ -67,7 +68,7 @@ def run_audit(
         result = gathered(audit, planned, frame, fail_under, judged_by, clips)
         records.write(frame, audit.folder / "records/audit.parquet", provenance=audit.provenance)
         paths = write_audit(result, audit.folder / "report")
-        return Audited(result, paths, verdict_ok(result))
+        return Audited(result, paths, result.passes)
 
 
 def gathered(

@@ -13,8 +13,7 @@ from servax.audit.settings import Audit
 from servax.evaluation.engine import front_of, predict, reseed, sounds_of
 from servax.evaluation.realisability import realise
 from servax.purifier import Purifier
-from servax.report.audit import Clip
-from servax.report.audit.result import Kind
+from servax.report.rendering import Clip, Kind
 
 
 def clips(

@@ -23,13 +23,10 @@ from servax.evaluation.threats import Budget, known
 from servax.experiments.provenance import provenance
 from servax.report.audit import (
     MEASURES,
-    below,
+    demand_of,
     document,
     main_table,
-    parsed,
-    scores,
     summary,
-    untrusted,
     verdict,
 )
 
@@ -55,7 +52,7 @@ def audit(command: Audit) -> int:
     """
     began = time.perf_counter()
     asked, judged_by = (
-        (None, MEASURES[0]) if command.fail_under is None else parsed(command.fail_under)
+        (None, MEASURES[0]) if command.fail_under is None else demand_of(command.fail_under)
     )
     prepared = _prepared(command)
     few = no_interval(len(prepared.dataset.corpus.speakers))
@@ -138,19 +135,17 @@ def _show_estimates(command: Audit, audit: Prepared, found: list[Estimate]) -> i
 
 def _show(command: Audit, audited: Audited) -> int:
     result = audited.result
-    found = scores(result)
     if command.json:
-        print_json(document(found))
+        print_json(document(result))
     else:
-        table = main_table(found)
-        rows = [[cell.text for cell in row] for row in table.rows]
-        print_table(table.title, [head.text for head in table.head], rows)
-        for sentence in (*summary(found), *verdict(found)):
+        table = main_table(result)
+        print_table(table.title, table.columns, table.texts)
+        for sentence in (*summary(result), *verdict(result)):
             say(sentence)
     say(f"report: {audited.paths.html}")
-    if untrusted(result):
+    if result.untrusted:
         return UNTRUSTED
-    return BELOW if below(found) else 0
+    return BELOW if result.below else 0
 
 
 def _say_estimate(audit: Prepared, found: list[Estimate]) -> None:

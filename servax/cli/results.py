@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from servax.cli.bars import RunBars
 from servax.cli.output import command_line, print_json, print_table, room, say
 from servax.experiments import Finished, Recipe, report_run, run
 from servax.report import Measures, Table, collect, home_of, table_1, write_comparison
-from servax.report.audit import AuditResult, main_table, read_results, scores, write_audit
+from servax.report.audit import AuditResult, main_table, read_results, write_audit
 from servax.stages import RayEngine, is_url, without_password
 
 
@@ -30,15 +29,12 @@ def _show(done: Finished, *, as_json: bool) -> int:
 
 
 def _print(grid: Table, page: Path, *, as_json: bool) -> int:
-    columns = [head.text for head in grid.head]
-    rows = [[cell.text for cell in row] for row in grid.rows]
     if as_json:
-        print_json({"columns": columns, "rows": rows, "report": str(page)})
+        print_json({"columns": grid.columns, "rows": grid.texts, "report": str(page)})
     else:
-        kept = fitting(columns, room())
-        print_table(
-            grid.title, [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
-        )
+        kept = fitting(grid.columns, room())
+        columns, *rows = ([row[i] for i in kept] for row in (grid.columns, *grid.texts))
+        print_table(grid.title, columns, rows)
     say(f"report: {page}")
     return 0
 
@@ -61,7 +57,7 @@ def written_again(where: str, out: str | None, *, as_json: bool) -> int:
     if isinstance(results, AuditResult):
         # The report that stands there alone holds the sounds.
         written = write_audit(results, out or home_of(where) / "report-again")
-        return _print(main_table(scores(results)), written.html, as_json=as_json)
+        return _print(main_table(results), written.html, as_json=as_json)
     folder = Path(out) if out else None
     return _show(report_run(Path(where), out=folder), as_json=as_json)
 
@@ -73,22 +69,14 @@ def compared(a: Path, b: Path, out: str | None, *, as_json: bool) -> int:
     folder = Path(out) if out else home_of(a) / f"report-versus-{flat}"
     table, written = write_comparison(read_results(a), read_results(b), folder, names=names)
     if as_json:
-        told = {"a": names[0], "b": names[1], "rows": _rows(table)}
+        rows = [] if table.numbers is None else table.numbers.to_dict("records")
+        told = {"a": names[0], "b": names[1], "rows": rows}
         print_json(told | {"report": str(written.html)})
     else:
-        columns = [head.text for head in table.head]
-        columns[2:4] = [f"A: {names[0]}", f"B: {names[1]}"]
-        print_table(table.title, columns, [[cell.text for cell in row] for row in table.rows])
+        columns = [*table.columns[:2], f"A: {names[0]}", f"B: {names[1]}", *table.columns[4:]]
+        print_table(table.title, columns, table.texts)
     say(f"report: {written.html}")
     return 0
-
-
-def _rows(table: Table) -> list[dict[str, Any]]:
-    """Return the numbers behind a table; JSON has no word for what was not measured but null."""
-    if table.numbers is None:
-        return []
-    numbers = table.numbers.astype(object)
-    return [dict(row) for _, row in numbers.where(numbers.notna(), None).iterrows()]
 
 
 def run_names(first: Path, second: Path) -> tuple[str, str]:

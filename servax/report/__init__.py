@@ -11,9 +11,9 @@ from servax.report.figures import (
     training_curves,
     uar_curves,
 )
-from servax.report.measures import Column, Measures, measures
+from servax.report.measures import Column, Measures
 from servax.report.predictions import CLEAN, Condition, Predictions, collect
-from servax.report.rendering import Content, Picture, ReportPaths, markdown_table
+from servax.report.rendering import Picture, Report, ReportPaths, markdown_table
 from servax.report.run import write_report
 from servax.report.run_files import Examples, home_of, read_run, training_curves_of
 from servax.report.run_tables import table_1
@@ -25,20 +25,19 @@ __all__ = [
     "Cell",
     "Column",
     "Condition",
-    "Content",
     "Examples",
     "Field",
     "Head",
     "Measures",
     "Picture",
     "Predictions",
+    "Report",
     "ReportPaths",
     "Table",
     "collect",
     "confusion_matrices",
     "home_of",
     "markdown_table",
-    "measures",
     "new_figure",
     "png",
     "protection_curves",

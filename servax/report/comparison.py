@@ -27,30 +27,19 @@ from servax.evaluation.statistics import (
     interval_of,
     no_interval,
 )
-from servax.report.audit.result import AuditResult
-from servax.report.audit.scores import ATTACKERS, Scores, scores
-from servax.report.audit.tables import HEADINGS
+from servax.report.audit_result import AuditResult
+from servax.report.audit_tables import GROUPS
 from servax.report.figures import difference_plot
-from servax.report.measures import Column, on_grid, percent
-from servax.report.predictions import CLEAN, Condition, Predictions, collect, in_order
-from servax.report.rendering import Content, Picture, ReportPaths, write_content
-from servax.report.run_sentences import NOT_RECORDED, setting
+from servax.report.measures import CLEAN_COLUMN, Column, on_grid, percent
+from servax.report.predictions import Condition, Predictions, collect, in_order
+from servax.report.rendering import Picture, Prose, Report, ReportPaths, words, write
+from servax.report.run import NOT_RECORDED, setting
 from servax.report.style import png
 from servax.report.tables import MISSING, Cell, Field, Head, Row, Table, listing, percentage, signed
 
-__all__ = ["Side", "compare", "differences", "pair", "write_comparison"]
-
-_COLUMNS = (
-    "defence",
-    "measure",
-    "a_percent",
-    "b_percent",
-    "difference_points",
-    "low_points",
-    "high_points",
-)
-Attacks = Sequence[Condition | None]
-Spec = Column | tuple[str, ...]
+_NAN = float("nan")
+_FACTS = ("command", "commit", "machine")
+Measure = Column | Sequence[str]
 """What is measured: under these conditions, or against these attackers in the worst case."""
 
 
@@ -75,65 +64,117 @@ def write_comparison(
     Raises:
         ServaxError: They cannot be compared (`pair`).
     """
-    content = compare(*pair(a, b, names=names))
-    return content.tables[0], write_content(content, Path(folder))
+    sides = pair(a, b, names=names)
+    frame = differences(*sides)
+    return difference_table(*sides, frame), write(report(*sides, frame), Path(folder))
 
 
 @dataclass(frozen=True, eq=False)
 class Side:
     """One side of a comparison."""
 
+    letter: str
+    """``A`` or ``B``."""
     name: str
     """How it is called in tables."""
     found: Predictions
     """Its predictions."""
-    audit: Scores | None
-    """The worst cases of an audit."""
+    audit: AuditResult | None
+    """The audit, if it is one."""
     rows: pd.DataFrame
     """Utterance, speaker, label and fold of all that was said."""
 
     @classmethod
-    def of(cls, given: Records | AuditResult, name: str) -> Side:
+    def of(cls, given: Records | AuditResult, letter: str, name: str) -> Side:
         """Return a side, refused as its own report would be."""
+        audit = given if isinstance(given, AuditResult) else None
         records = given.records if isinstance(given, AuditResult) else given
         try:
-            audit = scores(given) if isinstance(given, AuditResult) else None
             found = audit.found if audit else collect(records.frame, records.provenance)
         except ServaxError as error:
             raise ServaxError(f"{name}: {error}") from error
         rows = records.frame[["utterance", "speaker", "label", "fold"]].drop_duplicates()
-        return cls(name, found, audit, rows)
+        return cls(letter, name, found, audit, rows)
 
     @cached_property
     def spoken(self) -> frozenset[tuple[str, str, str]]:
         """Utterance, speaker and label of all rows."""
-        return frozenset(
-            self.rows[["utterance", "speaker", "label"]].itertuples(index=False, name=None)
-        )
+        kept = self.rows[["utterance", "speaker", "label"]]
+        return frozenset(kept.itertuples(index=False, name=None))
 
     @cached_property
-    def held_out(self) -> dict[int, tuple[str, ...]]:
+    def held_out(self) -> dict[int, str]:
         """Fold → its speakers."""
         groups = self.rows.groupby("fold")["speaker"]
-        return {int(str(fold)): tuple(sorted(set(who))) for fold, who in groups}
+        return {int(str(fold)): ", ".join(sorted(set(who))) for fold, who in groups}
+
+    @property
+    def folds(self) -> str:
+        """Its folds as a refusal names them: ``folds 1, 2 in first``."""
+        numbers = ", ".join(map(str, sorted(self.held_out)))
+        return f"fold{'s' * (len(self.held_out) > 1)} {numbers} in {self.name}"
+
+    @property
+    def hashes(self) -> set[str]:
+        """The beginnings of the hashes of its folds: one file of a run carries those of all."""
+        told = str(self.found.provenance.get("fold_hash", "")).split(",")
+        return {part.strip()[:16] for part in told} - {""}
+
+    @property
+    def recipe(self) -> Mapping[str, Any] | None:
+        """The settings that its records hold."""
+        told = self.found.provenance.get("audit" if self.audit else "settings")
+        return told if isinstance(told, Mapping) else None
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Dotted name → value as JSON, of the recipe and of what decides a result beside it."""
+        told: dict[str, Any] = {"target": self.found.target, "seeds": list(self.found.seeds)}
+        for key in ("recipe", "servax"):
+            if key in self.found.provenance:
+                told[key] = self.found.provenance[key]
+        # The name of a recipe stands in `recipe`, its seeds in `seeds`.
+        named = ("name", "seed", "seeds")
+        return _flat(told | {k: part for k, part in (self.recipe or {}).items() if k not in named})
 
     def told(self, name: str) -> str:
         """Return an entry of the provenance as it is printed."""
         return setting(self.found.provenance.get(name, NOT_RECORDED))
 
-    def attacks(self, spec: Spec, defence: str) -> Attacks:
+    def attacks(self, measure: Measure, defence: str) -> Sequence[Condition | None]:
         """Return the attacks behind a measure of a defence."""
-        if isinstance(spec, Column):
-            return spec.of(self.found, defence)
-        return self.audit.within(defence, spec) if self.audit else ()
+        if isinstance(measure, Column):
+            return measure.of(self.found, defence)
+        return self.audit.within(defence, measure) if self.audit else ()
 
-    def answers(self, spec: Spec, defence: str) -> NDArray[np.intp] | None:
+    def answers(self, measure: Measure, defence: str) -> NDArray[np.intp] | None:
         """Return (K, N) predictions: of attackers the worst of all that they do, as one."""
-        cells = self.found.answers(defence, self.attacks(spec, defence))
-        if cells is None or isinstance(spec, Column):
-            return cells
-        kept = (cells == self.found.labels).all(axis=0)
-        return np.where(kept, self.found.labels, -1)[None]
+        attacks = self.attacks(measure, defence)
+        if isinstance(measure, Column):
+            return self.found.answers(defence, attacks)
+        worst = self.found.worst(defence, attacks)
+        return None if worst is None else worst[None]
+
+    def uar(self, cells: NDArray[np.intp] | None) -> float:
+        """Return the mean UAR of (K, N) predictions in percent, ``nan`` of none."""
+        return _NAN if cells is None else percent(self.found.labels, cells)
+
+    def drawn(self, cells: NDArray[np.intp] | None) -> NDArray[np.float64]:
+        """Return the UAR in percent of each draw of speakers."""
+        if cells is None or self.found.draws is None:
+            return np.empty(0)
+        return 100 * self.found.draws.uar(self.found.labels, cells)
+
+
+def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, part in value.items():
+        name = f"{before}{key}"
+        if isinstance(part, Mapping):
+            flat |= _flat(part, f"{name}.") or {name: "{}"}
+        else:
+            flat[name] = part if isinstance(part, str) else json.dumps(part, ensure_ascii=False)
+    return flat
 
 
 def pair(
@@ -145,58 +186,39 @@ def pair(
         ServaxError: They differ in corpus, label scheme, classes, held-out speakers or labels; or
             one of them has no report of its own (`servax.report.collect`).
     """
-    first, second = sides = Side.of(a, names[0]), Side.of(b, names[1])
+    first, second = Side.of(a, "A", names[0]), Side.of(b, "B", names[1])
+    if apart := _apart(first, second):
+        raise ServaxError(
+            f"{first.name} and {second.name} cannot be compared: {apart}; "
+            "compare runs over the same utterances and classes."
+        )
+    return first, second
+
+
+def _apart(a: Side, b: Side) -> str:
+    """Return why two sides cannot be compared; nothing where they can."""
     facts = {
-        "corpus": [side.found.corpus for side in sides],
-        "label scheme": [str(side.found.provenance.get("scheme", "")) for side in sides],
-        "classes": [", ".join(sorted(side.found.classes)) for side in sides],
+        "corpus": [side.found.corpus for side in (a, b)],
+        "label scheme": [str(side.found.provenance.get("scheme", "")) for side in (a, b)],
+        "classes": [", ".join(sorted(side.found.classes)) for side in (a, b)],
     }
     for what, (here, there) in facts.items():
         if here != there:
-            told = f"{what} is {here or NOT_RECORDED} and {there or NOT_RECORDED}"
-            raise _refusal(first, second, told)
-    _same_folds(first, second)
-    both = pd.concat([side.rows[["utterance", "label"]] for side in sides]).drop_duplicates()
-    twice = both[both.duplicated("utterance")]
-    if len(twice):
-        name = twice["utterance"].iloc[0]
-        raise _refusal(first, second, f"utterance {name} has another label in each")
-    return sides
-
-
-def _refusal(a: Side, b: Side, what: str) -> ServaxError:
-    return ServaxError(
-        f"{a.name} and {b.name} cannot be compared: {what}; "
-        "compare runs over the same utterances and classes."
-    )
-
-
-def _same_folds(a: Side, b: Side) -> None:
+            return f"{what} is {here or NOT_RECORDED} and {there or NOT_RECORDED}"
     if set(a.held_out) != set(b.held_out):
-        told = [f"{_folds(side)} in {side.name}" for side in (a, b)]
         common = sorted(set(a.held_out) & set(b.held_out))
         advice = f" (both hold fold {common[0]}: give its Parquet file alone)" if common else ""
-        raise _refusal(a, b, f"they hold {told[0]} and {told[1]}{advice}")
-    for fold in a.held_out:
-        here, there = (", ".join(side.held_out[fold]) for side in (a, b))
-        if here != there:
-            raise _refusal(a, b, f"fold {fold} holds out the speakers {here} and {there}")
-    # Folds may hold out the same speakers and train on others, where hashes tell. One file of a
-    # run carries the hashes of all its folds, and their beginnings only.
-    hashes = [
-        {part.strip()[:16] for part in str(side.found.provenance.get("fold_hash", "")).split(",")}
-        - {""}
-        for side in (a, b)
-    ]
-    if all(hashes) and not (hashes[0] <= hashes[1] or hashes[1] <= hashes[0]):
-        here, there = (", ".join(sorted(each)) for each in hashes)
-        words = f"their folds train on other speakers (fold hash {here} and {there})"
-        raise _refusal(a, b, words)
-
-
-def _folds(side: Side) -> str:
-    numbers = list(map(str, sorted(side.held_out)))
-    return f"fold{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
+        return f"they hold {a.folds} and {b.folds}{advice}"
+    for fold, here in a.held_out.items():
+        if here != b.held_out[fold]:
+            return f"fold {fold} holds out the speakers {here} and {b.held_out[fold]}"
+    # Folds may hold out the same speakers and train on others, where hashes tell.
+    if a.hashes and b.hashes and not (a.hashes <= b.hashes or b.hashes <= a.hashes):
+        here, there = (", ".join(sorted(each)) for each in (a.hashes, b.hashes))
+        return f"their folds train on other speakers (fold hash {here} and {there})"
+    both = pd.concat([side.rows[["utterance", "label"]] for side in (a, b)]).drop_duplicates()
+    twice = both["utterance"][both.duplicated("utterance")]
+    return f"utterance {twice.iloc[0]} has another label in each" if len(twice) else ""
 
 
 def adaptive_steps(a: Side, b: Side) -> tuple[int, int]:
@@ -213,17 +235,15 @@ def adaptive_steps(a: Side, b: Side) -> tuple[int, int]:
     return a.found.adaptive_steps, b.found.adaptive_steps
 
 
-def _measures(a: Side, b: Side) -> dict[str, tuple[Spec, Spec]]:
+def _measures(a: Side, b: Side) -> dict[str, tuple[Measure, Measure]]:
     """Return measure → what it is on either side.
 
     Of two audits what each attacker leaves in the worst case; else means over the intensities of
     the paper's grid that both hold, or over all that both hold where neither is on it.
     """
-    clean = Column("clean", (CLEAN,))
+    found: dict[str, tuple[Measure, Measure]] = {"clean": (CLEAN_COLUMN, CLEAN_COLUMN)}
     if a.audit and b.audit:
-        groups = {HEADINGS[k]: (k,) for k in ATTACKERS} | {"worst of all": ATTACKERS}
-        return {"clean": (clean, clean)} | {name: (who, who) for name, who in groups.items()}
-    found: dict[str, tuple[Spec, Spec]] = {"clean": (clean, clean)}
+        return found | {name: (who, who) for name, who in GROUPS.items()}
     for attack in ("fgsm", "pgd"):
         theirs = set(b.found.conditions(attack))
         common = [c for c in a.found.conditions(attack) if c in theirs]
@@ -233,8 +253,8 @@ def _measures(a: Side, b: Side) -> dict[str, tuple[Spec, Spec]]:
     steps = adaptive_steps(a, b)
     if all(steps):
         name = "adaptive PGD"
-        strictest = [(Condition("pgd", float(k), "adaptive"),) for k in steps]
-        found[name] = Column(name, strictest[0], True), Column(name, strictest[1], True)
+        one, other = (Condition("pgd", float(k), "adaptive") for k in steps)
+        found[name] = Column(name, (one,), strictest=True), Column(name, (other,), strictest=True)
     return found
 
 
@@ -245,39 +265,31 @@ def differences(a: Side, b: Side) -> pd.DataFrame:
     ``nan`` where the two are not the same measurement), and ``low_points`` and ``high_points``
     (95 % of the difference over speakers, paired; ``nan`` where utterances differ).
     """
-    rows, nothing = [], float("nan")
+    rows = []
     paired = a.found.draws is not None and a.spoken == b.spoken
     for defence in in_order(set(a.found.defences) & set(b.found.defences)):
-        for measure, specs in _measures(a, b).items():
-            both = list(zip((a, b), specs, strict=True))
-            cells = [side.answers(spec, defence) for side, spec in both]
-            if cells[0] is None and cells[1] is None and not isinstance(specs[0], Column):
+        for name, (here, there) in _measures(a, b).items():
+            cells = a.answers(here, defence), b.answers(there, defence)
+            if not isinstance(here, Column) and all(cell is None for cell in cells):
                 continue
-            uars = [
-                nothing if cell is None else percent(side.found.labels, cell)
-                for side, cell in zip((a, b), cells, strict=True)
-            ]
             # Equal names are not enough between audits: their attacks have settings of their own.
-            told = [repr([(c, c and c.settings) for c in s.attacks(x, defence)]) for s, x in both]
-            alike = specs[0] == specs[1] and (isinstance(specs[0], Column) or told[0] == told[1])
-            ends, difference = (nothing, nothing), uars[1] - uars[0] if alike else nothing
+            told = [
+                repr([(c, c and c.settings) for c in side.attacks(measure, defence)])
+                for side, measure in ((a, here), (b, there))
+            ]
+            alike = here == there and (isinstance(here, Column) or told[0] == told[1])
+            uars = a.uar(cells[0]), b.uar(cells[1])
+            ends, difference = (_NAN, _NAN), uars[1] - uars[0] if alike else _NAN
             if paired and not np.isnan(difference):
-                band = interval_of(_drawn(b, cells[1]) - _drawn(a, cells[0]))
+                band = interval_of(b.drawn(cells[1]) - a.drawn(cells[0]))
                 ends = band.low, band.high
-            rows.append((defence, measure, *uars, difference, *ends))
-    return pd.DataFrame(rows, columns=_COLUMNS)
+            rows.append((defence, name, *uars, difference, *ends))
+    columns = ("a_percent", "b_percent", "difference_points", "low_points", "high_points")
+    return pd.DataFrame(rows, columns=["defence", "measure", *columns])
 
 
-def _drawn(side: Side, cells: NDArray[np.intp] | None) -> NDArray[np.float64]:
-    """Return the UAR in % of each draw of speakers."""
-    if cells is None or side.found.draws is None:
-        return np.empty(0)
-    return 100 * side.found.draws.uar(side.found.labels, cells)
-
-
-def compare(a: Side, b: Side) -> Content:
-    """Return the report on two runs or audits."""
-    frame = differences(a, b)
+def report(a: Side, b: Side, frame: pd.DataFrame) -> Report:
+    """Return the report on two runs or audits and their differences."""
     picture = Picture(
         "differences",
         "B − A by defence",
@@ -285,35 +297,24 @@ def compare(a: Side, b: Side) -> Content:
         "speakers where both hold the same utterances. Right of the line B is better.",
         png(difference_plot(frame)),
     )
-    means = (
-        "Every other measure is what the worst of all attacks of such an attacker leaves, per "
-        "utterance, at the audited radius."
-        if a.audit and b.audit
-        else "FGSM mean and PGD mean are oblivious attacks over the intensities that both runs "
-        "hold; adaptive PGD takes gradients through the defence."
+    definitions = words(
+        "comparison",
+        audits=bool(a.audit and b.audit),
+        draws=f"{RESAMPLES} draws, seed {SEED}",
+        fewest=FEWEST_SPEAKERS,
     )
-    header = [("A", a.name), ("B", b.name), ("corpus", a.found.corpus)]
-    for letter, side in (("A", a), ("B", b)):
-        for name in ("command", "commit", "machine"):
-            header.append((f"{letter}: {name}", side.told(name)))
-    return Content(
+    facts = [(f"{s.letter}: {name}", s.told(name)) for s in (a, b) for name in _FACTS]
+    return Report(
         title=f"servax report: {b.name} against {a.name}",
-        verdict=tuple(_verdict(a, b, frame)),
-        header=tuple(header),
-        tables=(difference_table(a, b, frame), settings_table(a, b)),
-        appendix=(),
-        pictures=(picture,),
-        first=("differences", "figures/differences", "settings"),
-        definitions=(
-            "UAR is the mean of the per-class recalls, in percent, with the predictions of all "
-            "folds pooled. Differences are in points, B − A.",
-            means,
-            f"Intervals are 95 % percentile bootstraps of the difference ({RESAMPLES} draws, seed "
-            f"{SEED}): whole speakers are drawn, the same in both runs; of fewer than "
-            f"{FEWEST_SPEAKERS} there are none. Bold: the interval does "
-            "not hold 0. Intervals are not adjusted for their number, and take the trained models "
-            "as given: a run with another seed moves too.",
+        findings=tuple(_verdict(a, b, frame)),
+        provenance=(("A", a.name), ("B", b.name), ("corpus", a.found.corpus), *facts),
+        sections=(
+            difference_table(a, b, frame),
+            settings_table(a, b),
+            picture,
+            Prose("What the words mean", definitions),
         ),
+        first=("tables/differences", "figures/differences", "tables/settings"),
     )
 
 
@@ -347,6 +348,26 @@ def difference_table(a: Side, b: Side, frame: pd.DataFrame) -> Table:
     )
 
 
+def settings_table(a: Side, b: Side) -> Table:
+    """Return every setting of the two that differs, and what else they do not share."""
+    here, there = a.settings, b.settings
+    changed = [key for key in dict.fromkeys((*here, *there)) if here.get(key) != there.get(key)]
+    note = "" if changed else "None that is recorded."
+    silent = [side.letter for side in (a, b) if side.recipe is None]
+    if silent:
+        note = f"{note} The records of {silent[0]} do not hold the recipe."
+    frame = pd.DataFrame(
+        [(key, here.get(key, ""), there.get(key, "")) for key in changed],
+        columns=["setting", "a", "b"],
+    )
+    fields = [
+        Field(Head("setting"), lambda row: row["setting"]),
+        Field(Head("A"), lambda row: here.get(row["setting"], MISSING)),
+        Field(Head("B"), lambda row: there.get(row["setting"], MISSING)),
+    ]
+    return listing(frame, fields, title="Settings that differ", note=note.strip(), name="settings")
+
+
 def _verdict(a: Side, b: Side, frame: pd.DataFrame) -> list[str]:
     judged = frame[frame["low_points"].notna()]
     sure = [row for row in judged.to_dict("records") if _sure(row)]
@@ -365,14 +386,14 @@ def _verdict(a: Side, b: Side, frame: pd.DataFrame) -> list[str]:
             "are no paired intervals."
         )
     sentences += _attacked_otherwise(a, b, frame)
-    others = [set(side.found.defences) for side in (a, b)]
-    for here, there, only in (("A", "B", others[0] - others[1]), ("B", "A", others[1] - others[0])):
-        if only:
-            sentences.append(f"Only in {here}, not in {there}: {', '.join(in_order(only))}.")
-    for name, words in (("scale", "the scale"), ("attacks", "the attack settings")):
+    for one, other in ((a, b), (b, a)):
+        if only := set(one.found.defences) - set(other.found.defences):
+            where = f"Only in {one.letter}, not in {other.letter}"
+            sentences.append(f"{where}: {', '.join(in_order(only))}.")
+    for name, what in (("scale", "the scale"), ("attacks", "the attack settings")):
         if a.told(name) != b.told(name) and not (a.audit or b.audit):
             sentences.append(
-                f"They differ in {words} ({a.told(name)} and {b.told(name)}), so an attack of "
+                f"They differ in {what} ({a.told(name)} and {b.told(name)}), so an attack of "
                 "one name need not be the same attack."
             )
     return sentences
@@ -386,74 +407,20 @@ def _attacked_otherwise(a: Side, b: Side, frame: pd.DataFrame) -> list[str]:
             f"A was attacked adaptively with PGD-{steps[0]}, B with PGD-{steps[1]}: the two are "
             "shown, and not compared."
         ]
+    apart = frame[frame["difference_points"].isna()]
+    measured = [", ".join(dict.fromkeys(rows["measure"])) for rows in (frame, apart)]
     if bool(a.audit) != bool(b.audit):
         kinds = ("an audit", "a run") if a.audit else ("a run", "an audit")
-        held = _measured(frame)
         return [
-            f"A is {kinds[0]} and B {kinds[1]}: only what both measured alike stands here, {held}."
+            f"A is {kinds[0]} and B {kinds[1]}: only what both measured alike stands here, "
+            f"{measured[0]}."
         ]
-    apart = frame[frame["difference_points"].isna()]
     if a.audit and b.audit and len(apart):
-        radii = [side.audit.result.radius for side in (a, b) if side.audit]
-        why = (
-            f"at radius {radii[0]:g} and {radii[1]:g}"
-            if radii[0] != radii[1]
-            else "by other attacks"
-        )
+        radii = f"{a.audit.radius:g}", f"{b.audit.radius:g}"
+        same = a.audit.radius == b.audit.radius
+        why = "by other attacks" if same else f"at radius {radii[0]} and {radii[1]}"
         return [
             f"The two were attacked {why}, so these measures are shown, and not compared: "
-            f"{_measured(apart)}."
+            f"{measured[1]}."
         ]
     return []
-
-
-def _measured(frame: pd.DataFrame) -> str:
-    return ", ".join(dict.fromkeys(frame["measure"]))
-
-
-def settings_table(a: Side, b: Side) -> Table:
-    """Return every setting of the two that differs, and what else they do not share."""
-    here, there = _settings(a), _settings(b)
-    changed = [key for key in dict.fromkeys((*here, *there)) if here.get(key) != there.get(key)]
-    note = "" if changed else "None that is recorded."
-    silent = [letter for letter, side in (("A", a), ("B", b)) if _recipe(side) is None]
-    if silent:
-        note = f"{note} The records of {silent[0]} do not hold the recipe."
-    frame = pd.DataFrame(
-        [(key, here.get(key, ""), there.get(key, "")) for key in changed],
-        columns=["setting", "a", "b"],
-    )
-    fields = [
-        Field(Head("setting"), lambda row: row["setting"]),
-        Field(Head("A"), lambda row: here.get(row["setting"], MISSING)),
-        Field(Head("B"), lambda row: there.get(row["setting"], MISSING)),
-    ]
-    return listing(frame, fields, title="Settings that differ", note=note.strip(), name="settings")
-
-
-def _recipe(side: Side) -> Mapping[str, Any] | None:
-    told = side.found.provenance.get("audit" if side.audit else "settings")
-    return told if isinstance(told, Mapping) else None
-
-
-def _settings(side: Side) -> dict[str, str]:
-    """Return dotted name → value as JSON, of the recipe and of what decides a result beside it."""
-    told: dict[str, Any] = {"target": side.found.target, "seeds": list(side.found.seeds)}
-    for key in ("recipe", "servax"):
-        if key in side.found.provenance:
-            told[key] = side.found.provenance[key]
-    # The name of a recipe stands in `recipe`, its seeds in `seeds`.
-    named = ("name", "seed", "seeds")
-    told |= {key: part for key, part in (_recipe(side) or {}).items() if key not in named}
-    return _flat(told)
-
-
-def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, part in value.items():
-        name = f"{before}{key}"
-        if isinstance(part, Mapping):
-            flat |= _flat(part, f"{name}.") or {name: "{}"}
-        else:
-            flat[name] = part if isinstance(part, str) else json.dumps(part, ensure_ascii=False)
-    return flat

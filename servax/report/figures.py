@@ -26,17 +26,6 @@ from servax.report.run_files import Curves, Examples
 from servax.report.style import FONT_POINTS, curve, legend, look, new_figure, tidy
 from servax.report.tables import short
 
-__all__ = [
-    "confusion_matrices",
-    "difference_plot",
-    "protection_curves",
-    "risk_curves",
-    "size_curves",
-    "spectrogram_triple",
-    "training_curves",
-    "uar_curves",
-]
-
 _NAMED_CLASSES = 12  # beyond, only every second, third … has its name beside it
 _ANNOTATED_CLASSES = 8  # beyond, numbers in the squares cannot be read at page width
 _DARK = "#555555"
@@ -55,7 +44,7 @@ def uar_curves(run: Measures) -> Figure:
 
     Of many defences it shows some.
     """
-    shown = drawn_uar(run)
+    shown = run.drawn_uar
     told = run.conditions.set_index(["defence", "attack", "strength", "knowledge"])["uar_percent"]
     figure = new_figure(4.0)
     panels = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.6))
@@ -80,11 +69,6 @@ def uar_curves(run: Measures) -> Figure:
     panels[0].set_ylim(bottom=0)
     legend(figure, panels[1], columns=_legend_columns(shown))
     return figure
-
-
-def drawn_uar(run: Measures) -> tuple[str, ...]:
-    """Return the defences that `uar_curves` shows."""
-    return run.drawn("similarity", "vanilla", "pgd-at", "trades", "control", UNDEFENDED)
 
 
 def _adaptive_band(axes: Axes, run: Measures, values: Mapping[str, float]) -> None:

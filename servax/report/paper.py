@@ -19,8 +19,6 @@ from types import MappingProxyType
 
 import numpy as np
 
-__all__ = ["CLEAN_UAR", "FIGURE_2", "GRID", "NAME", "TABLE_1", "uar"]
-
 NAME = "paper, IEMOCAP"
 """How a row of the paper is called beside ours."""
 CLEAN_UAR = 51.06

@@ -23,9 +23,7 @@ from numpy.typing import NDArray
 
 from servax.errors import ServaxError
 from servax.evaluation.records import SINCE_VERSION_2, validate
-from servax.evaluation.statistics import SpeakerDraws
-
-__all__ = ["CLEAN", "UNDEFENDED", "Condition", "Predictions", "collect", "family", "in_order"]
+from servax.evaluation.statistics import SpeakerDraws, interval_of
 
 UNDEFENDED = "undefended"
 KNOWING = ("adaptive", "bpda")
@@ -56,8 +54,6 @@ CLEAN = Condition("none", 0.0, "none")
 class Predictions:
     """Predictions of N utterances (one per utterance, fold and seed) in every recorded cell."""
 
-    utterances: NDArray[np.str_]
-    """(N,) name of the recording."""
     labels: NDArray[np.intp]
     """(N,) number of the true class in `classes`."""
     speakers: NDArray[np.str_]
@@ -143,6 +139,28 @@ class Predictions:
         found = [cell for c in conditions if (cell := self.of(defence, c)) is not None]
         return np.stack(found) if found and len(found) == len(conditions) else None
 
+    def worst(
+        self, defence: str, conditions: Sequence[Condition | None]
+    ) -> NDArray[np.intp] | None:
+        """Return the (N,) predictions of a defence that meets the worst of some conditions.
+
+        An utterance that any of them turns wrong is of no class, −1. None without conditions.
+        """
+        cells = self.answers(defence, conditions)
+        if cells is None:
+            return None
+        return np.where((cells == self.labels).all(axis=0), self.labels, -1)
+
+    def interval(self, cells: NDArray[np.intp], *, times: float = 1.0) -> tuple[float, float]:
+        """Return the 95 % interval over speakers of the mean UAR of (K, N) predictions.
+
+        Both ends, as shares `times` a factor, are ``nan`` for too few speakers.
+        """
+        if self.draws is None:
+            return float("nan"), float("nan")
+        found = interval_of(times * self.draws.uar(self.labels, cells))
+        return found.low, found.high
+
 
 def collect(
     frame: pd.DataFrame,
@@ -177,7 +195,6 @@ def collect(
         name = rows.loc[twice, "utterance"].iloc[0]
         raise ServaxError(f"records give utterance {name!r} two labels or speakers, expected one.")
     predictions = Predictions(
-        utterances=np.array(rows["utterance"].tolist(), dtype=np.str_),
         labels=_codes(rows["label"], names),
         speakers=np.array(rows["speaker"].tolist(), dtype=np.str_),
         genders=np.array(rows["gender"].tolist(), dtype=np.str_),

@@ -12,38 +12,30 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import soundfile
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from numpy.typing import NDArray
 
+from servax.errors import SettingError, ShapeError
 from servax.files import write_whole
 from servax.report.tables import Cell, Head, Table
 
-__all__ = [
-    "Content",
-    "Picture",
-    "Player",
-    "ReportPaths",
-    "csv",
-    "latex",
-    "markdown",
-    "markdown_table",
-    "wav",
-    "write_content",
-]
+Pairs = tuple[tuple[str, str], ...]
+"""Names and values."""
 
 
 @dataclass(frozen=True)
 class Picture:
     """A figure with its words."""
 
+    kind: ClassVar[str] = "picture"
     name: str
     """File name without ``.png``."""
     title: str
@@ -53,106 +45,155 @@ class Picture:
     png: bytes = field(repr=False)
     """The image."""
 
+    @property
+    def place(self) -> str:
+        """Its file, without the ending."""
+        return f"figures/{self.name}"
 
-@dataclass(frozen=True)
-class Player:
+
+Kind = Literal["clean", "attacked", "purified"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""In the order in which they are played."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Clip:
     """A sound to listen to, and what a system takes it for."""
 
-    recording: str
-    """Name of the recording and its true class; the sounds of one stand together."""
-    kind: str
-    """What was done to it."""
+    title: str
+    """A few words."""
+    utterance: str
+    """Name of the recording; the clips of one stand together."""
+    label: str
+    """True class."""
     system: str
-    """Who was asked."""
+    """Name of the system that was asked."""
     prediction: str
-    """The answer."""
-    right: bool
-    """Whether that is the true class."""
-    wav: bytes = field(repr=False)
-    """The sound as a WAV file."""
+    """What it takes the sound for."""
+    kind: Kind
+    """`clean`, `attacked` or `purified`."""
+    sample_rate: int
+    """In hertz."""
+    waveform: NDArray[np.float32]
+    """Samples (T,), full scale ±1; the page holds them as 16 bit, and clips beyond."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise SettingError.choice("kind", self.kind, KINDS)
+        if self.waveform.ndim != 1 or not self.waveform.size:
+            raise ShapeError("waveform", self.waveform.shape, "(T,), at least one sample")
+        if not np.isfinite(self.waveform).all():
+            raise SettingError("waveform", "NaN or infinite somewhere", "finite samples")
+        if self.sample_rate < 1:
+            raise SettingError("sample_rate", self.sample_rate, "a whole number of hertz >= 1")
+
+    @property
+    def recording(self) -> str:
+        """The recording with its true class."""
+        return f"{self.utterance} (true class {self.label})"
+
+    @property
+    def wav(self) -> bytes:
+        """The sound as a 16-bit WAV file; read back, each sample is the nearest that 16 bit have.
+
+        What lies beyond full scale is clipped.
+        """
+        steps = np.rint(self.waveform.astype(np.float64) * 2**15)
+        samples = np.clip(steps, -(2**15), 2**15 - 1).astype(np.int16)
+        buffer = io.BytesIO()
+        soundfile.write(buffer, samples, self.sample_rate, format="WAV", subtype="PCM_16")
+        return buffer.getvalue()
 
 
 @dataclass(frozen=True)
-class Content:
+class Sounds:
+    """Sounds that the HTML page plays."""
+
+    kind: ClassVar[str] = "sounds"
+    title: ClassVar[str] = "Sounds and what they are taken for"
+    place: ClassVar[str] = "sounds"
+    clips: tuple[Clip, ...]
+    """Those of one recording together."""
+
+
+@dataclass(frozen=True)
+class Prose:
+    """Sentences, or names with their values, as a list."""
+
+    kind: ClassVar[str] = "prose"
+    place: ClassVar[str] = ""
+    title: str
+    """Heading."""
+    sentences: tuple[str, ...] = ()
+    """One for each point."""
+    pairs: Pairs = ()
+    """Name and value for each point."""
+
+
+Section = Table | Picture | Sounds | Prose
+
+
+@dataclass(frozen=True)
+class Report:
     """All that a report says, before it is written in any form."""
 
     title: str
     """Heading of the whole."""
-    verdict: tuple[str, ...]
-    """Findings; the first sentence says what the adaptive attacker leaves."""
-    header: tuple[tuple[str, str], ...]
-    """Name and value of what the numbers come from."""
-    tables: tuple[Table, ...]
-    """Main tables, in order."""
-    appendix: tuple[Table, ...]
-    """Long tables for the end."""
-    pictures: tuple[Picture, ...]
-    """Figures, in order."""
-    definitions: tuple[str, ...]
-    """What the words mean."""
-    first: tuple[str, ...] = ()
-    """Tables and ``figures/…`` that the HTML page shows first, in order; the rest is folded."""
-    numbers: tuple[tuple[str, pd.DataFrame], ...] = ()
-    """Name and tidy numbers of CSV files that belong to no table."""
-    card: tuple[tuple[str, str], ...] = ()
-    """Name and value of an evaluation card; on the HTML page it stands for the header's list."""
-    players: tuple[Player, ...] = ()
-    """Sounds to listen to, by recording."""
+    findings: tuple[str, ...]
+    """The first sentence says what the adaptive attacker leaves."""
+    provenance: Pairs
+    """What the numbers come from."""
+    sections: tuple[Section, ...]
+    """Tables, figures, sounds and prose, in order."""
+    first: tuple[str, ...]
+    """Places of the sections that the HTML page shows first; the rest is folded."""
     opening: tuple[str, ...] = ()
-    """The verdict for people who know no term; it stands first."""
+    """The findings for people who know no term; it stands first."""
     terms: tuple[str, ...] = ()
-    """What the words of the verdict mean, before these are used."""
+    """What the words of the findings mean, before these are used."""
+    files: Mapping[str, str | bytes] = field(default_factory=dict, repr=False)
+    """What belongs to the report beside its sections, by path in its folder."""
 
 
-@dataclass(frozen=True)
-class ReportPaths:
-    """Where the parts of a report lie."""
+class ReportPaths(NamedTuple):
+    """Where a report lies: its folder holds ``figures/*.png``, ``tables/*.tex`` and ``.csv``."""
 
-    markdown: Path
-    """``report.md``."""
-    html: Path
-    """``report.html``, which needs no other file."""
-    figures: tuple[Path, ...]
-    """The pictures that ``report.md`` shows."""
-    latex: tuple[Path, ...] = ()
-    """``tables/*.tex``, one tabular each."""
-    csv: tuple[Path, ...] = ()
-    """``tables/*.csv``, tidy numbers."""
+    folder: Path
+
+    @property
+    def markdown(self) -> Path:
+        """``report.md``."""
+        return self.folder / "report.md"
+
+    @property
+    def html(self) -> Path:
+        """``report.html``, which needs no other file."""
+        return self.folder / "report.html"
 
 
-def write_content(content: Content, folder: Path) -> ReportPaths:
+def write(report: Report, folder: Path) -> ReportPaths:
     """Write a report into `folder`; each file appears whole or not at all.
 
     Everything is rendered before the first file is written, and the pages come last, so a page
     never shows a picture that is not there.
     """
-    figures = {f"{picture.name}.png": picture.png for picture in content.pictures}
-    texts, numbers = {}, {f"{name}.csv": csv(frame) for name, frame in content.numbers}
-    for table in (*content.tables, *content.appendix):
-        name, again = table.file_name, 2
-        while f"{name}.tex" in texts:
-            name, again = f"{table.file_name}-{again}", again + 1
-        texts[f"{name}.tex"] = latex(table)
-        if table.numbers is not None:
-            numbers[f"{name}.csv"] = csv(table.numbers)
-    pages = {"report.md": markdown(content), "report.html": html(content)}
-    parts: list[tuple[str, Mapping[str, str | bytes]]] = [
-        ("figures", figures),
-        ("tables", texts | numbers),
-        ("", pages),
-    ]
-    for part, files in parts:
-        for name, data in files.items():
-            # A file name that is not UTF-8 keeps its bytes as escapes.
-            told = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
-            write_whole(folder / part / name, told)
-    return ReportPaths(
-        folder / "report.md",
-        folder / "report.html",
-        tuple(folder / "figures" / name for name in figures),
-        tuple(folder / "tables" / name for name in texts),
-        tuple(folder / "tables" / name for name in numbers),
-    )
+    files: dict[str, str | bytes] = {}
+    for section in report.sections:
+        if isinstance(section, Picture):
+            files[f"{section.place}.png"] = section.png
+        elif isinstance(section, Table):
+            place, again = section.place, 2
+            while f"{place}.tex" in files:
+                place, again = f"{section.place}-{again}", again + 1
+            files[f"{place}.tex"] = latex(section)
+            if section.numbers is not None:
+                files[f"{place}.csv"] = csv(section.numbers)
+    pages = {"report.md": markdown(report), "report.html": html(report)}
+    for name, data in {**files, **report.files, **pages}.items():
+        # A file name that is not UTF-8 keeps its bytes as escapes.
+        told = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
+        write_whole(folder / name, told)
+    return ReportPaths(folder)
 
 
 def csv(frame: pd.DataFrame) -> str:
@@ -160,26 +201,38 @@ def csv(frame: pd.DataFrame) -> str:
     return frame.to_csv(index=False, lineterminator="\n")
 
 
-def html(content: Content) -> str:
-    """Return the whole report as one HTML page."""
-    source = resources.files("servax.report").joinpath("page.html.jinja").read_text("utf-8")
+def _template(name: str) -> Template:
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("servax", "report"),
+        autoescape=".html" in name,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
-    return environment.from_string(source).render(content=content)
+    return environment.get_template(name)
 
 
-def wav(waveform: npt.NDArray[np.floating], sample_rate: int) -> bytes:
-    """Return samples (T,), full scale ±1, as a 16-bit WAV file; what lies beyond is clipped.
+def html(report: Report) -> str:
+    """Return the whole report as one HTML page, what a reader came for first and open."""
+    opened = [s for place in report.first for s in report.sections if s.place == place]
+    folded: list[Section] = [s for s in report.sections if s.place not in report.first]
+    if not any(isinstance(s, Prose) and s.pairs for s in folded):
+        folded.append(Prose("Settings and provenance", pairs=report.provenance))
+    return _template("page.html.jinja").render(report=report, opened=opened, folded=folded)
 
-    Read back, each sample is the nearest that 16 bit have.
+
+def words(of: str, **values: Any) -> tuple[str, ...]:
+    """Return what the words of a report mean: the entries of a list in ``words.jinja``.
+
+    Args:
+        of: Name of the list.
+        **values: What its entries speak of; some stand only where that is so.
     """
-    steps = np.rint(np.asarray(waveform, dtype=np.float64) * 2**15)
-    samples = np.clip(steps, -(2**15), 2**15 - 1).astype(np.int16)
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, sample_rate, format="WAV", subtype="PCM_16")
-    return buffer.getvalue()
+    told = getattr(_template("words.jinja").module, of)(**values)
+    # A no-break space is white space to split(); only those between words and lines may go.
+    entries = (re.sub(r"[ \n]+", " ", entry.strip("\n")) for entry in told.split("\n\n"))
+    return tuple(filter(None, entries))
 
 
 def _safe(text: str) -> str:
@@ -188,46 +241,39 @@ def _safe(text: str) -> str:
     return flat.replace("&", "&amp;").replace("<", "&lt;")
 
 
-def _points(lines: tuple[str, ...]) -> str:
-    return "\n".join(f"- {_safe(line)}" for line in lines)
+def _points(lines: Iterable[str], pairs: Pairs = ()) -> str:
+    told = [*map(_safe, lines), *(f"{_safe(name)}: {_safe(value)}" for name, value in pairs)]
+    return "\n".join(f"- {line}" for line in told)
 
 
-def _pairs(rows: tuple[tuple[str, str], ...]) -> str:
-    return "\n".join(f"- {_safe(name)}: {_safe(value)}" for name, value in rows)
-
-
-def markdown(content: Content) -> str:
+def markdown(report: Report) -> str:
     """Return the whole report as Markdown (GitHub's dialect), with pictures in ``figures/``."""
-    first, *others = content.verdict
-    rows = (
-        (Cell(p.recording), Cell(p.kind), Cell(p.system), Cell(p.prediction))
-        for p in content.players
-    )
-    sounds = Table(
-        title="Sounds and what they are taken for",
-        note="report.html plays them.",
-        head=tuple(map(Head, ("recording", "sound", "system", "taken for"))),
-        rows=tuple(rows),
-        prose=True,
-    )
+    first, *others = report.findings
     parts = [
-        f"# {_safe(content.title)}",
-        " ".join(map(_safe, content.opening)),
-        _points(content.terms),
+        f"# {_safe(report.title)}",
+        " ".join(map(_safe, report.opening)),
+        _points(report.terms),
         " ".join([f"**{_safe(first)}**", *map(_safe, others)]),
-        _pairs(content.header),
-        *map(markdown_table, content.tables),
-        *(
-            f"## {_safe(each.title)}\n\n![{_safe(each.title)}](figures/{each.name}.png)"
-            f"\n\n{_safe(each.caption)}"
-            for each in content.pictures
-        ),
-        *map(markdown_table, content.appendix),
-        f"## Evaluation card\n\n{_pairs(content.card)}" if content.card else "",
-        markdown_table(sounds) if content.players else "",
-        f"## What the words mean\n\n{_points(content.definitions)}",
+        _points((), report.provenance),
+        *map(_markdown_section, report.sections),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _markdown_section(section: Section) -> str:
+    title = _safe(section.title)
+    if isinstance(section, Picture):
+        return f"## {title}\n\n![{title}]({section.place}.png)\n\n{_safe(section.caption)}"
+    if isinstance(section, Prose):
+        return f"## {title}\n\n{_points(section.sentences, section.pairs)}"
+    if isinstance(section, Sounds):
+        told = ((c.recording, c.kind, c.system, c.prediction) for c in section.clips)
+        heads = tuple(map(Head, ("recording", "sound", "system", "taken for")))
+        rows = tuple(tuple(map(Cell, row)) for row in told)
+        return markdown_table(
+            Table(section.title, "report.html plays them.", heads, rows, prose=True)
+        )
+    return markdown_table(section)
 
 
 def markdown_table(table: Table) -> str:
@@ -252,15 +298,9 @@ def markdown_table(table: Table) -> str:
     )
 
 
-_SIGNS = {
+_SIGNS = {sign: rf"\{sign}" for sign in "&%$#_{}"}
+_SIGNS |= {
     "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
@@ -273,23 +313,13 @@ _SIGNS = {
     "–": "--",
     "—": "---",
     "−": "$-$",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "→": r"$\to$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
     "…": r"\ldots{}",
-    "†": r"$\dagger$",
-    "·": r"$\cdot$",
-    "α": r"$\alpha$",
-    "β": r"$\beta$",
-    "γ": r"$\gamma$",
-    "δ": r"$\delta$",
-    "ε": r"$\varepsilon$",
-    "σ": r"$\sigma$",
     "²": r"$^2$",
     "\N{NO-BREAK SPACE}": "~",
 }
+_MATHS = {"±": "pm", "×": "times", "→": "to", "≤": "leq", "≥": "geq", "†": "dagger", "·": "cdot"}
+_MATHS |= {"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "varepsilon", "σ": "sigma"}
+_SIGNS |= {sign: rf"$\{name}$" for sign, name in _MATHS.items()}
 _SPECIAL = re.compile("|".join(map(re.escape, _SIGNS)))
 
 

@@ -18,8 +18,6 @@ from servax.evaluation import records
 from servax.evaluation.records import Records
 from servax.files import write_whole
 
-__all__ = ["Curves", "Examples", "home_of", "read_run", "training_curves_of"]
-
 RECORDS = "records"
 
 

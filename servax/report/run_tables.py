@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,8 @@ from servax.evaluation import metrics
 from servax.evaluation.metrics import flows
 from servax.evaluation.statistics import over_folds
 from servax.report import paper
-from servax.report.measures import PROTECTION, Column, Measures, measures
+from servax.report.measures import PROTECTION, Column, Measures
 from servax.report.predictions import UNDEFENDED
-from servax.report.run_sentences import units_of
 from servax.report.significance import mcnemar_table, significance_table
 from servax.report.tables import (
     MISSING,
@@ -30,8 +30,6 @@ from servax.report.tables import (
     with_interval,
     with_spread,
 )
-
-__all__ = ["appendix_tables", "main_tables", "table_1"]
 
 _WIDEST = 12  # so many columns of numbers fit on the page
 
@@ -75,19 +73,18 @@ def table_1(run: Measures, *, beside_paper: bool = False) -> Table:
     """
     below = beside_paper and not set(paper.TABLE_1).isdisjoint(run.defences)
     last = "; the last column knows the defence too." if run.last else "."
-    note = f"FGSM and PGD know only the bare target{last}"
     beside = (
         f" In italics below a row: the same row of the paper (clean UAR {paper.CLEAN_UAR}); "
         "the corpora differ, so compare the shares kept."
     )
-    return pivot(
+    return _uar_table(
+        run,
+        run.columns,
         run.table,
-        _grid(run, run.columns),
         below=paper.NAME if below else "",
         title="UAR (%) under attack",
-        note=note + _rules(run.columns) + beside * below,
+        note=f"FGSM and PGD know only the bare target{last}{_rules(run.columns)}{beside * below}",
         name="table-1",
-        numbers=_measured(run.table),
     )
 
 
@@ -99,20 +96,15 @@ def adaptive_table(run: Measures) -> Table | None:
     columns = run.known_columns
     if not columns:
         return None
-    frame = measures(run.found, columns)
-    return pivot(
-        frame,
-        _grid(run, columns),
+    return _uar_table(
+        run,
+        columns,
+        run.entries(columns),
         title="UAR (%) under attack by one who knows the defence (adaptive)",
         note="FGSM and PGD take gradients through the defence itself; † marks a defence without "
         "useful gradients, which pass it unchanged (BPDA)." + _rules(columns),
         name="table-1-adaptive",
-        numbers=_measured(frame),
     )
-
-
-def _measured(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame[frame["uar_percent"].notna() | frame["paper_uar_percent"].notna()]
 
 
 def _rules(columns: Sequence[Column]) -> str:
@@ -123,8 +115,10 @@ def _rules(columns: Sequence[Column]) -> str:
     return spread * any(c.mean for c in columns) + " Bold: the best defence of a column."
 
 
-def _grid(run: Measures, columns: Sequence[Column]) -> list[Field]:
-    """Return the fields of Table 1: each entry, and of a mean the share of the clean UAR."""
+def _uar_table(
+    run: Measures, columns: Sequence[Column], frame: pd.DataFrame, **layout: Any
+) -> Table:
+    """Return each entry of some columns, and of a mean the share of the clean UAR."""
 
     def uar(row: Row) -> str:
         dagger = " †" if "bpda" in row["knowledge"] else ""
@@ -144,15 +138,15 @@ def _grid(run: Measures, columns: Sequence[Column]) -> list[Field]:
             kept = Head(column.heading.replace(" mean", " kept"), "of clean")
             ours, paper_s = share("over_clean"), share("paper_over_clean")
             fields.append(Field(kept, ours, column.heading, published=paper_s))
-    return fields
+    measured = frame["uar_percent"].notna() | frame["paper_uar_percent"].notna()
+    return pivot(frame, fields, numbers=frame[measured], **layout)
 
 
 def _head(run: Measures, column: Column) -> Head:
     """Return a heading, for one ε of FGSM with its size in dB and z-scores."""
     if column.attack != "fgsm" or column.mean:
         return Head(column.heading)
-    units = units_of(run.found.provenance)
-    return Head(column.heading, units.told(column.conditions[0].strength))
+    return Head(column.heading, run.units.told(column.conditions[0].strength))
 
 
 def interval_table(run: Measures) -> Table | None:

@@ -13,8 +13,6 @@ from servax.report.measures import Column, Measures
 from servax.report.predictions import TRAINED, UNDEFENDED, family
 from servax.report.tables import Field, Head, Row, Table, pivot, signed
 
-__all__ = ["mcnemar_table", "opponents", "pairs", "significance_table"]
-
 LEVEL = 0.05
 """Below this adjusted p-value a difference gets its star."""
 RESAMPLES = 9999

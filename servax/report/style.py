@@ -17,8 +17,6 @@ from matplotlib.figure import Figure
 
 from servax.report.predictions import family
 
-__all__ = ["FONT_POINTS", "Look", "curve", "legend", "look", "new_figure", "png", "tidy"]
-
 PAGE_WIDTH_INCHES = 7.2
 """Between the margins of A4 and of US letter."""
 

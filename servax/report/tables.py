@@ -7,30 +7,12 @@ import re
 import unicodedata
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from servax.report.predictions import UNDEFENDED
-
-__all__ = [
-    "MISSING",
-    "Cell",
-    "Field",
-    "Head",
-    "Table",
-    "best_of",
-    "listed",
-    "number",
-    "percent_sign",
-    "percentage",
-    "pivot",
-    "short",
-    "signed",
-    "with_interval",
-    "with_spread",
-]
 
 MISSING = "–"
 Row = Mapping[Hashable, Any]
@@ -79,6 +61,7 @@ class Field(NamedTuple):
 class Table:
     """A table as it is printed."""
 
+    kind: ClassVar[str] = "table"
     title: str
     """Heading."""
     note: str
@@ -101,10 +84,20 @@ class Table:
     """Whether the HTML page shows it in a frame of its own that scrolls."""
 
     @property
-    def file_name(self) -> str:
-        """Return `name`, or the title as a file name: ``uar-by-speaker``."""
+    def place(self) -> str:
+        """Its files without their endings, by its name or else its title: ``tables/intervals``."""
         plain = unicodedata.normalize("NFKD", self.title).encode("ascii", "ignore").decode().lower()
-        return self.name or re.sub(r"[^a-z0-9]+", "-", plain).strip("-") or "table"
+        return f"tables/{self.name or re.sub('[^a-z0-9]+', '-', plain).strip('-') or 'table'}"
+
+    @property
+    def columns(self) -> list[str]:
+        """Headings as plain text."""
+        return [head.text for head in self.head]
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """Entries by row as plain text."""
+        return [[cell.text for cell in row] for row in self.rows]
 
 
 def best_of(

@@ -177,7 +177,7 @@ def test_clips_are_played(done: Any) -> None:
 
 
 def test_the_card_says_all_that_repeats_the_audit(done: Any) -> None:
-    card = json.loads(done.audited.paths.json.read_text())["card"]
+    card = json.loads((done.audited.paths.folder / "audit.json").read_text())["card"]
     threat = card["threat model"]
     assert threat["norm"] == "L-inf per element"
     assert set(threat["knowledge"]) == set(known("all"))

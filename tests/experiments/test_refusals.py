@@ -163,7 +163,7 @@ PLACES = [
 
 
 def no_report(records: Any, folder: Path, **settings: Any) -> ReportPaths:
-    return ReportPaths(folder, folder, ())
+    return ReportPaths(folder)
 
 
 def smaller(recipe: Recipe) -> Recipe:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from servax.report import measures
+from servax.report import Measures, collect
 
 
 def as_grid(frame: pd.DataFrame, value: str = "uar_percent") -> pd.DataFrame:
-    told = measures(frame)
+    told = Measures(collect(frame)).table
     wide = told.pivot_table(index="defence", columns="column", values=value)
     return wide.reindex(index=told["defence"].unique(), columns=told["column"].unique())

@@ -17,9 +17,9 @@ from servax.report import home_of, read_run, write_comparison
 from servax.report.comparison import (
     Side,
     adaptive_steps,
-    compare,
     differences,
     pair,
+    report,
     settings_table,
 )
 
@@ -135,7 +135,7 @@ def test_interval_is_the_slow_paired_bootstrap(small: pd.DataFrame) -> None:
 def test_a_run_against_itself_has_no_difference(small: pd.DataFrame) -> None:
     runs = pair(Records(small, {}), Records(small, {}), names=NAMES)
     assert (differences(*runs)[POINTS] == 0).all(axis=None)
-    assert "no 0 for 0 of 28 differences." in compare(*runs).verdict[0]
+    assert "no 0 for 0 of 28 differences." in report(*runs, differences(*runs)).findings[0]
 
 
 def test_other_seeds_are_still_paired_and_other_utterances_are_not(small: pd.DataFrame) -> None:
@@ -147,7 +147,7 @@ def test_other_seeds_are_still_paired_and_other_utterances_are_not(small: pd.Dat
     found = differences(*runs)
     assert found["low_points"].isna().all()
     assert found["difference_points"].notna().all()
-    assert "(48 and 47)" in " ".join(compare(*runs).verdict)
+    assert "(48 and 47)" in " ".join(report(*runs, differences(*runs)).findings)
 
 
 def test_only_what_both_hold_is_compared(small: pd.DataFrame) -> None:
@@ -161,7 +161,9 @@ def test_only_what_both_hold_is_compared(small: pd.DataFrame) -> None:
     assert not any(measure == "FGSM mean" for _, measure in found)
     assert ("quantise-4", "clean") not in found
     assert found["ssad", "PGD mean"]["difference_points"] == 0  # k = 3 … 12 on both sides
-    assert "Only in A, not in B: quantise-4." in " ".join(compare(*runs).verdict)
+    assert "Only in A, not in B: quantise-4." in " ".join(
+        report(*runs, differences(*runs)).findings
+    )
 
 
 def test_adaptive_attacks_of_other_lengths_are_shown_and_not_compared(small: pd.DataFrame) -> None:
@@ -171,7 +173,9 @@ def test_adaptive_attacks_of_other_lengths_are_shown_and_not_compared(small: pd.
     found = by_measure(*runs)["ssad", "adaptive PGD"]
     assert found["a_percent"] == found["b_percent"]
     assert np.isnan(found["difference_points"])
-    assert "adaptively with PGD-30, B with PGD-15" in " ".join(compare(*runs).verdict)
+    assert "adaptively with PGD-30, B with PGD-15" in " ".join(
+        report(*runs, differences(*runs)).findings
+    )
     # Where both also hold a shorter one, that is compared.
     both = pd.concat([small, shorter[shorter["knowledge"] == "adaptive"]])
     runs = pair(Records(both, {}), Records(shorter, {}), names=NAMES)
@@ -195,7 +199,8 @@ def test_settings_that_differ(first: Records, second: Records) -> None:
 
 def test_another_scale_is_said(first: Records) -> None:
     other = Records(first.frame, {**PROVENANCE, "scale": {"window_db": 60.0}})
-    verdict = " ".join(compare(*pair(first, other, names=NAMES)).verdict)
+    runs = pair(first, other, names=NAMES)
+    verdict = " ".join(report(*runs, differences(*runs)).findings)
     assert "They differ in the scale (window_db 80 and window_db 60), so an attack" in verdict
 
 
@@ -204,10 +209,10 @@ def test_written_files_hold_the_numbers(tmp_path: Path, first: Records, second: 
     text = paths.markdown.read_text()
     assert text.startswith("# servax report: second against first")
     assert re.search(r"\| ssad \| PGD mean \| 50\.0 \| 83\.3 \| (\*\*)?\+33\.3", text)
-    assert [path.name for path in paths.figures] == ["differences.png"]
-    names = sorted(path.name for path in (*paths.latex, *paths.csv))
+    assert [path.name for path in (paths.folder / "figures").iterdir()] == ["differences.png"]
+    names = sorted(path.name for path in (paths.folder / "tables").iterdir())
     assert names == ["differences.csv", "differences.tex", "settings.csv", "settings.tex"]
-    told = pd.read_csv(next(path for path in paths.csv if path.name == "differences.csv"))
+    told = pd.read_csv(paths.folder / "tables" / "differences.csv")
     assert table.numbers is not None
     pd.testing.assert_frame_equal(told, table.numbers, check_exact=True)
     assert "first" in paths.html.read_text()

@@ -119,6 +119,6 @@ def test_bold_and_italic() -> None:
 
 def test_file_names() -> None:
     title = "UAR (%), mean ± standard deviation over folds"
-    assert Table(title, "", (), ()).file_name == "uar-mean-standard-deviation-over-folds"
-    assert Table(title, "", (), (), name="folds").file_name == "folds"
-    assert Table("–", "", (), ()).file_name == "table"
+    assert Table(title, "", (), ()).place == "tables/uar-mean-standard-deviation-over-folds"
+    assert Table(title, "", (), (), name="folds").place == "tables/folds"
+    assert Table("–", "", (), ()).place == "tables/table"

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 
 from servax.report import Measures, collect
-from servax.report.figures import drawn_uar
 from servax.report.predictions import family, in_order
 
 
@@ -52,7 +51,7 @@ def test_pictures_show_the_best_of_each_kind(everyone: pd.DataFrame) -> None:
     )
     frame = everyone.assign(prediction=everyone["prediction"].mask(pgd & best, everyone["label"]))
     run = Measures(collect(frame))
-    assert drawn_uar(run) == (
+    assert run.drawn_uar == (
         "adversarial-similarity-0.009",
         "adversarial-vanilla-0.012",
         "pgd-at",
@@ -78,7 +77,7 @@ def test_pictures_show_the_best_of_each_kind(everyone: pd.DataFrame) -> None:
 
 def test_few_defences_are_all_shown(small: pd.DataFrame) -> None:
     run = Measures(collect(small))
-    assert drawn_uar(run) == run.defences
+    assert run.drawn_uar == run.defences
     assert run.drawn_protection == run.defences[:-1]
     assert list(run.published) == ["ssad"]
     assert run.best_of("similarity") is None

@@ -5,7 +5,7 @@ import pytest
 from as_grid import as_grid
 
 from servax.report import Measures, collect
-from servax.report.run_sentences import header, verdict
+from servax.report.run import header, verdict
 from servax.report.tables import number
 
 

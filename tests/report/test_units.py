@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from servax.report.run_sentences import units_of
+from servax.report.measures import units_of
 
 
 def plain(text: str) -> str:

@@ -21,10 +21,10 @@ from bootstrap_by_hand import speaker_interval
 from servax.errors import ServaxError, SettingError, ShapeError
 from servax.evaluation.checks import Finding
 from servax.evaluation.metrics import uar
-from servax.report.audit import AuditPaths, main_table, scores, verdict, verdict_ok, write_audit
-from servax.report.audit.scores import KNOWING, UNKNOWING
-from servax.report.audit.tables import attack_table, detection_table
-from servax.report.audit.write import curve, picture
+from servax.report import ReportPaths
+from servax.report.audit import curve, main_table, picture, verdict, write_audit
+from servax.report.audit_result import KNOWING, UNKNOWING
+from servax.report.audit_tables import attack_table, detection_table
 
 UNDEFENDED = {key: kept for key, kept in RIGHT.items() if key[0] == "undefended"}
 CLEAN = {key: kept for key, kept in RIGHT.items() if key[1] == "none"}
@@ -53,13 +53,13 @@ def by_pandas(system: str, knowledge: list[str]) -> float:
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> AuditPaths:
+def written(tmp_path: Path) -> ReportPaths:
     return write_audit(make_result(fail_under=10.0), tmp_path / "report")
 
 
 @pytest.mark.parametrize(("system", "knowledge"), WORST)
 def test_worst_case_of_a_knowledge(system: str, knowledge: str) -> None:
-    found = scores(make_result()).worst(system, [knowledge])
+    found = make_result().worst(system, [knowledge])
     assert found is not None
     assert found.uar == pytest.approx(WORST[system, knowledge])
     assert found.uar == pytest.approx(by_pandas(system, [knowledge]))
@@ -68,7 +68,7 @@ def test_worst_case_of_a_knowledge(system: str, knowledge: str) -> None:
 
 @pytest.mark.parametrize("system", OF_ALL)
 def test_worst_case_of_all(system: str) -> None:
-    found = scores(make_result()).worst(system)
+    found = make_result().worst(system)
     assert found is not None
     assert found.uar == pytest.approx(OF_ALL[system])
     everyone = ["oblivious", "transfer", "black_box", "bpda", "adaptive"]
@@ -76,13 +76,13 @@ def test_worst_case_of_all(system: str) -> None:
 
 
 def test_nobody_tried_is_not_a_number() -> None:
-    found = scores(make_result())
+    found = make_result()
     assert found.worst("undefended", ["oblivious"]) is None
     assert found.worst("pgd-at", ["black_box"]) is None
 
 
 def test_intervals_are_those_of_the_slow_bootstrap() -> None:
-    found = scores(make_result()).clean("ssad")
+    found = make_result().clean("ssad")
     rows = frame()
     rows = rows[(rows["defence"] == "ssad") & (rows["attack"] == "none")]
     truth, said = rows["label"].to_numpy(object), rows["prediction"].to_numpy(object)
@@ -96,7 +96,7 @@ def test_intervals_are_those_of_the_slow_bootstrap() -> None:
 
 def sentences_of(right: Any) -> list[str]:
     result = make_result(right)
-    return [s.replace("\N{NO-BREAK SPACE}", " ") for s in verdict(scores(result))]
+    return [s.replace("\N{NO-BREAK SPACE}", " ") for s in verdict(result)]
 
 
 def test_first_sentence_says_what_one_who_knows_leaves() -> None:
@@ -151,12 +151,12 @@ def test_first_sentence_of_other_audits(right: Any, said: str) -> None:
     if right is HARMLESS:
         right = {key: kept for key, kept in right.items() if key[2] <= 0.02}
     result = make_result(right)
-    first = verdict(scores(result))[0].replace("\N{NO-BREAK SPACE}", " ")
+    first = verdict(result)[0].replace("\N{NO-BREAK SPACE}", " ")
     assert re.search(said, first), first
 
 
 def test_verdict_tells_checks_and_sound() -> None:
-    text = " ".join(verdict(scores(make_result())))
+    text = " ".join(verdict(make_result()))
     text = text.replace("\N{NO-BREAK SPACE}", " ")
     assert "1 error, 1 warning, 1 passed and 1 not measured" in text
     assert "cannot be trusted" in text
@@ -179,15 +179,15 @@ def test_verdict_tells_checks_and_sound() -> None:
 )
 def test_fail_under(right: Any, findings: Any, fail_under: float | None, ok: bool) -> None:
     result = make_result(right, findings=findings, fail_under=fail_under)
-    assert verdict_ok(result) is ok
-    last = verdict(scores(result))[-1]
+    assert result.passes is ok
+    last = verdict(result)[-1]
     assert fail_under is None or last.startswith("Passed" if ok else "Failed")
 
 
 def test_an_error_of_a_check_fails() -> None:
-    assert not verdict_ok(make_result())
+    assert not make_result().passes
     result = make_result(fail_under=0.0)
-    assert "checks found 1 error" in verdict(scores(result))[-1]
+    assert "checks found 1 error" in verdict(result)[-1]
 
 
 @pytest.mark.parametrize("also", [(), (("ssad", "noise", 0.02, "black_box"),)])
@@ -198,14 +198,14 @@ def test_refuses_those_who_do_not_know_alone(tmp_path: Path, known: str, also: A
     with pytest.raises(ServaxError, match=f"ssad has {known} results and no adaptive, BPDA or"):
         write_audit(make_result(right), tmp_path)
     with pytest.raises(ServaxError, match="never printed alone"):
-        verdict_ok(make_result(right))
+        assert make_result(right).passes
     assert not list(tmp_path.iterdir())
 
 
 def test_refuses_a_system_without_clean_predictions() -> None:
     right = {key: kept for key, kept in RIGHT.items() if key[:2] != ("ssad", "none")}
     with pytest.raises(ServaxError, match="no predictions of ssad for 'none'"):
-        verdict_ok(make_result(right))
+        assert make_result(right).passes
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_refuses_settings(changes: dict[str, Any], said: str) -> None:
 
 
 def test_main_table() -> None:
-    table = main_table(scores(make_result()))
+    table = main_table(make_result())
     assert [head.text for head in table.head] == [
         *("system", "clean", "oblivious", "transfer", "black box", "BPDA", "adaptive"),
         "worst of all",
@@ -248,7 +248,7 @@ def test_main_table() -> None:
 
 
 def test_attack_table_has_each_attack_once_at_its_audited_strength() -> None:
-    table = attack_table(scores(make_result()))
+    table = attack_table(make_result())
     assert table is not None
     assert table.numbers is not None
     rows = [tuple(cell.text for cell in row) for row in table.rows]
@@ -262,7 +262,7 @@ def test_attack_table_has_each_attack_once_at_its_audited_strength() -> None:
 
 
 def test_curve_is_the_worst_case_up_to_each_size() -> None:
-    found = scores(make_result())
+    found = make_result()
     assert curve(found, "ssad", KNOWING) == [(0.0, 75.0), (0.01, 37.5), (0.02, 12.5)]
     assert curve(found, "ssad", UNKNOWING) == [(0.0, 75.0), (0.01, 75.0), (0.02, 37.5)]
     assert curve(found, "pgd-at", ["black_box"]) == []
@@ -270,9 +270,9 @@ def test_curve_is_the_worst_case_up_to_each_size() -> None:
 
 def test_no_picture_without_an_attack() -> None:
     result = make_result(CLEAN)
-    assert picture(scores(result)) is None
+    assert picture(result) is None
     result = make_result(UNDEFENDED)
-    drawn = picture(scores(result))
+    drawn = picture(result)
     assert drawn is not None
     assert drawn.png.startswith(b"\x89PNG")
 
@@ -294,13 +294,13 @@ class Page(HTMLParser):
         self._open = ""
 
 
-def parsed(paths: AuditPaths) -> Page:
+def parsed(paths: ReportPaths) -> Page:
     page = Page()
     page.feed(paths.html.read_text(encoding="utf-8"))
     return page
 
 
-def test_page_stands_in_order(written: AuditPaths) -> None:
+def test_page_stands_in_order(written: ReportPaths) -> None:
     assert [heading for heading in parsed(written).headings if heading] == [
         "UAR (%) by what the attacker knows",
         "UAR against the size of the attack",
@@ -309,14 +309,13 @@ def test_page_stands_in_order(written: AuditPaths) -> None:
         "Every attack on every system",
         "Realisability gap: from log-Mel to sound and back",
         "Detection: does the defence notice the attack?",
-        "What the words mean",
         "Evaluation card",
+        "What the words mean",
     ]
 
 
-def test_detection_is_a_row_per_attack_and_score(written: AuditPaths) -> None:
+def test_detection_is_a_row_per_attack_and_score(written: ReportPaths) -> None:
     table = detection_table(make_result())
-    assert table is not None
     assert [[cell.text for cell in row] for row in table.rows] == [
         ["ssad", "pgd-15", "black box", "change of the input", "0.938", "62.5", "6"],
         ["ssad", "pgd-15", "adaptive", "change of the probabilities", "–", "–", "0"],
@@ -324,10 +323,10 @@ def test_detection_is_a_row_per_attack_and_score(written: AuditPaths) -> None:
     assert "No attacker here tries to fool the detector" in table.note
     text = written.markdown.read_text(encoding="utf-8")
     assert text.index("Realisability gap") < text.index(table.note)
-    assert detection_table(make_result(detection=pd.DataFrame())) is None
+    assert not detection_table(make_result(detection=pd.DataFrame())).rows
 
 
-def test_page_needs_nothing_from_outside(written: AuditPaths) -> None:
+def test_page_needs_nothing_from_outside(written: ReportPaths) -> None:
     page = parsed(written)
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
     for _, attributes in page.tags:
@@ -339,7 +338,7 @@ def test_page_needs_nothing_from_outside(written: AuditPaths) -> None:
     assert not re.search(r"https?://|@import|url\(", re.sub(r"base64,[^\"]*", "", text))
 
 
-def test_page_plays_each_clip_as_it_is(written: AuditPaths) -> None:
+def test_page_plays_each_clip_as_it_is(written: ReportPaths) -> None:
     sounds = [attributes for tag, attributes in parsed(written).tags if tag == "audio"]
     kinds = [str(sound["aria-label"]).split(" ")[0] for sound in sounds]
     assert kinds == ["clean", "attacked", "purified"]
@@ -353,7 +352,7 @@ def test_page_plays_each_clip_as_it_is(written: AuditPaths) -> None:
         assert np.abs(samples - wanted).max() <= 0.5 / 32768
 
 
-def test_markdown(written: AuditPaths) -> None:
+def test_markdown(written: ReportPaths) -> None:
     text = written.markdown.read_text(encoding="utf-8")
     assert "**An attacker who knows the defence leaves ssad" in text.split("\n## ")[0]
     lines = text.splitlines()
@@ -366,7 +365,7 @@ def test_markdown(written: AuditPaths) -> None:
     order = [text.index(f"| {word} |") for word in ("error", "warning", "passed", "not measured")]
     assert order == sorted(order)
     assert "| u1 (true class a) | attacked | ssad | b |" in text
-    for path in written.figures:
+    for path in sorted((written.folder / "figures").iterdir()):
         assert f"(figures/{path.name})" in text
 
 
@@ -374,8 +373,10 @@ def refuse(name: str) -> float:
     raise AssertionError(f"{name} is no JSON")
 
 
-def test_json_is_whole_and_has_no_nan(written: AuditPaths) -> None:
-    told = json.loads(written.json.read_text(encoding="utf-8"), parse_constant=refuse)
+def test_json_is_whole_and_has_no_nan(written: ReportPaths) -> None:
+    told = json.loads(
+        (written.folder / "audit.json").read_text(encoding="utf-8"), parse_constant=refuse
+    )
     assert told["schema_version"] == 1
     assert told["passed"] is False
     assert (told["radius"], told["radius_db"], told["chance"]) == (0.02, 1.6, 0.5)
@@ -419,8 +420,10 @@ def test_one_speaker_and_nothing_but_numbers(tmp_path: Path) -> None:
         findings=(),
         card={},
     )
-    told = json.loads(write_audit(bare, tmp_path).json.read_text(), parse_constant=refuse)
+    told = json.loads(
+        (write_audit(bare, tmp_path).folder / "audit.json").read_text(), parse_constant=refuse
+    )
     assert told["systems"][1]["worst_case"]["low"] is None
     assert told["radius_db"] is None
     assert told["detection"] is None
-    assert math.isnan(scores(bare).clean("ssad").low)
+    assert math.isnan(bare.clean("ssad").low)
