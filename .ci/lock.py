@@ -9,8 +9,6 @@ import tomllib
 from pathlib import Path
 
 TORCH = "torch==2.13.0"
-HELD = ["pillow<13"]
-"""What an extra cannot have newer (gradio); one version serves both environments."""
 FLAGS = [
     "--strip-extras",
     "--no-header",
@@ -36,7 +34,7 @@ def lock(wanted: list[str], target: Path, title: str) -> None:
 
 
 project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-base = [name for name in project["dependencies"] if not name.startswith("torch>")] + [TORCH, *HELD]
+base = [name for name in project["dependencies"] if not name.startswith("torch>")] + [TORCH]
 lock(base, Path("requirements.txt"), BASE_TITLE)
 pinned = "-c " + str(Path("requirements.txt").resolve())
 lock(

@@ -27,7 +27,6 @@ PINS = ROOT / "requirements.txt"
 DEV_PINS = ROOT / "requirements-dev.txt"
 ASKED = {
     "attacks": "foolbox",
-    "demo": "gradio",
     "hf": "transformers",
     "onnx": "onnxruntime",
     "ray": "ray",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from dataclasses import dataclass
-from typing import Any
 
 from servax.cli.commands import part
 from servax.cli.output import say
@@ -39,7 +37,7 @@ class Serve(ServiceSettings):
     allow_open: bool = False
     """Listen at any host without tokens."""
     page: bool = False
-    """Also serve the page to try attacks on (pip install 'servax[demo]')."""
+    """Also attack sounds (POST to /v1/attack), and serve the page to try that on, at /page/."""
 
     def __call__(self) -> int:
         """Serve until a signal ends it; the URL goes to stdout, logs to stderr."""
@@ -49,16 +47,12 @@ class Serve(ServiceSettings):
             say(f"warning: {self.token_file} {everybody}")
         endpoint = Endpoint(self.host, self.port, tokens, self.allow_open)
 
-        def mount(app: Any, handler: Any) -> None:
-            package = importlib.import_module("servax.service.page")
-            package.mount_page(app, handler.call, admits=tokens.know if tokens else None)
-
         serve(
             part(ServiceSettings, self),
             endpoint,
             open_log(),
             announce=_announce,
-            mount=mount if self.page else None,
+            page=self.page,
         )
         return 0
 

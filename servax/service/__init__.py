@@ -1,6 +1,6 @@
 """The HTTP service and its page: purification and classification for other programs.
 
-None of this loads torch: the networks live in the processes of workers (`inference`).
+None of this loads torch: the networks live in the processes of workers (`inference`, `attacking`).
 """
 
 from servax.service.app import build_app
@@ -9,7 +9,7 @@ from servax.service.dispatcher import Dispatcher
 from servax.service.requests import BrokeError, RequestHandler
 from servax.service.responses import Refusal
 from servax.service.server import Endpoint, open_socket, serve, uvicorn_config
-from servax.service.settings import PageLimits, ServiceSettings
+from servax.service.settings import ServiceSettings
 from servax.service.telemetry import Metrics, forward_libraries, open_log
 from servax.service.tokens import Tokens, read_tokens, readable_by_others
 
@@ -19,7 +19,6 @@ __all__ = [
     "Dispatcher",
     "Endpoint",
     "Metrics",
-    "PageLimits",
     "Refusal",
     "RequestHandler",
     "ServiceSettings",

@@ -4,52 +4,63 @@ Annotations here are objects and not strings, and FastAPI is imported where it i
 to the extra ``serve``, and it reads what a route takes and gives from its signature.
 """
 
-from collections.abc import AsyncIterator, Callable
+import json
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from servax.runtime.host import load_extra
 from servax.service.middleware import RequestMiddleware
+from servax.service.networks import networks
 from servax.service.requests import RequestHandler
 from servax.service.responses import (
     MEDIA,
+    AttackMethod,
     Classification,
+    Networks,
     Purified,
     Refusal,
     State,
+    Trial,
     accepted,
     add_handlers,
     problems,
 )
+from servax.service.settings import HIGHEST_SNR_DB, LOWEST_SNR_DB
 from servax.service.telemetry import Log, Metrics
 from servax.service.tokens import Tokens
+from servax.service.worker import classify, purify
 
 if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
 
-ROUTES = ("/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/purify", "/v1/classify")
+ROUTES = (
+    *("/healthz", "/readyz", "/metrics", "/openapi.json"),
+    *("/v1/models", "/v1/purify", "/v1/classify", "/v1/attack"),
+)
+PAGE = Path(__file__).with_name("page")
 SUMMARY = "Purified speech, and emotion recognition with and without a purifier in front."
 LIMITED = {
     "X-Limited-Samples": "How many samples were lowered to stay within full scale.",
     "X-Limited-Decibels": "By how much at most.",
 }
+BINARY = {"schema": {"type": "string", "format": "binary"}}
 SOUND = {
-    "required": True,
-    "description": "The sound itself: WAV, FLAC, OGG, MP3, AIFF ... as it lies in a file.",
-    "content": {
-        kind: {"schema": {"type": "string", "format": "binary"}}
-        for kind in ("audio/*", "application/octet-stream")
-    },
+    "requestBody": {
+        "required": True,
+        "description": "The sound itself: WAV, FLAC, OGG, MP3, AIFF ... as it lies in a file.",
+        "content": {"audio/*": BINARY, "application/octet-stream": BINARY},
+    }
 }
+TAKEN = (401, 408, 413, 415, 422, 429, 500, 503, 504)
+"""How a sound may be answered that is not answered with what was asked for."""
 
 
 def build_app(
-    handler: RequestHandler,
-    tokens: Tokens,
-    log: Log,
-    metrics: Metrics,
-    *,
-    mount: "Callable[[FastAPI, RequestHandler], None] | None" = None,
+    handler: RequestHandler, tokens: Tokens, log: Log, metrics: Metrics, *, page: bool = False
 ) -> "FastAPI":
     """Return the application; its workers begin and end with it.
 
@@ -58,7 +69,7 @@ def build_app(
         tokens: Who may ask.
         log: For requests and failures.
         metrics: Counts them.
-        mount: Adds what else is to be served, such as a page.
+        page: Whether sounds are attacked too, and the page to try that on is served.
 
     Raises:
         ServaxError: FastAPI is not installed.
@@ -82,7 +93,9 @@ def build_app(
         docs_url=None, redoc_url=None, redirect_slashes=False,
     )  # fmt: skip
     app.include_router(open_routes(handler))
-    app.include_router(guarded_routes(handler, tokens, metrics))
+    app.include_router(guarded_routes(handler, tokens, metrics, page=page))
+    if page:
+        _serve_page(app)
     add_handlers(app)
     app.add_middleware(
         RequestMiddleware,
@@ -91,8 +104,6 @@ def build_app(
         routes=frozenset(ROUTES),
         answer_seconds=handler.settings.body_timeout,
     )
-    if mount is not None:
-        mount(app, handler)
     return app
 
 
@@ -101,38 +112,46 @@ def open_routes(handler: RequestHandler) -> "APIRouter":
     from fastapi import APIRouter, Response
 
     router = APIRouter(tags=["state"])
+    dispatcher = handler.dispatcher
 
     def state(word: str) -> State:
-        dispatcher = handler.dispatcher
         return State(word, dispatcher.workers_ready, dispatcher.settings.worker_count)
 
+    @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz", summary="Whether the server answers at all")
     async def healthz() -> State:
         return state("ok")
 
+    @router.head("/readyz", include_in_schema=False)
     @router.get(
         "/readyz",
-        summary="Whether requests are answered: 503 while networks load and while it shuts down",
-        responses={503: {"model": State, "description": "Not yet, or no longer."}},
+        summary="Whether requests are answered: 503 while networks load, while every place is "
+        "taken and while it shuts down",
+        responses={503: {"model": State, "description": "Not yet, not now, or no longer."}},
     )
     async def readyz(response: Response) -> State:
-        if handler.dispatcher.ready:
+        if dispatcher.ready and not dispatcher.full:
             return state("ready")
         response.status_code = 503
-        return state("shutting_down" if handler.dispatcher.closing else "loading")
+        if dispatcher.closing:
+            return state("shutting_down")
+        return state("busy" if dispatcher.ready else "loading")
 
     return router
 
 
-def guarded_routes(handler: RequestHandler, tokens: Tokens, metrics: Metrics) -> "APIRouter":
+def guarded_routes(
+    handler: RequestHandler, tokens: Tokens, metrics: Metrics, *, page: bool
+) -> "APIRouter":
     """Return the routes that ask for a token where there are any."""
-    from fastapi import APIRouter, Depends, Request, Response
-    from fastapi.security import HTTPBearer
+    from fastapi import APIRouter, Depends, Query, Request, Response
+    from fastapi.responses import StreamingResponse
+    from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
     bearer = HTTPBearer(auto_error=False, description="One of the tokens in --token-file.")
 
-    async def known(request: Request) -> None:
-        if not tokens.allow(request.headers.get("authorization")):
+    async def known(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+        if given is None or not tokens.know(given.credentials):
             raise Refusal(
                 401,
                 "unauthorised",
@@ -141,8 +160,7 @@ def guarded_routes(handler: RequestHandler, tokens: Tokens, metrics: Metrics) ->
                 {"WWW-Authenticate": "Bearer"},
             )
 
-    guards = [Depends(known), *([Depends(bearer)] if tokens else [])]
-    router = APIRouter(dependencies=guards)
+    router = APIRouter(dependencies=[Depends(known)] if tokens else [])
 
     @router.post(
         "/v1/purify",
@@ -157,22 +175,16 @@ def guarded_routes(handler: RequestHandler, tokens: Tokens, metrics: Metrics) ->
                     name: {"description": said, "schema": {"type": "number"}}
                     for name, said in LIMITED.items()
                 },
-                "content": {
-                    kind: {"schema": {"type": "string", "format": "binary"}}
-                    for kind in MEDIA.values()
-                },
+                "content": dict.fromkeys(MEDIA.values(), BINARY),
             },
-            **problems(401, 406, 408, 413, 415, 422, 429, 500, 503, 504),
+            **problems(406, *TAKEN),
         },
-        openapi_extra={"requestBody": SOUND},
+        openapi_extra=SOUND,
     )
-    async def purify(request: Request, format: Literal["wav", "flac"] | None = None) -> Response:
+    async def purified(request: Request, format: Literal["wav", "flac"] | None = None) -> Response:
         only(request, "format")
         container = format or accepted(request.headers.get("accept"))
-        record = request.scope["servax"]
-        made: Purified = await handler.sound(
-            "purify", request.headers, request.receive, record, container=container
-        )
+        made: Purified = await handler.sound(request, partial(purify, container=container))
         limited = (str(made.limited_samples), f"{made.limited_db:.2f}")
         headers = dict(zip(LIMITED, limited, strict=True))
         return Response(made.content, media_type=MEDIA[container], headers=headers)
@@ -181,16 +193,44 @@ def guarded_routes(handler: RequestHandler, tokens: Tokens, metrics: Metrics) ->
         "/v1/classify",
         tags=["sound"],
         summary="Probabilities before and after purification, and the score of the detector",
-        responses=problems(401, 408, 413, 415, 422, 429, 500, 503, 504),
-        openapi_extra={"requestBody": SOUND},
+        responses=problems(*TAKEN),
+        openapi_extra=SOUND,
     )
-    async def classify(request: Request) -> Classification:
+    async def classified(request: Request) -> Classification:
         only(request)
-        record = request.scope["servax"]
-        found: Classification = await handler.sound(
-            "classify", request.headers, request.receive, record
-        )
+        found: Classification = await handler.sound(request, classify, together=True)
         return found
+
+    async def attacked(
+        request: Request,
+        method: AttackMethod = "pgd",
+        snr_db: Annotated[float, Query(ge=LOWEST_SNR_DB, le=HIGHEST_SNR_DB)] = 30.0,
+    ) -> StreamingResponse:
+        only(request, "method", "snr_db")
+        trials = await handler.attack(request, method, snr_db)
+        return StreamingResponse(_lines(trials), media_type="application/x-ndjson")
+
+    if page:
+        router.post(
+            "/v1/attack",
+            tags=["sound"],
+            summary="What becomes of a sound, and what two attackers get of it: one who knows the "
+            "recogniser only, and one who knows the purifier too",
+            response_class=StreamingResponse,
+            responses={
+                200: {
+                    "model": Trial,
+                    "description": "A line of JSON for each of the three, as soon as it is known. "
+                    "What fails after the first is a line with an error in its place.",
+                },
+                **problems(*TAKEN),
+            },
+            openapi_extra=SOUND,
+        )(attacked)
+
+    @router.get("/v1/models", tags=["state"], summary="Which networks answer, and their licences")
+    async def models() -> Networks:
+        return networks(handler.settings, attack=page)
 
     @router.get(
         "/metrics",
@@ -220,3 +260,18 @@ def only(request: Any, *names: str) -> None:
         "bad_parameter",
         f"The query holds unknown or repeated parameters, expected {expected}.",
     )
+
+
+async def _lines(trials: AsyncIterator[Trial | Refusal]) -> AsyncIterator[str]:
+    async for each in trials:
+        yield json.dumps(each.body if isinstance(each, Refusal) else asdict(each)) + "\n"
+
+
+def _serve_page(app: "FastAPI") -> None:
+    """Serve the page at ``/page/``, to which ``/`` leads; its files hold nothing that is secret."""
+    from fastapi.responses import RedirectResponse
+    from fastapi.staticfiles import StaticFiles
+
+    for path in ("/", "/page"):
+        app.add_api_route(path, lambda: RedirectResponse("page/"), include_in_schema=False)
+    app.mount("/page", StaticFiles(directory=PAGE, html=True))

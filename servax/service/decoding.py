@@ -20,7 +20,6 @@ from servax import audio
 from servax.audio.containers import behind_tags
 from servax.errors import AudioCause, AudioError
 from servax.runtime.samples import HIGHEST_RATE, LOUDEST, LOWEST_RATE, SHORTEST_SECONDS
-from servax.service.queue import SoundFacts
 from servax.service.responses import Refusal
 from servax.service.settings import ServiceSettings
 
@@ -61,6 +60,20 @@ REFUSED: dict[AudioCause, tuple[str, str]] = {
 }
 """The answer to what `servax.audio` refused, in words that quote nothing of the body."""
 DAMAGED = ("damaged", "The sound is damaged or cut off; send the whole file.")
+
+
+@dataclass(frozen=True)
+class SoundFacts:
+    """What a sound turned out to be; this much may be logged."""
+
+    seconds: float
+    """How long it plays."""
+    rate: int
+    """In hertz."""
+    channels: int
+    """Before they are averaged."""
+    container: str
+    """In libsndfile's words, e.g. ``WAV``."""
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from servax.service.queue import Broke, Queue, Result, Task, Ticket
 from servax.service.responses import Refusal
 from servax.service.settings import ServiceSettings
 from servax.service.telemetry import Log, Metrics
-from servax.service.workers import UnusableError, Worker, WorkerLost
+from servax.service.worker import Broke, Result, Task, UnusableError, Worker, WorkerLost
 
 TRIES = 2
 """Workers that may be lost over one task."""
@@ -20,6 +21,105 @@ LONGEST_PAUSE_SECONDS = 10.0
 """Between two tries to begin a worker that dies while it loads."""
 PACE = 0.1
 """Weight of the newest batch in the mean time of a task."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A task that waits for its result."""
+
+    task: Task
+    answer: asyncio.Future[Result]
+    """Cancelled when nobody waits for it any more."""
+    since: float
+    """When it came, on the clock of the event loop."""
+    lost: int = 0
+    """How many workers were lost over it."""
+    waited: float = 0.0
+    """Seconds from there to a worker."""
+
+    def settle(self, result: Result) -> None:
+        """Give the result to who waits for it, if somebody still does."""
+        if not self.answer.done():
+            self.answer.set_result(result)
+
+
+class Queue:
+    """Tickets that wait for a worker.
+
+    Args:
+        batch: How many that are faster together go at once.
+        wait_seconds: How long such a ticket waits for others.
+    """
+
+    def __init__(self, batch: int, wait_seconds: float) -> None:
+        self._batch = batch
+        self._wait_seconds = wait_seconds
+        self._tickets: deque[Ticket] = deque()
+        self._suspects: deque[Ticket] = deque()
+        self._changed = asyncio.Event()
+        self._takers = 0
+
+    def __len__(self) -> int:
+        return len(self._tickets) + len(self._suspects)
+
+    def put(self, ticket: Ticket) -> None:
+        """Add a ticket behind the others."""
+        self._tickets.append(ticket)
+        self.wake()
+
+    def put_back(self, ticket: Ticket) -> None:
+        """Add a ticket over which a worker was lost: it comes next, and alone."""
+        self._suspects.append(ticket)
+        self.wake()
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Forget a ticket that nobody waits for any more, wherever it is."""
+        ticket.answer.cancel()
+        for queue in (self._tickets, self._suspects):
+            if ticket in queue:
+                queue.remove(ticket)
+
+    def wake(self) -> None:
+        """Let all who wait look again."""
+        self._changed.set()
+        self._changed.clear()
+
+    async def take(self, alive: Callable[[], bool]) -> list[Ticket]:
+        """Return tickets for one worker; none once it is no longer alive."""
+        clock = asyncio.get_running_loop().time
+        while alive():
+            if self._suspects:
+                return [self._suspects.popleft()]
+            patience = None
+            if self._tickets:
+                oldest = self._tickets[0]
+                patience = oldest.since + self._wait_seconds - clock()
+                if not oldest.task.together or patience <= 0 or self._friends() >= self._batch:
+                    return self._taken(oldest)
+            await self._change(patience)
+        return []
+
+    def _friends(self) -> int:
+        return sum(each.task.together for each in self._tickets)
+
+    def _taken(self, oldest: Ticket) -> list[Ticket]:
+        if not oldest.task.together:
+            return [self._tickets.popleft()]
+        # Others that are idle get their share: half the wait is worth more than a larger batch.
+        share = min(self._batch, math.ceil(self._friends() / (1 + self._takers)))
+        taken = [each for each in self._tickets if each.task.together][:share]
+        for each in taken:
+            self._tickets.remove(each)
+        return taken
+
+    async def _change(self, patience: float | None) -> None:
+        self._takers += 1
+        try:
+            await asyncio.wait_for(self._changed.wait(), patience)
+        except TimeoutError:
+            pass
+        finally:
+            self._takers -= 1
 
 
 class Dispatcher:
@@ -63,9 +163,14 @@ class Dispatcher:
 
     @property
     def ready(self) -> bool:
-        """Say whether every worker has loaded once, one lives, and tasks are accepted."""
+        """Say whether every worker has loaded once, one lives, and the service is not ending."""
         all_began = len(self._began_once) == len(self._workers)
         return all_began and self.workers_ready > 0 and not self.closing
+
+    @property
+    def full(self) -> bool:
+        """Say whether every place is taken."""
+        return self._inside >= self.settings.queue
 
     @property
     def pids(self) -> list[int]:
@@ -80,10 +185,10 @@ class Dispatcher:
             Refusal: All are taken, or the service is ending.
         """
         if self.closing:
-            raise _later(503, "shutting_down", "The service is ending; send this to another one.")
-        if self._inside >= self.settings.queue:
+            raise later(503, "shutting_down", "The service is ending; send this to another one.")
+        if self.full:
             pace = (self._task_seconds or 0.0) / max(1, self.workers_ready)
-            raise _later(
+            raise later(
                 429,
                 "busy",
                 f"{self._inside} requests are inside, as many as there is room for; try again "
@@ -124,7 +229,7 @@ class Dispatcher:
         except TimeoutError:
             for ticket in list(self._pending):
                 ended = "The service ended before the answer."
-                ticket.settle(_later(503, "shutting_down", ended))
+                ticket.settle(later(503, "shutting_down", ended))
 
     async def stop(self) -> None:
         """End all workers."""
@@ -210,6 +315,6 @@ class Dispatcher:
         self._metrics.workers_ready.set(self.workers_ready)
 
 
-def _later(status: int, code: str, sentence: str, seconds: int = 5) -> Refusal:
+def later(status: int, code: str, sentence: str, seconds: int = 5) -> Refusal:
     """Return the refusal of a request that may be sent again after some seconds."""
     return Refusal(status, code, sentence, {"Retry-After": str(seconds)})

@@ -82,8 +82,8 @@ class Models:
         residual = (x - purified).abs().flatten(1).mean(1)  # (B,)
         return [
             Classification(
-                before=self._verdict(p),
-                after=self._verdict(q),
+                before=self.verdict(p),
+                after=self.verdict(q),
                 residual=float(score),
                 seconds=sound.facts.seconds,
                 sample_rate=sound.rate,
@@ -92,7 +92,8 @@ class Models:
             for sound, p, q, score in zip(sounds, before, after, residual, strict=True)
         ]
 
-    def _verdict(self, probabilities: torch.Tensor) -> Verdict:
+    def verdict(self, probabilities: torch.Tensor) -> Verdict:
+        """Return the most probable class by probabilities (C,), with all of them."""
         labels = self.recogniser.labels
         values = dict(zip(labels, probabilities.tolist(), strict=True))
         return Verdict(labels[int(probabilities.argmax())], values)

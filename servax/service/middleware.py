@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 import traceback
 import uuid
@@ -10,7 +11,7 @@ from collections.abc import Awaitable, Callable, Container, Iterator, MutableMap
 from typing import Any
 
 from servax.service.requests import UNREAD_BYTES, RequestRecord, stated_length
-from servax.service.responses import ClientGone
+from servax.service.responses import INTERNAL, ClientGone
 from servax.service.telemetry import Log, Metrics
 
 Scope = MutableMapping[str, Any]
@@ -22,13 +23,16 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 PART_BYTES = 2**18
 GONE = 499
 """The client closed the connection; no such answer is sent, only logged (as nginx does)."""
-INTERNAL = {
-    "error": {
-        "code": "internal",
-        "message": "Something broke that should not; the log of the service tells where, under "
-        "the id in X-Request-ID.",
-    }
+SAFE_ID = re.compile(rb"[\w.-]{1,64}", re.ASCII)
+"""What a client may call its request; anything else gets an id of our own."""
+ALWAYS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
 }
+"""With each answer: browsers run and ask for nothing but what lies here."""
 QUIET = ("/healthz", "/readyz", "/metrics")
 """Asked every few seconds by machines: logged only when they break."""
 
@@ -71,7 +75,7 @@ class RequestMiddleware:
         from starlette.responses import JSONResponse
 
         begun = time.perf_counter()
-        record = scope["servax"] = RequestRecord(uuid.uuid4().hex)
+        record = scope["servax"] = RequestRecord(_id_of(scope))
 
         async def watched() -> Message:
             message = await receive()
@@ -98,13 +102,13 @@ class RequestMiddleware:
         except Exception as error:
             self._broke(record, error)
             if not record.status:
-                await JSONResponse(INTERNAL, 500)(scope, watched, sealed)
+                await JSONResponse(INTERNAL.body, INTERNAL.status)(scope, watched, sealed)
         finally:
             record.held.close()
             self._close(scope, record, time.perf_counter() - begun)
 
     def _broke(self, record: RequestRecord, error: Exception) -> None:
-        record.code = "internal"
+        record.code = INTERNAL.code
         frames = traceback.extract_tb(error.__traceback__)
         self._log.error(
             "broke",
@@ -146,6 +150,12 @@ class RequestMiddleware:
         )
 
 
+def _id_of(scope: Scope) -> str:
+    """Return what the client calls its request, or a new id."""
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    return given.decode("ascii") if SAFE_ID.fullmatch(given) else uuid.uuid4().hex
+
+
 def _parts(message: Message) -> Iterator[Message]:
     """Yield a message in parts; uvicorn waits for slow readers between two, and not within one."""
     body = message.get("body", b"")
@@ -165,7 +175,7 @@ def _add_headers(message: Message, scope: Scope, record: RequestRecord) -> None:
     message.setdefault("headers", [])
     headers = MutableHeaders(scope=message)
     headers["x-request-id"] = record.request_id
-    headers["x-content-type-options"] = "nosniff"
+    headers.update(ALWAYS)
     headers.setdefault("cache-control", "no-store")
     if record.status >= 400 and record.body_open:
         asked = Headers(scope=scope)

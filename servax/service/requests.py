@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from servax.service.dispatcher import Dispatcher
-from servax.service.queue import Broke, Call, Kind, Result, SoundFacts, SoundTask, Task
-from servax.service.responses import ClientGone, Container, Refusal
+from servax.service.decoding import SoundFacts
+from servax.service.dispatcher import Dispatcher, later
+from servax.service.responses import INTERNAL, AttackMethod, ClientGone, Knowledge, Refusal, Trial
+from servax.service.settings import ATTACK_SECONDS, ATTACKS_WAITING
 from servax.service.telemetry import Log
+from servax.service.worker import Broke, Task, attack
 
-Receive = Callable[[], Awaitable[Any]]
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
 UNREAD_BYTES = 2**20
 """What is left of a refused body is read and thrown away up to here; else the connection ends."""
+ATTACKERS: tuple[Knowledge, ...] = ("oblivious", "adaptive")
 
 
 @dataclass
@@ -29,6 +35,8 @@ class RequestRecord:
     body_bytes: int | None = None
     sound: SoundFacts | None = None
     queued_seconds: float | None = None
+    until: float = 0.0
+    """When the answer must be there, on the clock of the event loop."""
     body_open: bool = True
     """Whether more of its body may come."""
     held: ExitStack = field(default_factory=ExitStack)
@@ -40,7 +48,7 @@ class BrokeError(Exception):
 
 
 class RequestHandler:
-    """Lets requests in, one method for each kind.
+    """Lets requests in; each keeps its `RequestRecord` in ``request.scope["servax"]``.
 
     Args:
         dispatcher: The workers.
@@ -51,90 +59,168 @@ class RequestHandler:
         self.dispatcher = dispatcher
         self.settings = dispatcher.settings
         self._log = log
+        self._attacks = 0
+        self._one_attack = asyncio.Lock()
 
-    async def sound(
-        self,
-        kind: Kind,
-        headers: Mapping[str, str],
-        receive: Receive,
-        record: RequestRecord,
-        *,
-        container: Container = "wav",
-    ) -> Any:
-        """Return what comes of the sound in the body of a request.
+    async def sound(self, request: Request, work: Any, *, together: bool = False) -> Any:
+        """Return what a worker makes of the sound in the body of a request.
 
         Args:
-            kind: What is done with it.
-            headers: Of the request.
-            receive: Of ASGI.
-            record: Gets what becomes known.
-            container: How purified sound is sent back.
+            request: As it came, its body unread.
+            work: As of a `Task`.
+            together: As of a `Task`.
 
         Raises:
             Refusal: It is outside a limit, no sound, or not done in time.
             ClientGone: Nobody waits for the answer any more.
+            BrokeError: Something broke in the worker.
         """
-        most = self.settings.max_bytes
-        check_headers(headers, most)
-        record.held.enter_context(self.dispatcher.place())  # until the answer has left
-        until = asyncio.get_running_loop().time() + self.settings.deadline
-        body = await read_body(receive, most, self.settings.body_timeout)
-        record.body_bytes = len(body)
-        return await self._done(SoundTask(kind, body, container), record, until, receive)
+        body = await self._body(request)
+        return await self._done(request, Task(work, body, self.settings, together))
 
-    async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return what a worker gets from a function, under the limits of all requests.
+    async def attack(
+        self, request: Request, method: AttackMethod, snr_db: float
+    ) -> AsyncIterator[Trial | Refusal]:
+        """Return what becomes of a sound, and then what each attacker gets, as it is known.
+
+        What becomes of the sound as it is, is known when this returns: then the sound is one.
+        Sounds are attacked one at a time.
 
         Args:
-            function: Of the top level of a module; its first argument is the worker's `Models`.
-            *arguments: Behind the models; they and the result travel by pickle.
+            request: As it came, its body unread.
+            method: Of the attack; none leaves attackers out.
+            snr_db: Its strength.
 
         Raises:
-            Refusal: The service is full or ending, the call was not done in time, or the function
-                raised a `ServaxError`.
+            Refusal, ClientGone, BrokeError: As of `sound`; too many wait already.
         """
-        with self.dispatcher.place():
-            until = asyncio.get_running_loop().time() + self.settings.deadline
-            return await self._done(Call(function, arguments), RequestRecord(""), until, None)
+        body = await self._body(request)
+        record: RequestRecord = request.scope["servax"]
+        await self._turn(record)
+        limits = replace(self.settings, max_seconds=min(ATTACK_SECONDS, self.settings.max_seconds))
 
-    async def _done(
-        self, task: Task, record: RequestRecord, until: float, receive: Receive | None
-    ) -> Any:
-        ticket = self.dispatcher.put(task)
-        gone = None if receive is None else asyncio.ensure_future(_disconnected(receive))
-        waits: set[asyncio.Future[Any]] = {ticket.answer} | ({gone} if gone else set())
-        left = max(0.0, until - asyncio.get_running_loop().time())
+        def task(knowledge: Knowledge) -> Task:
+            return Task(
+                partial(attack, method=method, snr_db=snr_db, knowledge=knowledge), body, limits
+            )
+
+        first = await self._done(request, task("none"))
+        others = () if method == "none" else ATTACKERS
+        return self._trials(request, first, [task(each) for each in others])
+
+    async def _trials(
+        self, request: Request, first: Trial, tasks: list[Task]
+    ) -> AsyncIterator[Trial | Refusal]:
+        """Yield the first trial, then each other as soon as it is done, or why it is not."""
+        yield first
+        begun = [asyncio.ensure_future(self._done(request, each, watch=False)) for each in tasks]
         try:
+            for each in asyncio.as_completed(begun):
+                yield await each
+        except (Refusal, BrokeError) as error:
+            refusal = error if isinstance(error, Refusal) else INTERNAL
+            request.scope["servax"].code = refusal.code
+            yield refusal
+        finally:
+            for future in begun:
+                future.cancel()
+            await asyncio.gather(*begun, return_exceptions=True)
+
+    async def _turn(self, record: RequestRecord) -> None:
+        """Wait until no other sound is attacked.
+
+        Raises:
+            Refusal: Many wait already, or too long.
+        """
+        if self._attacks > ATTACKS_WAITING:
+            waiting = f"{ATTACKS_WAITING} sounds wait to be attacked already; try again later."
+            raise later(429, "busy", waiting, 10)
+        self._attacks += 1
+        with ExitStack() as failed:
+            failed.callback(self._leave)
+            try:
+                async with asyncio.timeout_at(record.until):
+                    await self._one_attack.acquire()
+            except TimeoutError:
+                raise self._late() from None
+            record.held.callback(self._one_attack.release)
+            record.held.push(failed.pop_all())
+
+    def _leave(self) -> None:
+        self._attacks -= 1
+
+    async def _body(self, request: Request) -> bytes:
+        """Return the body of a request, which takes a place until its answer has left.
+
+        Raises:
+            Refusal: It is too large, no sound, compressed, empty, or arrives too slowly.
+            ClientGone: The connection ended before the body.
+        """
+        settings, record = self.settings, request.scope["servax"]
+        check_headers(request.headers, settings.max_bytes)
+        record.held.enter_context(self.dispatcher.place())
+        record.until = asyncio.get_running_loop().time() + settings.deadline
+        body = bytearray()
+        try:
+            async with asyncio.timeout(settings.body_timeout):
+                more = True
+                while more:
+                    message = await request.receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                    body += message.get("body", b"")
+                    if len(body) > settings.max_bytes:
+                        raise _too_large(settings.max_bytes)
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            raise Refusal(
+                408,
+                "slow_body",
+                f"The body did not arrive within {settings.body_timeout:g} s; send a shorter sound "
+                "or use a faster connection.",
+            ) from None
+        if not body:
+            raise _empty()
+        record.body_bytes = len(body)
+        return bytes(body)
+
+    async def _done(self, request: Request, task: Task, *, watch: bool = True) -> Any:
+        """Return the content of what comes of a task; `watch` gives up when the client leaves."""
+        record: RequestRecord = request.scope["servax"]
+        ticket = self.dispatcher.put(task)
+        gone = asyncio.ensure_future(_disconnected(request)) if watch else None
+        left = max(0.0, record.until - asyncio.get_running_loop().time())
+        try:
+            waits: list[asyncio.Future[Any]] = [ticket.answer, *([gone] if gone else [])]
             await asyncio.wait(waits, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             record.queued_seconds = ticket.waited
-            if ticket.answer.done():
-                return self._content(ticket.answer.result(), record)
-            if gone is not None and gone.done():
-                raise ClientGone
-            raise Refusal(
-                504,
-                "deadline",
-                f"No answer within {self.settings.deadline:g} s; try again when fewer "
-                "others ask, or send a shorter sound.",
-            )
+            if not ticket.answer.done():
+                raise ClientGone if gone is not None and gone.done() else self._late()
+            result = ticket.answer.result()
+            if isinstance(result, Refusal):
+                raise result
+            if isinstance(result, Broke):
+                self._log.error(
+                    "worker_broke",
+                    request=record.request_id,
+                    error=result.error,
+                    where=list(result.where[-8:]),
+                )
+                raise BrokeError
+            record.sound = result.sound
+            return result.content
         finally:
             self.dispatcher.withdraw(ticket)
             if gone is not None:
                 gone.cancel()
 
-    def _content(self, result: Result, record: RequestRecord) -> Any:
-        if isinstance(result, Refusal):
-            raise result
-        if isinstance(result, Broke):
-            self._log.error(
-                "worker_broke",
-                request=record.request_id,
-                error=result.error,
-                where=list(result.where[-8:]),
-            )
-            raise BrokeError
-        record.sound = result.sound
-        return result.content
+    def _late(self) -> Refusal:
+        return Refusal(
+            504,
+            "deadline",
+            f"No answer within {self.settings.deadline:g} s; try again when fewer others ask, or "
+            "send a shorter sound.",
+        )
 
 
 def check_headers(headers: Mapping[str, str], most: int) -> None:
@@ -164,51 +250,15 @@ def check_headers(headers: Mapping[str, str], most: int) -> None:
         raise _empty()
 
 
-async def read_body(receive: Receive, most: int, seconds: float) -> bytes:
-    """Return the body of a request.
-
-    Args:
-        receive: Of ASGI.
-        most: Largest number of bytes.
-        seconds: How long all of it may take to arrive.
-
-    Raises:
-        Refusal: It is too large, empty, or arrives too slowly.
-        ClientGone: The connection ended before the body.
-    """
-    body = bytearray()
-    try:
-        async with asyncio.timeout(seconds):
-            more = True
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                body += message.get("body", b"")
-                if len(body) > most:
-                    raise _too_large(most)
-                more = message.get("more_body", False)
-    except TimeoutError:
-        raise Refusal(
-            408,
-            "slow_body",
-            f"The body did not arrive within {seconds:g} s; send a shorter sound or use a faster "
-            "connection.",
-        ) from None
-    if not body:
-        raise _empty()
-    return bytes(body)
-
-
 def stated_length(headers: Mapping[str, str]) -> int | None:
     """Return what Content-Length says, or None."""
     text = headers.get("content-length", "")
     return int(text) if text.isascii() and text.isdigit() else None
 
 
-async def _disconnected(receive: Receive) -> None:
+async def _disconnected(request: Request) -> None:
     """Return when the client has closed the connection, after its body was read."""
-    while (await receive())["type"] != "http.disconnect":
+    while (await request.receive())["type"] != "http.disconnect":
         pass
 
 

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 Container = Literal["wav", "flac"]
+AttackMethod = Literal["none", "fgsm", "pgd"]
+Knowledge = Literal["none", "oblivious", "adaptive"]
+"""What an attacker knows: the recogniser only, or the purifier too; none where nobody attacks."""
 MEDIA: dict[Container, str] = {"wav": "audio/wav", "flac": "audio/flac"}
 NAMES: dict[str, Container] = {
     "audio/wav": "wav",
@@ -62,9 +65,22 @@ class Refusal(ServaxError):  # noqa: N818 - what was done, not what was wrong
         self.code = code
         self.headers = dict(headers or {})
 
+    @property
+    def body(self) -> dict[str, dict[str, str]]:
+        """Return what is answered, an `ErrorAnswer`."""
+        return {"error": {"code": self.code, "message": str(self)}}
+
     def __reduce__(self) -> tuple[type[Refusal], tuple[int, str, str, dict[str, str]]]:
         # Workers are processes: what they raise is pickled on its way back.
         return type(self), (self.status, self.code, str(self), self.headers)
+
+
+INTERNAL = Refusal(
+    500,
+    "internal",
+    "Something broke that should not; the log of the service tells where, under the id in "
+    "X-Request-ID.",
+)
 
 
 class ClientGone(Exception):  # noqa: N818 - nobody is left to refuse
@@ -107,6 +123,79 @@ class Classification(Described):
 
 
 @dataclass(frozen=True)
+class Spectrogram(Described):
+    """A log-Mel spectrogram as numbers."""
+
+    mels: int
+    """Rows, the lowest frequency first."""
+    frames: int
+    """Columns."""
+    hop_seconds: float
+    """From one column to the next."""
+    ticks: list[tuple[float, float]]
+    """Frequencies in hertz, and at which height each stands when row k reaches from k to k + 1."""
+    tenths_db: str
+    """mels x frames whole numbers of 16 bits, the smaller byte first, row by row, in base64: the
+    level in tenths of a decibel."""
+
+
+@dataclass(frozen=True)
+class Heard(Verdict):
+    """One sound, and what the recogniser says about it."""
+
+    sound: str
+    """A WAV file in base64: 16 bits, one channel, at the rate of the recogniser."""
+    spectrogram: Spectrogram
+    """At the level of the sound."""
+
+
+@dataclass(frozen=True)
+class Trial(Described):
+    """What one attacker gets of a sound, or what becomes of it where nobody attacks."""
+
+    knowledge: Knowledge
+    """Who attacks."""
+    given: Heard
+    """The attacked sound (as it was sent, where nobody attacks) before the bare recogniser."""
+    purified: Heard
+    """The same after purification."""
+    residual: float
+    """How far the purifier moves the log-Mel of what was given, as of a classification."""
+    snr_db: float | None
+    """Signal-to-noise ratio of the attacked sound in decibels; null where nothing was changed."""
+
+
+@dataclass(frozen=True)
+class Network(Described):
+    """One of the networks that answer, as its folder and its model card tell."""
+
+    name: str
+    """As the service was told."""
+    architecture: str | None
+    """Null, as what follows, where nothing tells."""
+    datasets: list[str] | None
+    """What it was trained on."""
+    speakers: int | None
+    """How many were heard in its training."""
+    licence: str | None
+    """Of its weights, which is that of the speech it was trained on."""
+
+
+@dataclass(frozen=True)
+class Networks(Described):
+    """What answers, and within which limits."""
+
+    recogniser: Network
+    """Tells the classes apart."""
+    purifier: Network
+    """Stands before it."""
+    max_bytes: int
+    """Largest body."""
+    attack_seconds: float | None
+    """Longest sound that is attacked; null where attacks are off."""
+
+
+@dataclass(frozen=True)
 class Problem(Described):
     """Why a request was not answered with what it asked for."""
 
@@ -129,7 +218,7 @@ class State(Described):
     """How the service is."""
 
     status: str
-    """ok, ready, loading or shutting_down."""
+    """ok, ready, loading, busy or shutting_down."""
     workers_ready: int
     """Workers that have loaded their networks."""
     workers: int
@@ -214,8 +303,7 @@ def add_handlers(app: FastAPI) -> None:
         else:
             refusal = error
         request.scope["servax"].code = refusal.code
-        body = {"error": {"code": refusal.code, "message": str(refusal)}}
-        return JSONResponse(body, refusal.status, refusal.headers)
+        return JSONResponse(refusal.body, refusal.status, refusal.headers)
 
     for kind in (Refusal, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, answered)

@@ -79,7 +79,7 @@ def serve(
     log: Log,
     *,
     announce: Callable[[str], None],
-    mount: Callable[[FastAPI, RequestHandler], None] | None = None,
+    page: bool = False,
 ) -> None:
     """Answer requests until SIGTERM or SIGINT, then finish what was accepted.
 
@@ -88,7 +88,7 @@ def serve(
         endpoint: Where it listens.
         log: One line an event.
         announce: Gets the URL as soon as connections are taken.
-        mount: Adds what else is to be served.
+        page: As of `build_app`.
 
     Raises:
         SettingError: It cannot listen there.
@@ -104,7 +104,7 @@ def serve(
             metrics = Metrics()
             dispatcher = Dispatcher(settings, log, metrics)
             handler = RequestHandler(dispatcher, log)
-            app = build_app(handler, endpoint.tokens, log, metrics, mount=mount)
+            app = build_app(handler, endpoint.tokens, log, metrics, page=page)
             forward_libraries(log)
             server = uvicorn.Server(uvicorn_config(app))
             server.handle_exit = _Ending(server, dispatcher, log)

@@ -14,6 +14,13 @@ from servax.errors import SettingError
 from servax.pretrained import PURIFIER, RECOGNISER
 from servax.runtime.host import cpus
 
+ATTACK_SECONDS = 8.0
+"""Longest sound that is attacked, which takes many times what purifying takes."""
+ATTACKS_WAITING = 8
+"""Sounds that wait to be attacked, one at a time; more are refused."""
+LOWEST_SNR_DB, HIGHEST_SNR_DB = 10.0, 60.0
+"""How strong an attack may be asked for."""
+
 
 def _require(settings: Any, fits: Callable[[Any], bool], expected: str, *names: str) -> None:
     for name in names:
@@ -83,27 +90,3 @@ class ServiceSettings:
     def worker_count(self) -> int:
         """How many workers there are."""
         return cpus() if self.workers is None else self.workers
-
-
-@dataclass(frozen=True)
-class PageLimits:
-    """How much the page takes from one clip, and from all who use it together."""
-
-    seconds: float = 8.0
-    """Longest clip, in seconds; an attack takes many times what purifying takes."""
-    upload_bytes: int = 8_000_000
-    """Largest file that is uploaded."""
-    held_bytes: int = 256_000_000
-    """Most that all clips on the disk take together; beyond it uploads wait."""
-    kept_seconds: int = 600
-    """How long a clip stays on the disk."""
-    at_once: int = 1
-    """Clips that are worked on at the same time."""
-    waiting: int = 8
-    """Clips that may wait; more are refused."""
-
-    def __post_init__(self) -> None:
-        if not 0.5 <= self.seconds < math.inf:
-            raise SettingError("seconds", self.seconds, "a finite number of at least .5")
-        counts = ("upload_bytes", "held_bytes", "kept_seconds", "at_once", "waiting")
-        _require(self, lambda value: value >= 1, "a whole number of at least 1", *counts)

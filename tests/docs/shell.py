@@ -24,6 +24,7 @@ from pages import REDIRECTIONS, ROOT
 
 from servax.cli import main
 from servax.experiments.recipe import load_recipe
+from servax.service.app import ROUTES
 
 OURS = ("recipes/", "research/", "benchmarks/", "examples/", "deploy/", "tests/")
 """Folders of the repository that commands name files of."""
@@ -33,8 +34,6 @@ REAL = {"ravdess", "iemocap", "emodb", "cremad", "nemo", "fsdd"}
 """Corpora that are not on every machine."""
 FEW = 8
 """Utterances of an audit that is run."""
-ROUTES = {"/v1/purify", "/v1/classify", "/healthz", "/readyz", "/metrics", "/openapi.json"}
-"""Of the service."""
 EXTERNAL = {"accelerate", "docker", "openssl", "podman", "pytest", "ray", "systemctl", "torchrun"}
 """Programs of others that no check knows more of."""
 

@@ -12,7 +12,7 @@ from servax.service.inference import Models
 
 @pytest.fixture(scope="session")
 def service() -> Iterator[Running]:
-    with Running() as running:
+    with Running(page=True) as running:
         running.wait(lambda: running.dispatcher.ready)
         yield running
 

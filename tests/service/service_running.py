@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import soundfile
 import uvicorn
+from starlette.requests import Request
 
 from servax.service import (
     Dispatcher,
@@ -29,8 +30,10 @@ from servax.service import (
     open_socket,
     uvicorn_config,
 )
+from servax.service.requests import RequestRecord
 
 PURIFIER, RECOGNISER = "ssad-plus-synthetic", "crnn-synthetic"
+HEADERS = [(b"content-type", b"audio/wav"), (b"content-length", b"3")]
 SETTINGS = ServiceSettings(
     purifier=PURIFIER,
     model=RECOGNISER,
@@ -68,7 +71,7 @@ class Running:
 
     settings: ServiceSettings = SETTINGS
     tokens: Tokens = field(default_factory=Tokens)
-    mount: Callable[..., None] | None = None
+    page: bool = False
     log: io.StringIO = field(default_factory=io.StringIO)
     url: str = ""
 
@@ -91,7 +94,7 @@ class Running:
         self.loop = asyncio.get_running_loop()
         self.dispatcher = Dispatcher(self.settings, log, metrics)
         self.handler = RequestHandler(self.dispatcher, log)
-        app = build_app(self.handler, self.tokens, log, metrics, mount=self.mount)
+        app = build_app(self.handler, self.tokens, log, metrics, page=self.page)
         forward_libraries(log)
         self.server = uvicorn.Server(uvicorn_config(app))
         listener = open_socket(Endpoint(port=0))
@@ -112,12 +115,21 @@ class Running:
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.client.post(path, content=body, headers={"Content-Type": "audio/wav", **given})
 
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return what a worker gets from a function."""
-        future = asyncio.run_coroutine_threadsafe(
-            self.handler.call(function, *arguments), self.loop
-        )
-        return future.result(60)
+    def done(self, work: Callable[..., Any]) -> Any:
+        """Return what a worker makes of a sound by a function, under the limits of all requests."""
+
+        messages = [{"type": "http.request", "body": sound()}]
+
+        async def receive() -> dict[str, Any]:
+            return messages.pop() if messages else await asyncio.Event().wait()
+
+        scope = {"type": "http", "headers": HEADERS, "servax": RequestRecord("x")}
+
+        async def asked() -> Any:
+            with scope["servax"].held:
+                return await self.handler.sound(Request(scope, receive), work)
+
+        return asyncio.run_coroutine_threadsafe(asked(), self.loop).result(60)
 
     def lines(self) -> list[dict[str, Any]]:
         """Return the log so far."""

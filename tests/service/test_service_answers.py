@@ -23,7 +23,10 @@ from servax.defences import Detector
 from servax.features import FrontEnd
 from servax.purifier.files import purify_file
 from servax.purifier.plans import FileJob
+from servax.service.app import ROUTES
 from servax.service.inference import Models
+from servax.service.networks import describe
+from servax.service.responses import Network
 
 
 def as_16_bits(samples: np.ndarray) -> np.ndarray:
@@ -216,6 +219,68 @@ def test_state_of_a_service_that_is_ready(service: Running) -> None:
         assert "access-control-allow-origin" not in answer.headers
 
 
+def test_probes_may_be_asked_by_head(service: Running) -> None:
+    for path in ("/healthz", "/readyz"):
+        answer = service.client.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_a_service_without_a_place_left_is_not_ready(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.dispatcher, "_inside", SETTINGS.queue)
+    answer = service.client.get("/readyz")
+    assert (answer.status_code, answer.json()["status"]) == (503, "busy")
+    assert service.client.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("order-17.b", True), ("x" * 65, False), ("a b", False), ("a\\n", False), ("", False)],
+)
+def test_a_request_keeps_its_id_if_it_may_stand_in_a_log(
+    service: Running, given: str, kept: bool
+) -> None:
+    answer = service.post("/v1/purify", b"", X_Request_ID=given)
+    assert (answer.headers["x-request-id"] == given) is kept
+    assert any(each.get("request") == answer.headers["x-request-id"] for each in service.lines())
+
+
+def test_networks_tell_what_they_learned_from_and_their_licence(
+    service: Running, tmp_path: Path
+) -> None:
+    told = service.client.get("/v1/models").json()
+    assert told["recogniser"] == {
+        "name": "crnn-synthetic",
+        "architecture": "CRNN",
+        "datasets": ["synthetic"],
+        "speakers": 8,
+        "licence": "apache-2.0",
+    }
+    assert told["purifier"]["architecture"] == "UNet"
+    assert (told["max_bytes"], told["attack_seconds"]) == (SETTINGS.max_bytes, 8.0)
+    (tmp_path / "README.md").write_text("No card.")
+    (tmp_path / "settings.json").write_text("[]")
+    for where, name in ((str(tmp_path), tmp_path.name), ("user/name", "user/name")):
+        assert describe(where) == Network(name, None, None, None, None)
+
+
+def test_the_page_is_whole_and_asks_nobody_else(service: Running) -> None:
+    assert service.client.get("/", follow_redirects=True).url.path == "/page/"
+    answer = service.client.get("/page/")
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+    assert "unsafe" not in policy
+    html = answer.text
+    assert not re.search(r"<script(?![^>]*src=)|<style|\sstyle=|\son\w+=|https?:", html)
+    for name in re.findall(r'(?:src|href)="([^"#]+)"', html):
+        assert service.client.get(f"/page/{name}").status_code == 200
+    for path in ("nothing.js", "../app.py", "%2e%2e/app.py"):
+        answer = service.client.get(f"/page/{path}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    assert service.client.post("/page/").status_code == 405
+
+
 def families(service: Running) -> dict[str, Any]:
     answer = service.client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
@@ -253,7 +318,7 @@ def test_metrics_count_what_was_asked(service: Running) -> None:
     } <= set(found)
     routes = {s.labels["route"] for s in found["servax_requests"].samples if "route" in s.labels}
     assert routes <= {
-        "/v1/purify", "/v1/classify", "/metrics", "/healthz", "/readyz", "/openapi.json", "other",
+        *ROUTES, "other",
     }  # fmt: skip
 
 
@@ -262,10 +327,8 @@ def test_openapi_is_valid_and_complete(service: Running) -> None:
     OpenAPI.model_validate(document)
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
     assert references <= set(document["components"]["schemas"])
-    assert set(document["paths"]) == {
-        "/v1/purify", "/v1/classify", "/healthz", "/readyz", "/metrics",
-    }  # fmt: skip
-    for path in ("/v1/purify", "/v1/classify"):
+    assert set(document["paths"]) == set(ROUTES) - {"/openapi.json"}
+    for path in ("/v1/purify", "/v1/classify", "/v1/attack"):
         told = document["paths"][path]["post"]
         assert set(told["requestBody"]["content"]) == {"audio/*", "application/octet-stream"}
         assert {"200", "401", "408", "413", "415", "422", "429", "500", "503", "504"} <= set(

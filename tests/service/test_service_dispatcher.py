@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from service_running import SETTINGS
+from service_running import HEADERS, SETTINGS
+from starlette.requests import Request
 
 from servax.service import (
     BrokeError,
@@ -22,13 +23,20 @@ from servax.service import (
     open_log,
 )
 from servax.service import dispatcher as module
-from servax.service.queue import Broke, Call, Done, Result, SoundTask, Task
 from servax.service.requests import RequestRecord
 from servax.service.responses import ClientGone
-from servax.service.workers import UnusableError, WorkerLost
+from servax.service.worker import (
+    Broke,
+    Done,
+    Result,
+    Task,
+    UnusableError,
+    WorkerLost,
+    classify,
+    purify,
+)
 
 Work = Callable[[list[Task]], Awaitable[list[Result]]]
-HEADERS = {"content-type": "audio/wav", "content-length": "3"}
 
 
 class Stub:
@@ -66,19 +74,25 @@ class Scene:
         self.batches: list[list[bytes]] = []
         self.held = asyncio.Event()
 
-    def ask(self, body: bytes, kind: Any = "classify") -> asyncio.Task[Any]:
-        told = RequestRecord("x")
+    def ask(
+        self, body: bytes, work: Any = classify, receive: Any = None, *, together: bool = True
+    ) -> asyncio.Task[Any]:
+        request = request_of(receive or said(body))
 
         async def asked() -> Any:
-            with told.held:
-                return await self.handler.sound(kind, HEADERS, said(body), told)
+            with request.scope["servax"].held:
+                return await self.handler.sound(request, work, together=together)
 
         return asyncio.ensure_future(asked())
 
     async def echo(self, tasks: list[Task]) -> list[Result]:
-        self.batches.append([task.body for task in tasks if isinstance(task, SoundTask)])
+        self.batches.append([task.body for task in tasks])
         await self.held.wait()
-        return [Done(task.body) for task in tasks if isinstance(task, SoundTask)]
+        return [Done(task.body) for task in tasks]
+
+
+def request_of(receive: Callable[[], Awaitable[Any]]) -> Request:
+    return Request({"type": "http", "headers": HEADERS, "servax": RequestRecord("x")}, receive)
 
 
 def said(body: bytes, *, leaves: asyncio.Event | None = None) -> Callable[[], Awaitable[Any]]:
@@ -116,7 +130,10 @@ def test_what_waits_is_classified_at_once_and_purified_one_by_one() -> None:
         scene.dispatcher.start()
         asked = [scene.ask(b"first")]
         await settle()
-        asked += [scene.ask(b"p", "purify"), *(scene.ask(b"%d" % i) for i in range(4))]
+        asked += [
+            scene.ask(b"p", purify, together=False),
+            *(scene.ask(b"%d" % i) for i in range(4)),
+        ]
         await settle()
         assert scene.batches == [[b"first"]]
         scene.held.set()
@@ -140,7 +157,7 @@ def test_a_full_queue_refuses_before_the_body_is_read() -> None:
             read.append(1)
 
         with pytest.raises(Refusal, match="2 requests are inside") as refused:
-            await scene.handler.sound("purify", HEADERS, receive, RequestRecord("x"))
+            await scene.ask(b"", receive=receive)
         assert (refused.value.status, refused.value.code) == (429, "busy")
         assert int(refused.value.headers["Retry-After"]) >= 1
         assert not read
@@ -199,9 +216,7 @@ def test_who_leaves_is_not_waited_for() -> None:
         first = scene.ask(b"first")
         await settle()
         leaves = asyncio.Event()
-        gone = asyncio.ensure_future(
-            scene.handler.sound("classify", HEADERS, said(b"x", leaves=leaves), RequestRecord("x"))
-        )
+        gone = scene.ask(b"", receive=said(b"x", leaves=leaves))
         await settle()
         leaves.set()
         with pytest.raises(ClientGone):
@@ -221,7 +236,7 @@ def test_one_poisoned_sound_takes_no_other_with_it() -> None:
         scene.held.set()
 
         async def die_of_poison(tasks: list[Task]) -> list[Result]:
-            bodies = [task.body for task in tasks if isinstance(task, SoundTask)]
+            bodies = [task.body for task in tasks]
             if b"poison" in bodies:
                 scene.batches.append(bodies)
                 raise WorkerLost(begun=True)
@@ -336,8 +351,79 @@ def test_what_breaks_is_logged_by_place_and_not_by_words() -> None:
 
         Stub.work_of = unpicklable
         with pytest.raises(BrokeError):
-            await scene.handler.call(print)
-        assert isinstance(Call(print), Task)
+            await scene.ask(b"b")
+        await scene.dispatcher.stop()
+
+    play(story)
+
+
+def attacked(scene: Scene, method: Any = "pgd") -> tuple[Request, asyncio.Task[list[Any]]]:
+    """Return a request to attack a sound, and all that it gets."""
+    request = request_of(said(b"a"))
+
+    async def asked() -> list[Any]:
+        with request.scope["servax"].held:
+            return [each async for each in await scene.handler.attack(request, method, 30.0)]
+
+    return request, asyncio.ensure_future(asked())
+
+
+def test_sounds_are_attacked_one_at_a_time_and_few_wait() -> None:
+    async def story() -> None:
+        scene = Scene(workers=2)
+        Stub.work_of = scene.echo
+        scene.dispatcher.start()
+        asked = [attacked(scene)[1] for _ in range(9)]
+        await settle()
+        assert scene.batches == [[b"a"]]
+        with pytest.raises(Refusal, match="8 sounds wait to be attacked already") as refused:
+            await attacked(scene)[1]
+        assert (refused.value.status, refused.value.code) == (429, "busy")
+        assert "Retry-After" in refused.value.headers
+        assert scene.handler._attacks == 9
+        scene.held.set()
+        assert await asyncio.gather(*asked) == [[b"a"] * 3] * 9
+        assert scene.handler._attacks == 0
+        assert await attacked(scene, "none")[1] == [b"a"]
+        await scene.dispatcher.stop()
+
+    play(story)
+
+
+def test_who_waits_too_long_to_be_attacked_is_told_so() -> None:
+    async def story() -> None:
+        scene = Scene(deadline=0.1)
+        Stub.work_of = scene.echo
+        scene.dispatcher.start()
+        asked = [attacked(scene)[1] for _ in range(2)]
+        for each in asked:
+            with pytest.raises(Refusal, match=r"No answer within 0\.1 s"):
+                await each
+        assert scene.handler._attacks == 0
+        await scene.dispatcher.stop()
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("result", "code"),
+    [(Refusal(422, "unusable", "No."), "unusable"), (Broke("ValueError", ()), "internal")],
+)
+def test_what_fails_after_the_first_answer_stands_in_its_place(result: Any, code: str) -> None:
+    async def story() -> None:
+        scene = Scene()
+
+        async def once(tasks: list[Task]) -> list[Result]:
+            scene.batches.append([])
+            return [Done(b"first") if len(scene.batches) == 1 else result]
+
+        Stub.work_of = once
+        scene.dispatcher.start()
+        request, asked = attacked(scene)
+        first, failed = await asked
+        assert first == b"first"
+        assert isinstance(failed, Refusal)
+        assert failed.code == request.scope["servax"].code == code
         await scene.dispatcher.stop()
 
     play(story)

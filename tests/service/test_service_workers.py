@@ -6,24 +6,25 @@ import os
 import signal
 import threading
 from dataclasses import replace
+from functools import partial
 
 import psutil
 import pytest
 from service_running import SETTINGS, Running, sound
-from worker_functions import die, double, fail, refuse, sleep, unpicklable
+from worker_functions import count, die, fail, refuse, sleep, unpicklable
 
 from servax.service import BrokeError, Refusal
 
 
 def test_functions_run_in_a_worker(service: Running) -> None:
-    assert service.call(double, 21) == 42
+    assert service.done(count) == 9_600
     with pytest.raises(Refusal, match="volume is 11, expected at most 10"):
-        service.call(refuse)
+        service.done(refuse)
     for each in (fail, unpicklable):
         with pytest.raises(BrokeError):
-            service.call(each)
+            service.done(each)
     assert "secret" not in service.log.getvalue()
-    assert service.call(double, 1) == 2
+    assert service.done(count) == 9_600
 
 
 def test_workers_that_die_or_hang_are_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +36,7 @@ def test_workers_that_die_or_hang_are_begun_anew(monkeypatch: pytest.MonkeyPatch
         # Killed while a sound is at work: it is done by the next worker.
         killer = threading.Timer(0.3, os.kill, (first, signal.SIGKILL))
         killer.start()
-        assert service.call(sleep, 0.8) == "slept"
+        assert service.done(partial(sleep, seconds=0.8)) == "slept"
         assert service.post("/v1/classify", sound()).status_code == 200
         (second,) = service.dispatcher.pids
         assert second != first
@@ -49,14 +50,14 @@ def test_workers_that_die_or_hang_are_begun_anew(monkeypatch: pytest.MonkeyPatch
         with monkeypatch.context() as once:
             once.setattr("servax.service.dispatcher.TRIES", 1)
             with pytest.raises(Refusal, match=r"took longer than 1\.5 s"):
-                service.call(sleep, 60.0)
+                service.done(partial(sleep, seconds=60.0))
         service.wait(lambda: service.dispatcher.pids not in ([third], []))
         assert not psutil.pid_exists(third)
 
         with pytest.raises(Refusal, match="2 workers crashed") as refused:
-            service.call(die)
+            service.done(die)
         assert refused.value.code == "worker_lost"
-        assert service.call(double, 3) == 6
+        assert service.done(count) == 9_600
         events = [line["event"] for line in service.lines()]
         assert events.count("worker_lost") == 5
         ours = service.dispatcher.pids

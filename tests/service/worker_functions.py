@@ -1,4 +1,4 @@
-"""What tests let workers do; workers import it by name."""
+"""What tests let workers do with a sound; workers import it by name."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import Any
 from servax.errors import SettingError
 
 
-def double(models: Any, number: int) -> int:
-    return 2 * number
+def count(models: Any, sounds: list[Any]) -> list[int]:
+    return [len(sound.samples) for sound in sounds]
 
 
-def die(models: Any) -> None:
+def die(models: Any, sounds: list[Any]) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def sleep(models: Any, seconds: float) -> str:
+def sleep(models: Any, sounds: list[Any], seconds: float) -> list[str]:
     time.sleep(seconds)
-    return "slept"
+    return ["slept"]
 
 
-def refuse(models: Any) -> None:
+def refuse(models: Any, sounds: list[Any]) -> None:
     raise SettingError("volume", 11, "at most 10")
 
 
-def fail(models: Any) -> None:
+def fail(models: Any, sounds: list[Any]) -> None:
     raise KeyError("secret")
 
 
-def unpicklable(models: Any) -> Any:
-    return lambda: None
+def unpicklable(models: Any, sounds: list[Any]) -> Any:
+    return [lambda: None]
