@@ -14,24 +14,26 @@ cause; that the others lost their connection to it is not.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
-from typing import NamedTuple
+from pathlib import Path
 
 import torch
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from servax.errors import ServaxError, SettingError, closed
+from servax.files import write_whole
 from servax.kinds import check_types
 from servax.training.team import Team, become, current
 
@@ -148,120 +150,61 @@ def launch(
         _start_and_watch(work, places, device)
 
 
-class _Member(NamedTuple):
-    """One process, and where its last words arrive."""
-
-    rank: int
-    process: SpawnProcess
-    words: Connection
-
-
-class _Failure(NamedTuple):
-    """Why a member ended: its last words."""
-
-    refused: bool
-    """Whether it ended with a sentence of its own (a `ServaxError`)."""
-    sentence: str
-    exit_code: int = 1
-    """What the command line leaves with."""
-    trace: str = ""
-    seconds: float = 0.0
-    """When, on the machine's clock."""
-
-
 def _start_and_watch(
     work: Callable[[], object], places: list[dict[str, str]], device: torch.device
 ) -> None:
-    members: list[_Member] = []
-    context = multiprocessing.get_context("spawn")
-    try:
-        for place in places:
-            here, there = context.Pipe(duplex=False)
-            process = context.Process(
-                target=_live,
-                args=(work, place, device.type, there),
-                name=f"servax {place['RANK']}",
-                daemon=True,
-            )
-            process.start()
-            there.close()
-            members.append(_Member(int(place["RANK"]), process, here))
-        if not _all_end_well(members):
-            raise _first_cause(members, size=int(places[0]["WORLD_SIZE"]))
-    finally:
-        _end(members)
+    with tempfile.TemporaryDirectory(prefix="servax-") as folder:
+        members = start_processes(  # type: ignore[no-untyped-call]
+            _live,
+            (work, places, device.type, folder),
+            len(places),
+            join=False,
+            daemon=True,
+        )
+        try:
+            while not members.join(grace_period=GRACE_SECONDS):
+                pass
+        except ProcessExitedException as error:
+            raise _cause(Path(folder), error, places) from None
+        finally:
+            for process in members.processes:
+                process.kill()
+                process.join()
 
 
-def _all_end_well(members: list[_Member]) -> bool:
-    """Return true when every member ended well, false as soon as one did not."""
-    running = {member.process.sentinel: member.process for member in members}
-    while running:
-        for sentinel in wait(list(running)):
-            process = running.pop(sentinel)  # type: ignore[arg-type]
-            process.join()
-            if process.exitcode != 0:
-                return False
-    return True
-
-
-def _first_cause(members: list[_Member], *, size: int) -> ServaxError:
-    """Return what ended the team, after the other members had time to notice."""
-    _join(members)
-    failures = [(m, _last_words(m)) for m in members if m.process.exitcode not in (None, 0)]
-    # A refusal is always a cause; so is a death without a word; then whatever came first.
-    member, failure = min(
-        failures, key=lambda f: (not f[1].refused, bool(f[1].trace), f[1].seconds)
-    )
-    sentence = failure.sentence
-    if not failure.refused:
-        sentence = f"process {member.rank + 1} of {size} {sentence}; the others were ended."
-    error = ServaxError(closed(sentence))
-    error.exit_code = failure.exit_code
-    if failure.trace:
-        error.add_note(failure.trace)  # shown with the traceback, by --debug
-    return error
-
-
-def _last_words(member: _Member) -> _Failure:
-    try:
-        if member.words.poll():
-            return _Failure(*member.words.recv())
-    except (EOFError, OSError):
-        pass
-    code = member.process.exitcode or 0
-    if code >= 0:
-        return _Failure(False, f"left with exit code {code} without a word")
-    sentence = f"was ended by signal {-code} ({signal.Signals(-code).name})"
-    if -code == signal.SIGKILL:
-        sentence += ", which is what happens when memory runs out"
-    return _Failure(False, sentence)
-
-
-def _end(members: list[_Member]) -> None:
-    """End every member that still runs, by force if need be."""
-    for member in members:
-        member.process.terminate()
-    _join(members)
-    for member in members:
-        if member.process.is_alive():
-            member.process.kill()
-        member.process.join()
-        member.words.close()
-        member.process.close()
-
-
-def _join(members: list[_Member]) -> None:
-    until = time.monotonic() + GRACE_SECONDS
-    for member in members:
-        member.process.join(max(0.0, until - time.monotonic()))
+def _cause(
+    folder: Path, error: ProcessExitedException, places: list[dict[str, str]]
+) -> ServaxError:
+    """Return what ended the team: a refusal, else what the first that ended said, or did not."""
+    said = {int(path.stem): json.loads(path.read_text()) for path in folder.glob("*.json")}
+    refusals = [words for words in said.values() if words["refused"]]
+    if refusals:
+        cause = min(refusals, key=lambda words: words["seconds"])
+        sentence = cause["sentence"]
+    else:
+        cause, code = said.get(error.error_index, {}), error.exit_code
+        what = cause.get("sentence", f"left with exit code {code} without a word")
+        if code < 0:
+            what = f"was ended by signal {-code} ({error.signal_name})"
+            more = ", which is what happens when memory runs out"
+            what += more if -code == signal.SIGKILL else ""
+        place = places[error.error_index]
+        number = int(place["RANK"]) + 1
+        sentence = f"process {number} of {place['WORLD_SIZE']} {what}; the others were ended."
+    found = ServaxError(closed(sentence))
+    found.exit_code = cause.get("exit_code", 1)
+    if cause:
+        found.add_note(cause["trace"])  # shown with the traceback, by --debug
+    return found
 
 
 def _live(
-    work: Callable[[], object], place: Mapping[str, str], kind: str, words: Connection
+    number: int, work: Callable[[], object], places: list[dict[str, str]], kind: str, folder: str
 ) -> None:
     """Take a member's place in a team and do the work; leave with 0, or with last words and 1."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the starter, who ends us
     threading.Thread(target=_leave_with_starter, daemon=True).start()
+    place = places[number]
     try:
         threads = os.environ.get("OMP_NUM_THREADS", "")
         if not threads.isdecimal():
@@ -273,10 +216,14 @@ def _live(
     except BaseException as error:
         refused = isinstance(error, ServaxError)
         first_line = next(iter(str(error).splitlines()), "")
-        sentence = str(error) if refused else f"failed: {type(error).__name__}: {first_line}"
-        trace = traceback.format_exc()[-20_000:]
-        code = getattr(error, "exit_code", 1)
-        words.send((refused, sentence, code, trace, time.monotonic()))
+        words = {
+            "refused": refused,
+            "sentence": str(error) if refused else f"failed: {type(error).__name__}: {first_line}",
+            "exit_code": getattr(error, "exit_code", 1),
+            "trace": traceback.format_exc()[-20_000:],
+            "seconds": time.monotonic(),
+        }
+        write_whole(Path(folder) / f"{number}.json", json.dumps(words).encode())
         sys.stderr.flush()
         os._exit(1)  # not by way of destructors, which wait for members that are gone
 

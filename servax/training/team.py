@@ -162,8 +162,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     """A BatchNorm2d whose training statistics are those of the utterances of all processes.
 
     torch's SyncBatchNorm does the same on CUDA and refuses CPU tensors; this one works on either,
-    so that what the tests compare with one process is what a GPU runs. Gradients: Ioffe & Szegedy
-    2015, section 3, with sums over the whole batch.
+    so that what the tests compare with one process is what a GPU runs.
 
     Weights, running statistics and their names are those of `norm`, with which it shares them.
     """
@@ -178,18 +177,16 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         """Return normalised activations (B, C, H, W), B the process's own utterances."""
         if not self.training:
             return super().forward(x)
-        with torch.no_grad():
-            own = x.to(self.weight.dtype)
-            size = own.new_tensor([float(x.shape[0] * x.shape[2] * x.shape[3])])
-            sums = self._total(torch.cat([own.sum(DIMENSIONS), size]))  # (C + 1,)
-            count = sums[-1]
-            mean = sums[:-1] / count
-            squares = self._total((own - _channels(mean)).square().sum(DIMENSIONS))
-            self._follow(mean, squares / (count - 1))
-        normalised: Tensor = _Normalise.apply(  # type: ignore[no-untyped-call]
-            x, self.weight, self.bias, mean, squares / count + self.eps, count, self._total
-        )
-        return normalised
+        own = x.to(self.weight.dtype)
+        size = own.new_tensor([float(x.shape[0] * x.shape[2] * x.shape[3])])
+        sums = _summed(torch.cat([own.sum(DIMENSIONS), size]), self._total)  # (C + 1,)
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
+        from_mean = own - _channels(mean)
+        squares = _summed(from_mean.square().sum(DIMENSIONS), self._total)
+        self._follow(mean.detach(), squares.detach() / (count - 1))
+        scale = (squares / count + self.eps).rsqrt() * self.weight
+        return (from_mean * _channels(scale) + _channels(self.bias)).to(x.dtype)
 
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
         """Move the running statistics (C,) towards those of a batch."""
@@ -203,37 +200,22 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         self.running_var.mul_(1 - pace).add_(pace * variance)
 
 
-class _Normalise(torch.autograd.Function):
-    """(x - mean) / sqrt(variance) * weight + bias, mean and variance being functions of all x."""
+class _Summed(torch.autograd.Function):
+    """The sum over all processes, through which gradients of all of them come back."""
 
     @staticmethod
-    def forward(
-        context: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        mean: Tensor,
-        variance: Tensor,
-        count: Tensor,
-        total: Total,
-    ) -> Tensor:
-        scale = variance.rsqrt()
-        context.save_for_backward(x, weight, mean, scale, count)
+    def forward(context: Any, values: Tensor, total: Total) -> Tensor:
         context.total = total
-        normalised = (x.to(mean.dtype) - _channels(mean)) * _channels(scale * weight)
-        return (normalised + _channels(bias)).to(x.dtype)
+        return total(values)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Any:
-        x, weight, mean, scale, count = context.saved_tensors
-        slope = gradient.to(mean.dtype)
-        unit = (x.to(mean.dtype) - _channels(mean)) * _channels(scale)
-        own = torch.stack([(slope * unit).sum(DIMENSIONS), slope.sum(DIMENSIONS)])  # (2, C)
-        along, level = context.total(own) / count
-        through = slope - _channels(level) - unit * _channels(along)
-        # Those of weight and bias are the process's own: they are averaged like all others.
-        moved = (through * _channels(scale * weight)).to(x.dtype)
-        return moved, own[0], own[1], None, None, None, None
+        return context.total(gradient), None
+
+
+def _summed(values: Tensor, total: Total) -> Tensor:
+    summed: Tensor = _Summed.apply(values, total)  # type: ignore[no-untyped-call]
+    return summed
 
 
 def with_global_batch_norm(network: nn.Module, total: Total) -> nn.Module:
