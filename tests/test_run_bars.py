@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
-from servax.cli.bars import RunBars
+from servax.cli.bars import RunBars, run_bars
 
 
 @pytest.fixture
-def bars() -> RunBars:
-    return RunBars()
+def bars() -> Iterator[RunBars]:
+    with run_bars() as bars:
+        yield bars
 
 
 def whole(bars: RunBars) -> tuple[float, float | None]:
@@ -18,32 +21,30 @@ def whole(bars: RunBars) -> tuple[float, float | None]:
 
 
 def test_a_run_with_stages_done_new_and_stopped_early(bars: RunBars) -> None:
-    with bars:
-        bars.start("features", 2)
-        bars.advance("1/2")
-        bars.advance("2/2")
-        bars.finish("features", cached=False)
-        bars.plan([("target", 10.0), ("extractor", 10.0), ("ssad", 40.0)])
-        assert whole(bars) == (0.0, 60.0)
-        bars.finish("target", cached=True)
-        assert whole(bars) == (0.0, 50.0)
-        bars.start("extractor", 5)
-        for _ in range(5):
-            bars.advance()
-        bars.finish("extractor", cached=False)
-        assert whole(bars) == (pytest.approx(10.0), 50.0)
-        bars.start("ssad", 4)
-        bars.advance("stops early")
-        bars.finish("ssad", cached=False)
-        assert whole(bars) == (pytest.approx(20.0), pytest.approx(20.0))
+    bars.start("features", 2)
+    bars.advance("1/2")
+    bars.advance("2/2")
+    bars.finish("features", cached=False)
+    bars.plan([("target", 10.0), ("extractor", 10.0), ("ssad", 40.0)])
+    assert whole(bars) == (0.0, 60.0)
+    bars.finish("target", cached=True)
+    assert whole(bars) == (0.0, 50.0)
+    bars.start("extractor", 5)
+    for _ in range(5):
+        bars.advance()
+    bars.finish("extractor", cached=False)
+    assert whole(bars) == (pytest.approx(10.0), 50.0)
+    bars.start("ssad", 4)
+    bars.advance("stops early")
+    bars.finish("ssad", cached=False)
+    assert whole(bars) == (pytest.approx(20.0), pytest.approx(20.0))
 
 
 def test_a_run_that_is_done_already(bars: RunBars) -> None:
-    with bars:
-        bars.start("features", 2)
-        bars.finish("features", cached=True)
-        assert bars._progress.tasks == []
-        bars.plan([("target", 10.0), ("ssad", 40.0)])
-        bars.finish("target", cached=True)
-        bars.finish("ssad", cached=True)
-        assert whole(bars) == (0.0, 0.0)
+    bars.start("features", 2)
+    bars.finish("features", cached=True)
+    assert bars._progress.tasks == []
+    bars.plan([("target", 10.0), ("ssad", 40.0)])
+    bars.finish("target", cached=True)
+    bars.finish("ssad", cached=True)
+    assert whole(bars) == (0.0, 0.0)

@@ -12,7 +12,7 @@ from servax.audit.run import Audited, run_audit
 from servax.audit.settings import Audit as Prepared
 from servax.audit.settings import AuditSettings
 from servax.cli.audit import Audit
-from servax.cli.bars import RunBars
+from servax.cli.bars import run_bars
 from servax.cli.commands import part
 from servax.cli.output import bar, command_line, duration, print_json, print_table, say
 from servax.corpora import Selection
@@ -64,7 +64,7 @@ def audit(command: Audit) -> int:
         found = of_audit(prepared, planned, clips=command.sounds)
         return _show_estimates(command, prepared, [loading, *found])
     _say_estimate(prepared, of_attacks(planned))
-    with RunBars() as bars:
+    with run_bars() as bars:
         audited = run_audit(
             prepared,
             fail_under=asked,

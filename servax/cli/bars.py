@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from types import TracebackType
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from rich.progress import TaskID
+from rich.progress import Progress, TaskID
 
 from servax.cli.output import progress_bars
 from servax.stages import Watcher
+
+
+@contextmanager
+def run_bars() -> Iterator[RunBars]:
+    """Show the bars of a run while the block runs."""
+    with progress_bars() as progress:
+        yield RunBars(progress)
 
 
 class RunBars(Watcher):
@@ -18,26 +25,14 @@ class RunBars(Watcher):
     what is done.
     """
 
-    def __init__(self) -> None:
-        self._progress = progress_bars()
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
         self._costs: dict[str, float] = {}
         self._whole: TaskID | None = None
         self._stage: TaskID | None = None
         self._total = 0.0
         self._share = 0.0
         self._spent = 0.0
-
-    def __enter__(self) -> RunBars:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
 
     def plan(self, stages: Sequence[tuple[str, float]]) -> None:
         """Open the bar of the whole run."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from servax.cli.bars import RunBars
+from servax.cli.bars import run_bars
 from servax.cli.output import command_line, print_json, print_table, room, say
 from servax.experiments import Finished, Recipe, report_run, run
 from servax.report import Measures, Table, collect, home_of, table_1, write_comparison
@@ -15,7 +15,7 @@ from servax.stages import RayEngine, is_url, without_password
 
 def finished(recipe: Recipe, place: str, *, as_json: bool, engine: RayEngine | None = None) -> int:
     """Perform a recipe with bars, and show its first table."""
-    with RunBars() as bars:
+    with run_bars() as bars:
         done = run(recipe, place, command=command_line(), watcher=bars, engine=engine)
     code = _show(done, as_json=as_json)
     if is_url(place):

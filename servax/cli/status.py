@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from servax.cli.bars import RunBars
+from servax.cli.bars import run_bars
 from servax.cli.output import bar, duration, print_json, print_table
 from servax.experiments import Recipe
 from servax.experiments.estimate import (
@@ -34,7 +34,7 @@ def show(recipe: Recipe, shown: str, folder: Path, *, status: bool, as_json: boo
         status: Show how far the run is; else what running it would do, and how long it may take.
         as_json: Print JSON.
     """
-    with RunBars() as bars:
+    with run_bars() as bars:
         plan = Plan.of(RunData.of(recipe, folder, bars), {})
     overview = survey(plan)
     pace, how = overview.pace, "at the pace of the stages that are done"

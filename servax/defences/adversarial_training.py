@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from servax.defences.adversarial_objectives import Criterion, Objective
 from servax.errors import ServaxError, SettingError
 from servax.features import Batch, Dataset, SpecAugment
-from servax.kinds import COUNT, Choice, Rule, Rules, check_kind, check_types
+from servax.kinds import COUNT, Choice, Rules
 from servax.models import VGG16
 from servax.training import (
     ClassifierTrainer,
+    ClassifierTraining,
     Compute,
     Schedule,
     Terms,
@@ -34,8 +35,8 @@ from servax.training import (
 Decay = Literal["none", "cosine"]
 
 
-@dataclass(frozen=True)
-class AdversarialTraining:
+@dataclass(frozen=True, kw_only=True)
+class AdversarialTraining(ClassifierTraining):
     """Settings of an adversarial training; the defaults are those of [18] (Ren et al. 2020).
 
     [18] counts iterations, not epochs, trains the first of them without adversarial inputs, and
@@ -49,36 +50,20 @@ class AdversarialTraining:
     """Training steps in all."""
     plain_iterations: int = 1_000
     """The first of them, with plain cross-entropy on clean input."""
-    batch_size: int = 16
-    """Clean utterances per step."""
-    learning_rate: float = 1e-3
-    """Of Adam; with `decay`, its first value."""
     decay: Decay = "none"
     """`cosine` lets the learning rate fall to 0 over all iterations."""
     weight_decay: float = 0.0
-    """Decoupled weight decay (AdamW); 0 leaves Adam."""
     class_weights: bool = False
-    """Weigh each class by the inverse of its share of the training utterances."""
     shift: bool = False
-    """Roll each training utterance by a random number of frames."""
     augment: SpecAugment | None = None
-    """Masks on the training input, before the attack; none switches them off."""
 
     RULES: ClassVar[Rules] = {
         "iterations": COUNT,
-        "batch_size": Rule("a whole number of at least 2", lambda n: n >= 2),
-        "learning_rate": Rule("a number in (0, 1]", lambda rate: 0 < rate <= 1),
         "decay": Choice(("none", "cosine")),
-        "weight_decay": Rule("a number in [0, 1)", lambda decay: 0 <= decay < 1),
     }
 
     def __post_init__(self) -> None:
-        check_types(self)
-        augment: Any = self.augment
-        if isinstance(augment, dict):  # settings read back from JSON arrive as plain dicts
-            object.__setattr__(self, "augment", SpecAugment(**augment))
-        elif augment is not None:
-            check_kind("augment", augment, SpecAugment)
+        super().__post_init__()
         if not 0 <= self.plain_iterations < self.iterations:
             raise SettingError(
                 "plain_iterations",

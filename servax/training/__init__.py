@@ -1,12 +1,22 @@
 """Loops without opinions: steps, early stopping, checkpoints that resume, devices, processes."""
 
-from servax.training.checkpoint import load_checkpoint, save_checkpoint
 from servax.training.device import Compute
 from servax.training.log import LOG_NAME, TrainingLog, read_log
-from servax.training.loop import CHECKPOINT, Fitted, Progress, Schedule, Terms, Trainable, fit
+from servax.training.loop import (
+    CHECKPOINT,
+    Fitted,
+    Progress,
+    Schedule,
+    Terms,
+    Trainable,
+    fit,
+    load_checkpoint,
+    save_checkpoint,
+)
 from servax.training.processes import Processes, launch
 from servax.training.recogniser import (
     ClassifierTrainer,
+    ClassifierTraining,
     RecogniserTrainer,
     RecogniserTraining,
     class_share,
@@ -21,6 +31,7 @@ __all__ = [
     "CHECKPOINT",
     "LOG_NAME",
     "ClassifierTrainer",
+    "ClassifierTraining",
     "Compute",
     "Fitted",
     "NetworkTrainer",

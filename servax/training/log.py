@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
@@ -77,16 +76,9 @@ class TrainingLog:
         except OSError as error:
             raise CheckpointError(self.path, unwritable(error)) from None
 
-    def __enter__(self) -> TrainingLog:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with suppress(OSError):  # every epoch was flushed; what is left has been refused
+    def close(self) -> None:
+        """Close the files; every epoch was flushed, and what is left has been refused."""
+        with suppress(OSError):
             self._tensorboard.close()
 
 

@@ -11,33 +11,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from servax.errors import CorpusError, SettingError
 from servax.features import Batch, Dataset, SpecAugment, augmented
-from servax.kinds import check_types
+from servax.kinds import Rule, Rules, check_kind, check_types
 from servax.models import channels_last, classes_of, evaluating
 from servax.training.device import Compute
 from servax.training.loop import Schedule, Terms
 from servax.training.team import Team
-from servax.training.trainers import BatchSettings, NetworkTrainer
+from servax.training.trainers import NetworkTrainer
 
 
-@dataclass(frozen=True)
-class RecogniserTraining:
-    """Settings of a recogniser's training."""
+@dataclass(frozen=True, kw_only=True)
+class ClassifierTraining:
+    """Settings of any recogniser's training; a kind adds how long it takes."""
 
-    epochs: int = 60
-    """Most epochs."""
-    patience: int = 20
-    """Epochs without a better validation UAR before training stops."""
     batch_size: int = 16
     """Utterances per step."""
     learning_rate: float = 1e-3
-    """Of Adam (paper), at the start of the cosine schedule."""
+    """Of Adam (paper), at the start."""
     weight_decay: float = 1e-4
     """Decoupled weight decay (AdamW)."""
     class_weights: bool = True
@@ -47,17 +43,32 @@ class RecogniserTraining:
     shift: bool = True
     """Roll each training utterance by a random number of frames."""
 
+    RULES: ClassVar[Rules] = {
+        "batch_size": Rule("a whole number of at least 2", lambda n: n >= 2),
+        "learning_rate": Rule("a number in (0, 1]", lambda rate: 0 < rate <= 1),
+        "weight_decay": Rule("a number in [0, 1)", lambda decay: 0 <= decay < 1),
+    }
+
     def __post_init__(self) -> None:
         check_types(self)
         augment: Any = self.augment
         if isinstance(augment, dict):  # settings read back from JSON arrive as plain dicts
             object.__setattr__(self, "augment", SpecAugment(**augment))
-        if self.batch_size < 2:
-            raise SettingError("batch_size", self.batch_size, "a whole number of at least 2")
-        if not 0 < self.learning_rate <= 1:
-            raise SettingError("learning_rate", self.learning_rate, "a number in (0, 1]")
-        if not 0 <= self.weight_decay < 1:
-            raise SettingError("weight_decay", self.weight_decay, "a number in [0, 1)")
+        elif augment is not None:
+            check_kind("augment", augment, SpecAugment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecogniserTraining(ClassifierTraining):
+    """Settings of a recogniser's training; its learning rate follows a cosine."""
+
+    epochs: int = 60
+    """Most epochs."""
+    patience: int = 20
+    """Epochs without a better validation UAR before training stops."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.schedule()
 
     def schedule(self) -> Schedule:
@@ -65,31 +76,7 @@ class RecogniserTraining:
         return Schedule(self.epochs, self.patience, monitor="validation/uar", mode="max")
 
 
-class ClassifierSettings(BatchSettings, Protocol):
-    """What is needed of the settings of any recogniser's training."""
-
-    @property
-    def learning_rate(self) -> float:
-        """Of AdamW, at the start."""
-
-    @property
-    def weight_decay(self) -> float:
-        """Decoupled; without it AdamW is Adam."""
-
-    @property
-    def class_weights(self) -> bool:
-        """Weigh each class by the inverse of its share of the training utterances."""
-
-    @property
-    def augment(self) -> SpecAugment | None:
-        """Masks on the training input."""
-
-    @property
-    def shift(self) -> bool:
-        """Roll each training utterance by a random number of frames."""
-
-
-Settings = TypeVar("Settings", bound=ClassifierSettings)
+Settings = TypeVar("Settings", bound=ClassifierTraining)
 
 
 class ClassifierTrainer(NetworkTrainer[Settings]):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,13 @@ TERMS = [{"train/loss": 1.5, "validation/uar": 0.25}, {"train/loss": 0.75, "vali
 
 
 def write(folder: Path, epochs: range, *, shift: float = 0.0) -> None:
-    with TrainingLog(folder, first_epoch=epochs.start) as log:
+    with closing(TrainingLog(folder, first_epoch=epochs.start)) as log:
         for epoch in epochs:
             log.write(epoch, {"train/loss": epoch + shift})
 
 
 def test_a_log_is_json_lines(tmp_path: Path) -> None:
-    with TrainingLog(tmp_path / "deep", first_epoch=0) as log:
+    with closing(TrainingLog(tmp_path / "deep", first_epoch=0)) as log:
         for epoch, terms in enumerate(TERMS):
             log.write(epoch, terms)
     lines = (tmp_path / "deep" / "log.jsonl").read_text(encoding="utf-8").splitlines()
@@ -37,7 +38,7 @@ def test_a_log_is_json_lines(tmp_path: Path) -> None:
 
 def test_a_term_that_is_no_number_is_null_and_reads_back(tmp_path: Path) -> None:
     for epoch in range(2):
-        with TrainingLog(tmp_path, first_epoch=epoch) as log:
+        with closing(TrainingLog(tmp_path, first_epoch=epoch)) as log:
             log.write(epoch, {"train/loss": math.nan, "validation/uar": 0.5})
     for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines():
         assert json.loads(line, parse_constant=pytest.fail)["train/loss"] is None
@@ -107,7 +108,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_tensorboard_holds_the_same_terms(tmp_path: Path) -> None:
-    with TrainingLog(tmp_path, first_epoch=0) as log:
+    with closing(TrainingLog(tmp_path, first_epoch=0)) as log:
         for epoch, terms in enumerate(TERMS):
             log.write(epoch, terms)
     assert scalars(tmp_path) == {
