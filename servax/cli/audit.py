@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
-from servax.cli.commands import listed, work
+from servax.cli.commands import listed, loaded
 from servax.corpora import Scheme, Selection
 from servax.kinds import Precision, Tier
 
@@ -86,4 +86,5 @@ class Audit(Selection):
 
     def __call__(self) -> int:
         """Audit the model; `servax.cli.auditing` says what the exit codes mean."""
-        return work("auditing:audit", self)
+        code: int = loaded("auditing:audit")(self)
+        return code

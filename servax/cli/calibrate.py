@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 
-from servax.cli.commands import work
+from servax.cli.commands import loaded
 from servax.corpora import FoldChoice
 from servax.evaluation.calibration_grid import CalibrationGrid
 
@@ -29,4 +29,5 @@ class Calibrate(FoldChoice, CalibrationGrid):
 
     def __call__(self) -> int:
         """Sweep the pairs, keep curves, table and picture in `out`, show the table."""
-        return work("calibrating:calibrate", self)
+        code: int = loaded("calibrating:calibrate")(self)
+        return code

@@ -62,8 +62,9 @@ def parsed(words: Sequence[str]) -> Callable[[], int]:
     given = ["--out" if word == "-o" else word for word in words] or ["--help"]
     path, called = _called(given)
     if not isinstance(called, Mapping):
-        given = [*path, *arranged(_loaded(called), given[len(path) :])]
+        given = [*path, *arranged(loaded(called), given[len(path) :])]
     parser = ArgumentParser(prog="servax", exit_on_error=False, description=ABOUT)
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     _fill(parser, COMMANDS, given)
     found = parser.parse_args(given)
     names: str | Commands = COMMANDS
@@ -71,7 +72,7 @@ def parsed(words: Sequence[str]) -> Callable[[], int]:
         name = found["subcommand"]
         found, names = found[name], names[name]
     values = {key: value for key, value in found.items() if key != "config"}
-    command: Callable[[], int] = _loaded(names)(**values)
+    command: Callable[[], int] = loaded(names)(**values)
     return command
 
 
@@ -89,13 +90,6 @@ def part(kind: type[Settings], command: Any) -> Settings:
     """Return the settings of a kind that a command inherits the options of."""
     names = [each.name for each in fields(kind)]  # type: ignore[arg-type]
     return kind(**{name: getattr(command, name) for name in names})
-
-
-def work(where: str, command: Any) -> int:
-    """Do the work of a command, in a module that is loaded for it: its help needs not compute."""
-    module, _, name = where.partition(":")
-    code: int = getattr(import_module(f"servax.cli.{module}"), name)(command)
-    return code
 
 
 def arranged(command: type, words: Sequence[str]) -> list[str]:
@@ -170,7 +164,7 @@ def _fill(parser: ArgumentParser, names: str | Commands, words: Sequence[str]) -
     """Give a parser the options of a command or a group; what is not called is but named in it."""
     parser.add_argument("--config", action="config", help="Path to a configuration file.")
     if not isinstance(names, Mapping):
-        parser.add_class_arguments(_loaded(names), as_group=False, as_positional=True)
+        parser.add_class_arguments(loaded(names), as_group=False, as_positional=True)
         return
     commands = parser.add_subcommands(required=True)
     configured = any(word.startswith("--config") for word in words[:1])
@@ -192,8 +186,7 @@ def _told(where: str) -> str:
     return " ".join(told.partition("\n\n")[0].split())
 
 
-def _loaded(where: str) -> type:
+def loaded(where: str) -> Any:
+    """Return what ``module:name`` names in this package, loaded now: help needs no more."""
     module, _, name = where.partition(":")
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    found: type = getattr(import_module(f"servax.cli.{module}"), name)
-    return found
+    return getattr(import_module(f"servax.cli.{module}"), name)

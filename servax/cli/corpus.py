@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
-from servax.cli.output import bar, print_json, print_table, say
+from servax.cli.output import bar, print_json, print_table, say, show
 from servax.corpora import NAMES, Corpus, Scheme, data_folder, describe, fetch, load
 
 
@@ -26,20 +26,14 @@ class List:
                 "speakers": len(description.speakers),
                 "labels": len(description.labels),
                 "licence": description.licence,
-                "here": "made on demand" if name == "synthetic" else _here(name),
+                "here": "made on demand"
+                if name == "synthetic"
+                else ("no", "yes")[(data_folder() / name).is_dir()],
             }
             for name, description in NAMES.items()
         ]
-        if self.json:
-            print_json(rows)
-        else:
-            title = f"corpora (looked for below {data_folder()})"
-            print_table(title, list(rows[0]), [list(row.values()) for row in rows])
+        show(f"corpora (looked for below {data_folder()})", rows, as_json=self.json)
         return 0
-
-
-def _here(name: str) -> str:
-    return "yes" if (data_folder() / name).is_dir() else "no"
 
 
 @dataclass(frozen=True)
@@ -145,11 +139,7 @@ class Folds(_Chosen):
         if self.out is not None:
             for fold in folds:
                 fold.save(Path(self.out) / f"fold-{fold.index + 1}.json")
-        if self.json:
-            print_json(rows)
-        else:
-            title = f"{self.name}: speakers (utterances)"
-            print_table(title, list(rows[0]), [list(row.values()) for row in rows])
+        show(f"{self.name}: speakers (utterances)", rows, as_json=self.json)
         return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,6 +48,14 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     for row in rows:
         table.add_row(*(visible(cell) for cell in row))
     console.print(table)
+
+
+def show(title: str, rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
+    """Print rows as JSON, or as a table below the keys of the first."""
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(title, list(rows[0]), [list(row.values()) for row in rows])
 
 
 def room() -> int | None:

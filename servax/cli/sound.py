@@ -11,6 +11,7 @@ from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from servax.cli.commands import loaded
 from servax.cli.output import bar, print_json, print_table, say
 from servax.errors import AudioError, SettingError
 from servax.files import expanded, remove_unfinished
@@ -73,9 +74,7 @@ class AttackSounds:
 
     def __call__(self) -> int:
         """Attack each sound; one bad file never stops the others."""
-        from servax.cli.attacking import Attacked
-
-        attacked = Attacked.of(self)
+        attacked = loaded("attacking:Attacked").of(self)
         source, folder = expanded(self.sounds), expanded(self.out)
         plan = plan_attack(source, folder, ending=".wav" if attacked.heard else LOGMEL)
         _refuse_existing(plan, source, overwrite=self.overwrite)

@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,7 @@ PACKAGES = ("torch", "numpy", "scipy", "soundfile", "soxr")
 
 def provenance(command: str) -> Mapping[str, Any]:
     """Return the part of a table's provenance that settings do not decide."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
+    versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
     return {
         "servax": servax.__version__,
         "command": command,
@@ -37,13 +32,18 @@ def provenance(command: str) -> Mapping[str, Any]:
 
 def commit() -> str:
     """Return the commit of the checkout this code runs from, with ``+changes`` when it is dirty."""
-    git = shutil.which("git")
-    root = Path(__file__).parents[2]
+    git, root = shutil.which("git"), Path(__file__).parents[2]
     if git is None or not (root / ".git").exists():
         return "not a git checkout"
+
+    def said(*arguments: str) -> str:
+        command = [git, "-C", str(root), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
     try:
-        head = _git(git, root, "rev-parse", "--short=12", "HEAD")
-        changed = _git(git, root, "status", "--porcelain", "--", "servax", "recipes")
+        head = said("rev-parse", "--short=12", "HEAD")
+        changed = said("status", "--porcelain", "--", "servax", "recipes")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return head + ("+changes" if changed else "")
@@ -69,14 +69,3 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def _git(git: str, root: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [git, "-C", str(root), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=10,
-        check=True,
-    )
-    return done.stdout.strip()

@@ -1,6 +1,13 @@
 """Networks and nothing else: recognisers with taps, purifier and discriminator nets."""
 
-from servax.models.classifier import WaveformClassifier, classes_of, evaluating
+from servax.models.classifier import (
+    Layers,
+    WaveformClassifier,
+    channels_last,
+    classes_of,
+    evaluating,
+    frozen,
+)
 from servax.models.discriminator import Discriminator, DiscriminatorSettings
 from servax.models.encoder import (
     EncoderClassifier,
@@ -8,7 +15,6 @@ from servax.models.encoder import (
     SpeechEncoder,
     open_encoder,
 )
-from servax.models.frozen import Layers, channels_last, frozen
 from servax.models.recognisers import (
     CRNN,
     RECOGNISERS,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from servax.errors import SettingError, ShapeError
 from servax.features import check_type
 from servax.kinds import check_size, typed
-from servax.models.frozen import Layers
+from servax.models.classifier import Layers
 
 Parts = OrderedDict[str, nn.Module]
 

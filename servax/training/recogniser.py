@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from servax.errors import CorpusError, SettingError
+from servax.errors import CorpusError
 from servax.features import Batch, Dataset, SpecAugment, augmented
 from servax.kinds import Rule, Rules, check_kind, check_types
 from servax.models import channels_last, classes_of, evaluating
