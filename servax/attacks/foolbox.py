@@ -10,6 +10,7 @@ attacks honour others (HopSkipJump clamps to [0, 1]).
 from __future__ import annotations
 
 import inspect
+import itertools
 import logging
 import math
 import warnings
@@ -315,14 +316,11 @@ class Foolbox(BallAttack):
 
 def jump_steps(queries: int) -> int:
     """Return how many steps of HopSkipJump a budget allows: step t asks 100 sqrt(t) + 40 times."""
-    first = JUMPS["initial_gradient_eval_steps"] + JUMP_SEARCH
-    if queries < first:
-        raise SettingError("queries", queries, f"at least {first}, one step")
-    steps, cost = 0, 0.0
-    while cost <= queries:
-        steps += 1
-        cost += JUMPS["initial_gradient_eval_steps"] * math.sqrt(steps) + JUMP_SEARCH
-    return steps - 1
+    first = JUMPS["initial_gradient_eval_steps"]
+    if queries < first + JUMP_SEARCH:
+        raise SettingError("queries", queries, f"at least {first + JUMP_SEARCH}, one step")
+    cost = itertools.accumulate(first * math.sqrt(t) + JUMP_SEARCH for t in itertools.count(1))
+    return sum(1 for _ in itertools.takewhile(lambda asked: asked <= queries, cost))
 
 
 def starting_points(problem: Problem) -> tuple[Tensor, Tensor]:

@@ -10,13 +10,15 @@ from servax.corpora.loading import (
     COLUMN_SCHEMES,
     NAMES,
     SCHEMES,
+    FoldChoice,
+    Scheme,
+    Selection,
     cache_folder,
     data_folder,
     describe,
     load,
 )
 from servax.corpora.manifest import is_manifest, read_manifest
-from servax.corpora.selection import FoldChoice, Scheme, Selection
 
 __all__ = [
     "COLUMNS",

@@ -34,20 +34,20 @@ NAME = re.compile(
     r"(?P<speaker>10[0-9]{2})_(?P<text>IEO|TIE|IOM|IWW|TAI|MTI|IWL|ITH|DFA|ITS|TSI|WSI)"
     r"_(?P<emotion>ANG|DIS|FEA|HAP|NEU|SAD)_(?:LO|MD|HI|XX?)"
 )
-EMOTION = {
-    "ANG": "angry",
-    "DIS": "disgusted",
-    "FEA": "fearful",
-    "HAP": "happy",
-    "NEU": "neutral",
-    "SAD": "sad",
+EMOTIONS = {
+    "ANG": ("angry", 1271),
+    "DIS": ("disgusted", 1271),
+    "FEA": ("fearful", 1271),
+    "HAP": ("happy", 1271),
+    "NEU": ("neutral", 1087),
+    "SAD": ("sad", 1270),
 }
 DEMOGRAPHICS = "VideoDemographics.csv"
 NAMES = FileNames(
     ("AudioWAV/*.wav", "*.wav"),
     "AAAA_SSS_EEE_LL.wav",
     NAME,
-    EMOTION,
+    EMOTIONS,
     passed_over=re.compile("1076_MTI_SAD_XX"),  # without sound
 )
 
@@ -82,14 +82,7 @@ DESCRIPTION = Description(
     licence="Open Database License 1.0 (contents: Database Contents License 1.0)",
     reference="Cao et al. (2014), IEEE Transactions on Affective Computing 5(4), 377-390",
     language="English (North American)",
-    counts={
-        "angry": 1271,
-        "disgusted": 1271,
-        "fearful": 1271,
-        "happy": 1271,
-        "neutral": 1087,
-        "sad": 1270,
-    },
+    counts=NAMES.counts,
     speakers=tuple(str(actor) for actor in range(1001, 1092)),
     scan=scan,
     by_hand="clone https://github.com/CheyneyComputerScience/CREMA-D with Git LFS installed",

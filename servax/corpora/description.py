@@ -85,12 +85,17 @@ class FileNames:
     """Shape of a name, for the sentence on those left out."""
     name: re.Pattern[str]
     """A name without suffix, with the groups ``emotion``, ``speaker`` and ``text``."""
-    emotions: Mapping[str, str]
-    """What a name says → native label."""
+    emotions: Mapping[str, tuple[str, int]]
+    """What a name says → native label, and how many files say so."""
     genders: Mapping[str, str] = field(default_factory=dict)
     """Speaker → ``female`` or ``male``."""
     passed_over: re.Pattern[str] = re.compile("(?!)")
     """Names without suffix that are left out without a word."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Native label → number of files."""
+        return dict(self.emotions.values())
 
     def __call__(self, root: Path) -> Scan:
         """Return what lies below a root, in the order of the paths."""
@@ -112,7 +117,7 @@ class FileNames:
                     Utterance(
                         utterance=file.stem,
                         path=path,
-                        emotion=self.emotions[match["emotion"]],
+                        emotion=self.emotions[match["emotion"]][0],
                         speaker=match["speaker"],
                         gender=self.genders.get(match["speaker"], ""),
                         text=match["text"],

@@ -26,16 +26,16 @@ GENDER = dict.fromkeys(("03", "10", "11", "12", "15"), "male") | dict.fromkeys(
     ("08", "09", "13", "14", "16"), "female"
 )
 NAME = re.compile(r"(?P<speaker>03|08|09|1[0-6])(?P<text>[ab]\d\d)(?P<emotion>[WLEAFTN])[a-z]")
-EMOTION = {
-    "W": "angry",
-    "L": "bored",
-    "E": "disgusted",
-    "A": "fearful",
-    "F": "happy",
-    "T": "sad",
-    "N": "neutral",
+EMOTIONS = {
+    "W": ("angry", 127),
+    "L": ("bored", 81),
+    "E": ("disgusted", 46),
+    "A": ("fearful", 69),
+    "F": ("happy", 71),
+    "N": ("neutral", 79),
+    "T": ("sad", 62),
 }
-
+NAMES = FileNames(("wav/*.wav", "*.wav"), "SSTTTEv.wav", NAME, EMOTIONS, GENDER)
 
 DESCRIPTION = Description(
     name="emodb",
@@ -44,16 +44,8 @@ DESCRIPTION = Description(
     licence="free for research",
     reference="Burkhardt et al. (2005), Interspeech, 1517-1520",
     language="German",
-    counts={
-        "angry": 127,
-        "bored": 81,
-        "disgusted": 46,
-        "fearful": 69,
-        "happy": 71,
-        "neutral": 79,
-        "sad": 62,
-    },
+    counts=NAMES.counts,
     speakers=tuple(sorted(GENDER)),
-    scan=FileNames(("wav/*.wav", "*.wav"), "SSTTTEv.wav", NAME, EMOTION, GENDER),
+    scan=NAMES,
     by_hand="download the archive from http://emodb.bilderbar.info and unpack its folder wav",
 )

@@ -26,7 +26,13 @@ SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 NAME = re.compile(
     rf"(?P<emotion>(?P<text>[0-9]))_(?P<speaker>{'|'.join(SPEAKERS)})_(?:[0-9]|[1-4][0-9])"
 )
-DIGITS = "0123456789"
+NAMES = FileNames(
+    ("recordings/*.wav", "*.wav"),
+    "digit_speaker_index.wav",
+    NAME,
+    emotions={digit: (digit, 300) for digit in "0123456789"},
+    genders=dict.fromkeys(SPEAKERS, "male"),
+)
 TEST_INDICES = range(5)
 
 
@@ -42,15 +48,9 @@ DESCRIPTION = Description(
     licence="CC BY-SA 4.0",
     reference="Jakobovski et al., Free Spoken Digit Dataset",
     language="English",
-    counts=dict.fromkeys(DIGITS, 300),
+    counts=NAMES.counts,
     speakers=SPEAKERS,
-    scan=FileNames(
-        ("recordings/*.wav", "*.wav"),
-        "digit_speaker_index.wav",
-        NAME,
-        emotions={digit: digit for digit in DIGITS},
-        genders=dict.fromkeys(SPEAKERS, "male"),
-    ),
+    scan=NAMES,
     schemes=("native", "speaker"),
     official_test=_is_test,
     by_hand="clone https://github.com/Jakobovski/free-spoken-digit-dataset, "

@@ -39,18 +39,19 @@ from servax.corpora.description import Description, Scan, Utterance
 
 LINE = re.compile(r"\[\d+\.\d+ - \d+\.\d+\]\t(\S+)\t([a-z]{3})\t\[.*\]\s*")
 NAME = re.compile(r"(Ses0([1-5])[FM]_(?:impro\d\d|script\d\d_\d)[ab]?)_([FM])\d{3}")
-EMOTION = {
-    "ang": "angry",
-    "dis": "disgusted",
-    "exc": "excited",
-    "fea": "fearful",
-    "fru": "frustrated",
-    "hap": "happy",
-    "neu": "neutral",
-    "oth": "other",
-    "sad": "sad",
-    "sur": "surprised",
+EMOTIONS = {
+    "ang": ("angry", 1103),
+    "dis": ("disgusted", 2),
+    "exc": ("excited", 1041),
+    "fea": ("fearful", 40),
+    "fru": ("frustrated", 1849),
+    "hap": ("happy", 595),
+    "neu": ("neutral", 1708),
+    "oth": ("other", 3),
+    "sad": ("sad", 1084),
+    "sur": ("surprised", 107),
 }
+"""Letters of the label files → native label, and how many utterances have it."""
 NO_AGREEMENT = "xxx"
 
 
@@ -95,7 +96,7 @@ def _utterance(root: Path, base: Path, file: Path, line: str) -> Utterance | str
         return f"{file.name}: {name} is not an utterance of this dialogue, it is left out."
     if letters == NO_AGREEMENT:
         return None
-    if letters not in EMOTION:
+    if letters not in EMOTIONS:
         return f"{file.name}: {name} has the unknown label {letters!r}, it is left out."
     dialogue, session, letter = parts.groups()
     sound = base / f"Session{session}" / "sentences" / "wav" / dialogue / f"{name}.wav"
@@ -104,7 +105,7 @@ def _utterance(root: Path, base: Path, file: Path, line: str) -> Utterance | str
     return Utterance(
         utterance=name,
         path=sound.relative_to(root).as_posix(),
-        emotion=EMOTION[letters],
+        emotion=EMOTIONS[letters][0],
         speaker=f"{session}{letter}",
         gender="female" if letter == "F" else "male",
         session=session,
@@ -118,18 +119,7 @@ DESCRIPTION = Description(
     licence="on request, for research (SAIL, University of Southern California)",
     reference="Busso et al. (2008), Language Resources and Evaluation 42(4), 335-359",
     language="English (North American)",
-    counts={
-        "angry": 1103,
-        "disgusted": 2,
-        "excited": 1041,
-        "fearful": 40,
-        "frustrated": 1849,
-        "happy": 595,
-        "neutral": 1708,
-        "other": 3,
-        "sad": 1084,
-        "surprised": 107,
-    },
+    counts=dict(EMOTIONS.values()),
     speakers=tuple(f"{session}{letter}" for session in range(1, 6) for letter in "FM"),
     scan=scan,
     by_hand="ask for it at https://sail.usc.edu/iemocap/ and unpack the folders Session1 to 5",

@@ -1,30 +1,33 @@
-"""A name becomes a corpus: the list of known corpora, where they are looked for, and `load`."""
+"""A name becomes a corpus, or the fold that options choose: `load`, `FoldChoice`, `Selection`."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Collection, Mapping
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import ClassVar, Literal, get_args
 
 import pandas as pd
 
 from servax.corpora import cremad, emodb, fsdd, iemocap, nemo, ravdess, synthetic
-from servax.corpora.corpus import COLUMNS, Corpus
+from servax.corpora.corpus import COLUMNS, Corpus, Fold
 from servax.corpora.description import EMOTIONS, FOUR, Description, Scan
 from servax.corpora.folds import natural_order
 from servax.corpora.manifest import is_manifest, read_manifest
 from servax.errors import CorpusError, SettingError, nearest
 from servax.files import expanded
-from servax.kinds import check
+from servax.kinds import COUNT, Rules, check, check_types
 
 NAMES: dict[str, Description] = {
     module.DESCRIPTION.name: module.DESCRIPTION
     for module in (ravdess, emodb, iemocap, cremad, nemo, fsdd, synthetic)
 }
 """Every corpus that servax knows by name."""
-SCHEMES = ("native", "four", "speaker", "gender")
+Scheme = Literal["native", "four", "speaker", "gender"]
 """Label schemes: the corpus' own labels; angry, happy (and excited), neutral, sad; who speaks."""
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 CACHES = {
     "win32": ("LOCALAPPDATA", "AppData", "Local"),
     "darwin": ("", "Library", "Caches"),
@@ -128,6 +131,63 @@ def spoken(folder: Path | None = None, *, seed: int = 0) -> Path:
         seed: Decides what is drawn, >= 0.
     """
     return synthetic.generate(folder or cache_folder() / "synthetic", seed=seed)
+
+
+@dataclass(frozen=True)
+class FoldChoice:
+    """One fold of a corpus."""
+
+    corpus: str
+    """Name of a corpus, or the path of a CSV or Parquet manifest."""
+    _: KW_ONLY
+    root: str | None = None
+    """Folder of the corpus; default $SERVAX_DATA/<name>."""
+    scheme: Scheme = "four"
+    """What is the label: native (the corpus' own), four (emotions), speaker or gender."""
+    groups: int | str = 6
+    """Into how many groups the speakers are divided; or speaker (each of them), text (each text;
+    speakers on both sides) or official (the published split)."""
+    held_out: int = 1
+    """Which group is held out, from 1."""
+
+    def fold_of(self, corpus: Corpus) -> Fold:
+        """Return the fold of a corpus.
+
+        Raises:
+            SettingError: There is no such group.
+        """
+        folds = corpus.folds(self.groups)
+        if not 1 <= self.held_out <= len(folds):
+            raise SettingError("held_out", self.held_out, f"a group from 1 to {len(folds)}")
+        return folds[self.held_out - 1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection(FoldChoice):
+    """Which utterances of which corpus an audit hears."""
+
+    corpus: str
+    """Name of a corpus, or the path of a CSV or Parquet manifest."""
+    held_out: int = 1
+    """The group that is heard, from 1; the model must not have been trained on it."""
+    utterances: int | None = None
+    """Most utterances, classes and speakers in equal shares; default all of the group."""
+    seed: int = 0
+    """Draws utterances, starts and queries; a synthetic corpus is spoken with it too."""
+
+    RULES: ClassVar[Rules] = {"utterances": COUNT}
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+    def fold(self) -> Fold:
+        """Return the split whose test part is heard.
+
+        Raises:
+            SettingError: There is no such group.
+            CorpusError: The corpus is not there.
+        """
+        return self.fold_of(load(self.corpus, self.root, scheme=self.scheme, seed=self.seed))
 
 
 def _scan(description: Description, folder: Path) -> Scan:

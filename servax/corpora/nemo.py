@@ -25,19 +25,20 @@ from servax.corpora.description import Description, FileNames
 GENDER = dict.fromkeys(("EB0", "IC0", "KD0", "MK0"), "female") | dict.fromkeys(
     ("KS0", "MP0", "SM0", "TP0", "WR0"), "male"
 )
-NAME = re.compile(
-    rf"(?P<speaker>{'|'.join(GENDER)})"
-    r"_(?P<emotion>anger|fear|happiness|neutral|sadness|surprised)_(?P<text>[1-9][0-9]?)"
-)
-EMOTION = {
-    "anger": "angry",
-    "fear": "fearful",
-    "happiness": "happy",
-    "neutral": "neutral",
-    "sadness": "sad",
-    "surprised": "surprised",
+EMOTIONS = {
+    "anger": ("angry", 749),
+    "fear": ("fearful", 736),
+    "happiness": ("happy", 749),
+    "neutral": ("neutral", 809),
+    "sadness": ("sad", 769),
+    "surprised": ("surprised", 669),
 }
-
+NAME = re.compile(
+    rf"(?P<speaker>{'|'.join(GENDER)})_(?P<emotion>{'|'.join(EMOTIONS)})_(?P<text>[1-9][0-9]?)"
+)
+NAMES = FileNames(
+    ("samples/*.wav", "*.wav"), "speaker_emotion_sentence.wav", NAME, EMOTIONS, GENDER
+)
 
 DESCRIPTION = Description(
     name="nemo",
@@ -46,17 +47,8 @@ DESCRIPTION = Description(
     licence="CC BY-NC-SA 4.0",
     reference="Christop (2024), LREC-COLING",
     language="Polish",
-    counts={
-        "angry": 749,
-        "fearful": 736,
-        "happy": 749,
-        "neutral": 809,
-        "sad": 769,
-        "surprised": 669,
-    },
+    counts=NAMES.counts,
     speakers=tuple(sorted(GENDER)),
-    scan=FileNames(
-        ("samples/*.wav", "*.wav"), "speaker_emotion_sentence.wav", NAME, EMOTION, GENDER
-    ),
+    scan=NAMES,
     by_hand="clone https://github.com/amu-cai/nEMO, which holds the folder samples",
 )

@@ -33,17 +33,24 @@ NAME = re.compile(
 )
 SONG = re.compile(r"03-02-\d\d-\d\d-\d\d-\d\d-\d\d")
 GENDER = {f"{actor:02d}": "male" if actor % 2 else "female" for actor in range(1, 25)}
-EMOTION = {
-    "01": "neutral",
-    "02": "calm",
-    "03": "happy",
-    "04": "sad",
-    "05": "angry",
-    "06": "fearful",
-    "07": "disgusted",
-    "08": "surprised",
+EMOTIONS = {
+    "01": ("neutral", 96),
+    "02": ("calm", 192),
+    "03": ("happy", 192),
+    "04": ("sad", 192),
+    "05": ("angry", 192),
+    "06": ("fearful", 192),
+    "07": ("disgusted", 192),
+    "08": ("surprised", 192),
 }
-
+NAMES = FileNames(
+    ("Actor_*/*.wav", "*/Actor_*/*.wav"),
+    "MM-VV-EE-II-SS-RR-AA.wav",
+    NAME,
+    EMOTIONS,
+    GENDER,
+    passed_over=SONG,
+)
 
 DESCRIPTION = Description(
     name="ravdess",
@@ -52,16 +59,9 @@ DESCRIPTION = Description(
     licence="CC BY-NC-SA 4.0",
     reference="Livingstone & Russo (2018), PLoS ONE 13(5): e0196391",
     language="English (North American)",
-    counts={emotion: 96 if emotion == "neutral" else 192 for emotion in EMOTION.values()},
+    counts=NAMES.counts,
     speakers=tuple(GENDER),
-    scan=FileNames(
-        ("Actor_*/*.wav", "*/Actor_*/*.wav"),
-        "MM-VV-EE-II-SS-RR-AA.wav",
-        NAME,
-        EMOTION,
-        GENDER,
-        passed_over=SONG,
-    ),
+    scan=NAMES,
     known_duplicates=(frozenset({"03-01-03-01-02-01-07", "03-01-03-01-02-02-07"}),),
     download=Download(
         url="https://zenodo.org/records/1188976/files/Audio_Speech_Actors_01-24.zip",
