@@ -6,7 +6,7 @@ None of this loads torch: the networks live in the processes of workers (`infere
 from servax.service.app import build_app
 from servax.service.decoding import Decoded, decode
 from servax.service.dispatcher import Dispatcher
-from servax.service.requests import BrokeError, RequestHandler
+from servax.service.requests import RequestHandler
 from servax.service.responses import Refusal
 from servax.service.server import Endpoint, open_socket, serve, uvicorn_config
 from servax.service.settings import ServiceSettings
@@ -14,7 +14,6 @@ from servax.service.telemetry import Metrics, forward_libraries, open_log
 from servax.service.tokens import Tokens, read_tokens, readable_by_others
 
 __all__ = [
-    "BrokeError",
     "Decoded",
     "Dispatcher",
     "Endpoint",

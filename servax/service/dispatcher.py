@@ -44,7 +44,7 @@ class Ticket:
 
 
 class Queue:
-    """Tickets that wait for a worker.
+    """Tickets that wait for a worker; those that nobody waits for any more are forgotten.
 
     Args:
         batch: How many that are faster together go at once.
@@ -60,7 +60,7 @@ class Queue:
         self._takers = 0
 
     def __len__(self) -> int:
-        return len(self._tickets) + len(self._suspects)
+        return sum(not each.answer.done() for each in (*self._tickets, *self._suspects))
 
     def put(self, ticket: Ticket) -> None:
         """Add a ticket behind the others."""
@@ -72,13 +72,6 @@ class Queue:
         self._suspects.append(ticket)
         self.wake()
 
-    def withdraw(self, ticket: Ticket) -> None:
-        """Forget a ticket that nobody waits for any more, wherever it is."""
-        ticket.answer.cancel()
-        for queue in (self._tickets, self._suspects):
-            if ticket in queue:
-                queue.remove(ticket)
-
     def wake(self) -> None:
         """Let all who wait look again."""
         self._changed.set()
@@ -88,9 +81,10 @@ class Queue:
         """Return tickets for one worker; none once it is no longer alive."""
         clock = asyncio.get_running_loop().time
         while alive():
+            patience = None
+            self._tickets, self._suspects = map(_still_asked, (self._tickets, self._suspects))
             if self._suspects:
                 return [self._suspects.popleft()]
-            patience = None
             if self._tickets:
                 oldest = self._tickets[0]
                 patience = oldest.since + self._wait_seconds - clock()
@@ -122,6 +116,10 @@ class Queue:
             self._takers -= 1
 
 
+def _still_asked(tickets: deque[Ticket]) -> deque[Ticket]:
+    return deque(each for each in tickets if not each.answer.done())
+
+
 class Dispatcher:
     """The workers, and what waits for them.
 
@@ -146,6 +144,9 @@ class Dispatcher:
         self._began_once: set[int] = set()
         self.closing = False
         """Whether nothing new is accepted."""
+        metrics.in_flight.set_function(lambda: self._inside)
+        metrics.queue_length.set_function(lambda: len(self._waiting))
+        metrics.workers_ready.set_function(lambda: self.workers_ready)
         self.failed: asyncio.Future[UnusableError] = asyncio.get_running_loop().create_future()
         """Gets the reason once it is known that no worker can ever work."""
 
@@ -197,14 +198,12 @@ class Dispatcher:
             )
         self._inside += 1
         self._empty.clear()
-        self._gauge()
         try:
             yield
         finally:
             self._inside -= 1
             if not self._inside:
                 self._empty.set()
-            self._gauge()
 
     def put(self, task: Task) -> Ticket:
         """Let a task wait for a worker; its ticket gets the result."""
@@ -213,13 +212,7 @@ class Dispatcher:
         self._pending.add(ticket)
         ticket.answer.add_done_callback(lambda _: self._pending.discard(ticket))
         self._waiting.put(ticket)
-        self._gauge()
         return ticket
-
-    def withdraw(self, ticket: Ticket) -> None:
-        """Forget a ticket that nobody waits for any more."""
-        self._waiting.withdraw(ticket)
-        self._gauge()
 
     async def drain(self) -> None:
         """Accept nothing new, and return when everything inside is answered, or time is over."""
@@ -258,7 +251,6 @@ class Dispatcher:
             pause = 0.5
             self._began_once.add(number)
             self._log.info("worker_ready", worker=number, pid=pid)
-            self._gauge()
             while worker.alive:
                 tickets = await self._waiting.take(lambda: worker.alive)
                 if tickets:
@@ -269,7 +261,6 @@ class Dispatcher:
     async def _send(self, number: int, worker: Worker, tickets: list[Ticket]) -> None:
         clock = asyncio.get_running_loop().time
         begun = clock()
-        self._gauge()
         for ticket in tickets:
             ticket.waited = begun - ticket.since
         results: Sequence[Result]
@@ -280,7 +271,7 @@ class Dispatcher:
             for ticket in tickets:
                 self._again(ticket, blame=lost.begun)
             return
-        except Exception as error:  # what cannot be pickled, of a call
+        except Exception as error:  # what cannot be pickled
             results = [Broke(type(error).__name__, ()) for _ in tickets]
         self._pace((clock() - begun) / len(tickets))
         self._metrics.batch_size.observe(len(tickets))
@@ -303,16 +294,10 @@ class Dispatcher:
     def _lost(self, number: int, tasks: int) -> None:
         self._metrics.worker_restarts.inc()
         self._log.warning("worker_lost", worker=number, tasks=tasks)
-        self._gauge()
 
     def _pace(self, seconds: float) -> None:
         old = self._task_seconds
         self._task_seconds = seconds if old is None else old + PACE * (seconds - old)
-
-    def _gauge(self) -> None:
-        self._metrics.in_flight.set(self._inside)
-        self._metrics.queue_length.set(len(self._waiting))
-        self._metrics.workers_ready.set(self.workers_ready)
 
 
 def later(status: int, code: str, sentence: str, seconds: int = 5) -> Refusal:

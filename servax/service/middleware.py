@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Container, Iterator, MutableMap
 from typing import Any
 
 from servax.service.requests import UNREAD_BYTES, RequestRecord, stated_length
-from servax.service.responses import INTERNAL, ClientGone
+from servax.service.responses import internal
 from servax.service.telemetry import Log, Metrics
 
 Scope = MutableMapping[str, Any]
@@ -21,8 +21,6 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PART_BYTES = 2**18
-GONE = 499
-"""The client closed the connection; no such answer is sent, only logged (as nginx does)."""
 SAFE_ID = re.compile(rb"[\w.-]{1,64}", re.ASCII)
 """What a client may call its request; anything else gets an id of our own."""
 ALWAYS = {
@@ -95,20 +93,19 @@ class RequestMiddleware:
 
         try:
             await self.app(scope, watched, sealed)
-        except ClientGone:
-            record.status, record.code = GONE, "client_gone"
         except SlowReader:
             record.code = "slow_reader"  # uvicorn closes a connection whose answer is incomplete
         except Exception as error:
             self._broke(record, error)
             if not record.status:
-                await JSONResponse(INTERNAL.body, INTERNAL.status)(scope, watched, sealed)
+                refusal = internal()
+                await JSONResponse(refusal.body, refusal.status)(scope, watched, sealed)
         finally:
             record.held.close()
             self._close(scope, record, time.perf_counter() - begun)
 
     def _broke(self, record: RequestRecord, error: Exception) -> None:
-        record.code = INTERNAL.code
+        record.code = internal().code
         frames = traceback.extract_tb(error.__traceback__)
         self._log.error(
             "broke",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from servax.service.decoding import SoundFacts
 from servax.service.dispatcher import Dispatcher, later
-from servax.service.responses import INTERNAL, AttackMethod, ClientGone, Knowledge, Refusal, Trial
+from servax.service.responses import AttackMethod, Knowledge, Refusal, Trial, client_gone, internal
 from servax.service.settings import ATTACK_SECONDS, ATTACKS_WAITING
 from servax.service.telemetry import Log
 from servax.service.worker import Broke, Task, attack
@@ -43,10 +43,6 @@ class RequestRecord:
     """What is given back when the answer has left."""
 
 
-class BrokeError(Exception):
-    """A worker broke over a task; what is known of it is in the log already."""
-
-
 class RequestHandler:
     """Lets requests in; each keeps its `RequestRecord` in ``request.scope["servax"]``.
 
@@ -71,9 +67,8 @@ class RequestHandler:
             together: As of a `Task`.
 
         Raises:
-            Refusal: It is outside a limit, no sound, or not done in time.
-            ClientGone: Nobody waits for the answer any more.
-            BrokeError: Something broke in the worker.
+            Refusal: It is outside a limit, no sound, or not done in time; nobody waits for the
+                answer any more; something broke in the worker.
         """
         body = await self._body(request)
         return await self._done(request, Task(work, body, self.settings, together))
@@ -92,7 +87,7 @@ class RequestHandler:
             snr_db: Its strength.
 
         Raises:
-            Refusal, ClientGone, BrokeError: As of `sound`; too many wait already.
+            Refusal: As of `sound`; too many wait already.
         """
         body = await self._body(request)
         record: RequestRecord = request.scope["servax"]
@@ -117,8 +112,7 @@ class RequestHandler:
         try:
             for each in asyncio.as_completed(begun):
                 yield await each
-        except (Refusal, BrokeError) as error:
-            refusal = error if isinstance(error, Refusal) else INTERNAL
+        except Refusal as refusal:
             request.scope["servax"].code = refusal.code
             yield refusal
         finally:
@@ -153,8 +147,7 @@ class RequestHandler:
         """Return the body of a request, which takes a place until its answer has left.
 
         Raises:
-            Refusal: It is too large, no sound, compressed, empty, or arrives too slowly.
-            ClientGone: The connection ended before the body.
+            Refusal: It is too large, no sound, compressed, empty, cut off, or arrives too slowly.
         """
         settings, record = self.settings, request.scope["servax"]
         check_headers(request.headers, settings.max_bytes)
@@ -167,7 +160,7 @@ class RequestHandler:
                 while more:
                     message = await request.receive()
                     if message["type"] == "http.disconnect":
-                        raise ClientGone
+                        raise client_gone()
                     body += message.get("body", b"")
                     if len(body) > settings.max_bytes:
                         raise _too_large(settings.max_bytes)
@@ -195,7 +188,7 @@ class RequestHandler:
             await asyncio.wait(waits, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             record.queued_seconds = ticket.waited
             if not ticket.answer.done():
-                raise ClientGone if gone is not None and gone.done() else self._late()
+                raise client_gone() if gone is not None and gone.done() else self._late()
             result = ticket.answer.result()
             if isinstance(result, Refusal):
                 raise result
@@ -206,11 +199,11 @@ class RequestHandler:
                     error=result.error,
                     where=list(result.where[-8:]),
                 )
-                raise BrokeError
+                raise internal()
             record.sound = result.sound
             return result.content
         finally:
-            self.dispatcher.withdraw(ticket)
+            ticket.answer.cancel()
             if gone is not None:
                 gone.cancel()
 

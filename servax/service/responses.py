@@ -75,16 +75,19 @@ class Refusal(ServaxError):  # noqa: N818 - what was done, not what was wrong
         return type(self), (self.status, self.code, str(self), self.headers)
 
 
-INTERNAL = Refusal(
-    500,
-    "internal",
-    "Something broke that should not; the log of the service tells where, under the id in "
-    "X-Request-ID.",
-)
+def internal() -> Refusal:
+    """Return what is answered where something broke; what is known of it is in the log."""
+    return Refusal(
+        500,
+        "internal",
+        "Something broke that should not; the log of the service tells where, under the id in "
+        "X-Request-ID.",
+    )
 
 
-class ClientGone(Exception):  # noqa: N818 - nobody is left to refuse
-    """The connection was closed before the answer: nothing is sent."""
+def client_gone() -> Refusal:
+    """Return what is logged where nobody waits for the answer any more (499, as nginx does)."""
+    return Refusal(499, "client_gone", "The connection was closed before the answer.")
 
 
 class Described:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import signal
 import socket
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from servax.service.dispatcher import Dispatcher
 from servax.service.requests import RequestHandler
 from servax.service.settings import ServiceSettings
 from servax.service.telemetry import Log, Metrics, forward_libraries
-from servax.service.tokens import Tokens, addresses, check_open
+from servax.service.tokens import Tokens
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -52,6 +53,30 @@ class Endpoint:
         if not 0 <= self.port <= 65_535:
             raise SettingError("port", self.port, "a number from 0 to 65535")
 
+    def address(self) -> str:
+        """Return the address to listen at.
+
+        Raises:
+            SettingError: The host has none, or others reach it and nobody said who may ask.
+        """
+        try:
+            found = socket.getaddrinfo(
+                self.host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+        except (OSError, UnicodeError):
+            expected = "an address or a name of this machine"
+            raise SettingError("host", self.host, expected) from None
+        addresses = [str(each[4][0]) for each in found]
+        here = all(ipaddress.ip_address(each.partition("%")[0]).is_loopback for each in addresses)
+        if not (here or self.tokens or self.allow_open):
+            raise SettingError(
+                "host",
+                self.host,
+                "127.0.0.1, which only this machine reaches; for others add --token-file FILE, or "
+                "--allow-open if a proxy lets only the right ones in",
+            )
+        return addresses[0]
+
 
 def open_socket(endpoint: Endpoint) -> socket.socket:
     """Return a socket that listens.
@@ -59,8 +84,7 @@ def open_socket(endpoint: Endpoint) -> socket.socket:
     Raises:
         SettingError: It is open to others without a token, taken, or not of this machine.
     """
-    check_open(endpoint.host, endpoint.tokens, allow_open=endpoint.allow_open)
-    address = addresses(endpoint.host)[0]
+    address = endpoint.address()
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         return socket.create_server((address, endpoint.port), family=family, backlog=BACKLOG)

@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
-from servax.errors import SettingError
+from servax.kinds import Rule, Rules, check_rules
 from servax.pretrained import PURIFIER, RECOGNISER
 from servax.runtime.host import cpus
 
@@ -22,19 +21,9 @@ LOWEST_SNR_DB, HIGHEST_SNR_DB = 10.0, 60.0
 """How strong an attack may be asked for."""
 
 
-def _require(settings: Any, fits: Callable[[Any], bool], expected: str, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        if not fits(value):
-            raise SettingError(name, value, expected)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_positive(value: float) -> bool:
-    return math.isfinite(value) and value > 0
+COUNT = Rule("a whole number of at least 1", lambda n: isinstance(n, int) and n >= 1)
+SECONDS = Rule("a number of seconds > 0", lambda v: 0 < v < math.inf)
+WAIT = Rule("a number >= 0", lambda v: 0 <= v < math.inf)
 
 
 @dataclass(frozen=True)
@@ -76,15 +65,15 @@ class ServiceSettings:
     decode_seconds: float = 5.0
     """How long decoding a sound may take."""
 
+    RULES: ClassVar[Rules] = {
+        **dict.fromkeys(("workers", "queue", "batch", "max_bytes", "max_channels"), COUNT),
+        **dict.fromkeys(("deadline", "body_timeout", "work_seconds"), SECONDS),
+        **dict.fromkeys(("max_seconds", "decode_seconds"), SECONDS),
+        **dict.fromkeys(("batch_wait", "shutdown_seconds"), WAIT),
+    }
+
     def __post_init__(self) -> None:
-        at_least = "a whole number of at least 1"
-        if self.workers is not None:
-            _require(self, _is_count, at_least, "workers")
-        _require(self, _is_count, at_least, "queue", "batch", "max_bytes", "max_channels")
-        times = ("deadline", "body_timeout", "work_seconds", "max_seconds", "decode_seconds")
-        _require(self, _is_positive, "a number of seconds > 0", *times)
-        waits = ("batch_wait", "shutdown_seconds")
-        _require(self, lambda v: math.isfinite(v) and v >= 0, "a number >= 0", *waits)
+        check_rules(self)
 
     @property
     def worker_count(self) -> int:

@@ -1,17 +1,15 @@
-"""Bearer tokens: who may ask, and where a service without any may listen."""
+"""Bearer tokens: who may ask."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import re
-import socket
 import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from servax.errors import PathError, SettingError
+from servax.errors import PathError
 from servax.files import expanded
 
 SHORTEST = 16
@@ -83,41 +81,3 @@ def read_tokens(path: str | Path) -> Tokens:
 def readable_by_others(path: str | Path) -> bool:
     """Say whether more than the owner and the group may read a file."""
     return bool(expanded(path).stat().st_mode & stat.S_IROTH)
-
-
-def check_open(host: str, tokens: Tokens, *, allow_open: bool) -> None:
-    """Refuse to let everybody on a network in.
-
-    Args:
-        host: Where the service is to listen.
-        tokens: Who may ask.
-        allow_open: Whether somebody said that this is meant.
-
-    Raises:
-        SettingError: `host` can be reached from other machines, and no token is needed.
-    """
-    if tokens or allow_open or all(_loopback(address) for address in addresses(host)):
-        return
-    raise SettingError(
-        "host",
-        host,
-        "127.0.0.1, which only this machine reaches; for others add --token-file FILE, or "
-        "--allow-open if a proxy lets only the right ones in",
-    )
-
-
-def addresses(host: str) -> list[str]:
-    """Return the addresses of a host.
-
-    Raises:
-        SettingError: It has none.
-    """
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError):
-        raise SettingError("host", host, "an address or a name of this machine") from None
-    return [str(each[4][0]) for each in found]
-
-
-def _loopback(address: str) -> bool:
-    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
