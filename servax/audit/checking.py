@@ -1,16 +1,19 @@
-"""The checks of an audit: of each system, and of what was recorded of all."""
+"""The checks of an audit: of each system, of the records of all, and of what fronts notice."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor, nn
 
 from servax.audit.settings import Audit
+from servax.defences import Detector, Score
 from servax.evaluation.checks import (
     MODEL_CHECKS,
     RECORD_CHECKS,
@@ -21,42 +24,32 @@ from servax.evaluation.checks import (
 )
 from servax.evaluation.checks.declared import Among, Needs
 from servax.evaluation.checks.of_records import knowledge_complete
-from servax.evaluation.dataset import EvaluationSet
 from servax.evaluation.engine import reseed
+from servax.evaluation.metrics import detected_at, roc_area
 from servax.evaluation.records import UNDEFENDED
-from servax.evaluation.suites import Suite
 from servax.evaluation.systems import System
+from servax.evaluation.threats import Threat
 from servax.training import generator
 
 EVERY_SYSTEM = "all systems"
 """Subject of a check of the records that could not be carried out."""
+SCORES: tuple[Score, ...] = ("residual", "l1")
+FALSE_POSITIVES = 0.05
+"""Share of clean inputs that may be flagged."""
 
 
-def probe(
-    system: System,
-    dataset: EvaluationSet,
-    suite: Suite,
-    *,
-    seed: int,
-    batch_size: int,
-    tick: Callable[[], None],
-) -> list[Finding]:
-    """Return what the checks find on a few utterances that the system gets right.
+def probe(audit: Audit, system: System, tick: Callable[[], None]) -> list[Finding]:
+    """Return what the checks find on a few utterances that a system gets right.
 
-    Args:
-        system: Which system.
-        dataset: The utterances.
-        suite: Tier and budget of the audit.
-        seed: Draws points and starts.
-        batch_size: Inputs per forward pass, where a check does not ask for more.
-        tick: Called once per check.
+    `tick` is called once per check.
     """
-    reseed(system, seed, "checks")
+    s = audit.settings
+    reseed(system, s.seed, "checks")
     cases: list[Case] = []
 
     def prepare() -> tuple[Finding, ...]:
-        draws = generator(seed, "checks", system.name)
-        cases.append(Case.of(system, dataset, suite, batch_size=batch_size, generator=draws))
+        draws, size = generator(s.seed, "checks", system.name), s.batch_size
+        cases.append(Case.of(system, audit.dataset, audit.suite, batch_size=size, generator=draws))
         return ()
 
     found = [*carried_out("deterministic", system.name, prepare)]
@@ -88,6 +81,8 @@ def findings(
     radius, known = audit.settings.budget.radius, audit.settings.knowledge
     for system in audit.systems:
         yield white_box(system, audit.subject, known)
+    faced = {system.name for system in audit.systems if system.gradients}
+    faced -= set() if "adaptive" in known else {UNDEFENDED}
     there: set[Needs] = {"nothing"}
     if "adaptive" in known and any(system.gradients for system in audit.systems):
         there.add("white-box")
@@ -107,19 +102,67 @@ def findings(
             settings = {"eot_draws": random} if check is knowledge_complete else {}
             run = partial(check, rows[check.among], **settings)
             for each in carried_out(check.name, EVERY_SYSTEM, run):
-                yield _excused(audit, each) if check is knowledge_complete else each
+                # Where nothing else was left, or was asked for, the check of white-box attacks
+                # says it.
+                excused = check is knowledge_complete and each.subject not in faced
+                error = each.severity == "error"
+                yield replace(each, severity="warning") if error and excused else each
     for told in probed:
         yield Finding(**told)
 
 
-def _excused(audit: Audit, found: Finding) -> Finding:
-    """Return a warning for an error where nothing else was left, or it was asked for.
+def detections(
+    audit: Audit,
+    system: System,
+    made: Sequence[tuple[Threat, Tensor]],
+    *,
+    tick: Callable[[], None],
+) -> list[dict[str, Any]]:
+    """Return how well the front of a system tells attacked inputs, a row per threat and score.
 
-    The check of white-box attacks says it then.
+    Clean inputs are all utterances, so that the rate of false alarms is the one a user meets.
+    Attacked ones are those that an attack moved: one that it left alone is not attacked. The
+    attacks are made against the classifier only, and do not try to pass the detector as well.
+
+    Args:
+        audit: Systems, utterances, settings.
+        system: One with a front, and not random: draws would move clean inputs as well.
+        made: Each threat with the inputs (N, ...) that it made.
+        tick: Called once for the clean inputs, and once per threat.
+
+    Returns:
+        `defence`, `attack`, `knowledge`, `score`, `area` under the curve, `detected_at_5_percent`
+        (share of attacked inputs that are flagged where 5 % of clean ones are), both none where
+        no utterance was moved, and `utterances`, which were.
     """
-    known = {system.name for system in audit.systems if system.gradients}
-    if "adaptive" not in audit.settings.knowledge:
-        known.discard(UNDEFENDED)
-    if found.severity == "error" and found.subject not in known:
-        return replace(found, severity="warning")
-    return found
+    size, x = audit.settings.batch_size, audit.dataset.x
+    front: nn.Module = system.front  # type: ignore[assignment]
+    detectors = {score: Detector(front, audit.subject.model, score=score) for score in SCORES}
+    reseed(system, audit.settings.seed, "detector")
+
+    @torch.no_grad()
+    def scores(inputs: Tensor) -> dict[Score, Tensor]:
+        parts = torch.split(inputs, size)
+        return {name: torch.cat(list(map(each, parts))) for name, each in detectors.items()}
+
+    clean = scores(x)
+    tick()
+    told = []
+    for threat, inputs in made:
+        moved = (inputs != x).flatten(1).any(dim=1)
+        attacked = scores(inputs[moved]) if moved.any() else {}
+        for score in SCORES:
+            both = (clean[score], attacked[score]) if attacked else None
+            told.append(
+                {
+                    "defence": system.name,
+                    "attack": threat.name,
+                    "knowledge": threat.knowledge,
+                    "score": score,
+                    "area": both and roc_area(*both),
+                    "detected_at_5_percent": both and detected_at(*both, FALSE_POSITIVES),
+                    "utterances": int(moved.sum()),
+                }
+            )
+        tick()
+    return told

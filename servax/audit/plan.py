@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from servax.attacks import RandomNoise
-from servax.audit import checking, detecting
+from servax.audit import checking
 from servax.audit.settings import Audit
 from servax.audit.speed import of_checks
 from servax.evaluation import records
 from servax.evaluation.checks import MODEL_CHECKS
+from servax.evaluation.engine import covers
 from servax.evaluation.realisability import gaps
 from servax.evaluation.records import UNDEFENDED
 from servax.evaluation.systems import System
@@ -134,11 +135,7 @@ class _Plan:
 
     def _one_for_both(self, threat: Threat) -> bool:
         """Tell whether an oblivious attack is also one on the bare model by who knows it."""
-        alike = [
-            each
-            for each in self.threats
-            if each.knowledge == "adaptive" and each.same_attack(threat)
-        ]
+        alike = [e for e in self.threats if e.knowledge == "adaptive" and covers(threat, e)]
         bare = self.audit.systems[0]
         if "adaptive" not in self.known or not alike or not bare.exact:
             return False
@@ -149,7 +146,7 @@ class _Plan:
         """Yield the attacks through one system; those that `sources` make already left out."""
         made = [e.threat for e in sources if e.threat and e.knowledge(system.name) == "adaptive"]
         for threat in self._against(system):
-            if threat.knowledge != "adaptive" or not any(map(threat.same_attack, made)):
+            if threat.knowledge != "adaptive" or not any(covers(each, threat) for each in made):
                 yield self._attack(threat, [system], first=first)
 
     def _against(self, system: System) -> Iterator[Threat]:
@@ -229,14 +226,7 @@ class _Plan:
         audit = self.audit
 
         def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
-            found = checking.probe(
-                system,
-                audit.dataset,
-                audit.suite,
-                seed=audit.settings.seed,
-                batch_size=audit.settings.batch_size,
-                tick=watcher.advance,
-            )
+            found = checking.probe(audit, system, watcher.advance)
             return {"findings": [finding.to_json() for finding in found]}
 
         count = min(audit.suite.effort.probes, len(audit.dataset))
@@ -293,7 +283,7 @@ class _Plan:
 
         def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
             inputs = [(each.threat, each.inputs) for each in made if each.threat]
-            found = detecting.detections(self.audit, system, inputs, tick=watcher.advance)
+            found = checking.detections(self.audit, system, inputs, tick=watcher.advance)
             return {"detection": found}
 
         yield self._planned(

@@ -362,12 +362,8 @@ def run(
     threats: Sequence[Threat],
     dataset: Dataset | EvaluationSet,
     *,
-    identity: Identity,
     surrogates: Mapping[str, nn.Module] | None = None,
-    batch_size: int = 16,
-    compute: Compute | None = None,
-    gradients: Precision = "float32",
-    tick: Callable[[], None] | None = None,
+    **settings: Any,
 ) -> Records:
     """Return records: what each system says of each utterance, clean and under each threat.
 
@@ -376,12 +372,8 @@ def run(
         threats: What is done. Nothing stands before the bare model: where an oblivious attack is
             tried, it is the bare model's adaptive one too, and not computed twice.
         dataset: Held-out utterances.
-        identity: What is the same in every row.
         surrogates: Models whose gradients transfer attacks take, by name.
-        batch_size: Utterances attacked together.
-        compute: Device.
-        gradients: In which precision gradients are computed.
-        tick: Called once per batch of clean input and as `Threat.ticks` says.
+        **settings: Of `AttackEngine`; `identity` must be given.
 
     Raises:
         SettingError: A defence is called ``undefended``.
@@ -389,14 +381,8 @@ def run(
     """
     if any(system.name == UNDEFENDED for system in systems[1:]):
         raise SettingError("defence name", UNDEFENDED, "another name, this one is the bare target")
-    engine = AttackEngine(
-        dataset=dataset if isinstance(dataset, EvaluationSet) else EvaluationSet.of(dataset),
-        identity=identity,
-        batch_size=batch_size,
-        compute=compute or Compute(),
-        gradients=gradients,
-        tick=tick or (lambda: None),
-    )
+    heard = dataset if isinstance(dataset, EvaluationSet) else EvaluationSet.of(dataset)
+    engine = AttackEngine(dataset=heard, **settings)
     bare, frames = systems[0], [engine.clean(systems)]
     made: list[tuple[Threat, pd.DataFrame]] = []
     for threat in threats:

@@ -32,7 +32,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import mannwhitneyu
 
 from servax.errors import SettingError, ShapeError
 
@@ -128,11 +130,8 @@ def confusion(
         foreign = column[~np.isin(column, names)]
         if foreign.size:
             raise SettingError.choice(f"a value of {name}", foreign[0].item(), map(str, names))
-    place = {name: index for index, name in enumerate(names.tolist())}
-    rows, columns = ([place[value] for value in column.tolist()] for column in (truth, predicted))
-    counts = np.zeros((names.size, names.size), dtype=np.int64)
-    np.add.at(counts, (rows, columns), 1)
-    return counts
+    counts = pd.crosstab(truth, predicted).reindex(index=names, columns=names, fill_value=0)
+    return counts.to_numpy(np.int64)
 
 
 def _share(which: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:
@@ -340,10 +339,10 @@ def roc_area(clean_scores: ArrayLike, attacked_scores: ArrayLike) -> float:
         ShapeError: Scores are not one-dimensional, or there are none.
         SettingError: A score is not finite.
     """
-    clean = np.sort(_scores("clean_scores", clean_scores))
+    clean = _scores("clean_scores", clean_scores)
     attacked = _scores("attacked_scores", attacked_scores)
-    below, upto = (np.searchsorted(clean, attacked, side) for side in ("left", "right"))
-    return float((below + upto).mean() / (2 * clean.size))
+    pairs = mannwhitneyu(attacked, clean, method="asymptotic").statistic
+    return float(pairs / (clean.size * attacked.size))
 
 
 def detected_at(

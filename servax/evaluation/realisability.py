@@ -17,13 +17,11 @@ would go beyond full scale.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 
@@ -37,11 +35,10 @@ from servax.features import (
     FrontEnd,
     FrontEndSettings,
     LogMel,
-    LogMelSettings,
     Scaling,
     apply_change,
 )
-from servax.perturbation import STEP_16_BIT, into_16_bit
+from servax.perturbation import into_16_bit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,8 +84,10 @@ def realise(
             raise ShapeError(name, value.shape, f"(1, 1, {s.mels}, {settings.frames})")
     wanted = scale.inverse(x_adv)
     change = in_frames_of_sound(wanted - scale.inverse(x), 1 + sound.shape[1] // s.hop_samples)
-    moved = apply_change(sound, change * _power_db(s), LogMel(s))
-    written = wav_round_trip(moved, s.sample_rate)
+    # One unit of the log-Mel is so many dB of power: 10 log10 of a magnitude is half of its dB.
+    halved = s.logarithm == "db" and s.spectrum == "magnitude"
+    moved = apply_change(sound, change * (2.0 if halved else s.db_per_unit), LogMel(s))
+    written = into_16_bit(moved)
     again = scale(FrontEnd(settings)(written))
     error = (scale.inverse(again) - wanted).abs().mean()
     return Realised(
@@ -172,22 +171,3 @@ def in_frames_of_sound(change: Tensor, frames: int) -> Tensor:
     start = (frames - fitted) // 2
     own[..., start : start + fitted] = change
     return own
-
-
-def wav_round_trip(waveform: Tensor, sample_rate: int) -> Tensor:
-    """Return waveforms (B, T) as they are read back from 16-bit WAV files, clipped."""
-    read = []
-    for samples in into_16_bit(waveform).cpu().numpy():
-        file = io.BytesIO()
-        whole = np.round(samples / STEP_16_BIT).astype(np.int16)
-        soundfile.write(file, whole, sample_rate, format="WAV", subtype="PCM_16")
-        file.seek(0)
-        read.append(soundfile.read(file, dtype="float32")[0])
-    return torch.from_numpy(np.stack(read)).to(waveform)
-
-
-def _power_db(settings: LogMelSettings) -> float:
-    """Return how many dB of power one unit of the log-Mel is in the spectrum."""
-    # 10 log10 of a magnitude is half of its dB.
-    halved = settings.logarithm == "db" and settings.spectrum == "magnitude"
-    return 2.0 if halved else settings.db_per_unit

@@ -126,11 +126,6 @@ class Threat:
         """The last of its strengths."""
         return self.strengths[-1]
 
-    def same_attack(self, other: Threat) -> bool:
-        """Tell whether two threats are one attack, whatever the attackers know."""
-        mine, its = ((e.name, e.attack, e.sweep, e.ks) for e in (self, other))
-        return mine == its
-
     def moved(
         self,
         model: nn.Module,

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor, nn
 
 from servax.attacks import PGD
-from servax.audit.detecting import detections
+from servax.audit.checking import detections
 from servax.audit.settings import Audit
 from servax.defences import Defended
 from servax.evaluation.systems import System

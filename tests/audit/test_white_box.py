@@ -18,7 +18,6 @@ from servax.errors import PathError, SettingError
 from servax.evaluation import checks
 from servax.evaluation.checks import Finding, of_records
 from servax.evaluation.loading import load_system
-from servax.evaluation.suites import Suite
 from servax.evaluation.threats import KNOWLEDGE, Budget
 
 CODE = """
@@ -211,15 +210,7 @@ def told(audit: Audit) -> Finding:
 
 def probed(audit: Audit) -> dict[str, Finding]:
     """Return what the checks of the model itself find, by name."""
-    suite = Suite(audit.settings.tier, audit.settings.budget)
-    found = probe(
-        audit.systems[0],
-        audit.dataset,
-        suite,
-        seed=0,
-        batch_size=audit.settings.batch_size,
-        tick=lambda: None,
-    )
+    found = probe(audit, audit.systems[0], lambda: None)
     return {finding.check: finding for finding in found}
 
 

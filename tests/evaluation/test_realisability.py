@@ -7,18 +7,16 @@ import re
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import nn
 
 from servax import audio
 from servax.attacks import PGD
 from servax.errors import ShapeError
-from servax.evaluation.realisability import (
-    in_frames_of_sound,
-    realise,
-    wav_round_trip,
-)
+from servax.evaluation.realisability import in_frames_of_sound, realise
 from servax.features import FrontEnd, FrontEndSettings, LogMelSettings, Scale, ScaleSettings
+from servax.perturbation import into_16_bit
 
 SCALE = Scale(ScaleSettings(top_db=40.0, window_db=120.0))
 PLAIN = FrontEndSettings(frames=32, level_dbfs=None)
@@ -42,11 +40,13 @@ def logmel(waveform, settings):
 
 def test_a_file_holds_the_nearest_16_bit_samples(tmp_path):
     waveform = speech() * 20
-    read = wav_round_trip(waveform[None], 16_000)[0]
+    read = into_16_bit(waveform)
     expected = np.clip(np.round(waveform.double().numpy() * 32768), -32768, 32767)
     assert np.array_equal(read.double().numpy() * 32768, expected)
     audio.write(tmp_path / "a.wav", read.numpy(), 16_000)
     assert np.array_equal(audio.read(tmp_path / "a.wav"), read.numpy())
+    soundfile.write(tmp_path / "b.wav", expected.astype(np.int16), 16_000, subtype="PCM_16")
+    assert np.array_equal(soundfile.read(tmp_path / "b.wav", dtype="float32")[0], read.numpy())
 
 
 @pytest.mark.parametrize("settings", [PLAIN, LEVELLED])

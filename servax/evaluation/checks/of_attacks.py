@@ -18,8 +18,7 @@ from servax.attacks import APGD, PGD, Attack
 from servax.errors import SettingError, ShapeError
 from servax.evaluation.checks.case import Case, votes
 from servax.evaluation.checks.declared import Check, Severity, Verdict, percent
-from servax.evaluation.realisability import wav_round_trip
-from servax.perturbation import STEP_16_BIT, Ball
+from servax.perturbation import STEP_16_BIT, Ball, into_16_bit
 
 RESTARTS = 5
 """Random starts whose worst case is taken."""
@@ -117,7 +116,7 @@ def inside_ball(case: Case, *, adversarial: Tensor | None = None) -> Verdict:
     if case.sample_rate is not None:
         if x.ndim != 2:
             raise ShapeError("adversarial", x.shape, "waveforms (B, T), or no sample_rate")
-        written = float(ball.norm(wav_round_trip(adversarial, case.sample_rate) - x).max())
+        written = float(ball.norm(into_16_bit(adversarial) - x).max())
         evidence["distance_as_wav"] = written
         told += f"; {written:.6g} once written as 16-bit WAV"
         if inside and not written <= _limit(x, ball, 0.0):
