@@ -111,32 +111,18 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         (of the mean to `PAPER_RISK`), ``nearest`` (the smallest distance of all pairs) and
         ``chosen``.
     """
-    rows = []
-    for step, radius in frame[["step", "radius"]].drop_duplicates().itertuples(index=False):
-        curve = frame[(frame["step"] == step) & (frame["radius"] == radius)]
-        risk = curve.set_index("k")["risk"]
-        last = int(risk.index.max())
-        mean = float(risk.mean())
-        rows.append(
-            {
-                "step": step,
-                "radius": radius,
-                "width_steps": radius / step,
-                "mean_risk": mean,
-                **{f"risk_{k}": float(risk[k]) for k in SHOWN_KS if k < last},
-                f"risk_{last}": float(risk[last]),
-                "flat_k": int(((risk - risk[last]).abs() <= FLAT + 1e-9).idxmax()),
-                "distance": abs(mean - PAPER_RISK),
-            }
-        )
-    table = pd.DataFrame(rows)
+    pairs = pd.MultiIndex.from_frame(frame[["step", "radius"]].drop_duplicates())
+    curves = frame.pivot_table("risk", ["step", "radius"], "k").loc[pairs]
+    last = int(frame["k"].max())
+    table = pairs.to_frame(index=False)
+    table["width_steps"] = table["radius"] / table["step"]
+    table["mean_risk"] = curves.mean(axis=1).to_numpy()
+    for k in (*(each for each in SHOWN_KS if each < last), last):
+        table[f"risk_{k}"] = curves[k].to_numpy()
+    flat = curves.sub(curves[last], axis=0).abs() <= FLAT + 1e-9
+    table["flat_k"] = flat.idxmax(axis=1).to_numpy()
+    table["distance"] = (table["mean_risk"] - PAPER_RISK).abs()
     table["nearest"] = table.index == table["distance"].idxmin()
-    table["chosen"] = table.index == _chosen(table)
-    return table
-
-
-def _chosen(table: pd.DataFrame) -> int:
-    """Return the index of the pair that `RULE` chooses."""
     low, high = PAPER_WIDTH_STEPS
     fitting = table["width_steps"].between(low - 1e-9, high + 1e-9)
     among = table[fitting] if fitting.any() else table
@@ -148,7 +134,8 @@ def _chosen(table: pd.DataFrame) -> int:
             "step": among["step"],
         }
     )
-    return int(order.sort_values(list(order.columns)).index[0])
+    table["chosen"] = table.index == order.sort_values(list(order.columns)).index[0]
+    return table
 
 
 def spread(corpus: Corpus, count: int | None) -> Corpus:
