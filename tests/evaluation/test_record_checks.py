@@ -298,6 +298,7 @@ def test_systems_with_several_targets_are_told_apart() -> None:
 
 def test_conditions_are_compared_on_the_utterances_of_both() -> None:
     long, short = rows(white("pgd"), 10), rows(white("fgsm"), range(4, 12)).iloc[:15]
+    long, short = (each.set_index(["utterance", "fold", "seed"]) for each in (long, short))
     found = pair(long, short)
     assert found is not None
     labels = short["label"]

@@ -28,30 +28,22 @@ MOST_STEPS = 30
 class Case:
     """A model under check, and clean inputs that it should get right."""
 
-    model: nn.Module
-    """From inputs (B, ...) to logits (B, K)."""
+    system: System
+    """Who is under check."""
     x: Tensor
     """Clean inputs (B, ...)."""
     y: Tensor
     """True classes (B,)."""
-    subject: str
-    """Name of the system."""
     facing: nn.Module | None = None
     """What attackers differentiate, where that is not the model: its mean over draws."""
     eot_draws: int = 1
     """Draws per gradient in the attacks on it, more than one for a random model."""
-    exact: bool = True
-    """Whether its gradients are labelled ``adaptive``; else ``bpda``."""
-    multi_label: bool = False
-    """Whether it says itself that its classes do not exclude each other."""
     attack: PGD = field(default_factory=PGD)
     """What it is attacked with; says the ball and the bounds."""
     mask: Tensor | None = None
     """Where an input may change."""
     longer: Tensor | None = None
     """The same utterances with something behind them; a model may refuse the length."""
-    sample_rate: int | None = None
-    """Of waveforms (B, T), in Hz; none for other inputs."""
     batch_size: int = 64
     """Inputs per forward pass, where a check does not ask for more."""
     inner_points: int = 100
@@ -98,21 +90,22 @@ class Case:
             early_stop=True,
         )
         return cls(
-            model=system.model,
+            system=system,
             x=x,
             y=y,
-            subject=system.name,
             facing=_InParts(faced, batch_size) if len(x) > batch_size else faced,
             eot_draws=eot_draws,
-            exact=system.exact,
-            multi_label=system.multi_label,
             attack=attack,
             longer=longer,
-            sample_rate=system.sample_rate if system.inputs == "waveform" else None,
             batch_size=batch_size,
             inner_points=inner_points_of(suite),
             generator=generator,
         )
+
+    @property
+    def model(self) -> nn.Module:
+        """From inputs (B, ...) to logits (B, K)."""
+        return self.system.model
 
     @property
     def faced(self) -> nn.Module:

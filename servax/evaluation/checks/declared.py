@@ -20,6 +20,8 @@ Severity = Literal["error", "warning", "note", "passed", "not-measured"]
 """
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """The worst first."""
+UTTERANCE = ["utterance", "fold", "seed"]
+"""What makes two rows of one system speak of the same utterance."""
 Verdict = tuple[Severity, str, Mapping[str, Any]]
 """How bad it is, one sentence with its numbers, and the numbers as JSON holds them."""
 Needs = Literal["nothing", "white-box", "defences"]
@@ -76,7 +78,7 @@ class Check(_Declared):
 
     def __call__(self, case: Case, **settings: Any) -> Finding:
         """Return what is found."""
-        return Finding(self.name, case.subject, *self.look(case, **settings))
+        return Finding(self.name, case.system.name, *self.look(case, **settings))
 
 
 @dataclass(eq=False)
@@ -103,6 +105,7 @@ class RecordCheck(_Declared):
 def _systems(frame: pd.DataFrame, *, with_bare: bool) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield the name and the rows of each system; the target is named where there are several."""
     typed = validate(frame)
+    typed.index = pd.MultiIndex.from_frame(typed[UTTERANCE], names=[None] * 3)
     several = len(typed["target"].unique()) > 1
     for (target, defence), rows in typed.groupby(["target", "defence"], sort=True):
         name = f"{defence} ({target})" if several else str(defence)

@@ -79,6 +79,8 @@ def outputs_are_logits(case: Case) -> Verdict:
         "largest_distance_of_sum_from_one": sums,
         "largest_logsumexp": log_sums,
     }
+    # Logits in [0, 1] hardly come close to both ends by chance.
+    spanned = float(wide.min()) < 0.05 and float(wide.max()) > 0.95
     severity: Severity = "passed"
     told = f"The outputs lie in [{evidence['lowest']:.3g}, {evidence['highest']:.3g}]: logits."
     if bool((logits >= 0).all()) and sums < 1e-3:
@@ -87,13 +89,13 @@ def outputs_are_logits(case: Case) -> Verdict:
             f"The outputs are probabilities: none is below 0 and each row sums to 1 within "
             f"{sums:.1e}; attack the model without its softmax."
         )
-    elif bool(((wide >= 0) & (wide <= 1)).all()) and (_spanned(wide) or _squashed(model, x)):
+    elif 0 <= float(wide.min()) <= float(wide.max()) <= 1 and (spanned or _squashed(model, x)):
         severity = "error"
         told = (
             "The outputs are probabilities of one class each: all lie in [0, 1], also for silence "
             "and noise, and rows do not sum to 1; attack the model without its sigmoid."
         )
-    elif case.multi_label:
+    elif case.system.multi_label:
         severity = "warning"
         told = (
             "The head is a multi-label one: its outputs answer one question each, and the highest "
@@ -103,11 +105,6 @@ def outputs_are_logits(case: Case) -> Verdict:
         severity = "note"
         told = f"The outputs are log-probabilities: their logsumexp is 0 within {log_sums:.1e}."
     return severity, told, evidence
-
-
-def _spanned(outputs: Tensor) -> bool:
-    """Return whether values in [0, 1] come close to both ends, as logits hardly would by chance."""
-    return float(outputs.min()) < 0.05 and float(outputs.max()) > 0.95
 
 
 def _squashed(model: nn.Module, x: Tensor) -> bool:

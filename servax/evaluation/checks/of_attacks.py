@@ -96,11 +96,11 @@ def inside_ball(case: Case, *, adversarial: Tensor | None = None) -> Verdict:
     per sample. By less is what writing a file does to any sound: the sentence tells it.
 
     Args:
-        case: The model; waveforms (B, T) of a sample rate are written and read.
+        case: The model; waveforms (B, T) are judged as 16-bit files hold them too.
         adversarial: What the attack returned, (B, ...), by default that of the case.
 
     Raises:
-        ShapeError: The two do not have one shape, or are no waveforms although a rate is given.
+        ShapeError: The two do not have one shape.
     """
     x, ball, bounds = case.x, case.attack.ball, case.bounds
     adversarial = case.attacked if adversarial is None else adversarial
@@ -113,17 +113,14 @@ def inside_ball(case: Case, *, adversarial: Tensor | None = None) -> Verdict:
     told += f", {outside} elements out of bounds"
     inside = distance <= _limit(x, ball, 0.0) and not outside
     severity: Severity = "passed" if inside else "error"
-    if case.sample_rate is not None:
-        if x.ndim != 2:
-            raise ShapeError("adversarial", x.shape, "waveforms (B, T), or no sample_rate")
+    if x.ndim == 2:
         written = float(ball.norm(into_16_bit(adversarial) - x).max())
         evidence["distance_as_wav"] = written
         told += f"; {written:.6g} once written as 16-bit WAV"
         if inside and not written <= _limit(x, ball, 0.0):
-            told += ", by the rounding of the file alone" * (
-                written <= _limit(x, ball, STEP_16_BIT)
-            )
-            severity = "passed" if written <= _limit(x, ball, STEP_16_BIT) else "error"
+            rounded = written <= _limit(x, ball, STEP_16_BIT)
+            severity = "passed" if rounded else "error"
+            told += ", by the rounding of the file alone" * rounded
     return severity, f"{told}.", evidence
 
 

@@ -97,7 +97,7 @@ def gradient_is_true(case: Case) -> Verdict:
     draw the same each time.
     """
     x, bounds, generator = case.x, case.bounds, case.generator
-    knowledge = "adaptive" if case.exact else "bpda"
+    knowledge = "adaptive" if case.system.exact else "bpda"
     model = Held(case.model) if repeats(case.model, x).random else case.model
     if repeats(model, x).random:
         told = "The model is random: differences between two inputs are those of its draws."
@@ -125,7 +125,7 @@ def gradient_is_true(case: Case) -> Verdict:
     evidence = {"steps": list(STEPS), "median_relative_errors": medians}
     severity: Severity = "passed"
     if median > TOLERANCE:
-        severity = "error" if case.exact else "note"
+        severity = "error" if case.system.exact else "note"
         if severity == "error" and _rounds_off(model, inside):
             told += " It computes in 16 bits, which round off what such small steps change."
             severity = "not-measured"

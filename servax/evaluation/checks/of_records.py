@@ -1,6 +1,7 @@
 """Checks of a table of records: does an attack get stronger where it must, is all there and true?
 
-All are functions of records alone (`servax.evaluation.records`). An utterance is broken when its
+All are functions of the records of one system (`servax.evaluation.records`), whose index is the
+utterance with its fold and seed. An utterance is broken when its
 prediction is not its label. UARs are compared on the utterances that both conditions hold, with a
 tolerance of one utterance. Source: Carlini et al. 2019, "On evaluating adversarial robustness",
 section 4 and appendix A.
@@ -22,8 +23,6 @@ from servax.evaluation.metrics import confusion, uar
 from servax.evaluation.records import UNDEFENDED, worst_case
 from servax.evaluation.statistics import FEWEST_SPEAKERS, Interval, SpeakerDraws, interval_of
 
-UTTERANCE = ["utterance", "fold", "seed"]
-"""What makes two rows of one system speak of the same utterance."""
 WHITE_BOX = ("adaptive", "bpda")
 """Knowledge of an attacker who goes through the defence."""
 NOISE = "noise"
@@ -38,12 +37,12 @@ Row = dict[str, Any]
 
 
 def white_box(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of attackers who know the system.
+    """Return the rows of attackers who know the system; noise is not meant to break anything.
 
     Nothing stands before the bare target, so its oblivious attack is a white-box one.
     """
     bare = (rows["defence"] == UNDEFENDED) & (rows["knowledge"] == "oblivious")
-    return rows[rows["knowledge"].isin(WHITE_BOX) | bare]
+    return rows[(rows["knowledge"].isin(WHITE_BOX) | bare) & (rows["attack"] != NOISE)]
 
 
 def _at(rows: pd.DataFrame, strength: float, attack: str | None = None) -> pd.DataFrame:
@@ -59,19 +58,9 @@ def _conditions(rows: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]
             yield str(attack), float(str(strength)), part
 
 
-def _aimed(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows without noise, which is not meant to break anything."""
-    return rows[rows["attack"] != NOISE]
-
-
-def _keys(rows: pd.DataFrame) -> set[tuple[Any, ...]]:
-    """Return the utterances of rows, as tuples of `UTTERANCE`."""
-    return set(rows[UTTERANCE].itertuples(index=False, name=None))
-
-
-def _broken(rows: pd.DataFrame) -> set[tuple[Any, ...]]:
+def _broken(rows: pd.DataFrame) -> pd.Index[Any]:
     """Return the utterances with a wrong prediction."""
-    return _keys(rows[rows["prediction"] != rows["label"]])
+    return rows.index[rows["prediction"] != rows["label"]]
 
 
 def _score(rows: pd.DataFrame) -> float:
@@ -90,8 +79,7 @@ def pair(first: pd.DataFrame, second: pd.DataFrame) -> tuple[float, float, float
     Returns:
         UAR of the first, of the second, and what one utterance is worth, with room for rounding.
     """
-    keys = [pd.MultiIndex.from_frame(rows[UTTERANCE]) for rows in (first, second)]
-    here, there = first[keys[0].isin(keys[1])], second[keys[1].isin(keys[0])]
+    here, there = first[first.index.isin(second.index)], second[second.index.isin(first.index)]
     if here.empty:
         return None
     return _score(here), _score(there), one_utterance(here) + 1e-9
@@ -99,15 +87,15 @@ def pair(first: pd.DataFrame, second: pd.DataFrame) -> tuple[float, float, float
 
 def _once(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows with each utterance once: of two kinds of knowledge, the worse outcome."""
-    right = (rows["prediction"] == rows["label"]).sort_values(kind="stable").index
-    return rows.loc[right].drop_duplicates(UTTERANCE)
+    right = (rows["prediction"] == rows["label"]).to_numpy()
+    rows = rows.iloc[np.argsort(right, kind="stable")]
+    return rows[~rows.index.duplicated()]
 
 
 def _by_knowledge(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, Severity]]:
     """Yield the rows of each knowledge, and how bad it is when they are as they must not be."""
-    known = set(white_box(rows).index)
     for knowledge, part in rows.groupby("knowledge"):
-        yield str(knowledge), part, "error" if known & set(part.index) else "warning"
+        yield str(knowledge), part, "warning" if white_box(part).empty else "error"
 
 
 def _compared(
@@ -177,7 +165,9 @@ def clean_score(rows: pd.DataFrame) -> Verdict:
     clean = rows[rows["attack"] == "none"]
     if clean.empty:
         return "not-measured", "The records hold no clean input.", {}
-    labels, predictions = (clean[name].to_numpy(object).astype(str) for name in _SAID)
+    labels, predictions = (
+        clean[name].to_numpy(object).astype(str) for name in ("label", "prediction")
+    )
     chance, found = 1.0 / len(np.unique(labels)), uar(labels, predictions)
     order = _best_order(labels, predictions)
     reordered = np.array([order.get(name, name) for name in predictions])
@@ -213,9 +203,6 @@ def clean_score(rows: pd.DataFrame) -> Verdict:
         "order": order,
     }
     return severity, f"{told}.", evidence
-
-
-_SAID = ("label", "prediction")
 
 
 def _best_order(labels: np.ndarray, predictions: np.ndarray) -> dict[str, str]:
@@ -283,14 +270,13 @@ def white_box_at_least_black_box(rows: pd.DataFrame) -> Verdict:
     kinds of attacker have.
     """
     known = white_box(rows)
-    others = rows.drop(known.index)
-    others = others[others["attack"] != "none"]
+    others = rows[~rows["knowledge"].isin(["none", *known["knowledge"]])]
     compared: list[Row] = []
     for strength in sorted(known["strength"].unique()):
         here, there = _at(known, strength), _at(others, strength)
-        shared = _keys(here) & _keys(there)
-        if shared:
-            missed = sorted((_broken(there) & shared) - _broken(here))
+        shared = here.index.intersection(there.index)
+        if len(shared):
+            missed = _broken(there).intersection(shared).difference(_broken(here))
             compared.append(
                 {
                     "strength": float(strength),
@@ -322,8 +308,8 @@ def noise_weaker(rows: pd.DataFrame) -> Verdict:
     strength as a white-box attack.
     """
     compared = []
-    for attack, strength, part in _conditions(_aimed(white_box(rows))):
-        quiet = _at(rows, strength, NOISE).drop_duplicates(UTTERANCE)
+    for attack, strength, part in _conditions(white_box(rows)):
+        quiet = _once(_at(rows, strength, NOISE))
         said = {"attack": attack, "strength": strength}
         names = ("uar_noise", "uar_attack")
         compared += _compared(said, quiet, _once(part), names, "error", idle="warning")
@@ -362,7 +348,7 @@ def attack_breaks_undefended(rows: pd.DataFrame) -> Verdict:
     bare = rows["defence"] == UNDEFENDED
     known, twins = white_box(rows[~bare]), white_box(rows[bare])
     chance = 1.0 / rows[~bare]["label"].nunique()
-    largest = {attack: (strength, part) for attack, strength, part in _conditions(_aimed(known))}
+    largest = {attack: (strength, part) for attack, strength, part in _conditions(known)}
     compared = []
     for attack, (strength, part) in largest.items():
         twin = _once(_at(twins, strength, attack))
