@@ -13,7 +13,7 @@ from servax.audit.plan import Planned
 from servax.audit.settings import Audit
 from servax.evaluation.suites import TOWARDS
 from servax.evaluation.systems import System
-from servax.evaluation.threats import KNOWLEDGE, MEANING, Threat
+from servax.evaluation.threats import KNOWLEDGE, MEANING
 from servax.perturbation import L2
 
 GOAL = "untargeted: any class but the true one"
@@ -35,6 +35,14 @@ def evaluation_card(audit: Audit, planned: list[Planned], measures: pd.DataFrame
     decibels = None  # of a ball that has no meaning in dB
     if subject.scale is not None and s.budget.ball is not L2:
         decibels = round(float(subject.scale.epsilon_db(s.budget.radius)), 4)
+    pairs = enumerate(zip(subject.labels, audit.dataset.names, strict=True))
+    attacks = {
+        f"{each.knowledge} {each.name}": described(each.attack)
+        | ({"strengths": list(each.sweep)} if each.sweep else {})
+        | ({"code": each.code} if each.code else {})
+        for each in threats
+    }
+    bridged = any(isinstance(each.attack, Foolbox) for each in threats)
     return {
         "threat model": {
             "goal": GOAL + CHOSEN * any(threat.towards for threat in threats),
@@ -52,13 +60,18 @@ def evaluation_card(audit: Audit, planned: list[Planned], measures: pd.DataFrame
         ),
         "tier": s.tier,
         **({} if s.gradients == "float32" else {"gradients": f"{s.gradients} (fast mode)"}),
-        "attacks": {f"{each.knowledge} {each.name}": _told(each) for each in threats},
+        "attacks": attacks,
         "model": {
             "name": subject.name,
             **_origin(subject),
             "inputs": subject.inputs,
             "classes": list(subject.labels),
-            "outputs": _outputs(audit),
+            "outputs": {
+                str(index): f"{own} = {name}"
+                if name in corpus.labels
+                else f"{own}, not in the corpus"
+                for index, (own, name) in pairs
+            },
         },
         "systems": {system.name: _origin(system) for system in audit.systems},
         "surrogates": {name: _origin(other) for name, other in audit.surrogates.items()},
@@ -73,37 +86,13 @@ def evaluation_card(audit: Audit, planned: list[Planned], measures: pd.DataFrame
         },
         "seeds": {"audit": s.seed, "utterances": s.selection.seed},
         "batch size": s.batch_size,
-        "attack libraries": _libraries(threats),
+        "attack libraries": {"foolbox": version("foolbox")} if bridged else {},
         **dict(audit.origin),
     }
 
 
 def _origin(system: System) -> dict[str, str]:
     return {"source": system.source, "fingerprint": system.fingerprint}
-
-
-def _outputs(audit: Audit) -> dict[str, str]:
-    """Return which class of model and corpus each output was taken for, by its number."""
-    spoken = set(audit.dataset.corpus.labels)
-    pairs = zip(audit.subject.labels, audit.dataset.names, strict=True)
-    return {
-        str(index): f"{own} = {name}" if name in spoken else f"{own}, not in the corpus"
-        for index, (own, name) in enumerate(pairs)
-    }
-
-
-def _libraries(threats: list[Threat]) -> dict[str, str]:
-    """Return the version of foolbox where attacks of it were tried."""
-    bridged = any(isinstance(each.attack, Foolbox) for each in threats)
-    return {"foolbox": version("foolbox")} if bridged else {}
-
-
-def _told(threat: Threat) -> dict[str, Any]:
-    """Return the settings of a threat's attack."""
-    told = described(threat.attack)
-    if threat.sweep:
-        told |= {"strengths": list(threat.sweep)}
-    return told | ({"code": threat.code} if threat.code else {})
 
 
 def described(attack: Attack) -> dict[str, Any]:

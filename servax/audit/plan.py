@@ -20,7 +20,6 @@ from torch import Tensor
 from servax.attacks import RandomNoise
 from servax.audit import checking
 from servax.audit.settings import Audit
-from servax.audit.speed import of_checks
 from servax.evaluation import records
 from servax.evaluation.checks import MODEL_CHECKS
 from servax.evaluation.engine import covers
@@ -202,7 +201,7 @@ class _Plan:
             return {"measures": found.measures, "draws": int(frame["draws"].iloc[0])}
 
         through = source or system
-        each = audit.speeds[through.name].seconds(threat, len(audit.dataset))
+        each = audit.speeds[through.name].of_attack(threat, len(audit.dataset))
         settings = {
             "threat": repr(threat),
             "source": {through.name: through.fingerprint},
@@ -237,7 +236,7 @@ class _Plan:
             {"tier": repr(audit.suite)},
             work,
             [system],
-            of_checks(audit.speeds[system.name], count, audit.suite),
+            audit.speeds[system.name].of_checks(audit.suite, count),
             steps=len(MODEL_CHECKS),
         )
 

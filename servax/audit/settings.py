@@ -8,9 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from servax.audit.speed import Speed, measured
+from servax.audit.speed import Speed
 from servax.corpora import Selection
 from servax.errors import SettingError
 from servax.evaluation.dataset import EvaluationSet, Progress, gather
@@ -142,61 +140,42 @@ class Audit:
             ServaxError: A folder or the corpus cannot be read.
         """
         _refuse_what_cannot_be(settings, subject)
-        own = _own(attacks, settings, subject)
+        if attacks and subject.gradients and "adaptive" not in settings.knowledge:
+            raise SettingError(
+                "knowledge",
+                ",".join(settings.knowledge),
+                "adaptive among them: attacks of your own go through the whole system",
+            )
+        own = own_attacks(attacks, Suite(settings.tier, settings.budget)) if attacks else []
         subject, dataset = gather(subject, settings.selection, progress=progress)
         batch = slice(0, settings.batch_size)
         x, y = dataset.x[batch], dataset.y[batch]
-        # What was said of zeros when it was loaded is decided on what will be attacked.
-        subject = replace(subject, shut=_reason(subject, x))
+        # What was said of zeros when it was loaded is decided on what will be attacked; whoever
+        # loaded the model may know the reason better.
+        reason = shut(subject.model, x)
+        subject = replace(subject, shut=reason and (subject.shut or reason))
         _refuse_what_cannot_be(settings, subject)
-        systems = (
-            replace(subject, name=UNDEFENDED),
-            *(_tried(defended(subject, each, seed=settings.seed), x) for each in defences),
-        )
+        systems = [replace(subject, name=UNDEFENDED)]
+        for wanted in defences:
+            system = defended(subject, wanted, seed=settings.seed)
+            systems.append(replace(system, shut=system.shut or shut(system.model, x)))
         others = [surrogate(subject, wanted) for wanted in surrogates]
-        _refuse_twice([system.name for system in (*systems, *others)])
+        names = [system.name for system in (*systems, *others)]
+        for name in names:
+            if names.count(name) > 1:
+                expected = "a name for one system or surrogate only; NAME=WHAT gives another"
+                raise SettingError("a name", name, expected)
         return cls(
             settings=settings,
             subject=subject,
-            systems=systems,
+            systems=tuple(systems),
             surrogates={other.name: other for other in others},
             dataset=dataset,
             folder=folder,
             origin=origin,
-            speeds={system.name: measured(system, x, y) for system in (*systems, *others)},
-            attacks=own,
+            speeds={system.name: Speed.of(system, x, y) for system in (*systems, *others)},
+            attacks=tuple(own),
         )
-
-
-def _reason(subject: System, x: Tensor) -> str:
-    """Return why no gradients reach real inputs; whoever loaded the model may know it better."""
-    reason = shut(subject.model, x)
-    return reason and (subject.shut or reason)
-
-
-def _tried(system: System, x: Tensor) -> System:
-    return system if system.shut else replace(system, shut=shut(system.model, x))
-
-
-def _refuse_twice(names: Sequence[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise SettingError(
-                "a name", name, "a name for one system or surrogate only; NAME=WHAT gives another"
-            )
-
-
-def _own(wanted: Sequence[str], settings: AuditSettings, subject: System) -> tuple[Threat, ...]:
-    if not wanted:
-        return ()
-    if subject.gradients and "adaptive" not in settings.knowledge:
-        raise SettingError(
-            "knowledge",
-            ",".join(settings.knowledge),
-            "adaptive among them: attacks of your own go through the whole system",
-        )
-    taken = sorted({threat.name for threat in Suite(settings.tier, settings.budget).threats()})
-    return tuple(own_attacks(wanted, settings.budget, taken))
 
 
 def _refuse_what_cannot_be(settings: AuditSettings, subject: System) -> None:

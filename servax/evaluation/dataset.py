@@ -215,11 +215,20 @@ def align_labels(labels: Sequence[str], corpus_labels: Sequence[str]) -> Tensor:
         >>> align_labels(["neu", "hap", "ang", "sad"], ["angry", "happy", "neutral", "sad"])
         tensor([2, 1, 0, 3])
     """
-    places = [_places(name, labels) for name in corpus_labels]
+    exact = [name.strip().casefold() for name in labels]
+    usual = [_PLAIN.get(name, name) for name in exact]
+    found = []
+    for name in corpus_labels:
+        plain = name.strip().casefold()
+        for spelled, wanted in ((exact, plain), (usual, _PLAIN.get(plain, plain))):
+            places = [place for place, each in enumerate(spelled) if each == wanted]
+            if places:
+                break
+        found.append(places)
     wrong = [
         name
-        for name, found in zip(corpus_labels, places, strict=True)
-        if len(found) != 1 or places.count(found) > 1
+        for name, places in zip(corpus_labels, found, strict=True)
+        if len(places) != 1 or found.count(places) > 1
     ]
     if wrong:
         raise SettingError(
@@ -229,18 +238,4 @@ def align_labels(labels: Sequence[str], corpus_labels: Sequence[str]) -> Tensor:
             f"{', '.join(map(repr, wrong))} has not; say with labels= what the corpus calls the "
             "model's classes, in the order of the logits",
         )
-    return torch.tensor([found[0] for found in places], dtype=torch.int64)
-
-
-def _places(name: str, labels: Sequence[str]) -> list[int]:
-    """Return where a name stands among `labels`: letter for letter, else by its spellings."""
-    exact = [i for i, label in enumerate(labels) if _folded(label) == _folded(name)]
-    return exact or [i for i, label in enumerate(labels) if _plain(label) == _plain(name)]
-
-
-def _folded(name: str) -> str:
-    return name.strip().casefold()
-
-
-def _plain(name: str) -> str:
-    return _PLAIN.get(_folded(name), _folded(name))
+    return torch.tensor([place for (place,) in found], dtype=torch.int64)

@@ -10,7 +10,6 @@ and a calibration call the parts of `AttackEngine`, so that each result can be k
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -91,7 +90,7 @@ class AttackEngine:
     def clean(self, systems: Sequence[System]) -> pd.DataFrame:
         """Return the records of the inputs as they are, for every system."""
         device = self._placed(systems)
-        predictions = {system.name: self._unset() for system in systems}
+        predictions = {system.name: torch.full_like(self.dataset.y, -1) for system in systems}
         for system in systems:
             self.reseed(system, "clean")
         for positions in self._batches(torch.arange(len(self.dataset))):
@@ -110,7 +109,7 @@ class AttackEngine:
         not. What is beyond `others_up_to` is scored for the source itself alone.
         """
         everyone = torch.arange(len(self.dataset))
-        return self._attack(threat, source, systems, everyone, states={})
+        return self._attack(threat, source, systems, everyone, apart=True)
 
     def on_system(
         self, threat: Threat, system: System, predictions: Tensor | None = None
@@ -218,7 +217,7 @@ class AttackEngine:
         *,
         predictions: Tensor | None = None,
         draws: int = 1,
-        states: dict[tuple[str, float], list[Tensor]] | None = None,
+        apart: bool = False,
     ) -> Attacked:
         """Return what an attack on `source` does to systems.
 
@@ -232,7 +231,7 @@ class AttackEngine:
             chosen: Positions of the utterances that are attacked.
             predictions: What the one system says of the others, (N,).
             draws: Draws whose mean is one gradient.
-            states: Keeps the draws of each system at each strength apart, where they are reseeded.
+            apart: Whether the draws of each system at each strength are kept apart.
         """
         heard, device = self.dataset, self._placed(systems, source)
         models = {system.name: system.model for system in systems}
@@ -249,9 +248,9 @@ class AttackEngine:
             source = WaveformClassifier(front, source)
             models = {name: WaveformClassifier(front, each).eval() for name, each in models.items()}
         counting = Counting(with_gradients(source.eval(), self.gradients))
-        found = {
-            key: self._unset() if predictions is None else predictions.clone() for key in shown
-        }
+        before = torch.full_like(heard.y, -1) if predictions is None else predictions
+        found = {key: before.clone() for key in shown}
+        states: dict[tuple[float, str], list[Tensor]] = {}
         moved, ratios = heard.x.clone(), [torch.empty(0, dtype=torch.float64)]
         for number, (positions, x) in enumerate(self._inputs(threat, systems[0], chosen)):
             x, y = x.to(device), heard.y[positions].to(device)
@@ -262,10 +261,18 @@ class AttackEngine:
             starts = generator(self.identity.seed, threat.name, threat.knowledge, number)
             for strength, attacked in threat.moved(counting, x, y, generator=starts, mask=mask):
                 for system in systems:
-                    if (strength, system.name) in found:
-                        with self._apart(system, threat, strength, states):
-                            said = self._predicted(models[system.name], attacked, positions)
-                        found[strength, system.name][positions] = said
+                    key = strength, system.name
+                    if key in found:
+                        # It draws on where its last batch of this strength ended.
+                        drawing = generators_of(system.model) if apart and self.reseeds else []
+                        if drawing:
+                            self.reseed(system, threat.name)
+                        for each, state in zip(drawing, states.get(key, ()), strict=False):
+                            each.set_state(state)
+                        found[key][positions] = self._predicted(
+                            models[system.name], attacked, positions
+                        )
+                        states[key] = [each.get_state() for each in drawing]
                 if strength == threat.strength:
                     ratios.append(signal_to_noise_ratio(x, attacked).cpu())
                     with torch.no_grad():
@@ -296,9 +303,6 @@ class AttackEngine:
         few = slice(0, min(FEW, self.batch_size))
         return self.dataset.x[few], self.dataset.y[few]
 
-    def _unset(self) -> Tensor:
-        return torch.full((len(self.dataset),), -1, dtype=torch.int64)
-
     def _batches(self, positions: Tensor) -> Iterator[Tensor]:
         if self.batch_size < 1:
             raise SettingError("batch size", self.batch_size, "a whole number of at least 1")
@@ -315,25 +319,6 @@ class AttackEngine:
     def _predicted(self, model: nn.Module, x: Tensor, positions: Tensor) -> Tensor:
         names = self.dataset.corpus.utterances["utterance"].iloc[positions.numpy()].tolist()
         return predict(model, x, batch_size=len(x), names=names).cpu()
-
-    @contextmanager
-    def _apart(
-        self,
-        system: System,
-        threat: Threat,
-        strength: float,
-        states: dict[tuple[str, float], list[Tensor]] | None,
-    ) -> Iterator[None]:
-        """Let a system draw on where its last batch of this strength ended."""
-        if states is None or not self.reseeds:
-            yield
-            return
-        drawing, key = generators_of(system.model), (system.name, strength)
-        reseed(system, self.identity.seed, threat.name)
-        for each, state in zip(drawing, states.get(key, ()), strict=False):
-            each.set_state(state)
-        yield
-        states[key] = [each.get_state() for each in drawing]
 
     def _measures(
         self, threat: Threat, moved: Tensor, ratios: Tensor, counting: Counting, count: int

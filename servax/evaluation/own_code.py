@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from servax.attacks import Attack
 from servax.errors import PathError, SettingError, nearest
+from servax.evaluation.suites import Suite
 from servax.evaluation.systems import System, hash_of_model
-from servax.evaluation.threats import Budget, Threat
-from servax.evaluation.trial import settled, zeros
+from servax.evaluation.threats import Threat
+from servax.evaluation.trial import settled, tried, zeros
 
 FORM = "package.module:Name"
 CLASS_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -59,16 +60,12 @@ def make(
             raise PathError(
                 path, f"is a {type(found).__name__}, expected a class or a function that makes one"
             )
-        return module, _call(path, found, {**_taken(found, offered or {}), **init})
-
-
-def _taken(made: Any, offered: Mapping[str, object]) -> dict[str, object]:
-    """Return those arguments that a class or function names."""
-    try:
-        named = inspect.signature(made).parameters if offered else {}
-    except ValueError:  # A part of Python itself, which does not tell.
-        return {}
-    return {name: value for name, value in offered.items() if name in named}
+        try:
+            named = inspect.signature(found).parameters if offered else {}
+        except ValueError:  # A part of Python itself, which does not tell.
+            named = {}
+        taken = {name: value for name, value in (offered or {}).items() if name in named}
+        return module, _call(path, found, {**taken, **init})
 
 
 def _import(path: str, name: str) -> ModuleType:
@@ -129,15 +126,7 @@ def own_defence(path: str, bare: System) -> nn.Module:
     one = zeros(bare.inputs, bare.sample_rate, bare.front_end, bare.seconds)
     x = torch.cat([one, one])
     expected = f"a defence that gives {bare.inputs} of the same shape and type"
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            y = defence(x.clone())
-    except Exception as error:  # The user's code may raise anything.
-        raise PathError(
-            path,
-            f"fails on two inputs of zeros {tuple(x.shape)}, expected {expected} "
-            f"({type(error).__name__}: {error})",
-        ) from error
+    y = tried(defence, x, source=path, expected=expected)
     if not isinstance(y, Tensor) or y.shape != x.shape:
         given = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
         raise PathError(path, f"turns {tuple(x.shape)} into {given}, expected {expected}")
@@ -150,50 +139,49 @@ NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 """What attacks may be called: stages have folders of these names."""
 
 
-def own_attacks(wanted: Sequence[str], budget: Budget, taken: Sequence[str]) -> list[Threat]:
+def own_attacks(wanted: Sequence[str], suite: Suite) -> list[Threat]:
     """Return the attacks that an option names, as threats that go through the whole system.
 
     Args:
         wanted: ``NAME=package.module:Name`` or the class path alone. The class is called with those
             of `epsilon`, `norm` and `bounds` that it takes.
-        budget: How far it may go.
-        taken: Names of the attacks of the tier.
+        suite: What they join: says how far they may go, and which names are taken.
 
     Raises:
         SettingError: A name is taken, or an attack has another ball than the audit.
         PathError: Nothing is found there, it fails, or it is no attack.
     """
-    found: list[Threat] = []
+    budget, taken, found = suite.budget, {threat.name for threat in suite.threats()}, []
+    # Classes written for servax 0.1 call their epsilon radius.
+    sizes = {"epsilon": budget.radius, "radius": budget.radius}
+    reach = {**sizes, "norm": budget.ball, "bounds": budget.bounds}
     for option in wanted:
         name, _, path = option.rpartition("=")
         if ":" not in path:
             raise SettingError("attack", option, "NAME=package.module:Name, a class path")
         name = name or path.partition(":")[2]
-        if name in (*taken, *(each.name for each in found)) or not NAME.fullmatch(name):
+        if name in taken or not NAME.fullmatch(name):
             raise SettingError(
                 "the name of an attack", name, "letters, digits, '-' and '_', as no other has it"
             )
-        found.append(_own_attack(name, path, budget))
+        taken.add(name)
+        module, attack = make(path, {}, offered=reach, what="attack")
+        if not isinstance(attack, Attack):
+            raise PathError(
+                path, f"makes a {type(attack).__name__}, expected a servax.attacks.Attack"
+            )
+        if attack.ball != budget.ball(budget.radius) or attack.bounds != budget.bounds:
+            raise SettingError(
+                "attack",
+                path,
+                "one with the ball and the bounds of the audit, "
+                f"{budget.ball(budget.radius)} and {budget.bounds}: take epsilon (norm, bounds) as "
+                "settings",
+            )
+        told = hashlib.sha256(b"\0".join(code(module, attack))).hexdigest()
+        steps = int(getattr(attack, "steps", 1))
+        found.append(Threat(name, "adaptive", attack, gradients=steps, everyone=False, code=told))
     return found
-
-
-def _own_attack(name: str, path: str, budget: Budget) -> Threat:
-    # Classes written for servax 0.1 call their epsilon radius.
-    sizes = {"epsilon": budget.radius, "radius": budget.radius}
-    reach = {**sizes, "norm": budget.ball, "bounds": budget.bounds}
-    module, attack = make(path, {}, offered=reach, what="attack")
-    if not isinstance(attack, Attack):
-        raise PathError(path, f"makes a {type(attack).__name__}, expected a servax.attacks.Attack")
-    if attack.ball != budget.ball(budget.radius) or attack.bounds != budget.bounds:
-        raise SettingError(
-            "attack",
-            path,
-            f"one with the ball and the bounds of the audit, {budget.ball(budget.radius)} and "
-            f"{budget.bounds}: take epsilon (norm, bounds) as settings",
-        )
-    told = hashlib.sha256(b"\0".join(code(module, attack))).hexdigest()
-    steps = int(getattr(attack, "steps", 1))
-    return Threat(name, "adaptive", attack, gradients=steps, everyone=False, code=told)
 
 
 def hash_of_code(path: str, made: nn.Module) -> str:

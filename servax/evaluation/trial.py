@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -123,6 +124,27 @@ def answers_yes_or_no(model: nn.Module, *, source: str) -> bool:
     return "multi_label_classification" in kinds
 
 
+def tried(
+    model: nn.Module, x: Tensor, *, source: str, expected: str, advice: Callable[[], str] = str
+) -> Any:
+    """Return what a model gives for inputs of zeros (B, ...).
+
+    Raises:
+        PathError: It fails: what was expected, and some advice.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            return model(x.clone())
+    except Exception as error:  # Code of the user or of another library may raise anything.
+        count = "one input" if len(x) == 1 else "two inputs"
+        told = advice()
+        raise PathError(
+            source,
+            f"fails on {count} of zeros {tuple(x.shape)}, expected {expected} "
+            f"({type(error).__name__}: {error}){told and '; '}{told}",
+        ) from error
+
+
 def count_classes(
     model: nn.Module, x: Tensor, *, inputs: Inputs, source: str, sample_rate: int = 0
 ) -> int:
@@ -140,16 +162,8 @@ def count_classes(
         PathError: It fails, or gives anything but logits (1, C) with C of at least 2.
     """
     expected = f"a model from {SHAPES[inputs]} to logits (B, C)"
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            logits = model(x.clone())
-    except Exception as error:  # Code of the user or of another library may raise anything.
-        advice = _heard(model, sample_rate, x.shape[1] / sample_rate) if sample_rate else ""
-        raise PathError(
-            source,
-            f"fails on one input of zeros {tuple(x.shape)}, expected {expected} "
-            f"({type(error).__name__}: {error}){advice and '; '}{advice}",
-        ) from error
+    advice = (lambda: _heard(model, sample_rate, x.shape[1] / sample_rate)) if sample_rate else str
+    logits = tried(model, x, source=source, expected=expected, advice=advice)
     if not isinstance(logits, Tensor):
         raise PathError(source, f"returns a {type(logits).__name__}, expected {expected}")
     if logits.ndim != 2 or len(logits) != 1 or logits.shape[1] < 2:
@@ -163,21 +177,15 @@ def count_classes(
 
 def _heard(model: nn.Module, sample_rate: int, seconds: float) -> str:
     """Return what to do about a model of waveforms that fails at the length it was tried with."""
-    others = [each for each in LENGTHS if each != seconds]
-    taken = [each for each in others if _takes(model, torch.zeros(1, round(each * sample_rate)))]
-    tried = ", ".join(f"{each:g}" for each in sorted([seconds, *others]))
+    others, taken = [each for each in LENGTHS if each != seconds], []
+    for each in others:
+        with suppress(PathError):
+            tried(model, torch.zeros(1, round(each * sample_rate)), source="", expected="")
+            taken.append(each)
+    asked = ", ".join(f"{each:g}" for each in sorted([seconds, *others]))
     advice = f"seconds={taken[0]:g}" if taken else "its length with seconds"
     told = f"takes {' and '.join(f'{each:g}' for each in taken)} s" if taken else "takes none"
-    return f"of {tried} s it {told}: say {advice}, as an attribute or an option"
-
-
-def _takes(model: nn.Module, x: Tensor) -> bool:
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            model(x)
-    except Exception:  # The user's code may raise anything.
-        return False
-    return True
+    return f"of {asked} s it {told}: say {advice}, as an attribute or an option"
 
 
 @dataclass(frozen=True)

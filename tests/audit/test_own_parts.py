@@ -13,6 +13,7 @@ from servax.errors import PathError, SettingError
 from servax.evaluation.loading import load_system
 from servax.evaluation.options import defended
 from servax.evaluation.own_code import hash_of_code, own_attacks, own_defence
+from servax.evaluation.suites import Suite
 from servax.evaluation.systems import System
 from servax.evaluation.threats import Budget
 from servax.perturbation import L2
@@ -80,9 +81,9 @@ def subject() -> System:
 
 def test_an_own_attack_gets_the_ball_of_the_audit(module: str) -> None:
     budget = Budget(radius=0.1, norm="l2", bounds=(-1.0, 1.0))
-    (named,) = own_attacks([f"mine={module}:Own"], budget, taken=("pgd",))
+    (named,) = own_attacks([f"mine={module}:Own"], Suite("smoke", budget))
     assert (named.name, named.attack.ball, named.attack.bounds) == ("mine", L2(0.1), (-1.0, 1.0))
-    (unnamed,) = own_attacks([f"{module}:Own"], budget, taken=())
+    (unnamed,) = own_attacks([f"{module}:Own"], Suite("smoke", budget))
     assert (unnamed.name, unnamed.code) == ("Own", named.code)
 
 
@@ -102,7 +103,7 @@ def test_what_is_no_attack_is_refused(
     module: str, option: str, error: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(error, match=re.escape(sentence)):
-        own_attacks([option.format(module)], Budget(), taken=("pgd",))
+        own_attacks([option.format(module)], Suite("smoke", Budget()))
 
 
 def test_an_own_defence_stands_before_the_model(module: str, subject: System) -> None:
