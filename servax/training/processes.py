@@ -28,13 +28,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from servax.errors import ServaxError, SettingError, closed
 from servax.files import write_whole
-from servax.kinds import check_types
+from servax.kinds import COUNT, Rules, check_types
 from servax.training.team import Team, become, current
 
 PATIENCE = timedelta(minutes=30)
@@ -59,11 +60,10 @@ class Processes:
     main_address: str | None = None
     """host:port where machine 0 is reached; default $MASTER_ADDR:$MASTER_PORT."""
 
+    RULES: ClassVar[Rules] = {"devices": COUNT, "nodes": COUNT}
+
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("devices", "nodes"):
-            if getattr(self, name) < 1:
-                raise SettingError(name, getattr(self, name), "a whole number of at least 1")
         if self.nodes == 1:
             for name in ("node_rank", "main_address"):
                 if getattr(self, name) is not None:
@@ -165,36 +165,35 @@ def _start_and_watch(
             while not members.join(grace_period=GRACE_SECONDS):
                 pass
         except ProcessExitedException as error:
-            raise _cause(Path(folder), error, places) from None
+            codes = [process.exitcode or 0 for process in members.processes]
+            raise _cause(Path(folder), codes, error.error_index, places) from None
         finally:
             for process in members.processes:
                 process.kill()
                 process.join()
 
 
-def _cause(
-    folder: Path, error: ProcessExitedException, places: list[dict[str, str]]
-) -> ServaxError:
-    """Return what ended the team: a refusal, else what the first that ended said, or did not."""
+def _cause(folder: Path, codes: list[int], first: int, places: list[dict[str, str]]) -> ServaxError:
+    """Return what ended the team: a refusal, else a death without a word, else what came first."""
     said = {int(path.stem): json.loads(path.read_text()) for path in folder.glob("*.json")}
-    refusals = [words for words in said.values() if words["refused"]]
-    if refusals:
-        cause = min(refusals, key=lambda words: words["seconds"])
-        sentence = cause["sentence"]
-    else:
-        cause, code = said.get(error.error_index, {}), error.exit_code
-        what = cause.get("sentence", f"left with exit code {code} without a word")
-        if code < 0:
-            what = f"was ended by signal {-code} ({error.signal_name})"
-            more = ", which is what happens when memory runs out"
-            what += more if -code == signal.SIGKILL else ""
-        place = places[error.error_index]
-        number = int(place["RANK"]) + 1
-        sentence = f"process {number} of {place['WORLD_SIZE']} {what}; the others were ended."
+    said = dict(sorted(said.items(), key=lambda words: words[1]["seconds"]))
+    refused = [number for number, words in said.items() if words["refused"]]
+    # Those that were well when the first one ended were told to end.
+    dead = [n for n, code in enumerate(codes) if code not in (0, -signal.SIGTERM) or n == first]
+    number = [*refused, *(n for n in dead if n not in said), *said][0]
+    words, code, place = said.get(number, {}), codes[number], places[number]
+    sentence = words.get("sentence", f"left with exit code {code} without a word")
+    if not words and code < 0:
+        sentence = f"was ended by signal {-code} ({signal.Signals(-code).name})"
+        if -code == signal.SIGKILL:
+            sentence += ", which is what happens when memory runs out"
+    if not refused:
+        which = f"process {int(place['RANK']) + 1} of {place['WORLD_SIZE']}"
+        sentence = f"{which} {sentence}; the others were ended."
     found = ServaxError(closed(sentence))
-    found.exit_code = cause.get("exit_code", 1)
-    if cause:
-        found.add_note(cause["trace"])  # shown with the traceback, by --debug
+    found.exit_code = words.get("exit_code", 1)
+    if words:
+        found.add_note(words["trace"])  # shown with the traceback, by --debug
     return found
 
 
