@@ -166,6 +166,7 @@ class Choice:
 
 Rules = Mapping[str, Rule | Choice]
 """What the settings of a dataclass must be; a class declares its own as ``RULES``."""
+NUMBER = Rule("a whole number of at least 0", lambda n: n >= 0)
 COUNT = Rule("a whole number of at least 1", lambda n: n >= 1 and float(n).is_integer())
 POSITIVE = Rule("a finite number above 0", lambda v: 0 < v < math.inf)
 NOT_NEGATIVE = Rule("a finite number of at least 0", lambda v: 0 <= v < math.inf)

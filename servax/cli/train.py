@@ -18,15 +18,12 @@ from servax.defences import (
     SCHEDULES,
     AdversarialTraining,
     DenoiserTraining,
-    MadryPGD,
     Objective,
-    Similarity,
-    Trades,
-    Vanilla,
     train_denoiser,
 )
 from servax.errors import SettingError
 from servax.evaluation.suites import AttackGrid
+from servax.experiments.recipe import ITERATED, SINGLE_STEP
 from servax.experiments.training import (
     START,
     Parts,
@@ -354,10 +351,6 @@ class TrainAdversarial(_Training):
                 f"validation UAR {last['validation/uar']:.3f} after {last['train/iteration']:.0f} "
                 f"iterations: {Path(self.out) / each.name / MODEL}"
             )
-
-
-SINGLE_STEP = {"vanilla": Vanilla, "similarity": Similarity}
-ITERATED = {"pgd-at": MadryPGD, "trades": Trades}
 
 
 def _identity(parts: Parts, **settings: Any) -> str:

@@ -31,7 +31,7 @@ from servax.training import CHECKPOINT, LOG_NAME, read_log
 State = Literal["done", "running", "begun", "waiting"]
 FRESH_SECONDS = 120.0
 """A stage whose files changed within this time is taken to be at work."""
-LONGEST_SECONDS = 60.0
+LONGEST_SECONDS = 120.0
 """After this time no other stage of the miniature is begun."""
 EPOCHS = 2
 """Of each training of the miniature."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from servax.corpora import Corpus, Fold, cache_folder, load
-from servax.errors import ServaxError, unwritable
 from servax.experiments.recipe import Recipe
 from servax.experiments.training import (
     START,
@@ -91,13 +90,8 @@ class RunData:
         Raises:
             ServaxError: The folder cannot be written.
         """
-        folder = self.folder / "folds"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ServaxError(f"{folder}: {unwritable(error)}.") from None
         for index in self.held_out:
-            self.folds[index].save(folder / f"fold-{index + 1}.json")
+            self.folds[index].save(self.folder / "folds" / f"fold-{index + 1}.json")
 
     @property
     def held_out(self) -> tuple[int, ...]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -29,6 +29,7 @@ from servax.errors import RecipeError, ServaxError, SettingError
 from servax.evaluation.suites import AttackGrid
 from servax.experiments.reading import build, read_yaml
 from servax.features import FrontEndSettings
+from servax.kinds import COUNT, Choice, Rule, Rules, check_types
 from servax.models import RECOGNISERS, DiscriminatorSettings, NetworkName
 from servax.purifier import PRESETS, Preset, PurifierTraining, SurrogateTraining
 from servax.stages import Resources
@@ -40,7 +41,12 @@ SMALLEST_INPUT = 32
 """VGG-16 halves its input five times."""
 LARGEST_SEED = 2**63
 """Records keep seeds in 64 bits."""
-OBJECTIVES = ("vanilla", "similarity", "pgd-at", "trades")
+Made = Callable[[float], Objective]
+SINGLE_STEP: dict[str, Made] = {"vanilla": Vanilla, "similarity": Similarity}
+"""Objectives of [18], one model for each ε of its FGSM."""
+ITERATED = {"pgd-at": MadryPGD, "trades": Trades}
+"""Objectives whose inner attack is a PGD."""
+OBJECTIVES = (*SINGLE_STEP, *ITERATED)
 
 
 @dataclass(frozen=True)
@@ -56,13 +62,15 @@ class CorpusChoice:
     seed: int = 0
     """Seed of the synthetic corpus; others have no use for it."""
 
+    RULES: ClassVar[Rules] = {
+        "scheme": Choice(SCHEMES),
+        "seed": Rule("a whole number in [0, 2**63)", lambda seed: 0 <= seed < LARGEST_SEED),
+    }
+
     def __post_init__(self) -> None:
         if not self.name:
             raise SettingError("name", self.name, "a known corpus or the path of a manifest")
-        if self.scheme not in SCHEMES:
-            raise SettingError.choice("scheme", self.scheme, SCHEMES)
-        if not 0 <= self.seed < LARGEST_SEED:
-            raise SettingError("seed", self.seed, "a whole number in [0, 2**63)")
+        check_types(self)
 
 
 @dataclass(frozen=True)
@@ -76,11 +84,13 @@ class Controls:
     quantise_bits: tuple[int, ...] = (8, 4)
     """Bits of each quantisation."""
 
+    RULES: ClassVar[Rules] = {
+        "gaussian_noise": Rule("a number in (0, 1]", lambda deviation: 0 < deviation <= 1),
+        "mean_filter": Rule("an odd whole number", lambda side: side >= 1 and side % 2 == 1),
+    }
+
     def __post_init__(self) -> None:
-        if not 0 < self.gaussian_noise <= 1:
-            raise SettingError("gaussian_noise", self.gaussian_noise, "a number in (0, 1]")
-        if self.mean_filter < 1 or self.mean_filter % 2 == 0:
-            raise SettingError("mean_filter", self.mean_filter, "an odd whole number")
+        check_types(self)
         once = len(set(self.quantise_bits)) == len(self.quantise_bits)
         if not (once and all(1 <= bits <= 16 for bits in self.quantise_bits)):
             raise SettingError(
@@ -146,9 +156,8 @@ class Adversarial:
         """Return the objective of each model by the name of the defence."""
         chosen: list[Objective] = []
         for name in self.objectives:
-            if name in ("vanilla", "similarity"):
-                make = {"vanilla": Vanilla, "similarity": Similarity}[name]
-                chosen += [make(epsilon) for epsilon in self.epsilons]
+            if name in SINGLE_STEP:
+                chosen += [SINGLE_STEP[name](epsilon) for epsilon in self.epsilons]
             else:
                 chosen.append(self.pgd if name == "pgd-at" else self.trades)
         return {objective.name: objective for objective in chosen}
@@ -202,6 +211,14 @@ class Recipe:
     resources: Resources = field(default_factory=Resources)
     """What each stage takes of a machine or a cluster."""
 
+    RULES: ClassVar[Rules] = {
+        "scale": Choice(("window", "z-score")),
+        "network": Choice(RECOGNISERS),
+        "width": Rule("a whole number in [1, 1024]", lambda width: 1 <= width <= 1024),
+        "window_db": Rule("a width above 0 dB", lambda width: 0 < width < math.inf),
+        "batch_size": COUNT,
+    }
+
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", self.name):
             raise SettingError("name", self.name, "1 to 64 letters, digits, '-' and '_'")
@@ -213,16 +230,7 @@ class Recipe:
         else:
             self.folds(self.groups)
         self._check_seeds()
-        if self.scale not in ("window", "z-score"):
-            raise SettingError.choice("scale", self.scale, ("window", "z-score"))
-        if self.network not in RECOGNISERS:
-            raise SettingError.choice("network", self.network, RECOGNISERS)
-        if not 1 <= self.width <= 1024:
-            raise SettingError("width", self.width, "a whole number in [1, 1024]")
-        if not (math.isfinite(self.window_db) and self.window_db > 0):
-            raise SettingError("window_db", self.window_db, "a width above 0 dB")
-        if self.batch_size < 1:
-            raise SettingError("batch_size", self.batch_size, "a whole number of at least 1")
+        check_types(self)
         self._check_purifiers()
 
     def _check_seeds(self) -> None:
@@ -281,15 +289,12 @@ class Recipe:
     @property
     def chosen(self) -> dict[str, Preset]:
         """Network and training of each purifier, variants included, by name."""
-        named = {
-            name: Preset(PRESETS[name].network, training or PRESETS[name].training)
-            for name, training in self.purifiers.items()
+        chosen = {name: (name, training) for name, training in self.purifiers.items()}
+        chosen |= {name: (each.preset, each.training) for name, each in self.variants.items()}
+        return {
+            name: replace(PRESETS[preset], training=training) if training else PRESETS[preset]
+            for name, (preset, training) in chosen.items()
         }
-        varied = {
-            name: Preset(PRESETS[variant.preset].network, variant.training)
-            for name, variant in self.variants.items()
-        }
-        return named | varied
 
 
 def load_recipe(path: str | Path) -> Recipe:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from servax.corpora import Corpus
 from servax.errors import SettingError
 from servax.features.cache import Features
 from servax.features.scale import SCALES, Scale, ScaleKind, Scaling, ZScore
-from servax.kinds import check_types
+from servax.kinds import NUMBER, Rules, check_types
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,12 @@ class SpecAugment:
     mel_width: int = 8
     """Widest Mel mask, in bins."""
 
+    RULES: ClassVar[Rules] = dict.fromkeys(
+        ("time_masks", "time_width", "mel_masks", "mel_width"), NUMBER
+    )
+
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("time_masks", "time_width", "mel_masks", "mel_width"):
-            if getattr(self, name) < 0:
-                raise SettingError(name, getattr(self, name), "a whole number of at least 0")
 
     def draw(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
         """Return a boolean mask (B, 1, M, F), true where sound is to be removed."""

@@ -11,7 +11,7 @@ attacker pixels that never carried sound.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from servax.errors import SettingError
 from servax.features.logmel import LogMel, LogMelSettings
 from servax.features.tensors import check_waveforms
-from servax.kinds import check_kind, check_types, typed
+from servax.kinds import COUNT, Choice, Rule, Rules, check_kind, check_types, typed
 from servax.runtime.samples import as_samples
 
 Fill = Literal["repeat", "floor"]
@@ -40,17 +40,17 @@ class FrontEndSettings:
     fill: Fill = "repeat"
     """How shorter utterances are filled: `repeat` ([18]) or `floor`."""
 
+    RULES: ClassVar[Rules] = {
+        "level_dbfs": Rule("a level in (-100, 0] dBFS, or none", lambda level: -100 < level <= 0),
+        "frames": COUNT,
+        "fill": Choice(("repeat", "floor")),
+    }
+
     def __post_init__(self) -> None:
         check_types(self)
         # Settings read back from JSON arrive as plain dicts.
         if isinstance(self.logmel, dict):
             object.__setattr__(self, "logmel", LogMelSettings(**self.logmel))
-        if self.frames < 1:
-            raise SettingError("frames", self.frames, "a whole number of at least 1")
-        if self.level_dbfs is not None and not -100 < self.level_dbfs <= 0:
-            raise SettingError("level_dbfs", self.level_dbfs, "a level in (-100, 0] dBFS, or none")
-        if self.fill not in ("repeat", "floor"):
-            raise SettingError.choice("fill", self.fill, ("repeat", "floor"))
 
 
 @typed
@@ -120,10 +120,8 @@ def fit_frames(logmel: Tensor, frames: int, *, fill: Fill = "repeat") -> Tensor:
     Raises:
         SettingError: `frames` is below 1, the input is empty, or `fill` is unknown.
     """
-    if frames < 1:
-        raise SettingError("frames", frames, "a whole number of at least 1")
-    if fill not in ("repeat", "floor"):
-        raise SettingError.choice("fill", fill, ("repeat", "floor"))
+    FrontEndSettings.RULES["frames"].check("frames", frames)
+    FrontEndSettings.RULES["fill"].check("fill", fill)
     have = logmel.shape[-1]
     if have == 0:
         raise SettingError("number of frames", have, "at least 1 to crop or to fill from")

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from servax.errors import SettingError, ShapeError
 from servax.features.tensors import check_tensor, check_type, check_waveforms
-from servax.kinds import check_kind, check_types
+from servax.kinds import COUNT, POSITIVE, Choice, Rules, check_kind, check_types
 
 MelScale = Literal["htk", "slaney"]
 
@@ -29,13 +29,6 @@ _SLANEY_LOG_STEP = math.log(6.4) / 27.0
 
 LANES = 8
 """Columns that a matrix product computes at once; groups of other widths take longer."""
-CHOICES = {
-    "window": ("hann", "hamming"),
-    "spectrum": ("power", "magnitude"),
-    "mel_scale": ("htk", "slaney"),
-    "logarithm": ("db", "natural"),
-}
-"""Allowed values of the settings that are names."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +58,17 @@ class LogMelSettings:
     floor: float = 1e-10
     """Smallest value under the logarithm."""
 
+    RULES: ClassVar[Rules] = {
+        **dict.fromkeys(("sample_rate", "window_samples", "hop_samples", "mels"), COUNT),
+        "window": Choice(("hann", "hamming")),
+        "spectrum": Choice(("power", "magnitude")),
+        "mel_scale": Choice(("htk", "slaney")),
+        "logarithm": Choice(("db", "natural")),
+        "floor": POSITIVE,
+    }
+
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("sample_rate", "window_samples", "hop_samples", "mels"):
-            if getattr(self, name) < 1:
-                raise SettingError(name, getattr(self, name), "a whole number of at least 1")
         if self.hop_samples > self.window_samples:
             raise SettingError(
                 "hop_samples", self.hop_samples, f"at most window_samples ({self.window_samples})"
@@ -80,11 +79,6 @@ class LogMelSettings:
                 (self.f_min, self.f_max),
                 f"0 <= f_min < f_max <= {self.sample_rate / 2:g} Hz, half the sample rate",
             )
-        if not 0 < self.floor < math.inf:
-            raise SettingError("floor", self.floor, "a finite number above 0")
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise SettingError.choice(name, getattr(self, name), allowed)
 
     @property
     def hop_seconds(self) -> float:

@@ -16,7 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from servax.errors import SettingError, ShapeError
 from servax.features.tensors import check_tensor
-from servax.kinds import check_kind, check_list, check_types
+from servax.kinds import Rule, Rules, check_kind, check_list, check_types
 from servax.runtime.samples import as_samples
 
 ScaleKind = Literal["window", "z-score"]
@@ -45,12 +45,13 @@ class ScaleSettings:
     window_db: float = 80.0
     """Width of the window in dB; ``top_db - window_db`` becomes 0."""
 
+    RULES: ClassVar[Rules] = {
+        "top_db": Rule("a finite level in dB", math.isfinite),
+        "window_db": Rule("a width above 0 dB", lambda width: 0 < width < math.inf),
+    }
+
     def __post_init__(self) -> None:
         check_types(self)
-        if not math.isfinite(self.top_db):
-            raise SettingError("top_db", self.top_db, "a finite level in dB")
-        if not (math.isfinite(self.window_db) and self.window_db > 0):
-            raise SettingError("window_db", self.window_db, "a width above 0 dB")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,10 @@ class ZScoreSettings:
     width_sd: float = 6.67
     """Width of [0, 1] in standard deviations; the mean becomes .5."""
 
+    RULES: ClassVar[Rules] = {
+        "width_sd": Rule("a width above 0 standard deviations", lambda width: 0 < width < math.inf),
+    }
+
     def __post_init__(self) -> None:
         check_types(self)
         for name in ("mean", "sd"):
@@ -75,8 +80,6 @@ class ZScoreSettings:
             )
         if min(self.sd) < 0:
             raise SettingError("sd", min(self.sd), "standard deviations of at least 0 dB")
-        if not (math.isfinite(self.width_sd) and self.width_sd > 0):
-            raise SettingError("width_sd", self.width_sd, "a width above 0 standard deviations")
 
 
 class Scaling(nn.Module, ABC):

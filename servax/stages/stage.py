@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from servax.errors import ServaxError, SettingError, unwritable
 from servax.files import whole_file
+from servax.kinds import NUMBER, Rules, check_types
 from servax.training import CHECKPOINT
 
 DONE = "done.json"
@@ -164,9 +165,10 @@ class Resources:
     retries: int = 3
     """How often a stage is begun again elsewhere when its machine is lost."""
 
+    RULES: ClassVar[Rules] = {"retries": NUMBER}
+
     def __post_init__(self) -> None:
-        if self.retries < 0:
-            raise SettingError("retries", self.retries, "a whole number of at least 0")
+        check_types(self)
 
     def of(self, task: Task) -> Share:
         """Return what a stage takes."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from servax.errors import SettingError
-from servax.kinds import Precision, check_types
+from servax.kinds import Choice, Precision, Rules, check_types
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,10 @@ class Compute:
     precision: Precision = "float32"
     """`bfloat16` runs matrix products in bfloat16 (autocast); predictions may then differ."""
 
+    RULES: ClassVar[Rules] = {"precision": Choice(("float32", "bfloat16"))}
+
     def __post_init__(self) -> None:
         check_types(self)
-        if self.precision not in ("float32", "bfloat16"):
-            raise SettingError.choice("precision", self.precision, ("float32", "bfloat16"))
         self._named()
 
     def resolve(self) -> torch.device:

@@ -18,13 +18,13 @@ from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 
-from servax.errors import CheckpointError, ServaxError, SettingError, unwritable
+from servax.errors import CheckpointError, ServaxError, unwritable
 from servax.files import remove_unfinished, whole_file
-from servax.kinds import check_types
+from servax.kinds import COUNT, Choice, Rules, check_types
 from servax.training.log import TrainingLog
 from servax.training.seeding import global_seed
 from servax.training.team import current
@@ -46,13 +46,14 @@ class Schedule:
     mode: Literal["min", "max"] = "min"
     """Whether a lower or a higher value is better."""
 
+    RULES: ClassVar[Rules] = {
+        "epochs": COUNT,
+        "patience": COUNT,
+        "mode": Choice(("min", "max")),
+    }
+
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise SettingError(name, getattr(self, name), "a whole number of at least 1")
-        if self.mode not in ("min", "max"):
-            raise SettingError.choice("mode", self.mode, ("min", "max"))
 
 
 class Trainable(Protocol):
