@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from servax.evaluation import metrics
-from servax.evaluation.metrics import flows
 from servax.evaluation.statistics import over_folds
 from servax.report import paper
 from servax.report.measures import PROTECTION, Column, Measures
@@ -153,19 +152,18 @@ def interval_table(run: Measures) -> Table | None:
     """Return the main columns with intervals; None for too few speakers."""
     if run.found.draws is None:
         return None
-    wanted = [column.heading for column in run.main]
-    frame = run.table[run.table["column"].isin(wanted) & run.table["uar_percent"].notna()]
+    frame = run.table.merge(run.by("all", run.main), on=["defence", "column"])
+    frame = frame.assign(uar_percent=frame["percent"])
     frame = frame[["defence", "column", "uar_percent", "low_percent", "high_percent"]]
-    pairs = zip(frame["defence"], frame["column"], strict=True)
-    frame = frame.assign(uar_percent=[run.uar(*pair) for pair in pairs])
 
     def text(row: Row) -> str:
         return with_interval(row["uar_percent"], row["low_percent"], row["high_percent"])
 
     speakers = np.unique(run.found.speakers).size
+    headings = [c.heading for c in run.main if (frame["column"] == c.heading).any()]
     return pivot(
         frame,
-        [Field(Head(h), text, h) for h in wanted if (frame["column"] == h).any()],
+        [Field(Head(heading), text, heading) for heading in headings],
         rows=run.defences,
         title="UAR (%) with 95 % intervals over speakers",
         note=f"Speakers are resampled, not utterances; there are {speakers} of them.",
@@ -189,42 +187,49 @@ def spread_table(run: Measures, group: str) -> Table | None:
     def text(row: Row) -> str:
         return with_spread(row["mean"], row["sd"])
 
-    if not over_runs:
-        return pivot(
-            spread,
-            [Field(Head(c.heading), text, c.heading) for c in columns],
-            rows=run.defences,
-            title="UAR (%), mean ± standard deviation over seeds",
-            note=f"{len(seeds)} seeds ({', '.join(map(str, seeds))}), the folds of each pooled; "
-            "the standard deviation divides by n.",
-            name="uar-over-seeds",
-            numbers=spread,
-        )
-    fold, seed = zip(*frame["group"], strict=True)
-    return pivot(
-        spread.round({"mean": 1}),
-        [Field(_head(run, c), text, c.heading, "mean") for c in columns],
-        rows=run.defences,
-        title="UAR (%), mean ± standard deviation over folds",
-        note=f"{len(run.found.runs)} folds × seeds; the standard deviation divides by n, as the "
-        "paper's.",
-        name="folds",
-        numbers=frame[["defence", "column"]].assign(
-            fold=fold, seed=seed, uar_percent=frame["percent"]
-        ),
-    )
+    layout: dict[str, Any] = {
+        "title": "UAR (%), mean ± standard deviation over seeds",
+        "note": f"{len(seeds)} seeds ({', '.join(map(str, seeds))}), the folds of each pooled; "
+        "the standard deviation divides by n.",
+        "name": "uar-over-seeds",
+        "numbers": spread,
+    }
+    if over_runs:
+        fold, seed = zip(*frame["group"], strict=True)
+        cells = frame[["defence", "column"]]
+        layout = {
+            "title": "UAR (%), mean ± standard deviation over folds",
+            "note": f"{len(run.found.runs)} folds × seeds; the standard deviation divides by n, as "
+            "the paper's.",
+            "name": "folds",
+            "numbers": cells.assign(fold=fold, seed=seed, uar_percent=frame["percent"]),
+        }
+    best = "mean" if over_runs else ""
+    fields = [Field(_head(run, c), text, c.heading, best) for c in columns]
+    shown = spread.round({"mean": 1}) if over_runs else spread
+    return pivot(shown, fields, rows=run.defences, **layout)
 
 
 def worth_table(run: Measures) -> Table | None:
     """Return PE, RR and harm rate by defence; None without a defence."""
     if run.worth.empty:
         return None
+
+    def average(measure: str, kind: str, words: str) -> Field:
+        """Return the column of PE or RR, ``mean`` over the steps or ``adaptive``."""
+        best, mean = f"{measure} {kind}", kind == "mean"
+
+        def text(row: Row) -> str:
+            return number(row[best]) + (f" ± {number(row[f'{measure} sd'])}" if mean else "")
+
+        def published(row: Row) -> str:
+            found = run.published.get(row["defence"]) if mean else None
+            return "{:.3f} ± {:.3f}".format(*found[1][measure]) if found else MISSING
+
+        head = Head(f"{measure}, {words}")
+        return Field(head, text, best=best, digits=2, published=published)
+
     kinds = {"mean": "PGD mean"} | ({"adaptive": run.last[0].heading} if run.last else {})
-    fields = [
-        _average(run, measure, kind, Head(f"{measure}, {words}"))
-        for measure in PROTECTION
-        for kind, words in kinds.items()
-    ]
     harm = Field(
         Head("harm rate", "clean input"),
         lambda row: percent_sign(100 * row["harm"]),
@@ -235,10 +240,9 @@ def worth_table(run: Measures) -> Table | None:
     strengths = [c.strength for c in run.found.conditions("pgd")]
     span = f"k = {min(strengths):g} … {max(strengths):g}" if strengths else "not measured"
     below = " In italics below a row: the paper's own averages." if run.published else ""
-    digits = {f"{measure} {kind}": 2 for measure in PROTECTION for kind in kinds} | {"harm": 3}
     return pivot(
-        run.worth.round(digits),
-        [*fields, harm],
+        run.worth.round({f"{m} {kind}": 2 for m in PROTECTION for kind in kinds} | {"harm": 3}),
+        [*(average(m, kind, words) for m in PROTECTION for kind, words in kinds.items()), harm],
         key="",
         below=paper.NAME,
         title="Protection efficacy, recovery rate, harm rate",
@@ -248,54 +252,36 @@ def worth_table(run: Measures) -> Table | None:
     )
 
 
-def _average(run: Measures, measure: str, kind: str, head: Head) -> Field:
-    """Return the column of PE or RR, ``mean`` over the steps or ``adaptive``."""
-    best = f"{measure} {kind}"
-
-    def text(row: Row) -> str:
-        spread = f" ± {number(row[f'{measure} sd'])}" if kind == "mean" else ""
-        return number(row[best]) + spread
-
-    def published(row: Row) -> str:
-        found = run.published.get(row["defence"])
-        if found is None or kind != "mean":
-            return MISSING
-        return "{:.3f} ± {:.3f}".format(*found[1][measure])
-
-    return Field(head, text, best=best, digits=2, published=published)
-
-
 def protection_table(run: Measures) -> Table | None:
     """Return PE and RR by number of steps; None without PGD or a defence."""
     steps = [str(int(c.strength)) for c in run.found.conditions("pgd")]
     if run.worth.empty or not steps:
         return None
-    frame = run.protection
-    told = frame.assign(row=frame["k"].astype(str))[["defence", "row", "measure", "value"]]
-    for column in run.last:
-        for measure in PROTECTION:
-            known = run.worth[["defence"]].assign(row=column.heading, measure=measure)
-            told = pd.concat([told, known.assign(value=run.worth[f"{measure} adaptive"])])
-    values = told.set_index(["defence", "row", "measure"])["value"].to_dict()
+    told = [
+        {"defence": defence, "row": str(k), **part.set_index("measure")["value"]}
+        for (defence, k), part in run.protection.groupby(["defence", "k"], sort=False)
+    ]
+    told += [
+        {"defence": row["defence"], "row": column.heading}
+        | {measure: row[f"{measure} adaptive"] for measure in PROTECTION}
+        for column in run.last
+        for row in run.worth.to_dict("records")
+    ]
 
-    def pair(name: str) -> Field:
-        keys = [(name, m) for m in PROTECTION]
-        return Field(
-            Head(name),
-            lambda row: " / ".join(number(values.get((d, row["row"], m), np.nan)) for d, m in keys),
-        )
+    def both(row: Row) -> str:
+        return " / ".join(number(row[measure]) for measure in PROTECTION)
 
-    rows = [*steps, *(column.heading for column in run.last)]
     return pivot(
-        pd.DataFrame({"row": rows}),
-        [pair(name) for name in run.worth["defence"]],
+        pd.DataFrame(told),
+        [Field(Head(name), both, name) for name in run.worth["defence"]],
         first="k",
         row="row",
-        key="",
+        key="defence",
+        rows=[*steps, *(column.heading for column in run.last)],
         title="PE / RR for each number of PGD steps",
         note="Oblivious PGD of k steps; the adaptive row knows the defence.",
         name="figure-2",
-        numbers=frame,
+        numbers=run.protection,
     )
 
 
@@ -390,38 +376,36 @@ def _flow_table(run: Measures, condition: str, column: Column) -> Table | None:
     if not answers or len(names) < 2:
         return None
     totals = np.bincount(found.labels, minlength=len(names))
-    rows, told, largest = [], [], {}
+    rows, told, largest = [], [], []
     for name, answer in answers.items():
         counts = metrics.confusion(found.labels, answer, range(len(names)))
         for i, j in (place for place in np.ndindex(*counts.shape) if totals[place[0]]):
-            count, share = int(counts[i, j]), counts[i, j] / totals[i]
-            rows.append((name, str(names[i]), str(names[j]), count, share))
-        most = flows(names[found.labels], names[answer], run.found.classes)[0]
+            rows.append((name, names[i], names[j], int(counts[i, j]), counts[i, j] / totals[i]))
+        most = metrics.flows(names[found.labels], names[answer], run.found.classes)[0]
         way = f"{most.truth} → {most.predicted}" if most.count else "none"
-        told.append({"defence": name, "row": "largest flow", "text": way})
-        size = f" ({most.count}, {_share(most.share)})" if most.count else ""
-        largest[name] = f"{name} {way}{size}"
+        told.append((name, "largest flow", way))
+        if name == UNDEFENDED or name in run.vaccines:
+            size = f" ({most.count}, {_share(most.share)})" if most.count else ""
+            largest.append(f"{name} {way}{size}")
     frame = pd.DataFrame(rows, columns=["defence", "true", "predicted", "count", "share"])
     # Wrong answers first, the most frequent on top; then the right ones, so that a class adds up.
     right = frame["true"] == frame["predicted"]
     mean = frame.groupby(["true", "predicted"])["share"].transform(lambda s: np.mean(s.to_numpy()))
     order = frame.assign(right=right, mean=-mean, place=frame["defence"].map(list(answers).index))
     frame = frame.loc[order.sort_values(["place", "right", "mean"], kind="stable").index]
-    for row in frame.to_dict("records"):
-        wrong = row["true"] != row["predicted"]
-        way = f"{row['true']} → {row['predicted']}" if wrong else f"{row['true']}, right"
-        text = f"{row['count']} ({_share(row['share'])})"
-        told.append({"defence": row["defence"], "row": way, "text": text})
-    named = [largest[name] for name in (UNDEFENDED, *run.vaccines) if name in largest]
-    start = f"The largest flow of wrong answers: {'; '.join(named)}." if named else ""
+    for name, true, predicted, count, share in frame.itertuples(index=False):
+        way = f"{true} → {predicted}" if true != predicted else f"{true}, right"
+        told.append((name, way, f"{count} ({_share(share)})"))
+    largest = largest[-1:] + largest[:-1] if UNDEFENDED in answers else largest
+    start = f"The largest flow of wrong answers: {'; '.join(largest)}. " if largest else ""
     return pivot(
-        pd.DataFrame(told),
+        pd.DataFrame(told, columns=["defence", "row", "text"]),
         [Field(Head(name), itemgetter("text"), name) for name in answers],
         first="true → predicted",
         row="row",
         key="defence",
         title=f"Where answers go: {condition}",
-        note=f"{start} {_unit(run)} and share of the true class, by mean share over the defences.",
+        note=f"{start}{_unit(run)} and share of the true class, by mean share over the defences.",
         numbers=frame,
     )
 

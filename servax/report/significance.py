@@ -33,13 +33,10 @@ def opponents(run: Measures) -> tuple[str, ...]:
 
     SSAD and the undefended target are no opponents.
     """
-    measured = [name for name in run.defences if not np.isnan(run.uar(name, "PGD mean"))]
-    found = []
-    for trained in (True, False):
-        kin = [n for n in measured if family(n) not in ("ssad", UNDEFENDED)]
-        kin = [n for n in kin if (family(n) in TRAINED) == trained]
-        found += [max(kin, key=lambda name: run.uar(name, "PGD mean"))] if kin else []
-    return tuple(found)
+    uars = {name: run.uar(name, "PGD mean") for name in run.defences}
+    others = [n for n in uars if not np.isnan(uars[n]) and family(n) not in ("ssad", UNDEFENDED)]
+    kinds = ([n for n in others if (family(n) in TRAINED) == trained] for trained in (True, False))
+    return tuple(max(kin, key=lambda name: uars[name]) for kin in kinds if kin)
 
 
 def _p(p: float) -> str:
@@ -54,9 +51,8 @@ def significance_table(run: Measures) -> Table | None:
         One row per pair, one column per main column; None without SSAD, without another defence,
         or with fewer than two speakers.
     """
-    found = run.found
+    found, tests, rows = run.found, [], []
     few = np.unique(found.speakers).size < 2
-    tests, rows = [], []
     for (first, second), column in product(() if few else pairs(run), run.main):
         ours, theirs = run.answers(first, column), run.answers(second, column)
         if ours is None or theirs is None:
@@ -66,21 +62,15 @@ def significance_table(run: Measures) -> Table | None:
             found.labels, ours, theirs, found.speakers, generator=seeded, resamples=RESAMPLES
         )
         tests.append(test)
-        rows.append(
-            {
-                "first": first,
-                "second": second,
-                "column": column.heading,
-                "difference_points": 100 * test.difference,
-                "p": test.p,
-                "p_holm": np.nan,
-                "speakers": test.speakers,
-                "exact": test.exact,
-            }
-        )
+        rows.append((first, second, column.heading, 100 * test.difference, test.p))
     if not rows:
         return None
-    frame = pd.DataFrame(rows).assign(p_holm=holm([test.p for test in tests]))
+    named = ["first", "second", "column", "difference_points", "p"]
+    frame = pd.DataFrame(rows, columns=named).assign(
+        p_holm=holm([test.p for test in tests]),
+        speakers=[test.speakers for test in tests],
+        exact=[test.exact for test in tests],
+    )
 
     def text(row: Row) -> str:
         return f"{signed(row['difference_points'])}, {_p(row['p_holm'])}"
@@ -101,26 +91,23 @@ def significance_table(run: Measures) -> Table | None:
 def _note(made: Sequence[Comparison]) -> str:
     """Return how the tests were made and what they could have shown at best."""
     test, count = made[0], len(made)
-    how = (
-        f"all 2^{test.speakers} swaps counted (exact)"
+    how, fraction = (
+        (f"all 2^{test.speakers} swaps counted (exact)", f"2 / 2^{test.speakers}")
         if test.exact
-        else f"{RESAMPLES} swaps drawn (Monte Carlo, seed {SEED})"
+        else (f"{RESAMPLES} swaps drawn (Monte Carlo, seed {SEED})", f"1 / {RESAMPLES + 1}")
     )
-    fraction = f"2 / 2^{test.speakers}" if test.exact else f"1 / {RESAMPLES + 1}"
     least = min(count * test.smallest_p, 1.0)
     speakers = f"{test.speakers} speakers"
     warning = (
-        ""
-        if least < LEVEL
-        else f"With {speakers} and {count} tests no difference, however large, can get a star: a "
+        f"With {speakers} and {count} tests no difference, however large, can get a star: a "
         "large p says nothing here. "
     )
     return (
-        f"{warning}Pooled UAR of the first minus that of the second. Two-sided permutation test "
-        f"that swaps all predictions of a speaker at once: {speakers}, {how}. p is adjusted by "
-        f"Holm over all {count} tests of this table; * marks p < {LEVEL:g}. The smallest p "
-        f"possible is {fraction} = {test.smallest_p:.3g}, and {least:.3g} once adjusted. "
-        "Under the adaptive attack each defence meets its own."
+        f"{warning * (least >= LEVEL)}Pooled UAR of the first minus that of the second. Two-sided "
+        f"permutation test that swaps all predictions of a speaker at once: {speakers}, {how}. p "
+        f"is adjusted by Holm over all {count} tests of this table; * marks p < {LEVEL:g}. The "
+        f"smallest p possible is {fraction} = {test.smallest_p:.3g}, and {least:.3g} once "
+        "adjusted. Under the adaptive attack each defence meets its own."
     )
 
 
@@ -140,37 +127,28 @@ def mcnemar_table(run: Measures) -> Table | None:
             continue
         here = found.folds == number
         test = mcnemar(found.labels[here], ours[0][here], theirs[0][here])
-        rows.append(
-            {
-                "fold": fold,
-                "seed": seed,
-                "column": column.heading,
-                "first": first,
-                "second": second,
-                "first_only": test.first_only,
-                "second_only": test.second_only,
-                "p": test.p,
-            }
-        )
+        duel = (column.heading, first, second)
+        rows.append((fold, seed, *duel, test.first_only, test.second_only, test.p, duel))
     if not rows:
         return None
-    frame = pd.DataFrame(rows)
-    frame = frame.assign(p_holm=holm(frame["p"]))
+    named = ["fold", "seed", "column", "first", "second", "first_only", "second_only", "p", "key"]
+    told = pd.DataFrame(rows, columns=named)
+    told = told.assign(
+        p_holm=holm(told["p"]),
+        row=[f"fold {fold}, seed {seed}" for fold, seed, *_ in rows],
+    )
 
     def text(row: Row) -> str:
         return f"{row['first_only']} : {row['second_only']}, {_p(row['p_holm'])}"
 
-    fields = [
-        Field(Head(column.heading, f"{first} : {second}"), text, (column.heading, first, second))
-        for column, first, second in duels
-    ]
-    told = frame.assign(
-        row=[f"fold {r['fold']}, seed {r['seed']}" for r in rows],
-        key=pd.Series([(r["column"], r["first"], r["second"]) for r in rows]),
-    )
     return pivot(
         told,
-        fields,
+        [
+            Field(
+                Head(column.heading, f"{first} : {second}"), text, (column.heading, first, second)
+            )
+            for column, first, second in duels
+        ],
         first="fold",
         row="row",
         key="key",
@@ -181,5 +159,5 @@ def mcnemar_table(run: Measures) -> Table | None:
         f"p < {LEVEL:g}. It takes utterances of one speaker as independent, which they are not: "
         "the test over speakers decides.",
         name="mcnemar",
-        numbers=frame,
+        numbers=told.drop(columns=["key", "row"]),
     )
