@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,12 +32,35 @@ _ANNOTATED_CLASSES = 8  # beyond, numbers in the squares cannot be read at page 
 _DARK = "#555555"
 
 
-def _chance(axes: Axes, classes: int) -> None:
-    axes.axhline(100 / classes, color=_DARK, linewidth=0.9, linestyle=":", label="chance")
+Lines = Mapping[str, Sequence[tuple[float, float]]]
+"""Name of a system → its points (size or strength of the attack, UAR in percent)."""
 
 
-def _legend_columns(names: Sequence[str]) -> int:
-    return 3 if any(len(name) > 20 for name in names) else 4
+def _uar_panels(
+    figure: Figure, panels: Mapping[str, Lines], among: Sequence[str], classes: int, **layout: Any
+) -> list[Axes]:
+    """Draw UAR from 0 on and chance, a panel per title, and the legend of the fullest panel."""
+    axes = list(figure.subplots(1, len(panels), sharey=True, squeeze=False, **layout)[0])
+    for panel, lines in zip(axes, panels.values(), strict=True):
+        for name, points in lines.items():
+            curve(panel, name, among, points, clip_on=False)  # 0 lies on the edge
+        line = {"color": _DARK, "linewidth": 0.9, "linestyle": ":"}
+        panel.axhline(100 / classes, label="chance", **line)
+    for panel, title in zip(axes, panels, strict=True):
+        tidy(panel, title=title, y="UAR (%)" if panel is axes[0] else "")
+    axes[0].set_ylim(bottom=0)
+    fullest = max(axes, key=lambda panel: len(panel.get_lines()))
+    legend(figure, fullest, columns=3 if any(len(name) > 20 for name in among) else 4)
+    return axes
+
+
+def _grid(figure: Figure, count: int, columns: int, **layout: Any) -> list[Axes]:
+    """Return so many panels in lines of `columns`; the last line is not filled up."""
+    lines = -(-count // columns)
+    panels: list[Axes] = figure.subplots(lines, columns, squeeze=False, **layout).flatten().tolist()
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return panels[:count]
 
 
 def uar_curves(run: Measures) -> Figure:
@@ -46,28 +70,45 @@ def uar_curves(run: Measures) -> Figure:
     """
     shown = run.drawn_uar
     told = run.conditions.set_index(["defence", "attack", "strength", "knowledge"])["uar_percent"]
-    figure = new_figure(4.0)
-    panels = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.6))
-    for axes, (attack, letter) in zip(panels, (("fgsm", "ε"), ("pgd", "k")), strict=True):
-        conditions = (CLEAN, *run.found.conditions(attack))
-        for name in shown:
-            points = [
+    conditions = {a.upper(): (CLEAN, *run.found.conditions(a)) for a in ("fgsm", "pgd")}
+    panels = {
+        title: {
+            name: [
                 (c.strength, told.get((name, c.attack, c.strength, c.knowledge), math.nan))
-                for c in conditions
+                for c in found
             ]
-            curve(axes, name, shown, points)
-        if attack == "pgd" and run.last:
-            _adaptive_band(axes, run, {name: run.uar(name, run.last[0].heading) for name in shown})
-        if attack == "fgsm":
-            values = [c.strength for c in conditions]
-            ticks = values if len(values) <= 7 else values[:: -(-len(values) // 6)]
-            axes.set_xticks(ticks, [short(value) for value in ticks])
-        _chance(axes, len(run.found.classes))
-        unit = "on the [0, 1] scale" if attack == "fgsm" else "of oblivious PGD"
-        tidy(axes, title=attack.upper(), x=f"{letter} {unit}; 0 is clean")
-    panels[0].set_ylabel("UAR (%)", fontsize=9)
-    panels[0].set_ylim(bottom=0)
-    legend(figure, panels[1], columns=_legend_columns(shown))
+            for name in shown
+        }
+        for title, found in conditions.items()
+    }
+    figure, classes = new_figure(4.0), len(run.found.classes)
+    fgsm, pgd = _uar_panels(figure, panels, shown, classes, width_ratios=(1, 1.6))
+    if run.last:
+        _adaptive_band(pgd, run, {name: run.uar(name, run.last[0].heading) for name in shown})
+    values = [c.strength for c in conditions["FGSM"]]
+    ticks = values if len(values) <= 7 else values[:: -(-len(values) // 6)]
+    fgsm.set_xticks(ticks, [short(value) for value in ticks])
+    fgsm.set_xlabel("ε on the [0, 1] scale; 0 is clean")
+    pgd.set_xlabel("k of oblivious PGD; 0 is clean")
+    return figure
+
+
+def size_curves(
+    panels: Mapping[str, Lines], *, among: Sequence[str], classes: int, unit: str
+) -> Figure:
+    """Return UAR against the size ε of an attack, a panel per title.
+
+    Args:
+        panels: Title → the curves of a panel.
+        among: All systems, which decide how each looks.
+        classes: How many there are.
+        unit: What an ε is in dB, or nothing.
+    """
+    figure = new_figure(3.6)
+    for panel in _uar_panels(figure, panels, among, classes):
+        panel.set_xlabel(f"ε; 0 is clean{unit}")
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        panel.xaxis.set_major_formatter(lambda value, _: short(value))
     return figure
 
 
@@ -124,77 +165,55 @@ def protection_curves(run: Measures) -> Figure:
     holds the same measures under adaptive PGD; the averages over k stand in the legends, with the
     paper's own beside them as dotted lines.
     """
-    shown = run.drawn_protection
-    told = run.worth.set_index("defence")
+    shown, told = run.drawn_protection, run.worth.set_index("defence")
     figure = new_figure(7.6)
     for axes, measure in zip(figure.subplots(2, 1), PROTECTION, strict=True):
         points = run.protection[run.protection["measure"] == measure]
         points = points[points["defence"].isin(shown)]
-        means, sds, known = (
-            told[f"{measure} {kind}"].to_dict() for kind in ("mean", "sd", "adaptive")
-        )
+        means = told[[f"{measure} mean", f"{measure} sd"]]
         for name, line in points.groupby("defence", sort=False):
-            label = f"{name}: {_average(means[name], sds[name])}"
-            _protection_curve(axes, line, shown, measure, label)
-        _published_lines(axes, run, shown, measure)
+            colour = look(str(name), shown).colour
+            axes.fill_between(line["k"], line["low"], line["high"], color=colour, alpha=0.12, lw=0)
+            curve(
+                axes,
+                str(name),
+                shown,
+                zip(line["k"], line["value"], strict=True),
+                **({} if measure == "PE" else {"linestyle": "--", "marker": ""}),
+                markersize=3.5,
+                linewidth=1.5,
+                label=f"{name}: {_average(*means.loc[name])}",
+            )
+        steps = [c.strength for c in run.found.conditions("pgd")]
+        for name, (theirs, averages) in run.published.items():
+            if name in shown:
+                mean, sd = averages[measure]
+                # Over the steps that the paper averages, not into the strip of the adaptive attack.
+                curve(
+                    axes,
+                    name,
+                    shown,
+                    [(min(steps), mean), (min(30.0, max(steps)), mean)],
+                    marker="",
+                    linewidth=1.1,
+                    linestyle=":",
+                    label=f"paper (IEMOCAP), {theirs}: {_average(mean, sd)}",
+                )
         if run.last:
+            known = told[f"{measure} adaptive"].to_dict()
             _adaptive_band(axes, run, {name: known[name] for name in shown})
         axes.axhline(0, color=_DARK, linewidth=0.8)
         # A defence that harms at small k may not press all the others together.
         if points["low"].fillna(points["value"]).min() < -1:
             axes.set_ylim(bottom=-1)
         tidy(axes, title=_TITLES[measure], x="steps k of oblivious PGD", y=measure)
-        axes.legend(
-            loc="upper left",
-            bbox_to_anchor=(0.0, -0.2),
-            ncols=2,
-            fontsize=FONT_POINTS,
-            frameon=False,
-            borderaxespad=0.0,
-        )
+        below = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.2), "borderaxespad": 0.0}
+        axes.legend(ncols=2, fontsize=FONT_POINTS, frameon=False, **below)
     return figure
-
-
-def _protection_curve(
-    axes: Axes, line: pd.DataFrame, shown: Sequence[str], measure: str, label: str
-) -> None:
-    name = str(line["defence"].iloc[0])
-    colour, marker = look(name, shown)
-    axes.fill_between(line["k"], line["low"], line["high"], color=colour, alpha=0.12, lw=0)
-    solid = measure == "PE"
-    curve(
-        axes,
-        name,
-        shown,
-        zip(line["k"], line["value"], strict=True),
-        linestyle="-" if solid else "--",
-        marker=marker if solid else "",
-        markersize=3.5,
-        linewidth=1.5,
-        label=label,
-    )
 
 
 def _average(mean: float, sd: float) -> str:
     return "" if np.isnan(mean) else f"{mean:.3f} ± {sd:.3f}".replace("-", "−").replace("0.", ".")
-
-
-def _published_lines(axes: Axes, run: Measures, shown: Sequence[str], measure: str) -> None:
-    steps = [c.strength for c in run.found.conditions("pgd")]
-    for defence, (name, averages) in run.published.items():
-        if defence in shown:
-            mean, sd = averages[measure]
-            # Over the steps that the paper averages, not into the strip of the adaptive attack.
-            curve(
-                axes,
-                defence,
-                shown,
-                [(min(steps), mean), (min(30.0, max(steps)), mean)],
-                marker="",
-                linewidth=1.1,
-                linestyle=":",
-                label=f"paper (IEMOCAP), {name}: {_average(mean, sd)}",
-            )
 
 
 def confusion_matrices(run: Measures, *, defences: Sequence[str]) -> Figure:
@@ -255,26 +274,20 @@ def training_curves(curves: Curves, *, title: str) -> Figure:
     """Return one panel per term of a training log (`training_curves_of`)."""
     terms = sorted(curves, key=lambda term: (term != "loss", term))
     columns = min(3, len(terms))
-    lines = -(-len(terms) // columns)
-    figure = new_figure(0.7 + 2.1 * lines)
-    panels: Sequence[Axes] = figure.subplots(lines, columns, squeeze=False).flatten().tolist()
-    for axes, term in zip(panels, terms, strict=False):
+    figure = new_figure(0.7 + 2.1 * -(-len(terms) // columns))
+    for axes, term in zip(_grid(figure, len(terms), columns), terms, strict=True):
         for part, values in sorted(curves[term].items()):
-            epochs = sorted(values)
             axes.plot(
-                epochs,
-                [values[epoch] for epoch in epochs],
+                *zip(*sorted(values.items()), strict=True),
                 color=_PARTS.get(part, "#777777"),
                 linestyle="--" if part == "validation" else "-",
-                marker="." if len(epochs) < 40 else "",
+                marker="." if len(values) < 40 else "",
                 linewidth=1.4,
                 label=part or term,
             )
         tidy(axes, title=term, x="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         axes.legend(fontsize=FONT_POINTS - 0.5, frameon=False)
-    for axes in panels[len(terms) :]:
-        axes.set_axis_off()
     figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     return figure
 
@@ -384,37 +397,6 @@ def difference_plot(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-Lines = Mapping[str, Sequence[tuple[float, float]]]
-"""Name of a system → its points (ε, UAR in percent)."""
-
-
-def size_curves(
-    panels: Mapping[str, Lines], *, among: Sequence[str], classes: int, unit: str
-) -> Figure:
-    """Return UAR against the size ε of an attack, a panel per title.
-
-    Args:
-        panels: Title → the curves of a panel.
-        among: All systems, which decide how each looks.
-        classes: How many there are.
-        unit: What an ε is in dB, or nothing.
-    """
-    figure = new_figure(3.6)
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for panel, (title, lines) in zip(axes, panels.items(), strict=True):
-        for name, points in lines.items():
-            curve(panel, name, among, points, markersize=4.5, clip_on=False)
-        _chance(panel, classes)
-        tidy(panel, title=title, x=f"ε; 0 is clean{unit}")
-        panel.xaxis.set_major_locator(MaxNLocator(nbins=5))
-        panel.xaxis.set_major_formatter(lambda value, _: short(value))
-    axes[0].set_ylabel("UAR (%)", fontsize=9)
-    axes[0].set_ylim(bottom=0)
-    most = max(axes, key=lambda panel: len(panel.get_lines()))
-    legend(figure, most, columns=_legend_columns(among))
-    return figure
-
-
 def risk_curves(frame: pd.DataFrame, pairs: pd.DataFrame) -> Figure:
     """Return R_no against k, a panel for each radius, a line for each step of PGD.
 
@@ -423,16 +405,16 @@ def risk_curves(frame: pd.DataFrame, pairs: pd.DataFrame) -> Figure:
         pairs: What `summary` made of it; its chosen pair is drawn thick.
     """
     radii, steps = (sorted(frame[name].unique()) for name in ("radius", "step"))
-    lines = -(-len(radii) // 2)
-    figure = new_figure(0.8 + 2.4 * lines)
-    panels = figure.subplots(lines, 2, squeeze=False, sharex=True, sharey=True)
     chosen = pairs[pairs["chosen"]].iloc[0]
     names = {step: f"step {short(step)}" for step in steps}
-    words = f"paper: mean R {100 * PAPER_RISK:.0f} %, flat by k = {PAPER_FLAT}"
-    for axes, radius in zip(panels.flat, radii, strict=False):
+    figure = new_figure(0.8 + 2.4 * -(-len(radii) // 2))
+    panels = _grid(figure, len(radii), 2, sharex=True, sharey=True)
+    dotted: dict[str, Any] = {"color": _DARK, "linewidth": 0.9, "linestyle": ":"}
+    for i, (axes, radius) in enumerate(zip(panels, radii, strict=True)):
+        here = bool(radius == chosen["radius"])
         for step, name in names.items():
             line = frame[(frame["radius"] == radius) & (frame["step"] == step)]
-            thick = bool(step == chosen["step"] and radius == chosen["radius"])
+            thick = bool(here and step == chosen["step"])
             curve(
                 axes,
                 name,
@@ -442,18 +424,18 @@ def risk_curves(frame: pd.DataFrame, pairs: pd.DataFrame) -> Figure:
                 linewidth=2.6 if thick else 1.1,
                 zorder=4 if thick else 3,
             )
-        axes.axhline(100 * PAPER_RISK, color=_DARK, linewidth=0.9, linestyle=":", label=words)
-        axes.axvline(PAPER_FLAT, color=_DARK, linewidth=0.9, linestyle=":")
-        mark = f", chosen with {names[chosen['step']]}" if radius == chosen["radius"] else ""
-        tidy(axes, title=f"radius {short(radius)}{mark}")
+        words = f"paper: mean R {100 * PAPER_RISK:.0f} %, flat by k = {PAPER_FLAT}"
+        axes.axhline(100 * PAPER_RISK, label=words, **dotted)
+        axes.axvline(PAPER_FLAT, **dotted)
+        lowest = i >= len(radii) - 2
+        tidy(
+            axes,
+            title=f"radius {short(radius)}" + f", chosen with {names[chosen['step']]}" * here,
+            x="steps k of PGD" if lowest else "",
+            y="" if i % 2 else "R without defence (%)",
+        )
+        axes.tick_params(labelbottom=lowest)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
-    for axes in panels.flat[len(radii) :]:
-        axes.set_axis_off()
-    for axes in panels[:, 0]:
-        axes.set_ylabel("R without defence (%)", fontsize=9)
-    for axes in panels.flat[max(0, len(radii) - 2) : len(radii)]:
-        axes.set_xlabel("steps k of PGD", fontsize=9)
-        axes.tick_params(labelbottom=True)
-    panels[0, 0].set_ylim(0, 103)
-    legend(figure, panels[0, 0], columns=6)
+    panels[0].set_ylim(0, 103)
+    legend(figure, panels[0], columns=6)
     return figure

@@ -104,26 +104,15 @@ def curve(
 ) -> None:
     """Draw (x, y) points as the line of one defence, with its colour, marker and label."""
     colour, marker = look(name, among)
-    settings: dict[str, Any] = {
-        "marker": marker,
-        "markersize": 4,
-        "linewidth": 1.4,
-        "label": name,
-    } | look_of
-    axes.plot(*zip(*points, strict=True), color=colour, **settings)
+    line: dict[str, Any] = {"marker": marker, "markersize": 4, "linewidth": 1.4, "label": name}
+    axes.plot(*zip(*points, strict=True), color=colour, **(line | look_of))
 
 
 def legend(figure: Figure, axes: Axes, *, columns: int = 4) -> None:
     """Put the legend of one panel below the whole figure."""
     handles, names = axes.get_legend_handles_labels()
-    figure.legend(
-        handles,
-        names,
-        loc="outside lower center",
-        ncols=columns,
-        fontsize=FONT_POINTS,
-        frameon=False,
-    )
+    words: dict[str, Any] = {"ncols": columns, "fontsize": FONT_POINTS, "frameon": False}
+    figure.legend(handles, names, loc="outside lower center", **words)
 
 
 def png(figure: Figure, *, dpi: int = _DPI) -> bytes:

@@ -72,7 +72,7 @@ def test_text_has_the_spread_and_matches_the_numbers(frame: pd.DataFrame) -> Non
         f"UAR (%) by speaker: {name}"
         for name in ("clean", "FGSM mean", "PGD mean", "adaptive PGD-30")
     ]
-    assert len({table.file_name for table in found}) == 4
+    assert len({table.place for table in found}) == 4
     names = [head.text for head in found[2].head]
     assert names == ["defence", *sorted(set(frame["speaker"])), "sd"]
     numbers = numbers_of((found[2],))
