@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from servax.evaluation.checks import SEVERITIES, Finding
+from servax.evaluation.checks import SEVERITIES
 from servax.report.audit_result import ATTACKERS, SLACK, AuditResult
 from servax.report.audit_sentences import led, size
 from servax.report.tables import (
@@ -265,21 +265,24 @@ def detection_table(audit: AuditResult) -> Table:
 def checks_table(audit: AuditResult) -> Table:
     """Return a row per finding, the worst first, each with its evidence."""
     ranked = sorted(audit.findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+    def severity(row: Row) -> Cell:
+        return Cell(row["severity"].replace("-", " "), mark=row["severity"])
+
+    def evidence(row: Row) -> Cell:
+        told = plain(row["evidence"]) if row["evidence"] else ""
+        if len(told) > _EVIDENCE_CHARACTERS:
+            told = told[:_EVIDENCE_CHARACTERS].rsplit(" ", 1)[0]
+            told = f"{told} … (all of it is in audit.json)"
+        return Cell(row["statement"], detail=told)
+
     return listing(
-        pd.DataFrame({"finding": ranked}),
+        pd.DataFrame(map(vars, ranked)),
         [
-            Field(Head("check"), lambda row: row["finding"].check.replace("-", " ")),
-            Field(
-                Head("severity"),
-                lambda row: Cell(
-                    row["finding"].severity.replace("-", " "), mark=row["finding"].severity
-                ),
-            ),
-            Field(
-                Head("finding"),
-                lambda row: Cell(row["finding"].statement, detail=_evidence(row["finding"])),
-            ),
-            Field(Head("system"), lambda row: row["finding"].subject),
+            Field(Head("check"), lambda row: row["check"].replace("-", " ")),
+            Field(Head("severity"), severity),
+            Field(Head("finding"), evidence),
+            Field(Head("system"), lambda row: row["subject"]),
         ],
         title="Sanity checks",
         note="An error: the numbers cannot be trusted. A warning: they flatter, or may.",
@@ -288,13 +291,6 @@ def checks_table(audit: AuditResult) -> Table:
         prose=True,
         tall=len(ranked) > _IN_SIGHT,
     )
-
-
-def _evidence(finding: Finding) -> str:
-    told = plain(finding.evidence) if finding.evidence else ""
-    if len(told) <= _EVIDENCE_CHARACTERS:
-        return told
-    return f"{told[:_EVIDENCE_CHARACTERS].rsplit(' ', 1)[0]} … (all of it is in audit.json)"
 
 
 def plain(value: Any) -> str:

@@ -356,16 +356,18 @@ def settings_table(a: Side, b: Side) -> Table:
     silent = [side.letter for side in (a, b) if side.recipe is None]
     if silent:
         note = f"{note} The records of {silent[0]} do not hold the recipe."
-    frame = pd.DataFrame(
-        [(key, here.get(key, ""), there.get(key, "")) for key in changed],
-        columns=["setting", "a", "b"],
+    rows = [(key, here.get(key, ""), there.get(key, "")) for key in changed]
+    return listing(
+        pd.DataFrame(rows, columns=["setting", "a", "b"]),
+        [
+            Field(Head("setting"), lambda row: row["setting"]),
+            Field(Head("A"), lambda row: row["a"] or MISSING),
+            Field(Head("B"), lambda row: row["b"] or MISSING),
+        ],
+        title="Settings that differ",
+        note=note.strip(),
+        name="settings",
     )
-    fields = [
-        Field(Head("setting"), lambda row: row["setting"]),
-        Field(Head("A"), lambda row: here.get(row["setting"], MISSING)),
-        Field(Head("B"), lambda row: there.get(row["setting"], MISSING)),
-    ]
-    return listing(frame, fields, title="Settings that differ", note=note.strip(), name="settings")
 
 
 def _verdict(a: Side, b: Side, frame: pd.DataFrame) -> list[str]:

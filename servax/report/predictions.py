@@ -211,8 +211,15 @@ def collect(
             "records have no clean predictions of the undefended target; "
             "expected rows with defence 'undefended' and attack 'none'."
         )
-    if not adaptive_elsewhere:
-        _refuse_oblivious_alone(predictions)
+    for defence in () if adaptive_elsewhere else predictions.defences:
+        oblivious = any(d == defence and c.knowledge == "oblivious" for d, c in predictions.cells)
+        if defence != UNDEFENDED and oblivious and predictions.adaptive(defence) is None:
+            most = predictions.adaptive_steps
+            raise ServaxError(
+                f"{defence} has oblivious results and no adaptive ones beside them; run the "
+                f"adaptive PGD{f' of {most} steps' if most else ''} on it too, oblivious figures "
+                "are never printed alone."
+            )
     return predictions
 
 
@@ -253,22 +260,10 @@ def _cells(
     return found
 
 
-def _refuse_oblivious_alone(found: Predictions) -> None:
-    for defence in found.defences:
-        oblivious = any(d == defence and c.knowledge == "oblivious" for d, c in found.cells)
-        if defence != UNDEFENDED and oblivious and found.adaptive(defence) is None:
-            steps = f" of {found.adaptive_steps} steps" if found.adaptive_steps else ""
-            raise ServaxError(
-                f"{defence} has oblivious results and no adaptive ones beside them; run the "
-                f"adaptive PGD{steps} on it too, oblivious figures are never printed alone."
-            )
-
-
-_TRAINED = re.compile(r"adversarial-(similarity|vanilla)-([0-9.e-]+)")
+_TRAINED = re.compile(r"adversarial-(similarity|vanilla)-(\d+(?:\.\d+)?(?:e-?\d+)?)")
 TRAINED = ("similarity", "vanilla", "pgd-at", "trades")
 """Families of models that take the target's place."""
 _ORDER = (*TRAINED, "ssad", "control", UNDEFENDED)
-_FIRST_SSAD = ("ssad", "ssad-residual")
 
 
 def family(defence: str) -> str:
@@ -277,8 +272,7 @@ def family(defence: str) -> str:
     One of ``similarity``, ``vanilla``, ``pgd-at``, ``trades``, ``ssad``, ``undefended``; whatever
     is none of these is a ``control``: noise, filters, quantising.
     """
-    trained = _TRAINED.fullmatch(defence)
-    if trained:
+    if trained := _TRAINED.fullmatch(defence):
         return trained[1]
     if defence == "ssad" or defence.startswith("ssad-"):
         return "ssad"
@@ -287,14 +281,11 @@ def family(defence: str) -> str:
 
 def in_order(defences: Iterable[str]) -> tuple[str, ...]:
     """Return `defences`, each once, in the order of the tables."""
-    return tuple(sorted(set(defences), key=_key))
 
-
-def _key(defence: str) -> tuple[int, int, float, str]:
-    trained = _TRAINED.fullmatch(defence)
-    try:
+    def key(defence: str) -> tuple[int, int, float, str]:
+        trained = _TRAINED.fullmatch(defence)
+        first = {"ssad": 0, "ssad-residual": 1}.get(defence, 2)
         epsilon = float(trained[2]) if trained else 0.0
-    except ValueError:
-        epsilon = float("inf")
-    within = _FIRST_SSAD.index(defence) if defence in _FIRST_SSAD else len(_FIRST_SSAD)
-    return _ORDER.index(family(defence)), within, epsilon, defence
+        return _ORDER.index(family(defence)), first, epsilon, defence
+
+    return tuple(sorted(set(defences), key=key))

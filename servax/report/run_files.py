@@ -149,7 +149,15 @@ def training_curves_of(path: str | Path) -> Curves:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        terms = _terms(source, number, line, is_last=number == len(lines))
+        try:
+            terms = json.loads(line)
+        except ValueError:
+            if number == len(lines):
+                continue
+            terms = None
+        if not isinstance(terms, dict) or not _is_number(terms.get("epoch")):
+            told = f"line {number} is not a JSON object with an epoch"
+            raise ServaxError(f"{source}: {told}, {_LINES}.")
         for name, value in terms.items():
             part, _, term = name.rpartition("/")
             if name != "epoch" and _is_number(value):
@@ -157,19 +165,6 @@ def training_curves_of(path: str | Path) -> Curves:
     if not found:
         raise ServaxError(f"{source}: no numeric term in it, {_LINES}.")
     return found
-
-
-def _terms(source: Path, number: int, line: str, *, is_last: bool) -> dict[str, float]:
-    try:
-        terms = json.loads(line)
-    except ValueError:
-        terms = None
-        if is_last:
-            return {}
-    if not isinstance(terms, dict) or not _is_number(terms.get("epoch")):
-        told = f"line {number} is not a JSON object with an epoch"
-        raise ServaxError(f"{source}: {told}, {_LINES}.")
-    return terms
 
 
 def _is_number(value: object) -> bool:
