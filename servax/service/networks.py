@@ -10,7 +10,7 @@ import yaml
 
 from servax.pretrained import SETTINGS, resolve
 from servax.service.responses import Network, Networks
-from servax.service.settings import ATTACK_SECONDS, ServiceSettings
+from servax.service.settings import ServiceSettings
 
 
 def networks(settings: ServiceSettings, *, attack: bool) -> Networks:
@@ -24,7 +24,7 @@ def networks(settings: ServiceSettings, *, attack: bool) -> Networks:
         recogniser=describe(settings.model),
         purifier=describe(settings.purifier),
         max_bytes=settings.max_bytes,
-        attack_seconds=ATTACK_SECONDS if attack else None,
+        attack_seconds=settings.attack_seconds if attack else None,
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from servax.service.decoding import SoundFacts
 from servax.service.dispatcher import Dispatcher, later
 from servax.service.responses import AttackMethod, Knowledge, Refusal, Trial, client_gone, internal
-from servax.service.settings import ATTACK_SECONDS, ATTACKS_WAITING
+from servax.service.settings import ATTACKS_WAITING
 from servax.service.telemetry import Log
 from servax.service.worker import Broke, Task, attack
 
@@ -92,7 +92,7 @@ class RequestHandler:
         body = await self._body(request)
         record: RequestRecord = request.scope["servax"]
         await self._turn(record)
-        limits = replace(self.settings, max_seconds=min(ATTACK_SECONDS, self.settings.max_seconds))
+        limits = replace(self.settings, max_seconds=self.settings.attack_seconds)
 
         def task(knowledge: Knowledge) -> Task:
             return Task(

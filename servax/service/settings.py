@@ -76,6 +76,11 @@ class ServiceSettings:
         check_rules(self)
 
     @property
+    def attack_seconds(self) -> float:
+        """How long a sound may play that is to be attacked."""
+        return min(ATTACK_SECONDS, self.max_seconds)
+
+    @property
     def worker_count(self) -> int:
         """How many workers there are."""
         return cpus() if self.workers is None else self.workers

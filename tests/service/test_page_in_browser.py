@@ -338,11 +338,12 @@ def test_everyone_can_use_it_at_any_width(page: Any, tmp_path: Path) -> None:
 
 
 def keep(page: Any, folder: Path, name: str) -> None:
-    """Write the page as a picture of 64 colours, where SERVAX_ARTEFACTS says."""
+    """Write the page as a picture of 80 colours, where SERVAX_ARTEFACTS says."""
     place = Path(os.environ.get("SERVAX_ARTEFACTS") or folder)
     place.mkdir(parents=True, exist_ok=True)
     page.mouse.move(0, 0)
+    page.evaluate("scrollTo({ top: 0, behavior: 'instant' })")
     page.wait_for_timeout(350)
     picture = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
-    few = picture.quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few = picture.quantize(80, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     few.save(place / name, optimize=True)

@@ -258,7 +258,7 @@ def test_networks_tell_what_they_learned_from_and_their_licence(
         "licence": "apache-2.0",
     }
     assert told["purifier"]["architecture"] == "UNet"
-    assert (told["max_bytes"], told["attack_seconds"]) == (SETTINGS.max_bytes, 8.0)
+    assert (told["max_bytes"], told["attack_seconds"]) == (SETTINGS.max_bytes, 5.0)
     (tmp_path / "README.md").write_text("No card.")
     (tmp_path / "settings.json").write_text("[]")
     for where, name in ((str(tmp_path), tmp_path.name), ("user/name", "user/name")):
