@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from servax.runtime.host import load_extra
 from servax.service.middleware import RequestMiddleware
 from servax.service.networks import networks
 from servax.service.requests import RequestHandler
@@ -70,11 +69,7 @@ def build_app(
         log: For requests and failures.
         metrics: Counts them.
         page: Whether sounds are attacked too, and the page to try that on is served.
-
-    Raises:
-        ServaxError: FastAPI is not installed.
     """
-    load_extra("fastapi", extra="serve", what="servax serve")
     from fastapi import FastAPI
 
     from servax import __version__
@@ -240,7 +235,8 @@ def guarded_routes(
         responses={200: {"content": {"text/plain": {}}}, **problems(401)},
     )
     async def numbers() -> Response:
-        return Response(metrics.text(), headers={"Content-Type": metrics.content_type})
+        text, kind = metrics.page()
+        return Response(text, headers={"Content-Type": kind})
 
     return router
 

@@ -63,20 +63,6 @@ DAMAGED = ("damaged", "The sound is damaged or cut off; send the whole file.")
 
 
 @dataclass(frozen=True)
-class SoundFacts:
-    """What a sound turned out to be; this much may be logged."""
-
-    seconds: float
-    """How long it plays."""
-    rate: int
-    """In hertz."""
-    channels: int
-    """Before they are averaged."""
-    container: str
-    """In libsndfile's words, e.g. ``WAV``."""
-
-
-@dataclass(frozen=True)
 class Decoded:
     """What a body turned out to hold."""
 
@@ -88,10 +74,24 @@ class Decoded:
     """``WAV``, ``FLAC``, ``OGG``, …"""
 
     @property
-    def facts(self) -> SoundFacts:
-        """What may be said of it."""
-        frames, channels = self.samples.shape
-        return SoundFacts(frames / self.rate, self.rate, channels, self.container)
+    def seconds(self) -> float:
+        """How long it plays."""
+        return len(self.samples) / self.rate
+
+    @property
+    def channels(self) -> int:
+        """How many channels it has."""
+        return int(self.samples.shape[1])
+
+    @property
+    def facts(self) -> dict[str, float | str]:
+        """What may be logged of it."""
+        return {
+            "sound_seconds": round(self.seconds, 3),
+            "rate": self.rate,
+            "channels": self.channels,
+            "container": self.container,
+        }
 
 
 def decode(body: bytes, settings: ServiceSettings) -> Decoded:

@@ -85,9 +85,9 @@ class Models:
                 before=self.verdict(p),
                 after=self.verdict(q),
                 residual=float(score),
-                seconds=sound.facts.seconds,
+                seconds=sound.seconds,
                 sample_rate=sound.rate,
-                channels=sound.facts.channels,
+                channels=sound.channels,
             )
             for sound, p, q, score in zip(sounds, before, after, residual, strict=True)
         ]

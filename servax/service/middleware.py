@@ -94,7 +94,9 @@ class RequestMiddleware:
         try:
             await self.app(scope, watched, sealed)
         except SlowReader:
-            record.code = "slow_reader"  # uvicorn closes a connection whose answer is incomplete
+            record.told["code"] = (
+                "slow_reader"  # uvicorn closes a connection whose answer is incomplete
+            )
         except Exception as error:
             self._broke(record, error)
             if not record.status:
@@ -105,7 +107,7 @@ class RequestMiddleware:
             self._close(scope, record, time.perf_counter() - begun)
 
     def _broke(self, record: RequestRecord, error: Exception) -> None:
-        record.code = internal().code
+        record.told["code"] = internal().code
         frames = traceback.extract_tb(error.__traceback__)
         self._log.error(
             "broke",
@@ -117,33 +119,22 @@ class RequestMiddleware:
     def _close(self, scope: Scope, record: RequestRecord, seconds: float) -> None:
         """Count a request and log it."""
         route = scope["path"] if scope["path"] in self._routes else "other"
-        sound = record.sound
         self._metrics.requests.labels(route, record.status).inc()
         self._metrics.seconds.labels(route).observe(seconds)
-        if record.code is not None:
-            self._metrics.refusals.labels(record.code).inc()
-        if sound is not None:
-            self._metrics.sound_seconds.labels(route).inc(sound.seconds)
+        if "code" in record.told:
+            self._metrics.refusals.labels(record.told["code"]).inc()
+        if "sound_seconds" in record.told:
+            self._metrics.sound_seconds.labels(route).inc(record.told["sound_seconds"])
         if route in QUIET and record.status in (200, 503):
             return
-        queued = record.queued_seconds
-        known = {
-            "queued_ms": None if queued is None else round(1000 * queued, 1),
-            "code": record.code,
-            "bytes": record.body_bytes,
-            "sound_seconds": None if sound is None else round(sound.seconds, 3),
-            "rate": None if sound is None else sound.rate,
-            "channels": None if sound is None else sound.channels,
-            "container": None if sound is None else sound.container,
-        }
         self._log.info(
             "request",
             request=record.request_id,
-            method=scope["method"] if scope["method"] in ("GET", "POST") else "other",
+            method=scope["method"] if scope["method"] in ("GET", "HEAD", "POST") else "other",
             route=route,
             status=record.status,
             ms=round(1000 * seconds, 1),
-            **{name: value for name, value in known.items() if value is not None},
+            **record.told,
         )
 
 

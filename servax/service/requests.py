@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from servax.service.decoding import SoundFacts
 from servax.service.dispatcher import Dispatcher, later
 from servax.service.responses import AttackMethod, Knowledge, Refusal, Trial, client_gone, internal
 from servax.service.settings import ATTACKS_WAITING
@@ -30,11 +29,8 @@ class RequestRecord:
 
     request_id: str
     status: int = 0
-    code: str | None = None
-    """Why it was refused."""
-    body_bytes: int | None = None
-    sound: SoundFacts | None = None
-    queued_seconds: float | None = None
+    told: dict[str, Any] = field(default_factory=dict)
+    """What is logged of it beyond what every request has, such as the code of a refusal."""
     until: float = 0.0
     """When the answer must be there, on the clock of the event loop."""
     body_open: bool = True
@@ -113,7 +109,7 @@ class RequestHandler:
             for each in asyncio.as_completed(begun):
                 yield await each
         except Refusal as refusal:
-            request.scope["servax"].code = refusal.code
+            request.scope["servax"].told["code"] = refusal.code
             yield refusal
         finally:
             for future in begun:
@@ -174,7 +170,7 @@ class RequestHandler:
             ) from None
         if not body:
             raise _empty()
-        record.body_bytes = len(body)
+        record.told["bytes"] = len(body)
         return bytes(body)
 
     async def _done(self, request: Request, task: Task, *, watch: bool = True) -> Any:
@@ -186,7 +182,7 @@ class RequestHandler:
         try:
             waits: list[asyncio.Future[Any]] = [ticket.answer, *([gone] if gone else [])]
             await asyncio.wait(waits, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            record.queued_seconds = ticket.waited
+            record.told["queued_ms"] = round(1000 * ticket.waited, 1)
             if not ticket.answer.done():
                 raise client_gone() if gone is not None and gone.done() else self._late()
             result = ticket.answer.result()
@@ -200,7 +196,7 @@ class RequestHandler:
                     where=list(result.where[-8:]),
                 )
                 raise internal()
-            record.sound = result.sound
+            record.told |= result.facts
             return result.content
         finally:
             ticket.answer.cancel()

@@ -305,7 +305,7 @@ def add_handlers(app: FastAPI) -> None:
             refusal = Refusal(422, "bad_parameter", f"{name}: {first['msg']}.")
         else:
             refusal = error
-        request.scope["servax"].code = refusal.code
+        request.scope["servax"].told["code"] = refusal.code
         return JSONResponse(refusal.body, refusal.status, refusal.headers)
 
     for kind in (Refusal, HTTPException, RequestValidationError):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from servax.errors import ServaxError, SettingError
+from servax.errors import SettingError
 from servax.runtime.host import load_extra
 from servax.service.app import build_app
 from servax.service.dispatcher import Dispatcher
@@ -118,7 +118,10 @@ def serve(
         SettingError: It cannot listen there.
         ServaxError: The extra is missing, or the networks cannot be used.
     """
-    uvicorn = load_extra("uvicorn", extra="serve", what="servax serve")
+    for module in ("fastapi", "uvicorn"):
+        load_extra(module, extra="serve", what="servax serve")
+    import uvicorn
+
     listener = open_socket(endpoint)
     with listener:
         host, port = listener.getsockname()[:2]
@@ -130,8 +133,8 @@ def serve(
             handler = RequestHandler(dispatcher, log)
             app = build_app(handler, endpoint.tokens, log, metrics, page=page)
             forward_libraries(log)
-            server = uvicorn.Server(uvicorn_config(app))
-            server.handle_exit = _Ending(server, dispatcher, log)
+            server: Any = uvicorn.Server(uvicorn_config(app))
+            server.handle_exit = _on_signal(server, dispatcher, log)
             announce(url)
             log.info(
                 "listening", url=url, workers=settings.worker_count, tokens=bool(endpoint.tokens)
@@ -143,12 +146,9 @@ def serve(
 
 
 def uvicorn_config(app: FastAPI) -> Any:
-    """Return how uvicorn serves an application: no patience, no logs of its own.
+    """Return how uvicorn serves an application: no patience, no logs of its own."""
+    import uvicorn
 
-    Raises:
-        ServaxError: uvicorn is not installed.
-    """
-    uvicorn = load_extra("uvicorn", extra="serve", what="servax serve")
     return uvicorn.Config(
         app,
         http=patient_protocol(),
@@ -167,38 +167,31 @@ def uvicorn_config(app: FastAPI) -> Any:
 async def _until_end(server: Any, dispatcher: Dispatcher, listener: socket.socket) -> None:
     serving = asyncio.ensure_future(server.serve(sockets=[listener]))
     await asyncio.wait({serving, dispatcher.failed}, return_when=asyncio.FIRST_COMPLETED)
-    reason: ServaxError | None = dispatcher.failed.result() if dispatcher.failed.done() else None
-    if reason is not None:
-        server.should_exit = True
+    failed = dispatcher.failed.done()
+    server.should_exit |= failed
     await serving
-    if reason is not None:
-        raise reason
+    if failed:
+        raise dispatcher.failed.result()
 
 
-class _Ending:
-    """What a signal does: the first ends the service gracefully, the second at once."""
+def _on_signal(server: Any, dispatcher: Dispatcher, log: Log) -> Callable[[int, object], Any]:
+    """Return what a signal does: the first ends the service gracefully, the second at once."""
+    loop = asyncio.get_running_loop()
+    ending: list[asyncio.Task[None]] = []
 
-    def __init__(self, server: Any, dispatcher: Dispatcher, log: Log) -> None:
-        self._server = server
-        self._dispatcher = dispatcher
-        self._log = log
-        self._loop = asyncio.get_running_loop()
-        self._task: asyncio.Task[None] | None = None
-
-    def __call__(self, number: int, _: object) -> None:
-        self._loop.call_soon_threadsafe(self._begin, number)
-
-    def _begin(self, number: int) -> None:
-        self._log.info("ending", signal=signal.Signals(number).name)
-        if self._task is not None:
-            self._server.should_exit = self._server.force_exit = True
-            return
-        self._task = self._loop.create_task(self._end())
-
-    async def _end(self) -> None:
+    async def end() -> None:
         # Until all is answered connections are taken, so that whoever asks is told to go elsewhere.
-        await self._dispatcher.drain()
-        self._server.should_exit = True
+        await dispatcher.drain()
+        server.should_exit = True
+
+    def begin(number: int) -> None:
+        log.info("ending", signal=signal.Signals(number).name)
+        if ending:
+            server.should_exit = server.force_exit = True
+        else:
+            ending.append(loop.create_task(end()))
+
+    return lambda number, _: loop.call_soon_threadsafe(begin, number)
 
 
 def patient_protocol(idle_seconds: float = IDLE_SECONDS, most: int = MOST_CONNECTIONS) -> Any:
@@ -209,11 +202,7 @@ def patient_protocol(idle_seconds: float = IDLE_SECONDS, most: int = MOST_CONNEC
     Args:
         idle_seconds: Between two looks at a connection; idle at both means its end.
         most: Connections at once.
-
-    Raises:
-        ServaxError: uvicorn is not installed.
     """
-    load_extra("uvicorn", extra="serve", what="servax serve")
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class PatientProtocol(H11Protocol):

@@ -78,18 +78,14 @@ class _Forward(logging.Handler):
 
 
 class Metrics:
-    """The counters of one service, in a registry of its own.
-
-    Raises:
-        ServaxError: prometheus-client is not installed.
-    """
+    """The counters of one service, in a registry of its own."""
 
     def __init__(self) -> None:
-        client = load_extra("prometheus_client", extra="serve", what="servax serve")
-        self._client = client
+        import prometheus_client as client
+
         self.registry = client.CollectorRegistry()
         client.ProcessCollector(registry=self.registry)
-        own = {"registry": self.registry, "namespace": "servax"}
+        own: dict[str, Any] = {"registry": self.registry, "namespace": "servax"}
         self.requests = client.Counter("requests", "Requests answered.", ["route", "status"], **own)
         self.seconds = client.Histogram(
             "request_seconds",
@@ -116,12 +112,8 @@ class Metrics:
             "worker_restarts", "Workers that died or were killed, and were begun anew.", **own
         )
 
-    def text(self) -> bytes:
-        """Return everything in Prometheus' text format."""
-        body: bytes = self._client.generate_latest(self.registry)
-        return body
+    def page(self) -> tuple[bytes, str]:
+        """Return everything in Prometheus' text format, and its media type."""
+        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-    @property
-    def content_type(self) -> str:
-        """Return the media type of `text`."""
-        return str(self._client.CONTENT_TYPE_LATEST)
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST

@@ -15,17 +15,17 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
 from servax.errors import PathError, ServaxError
-from servax.service.decoding import Decoded, SoundFacts, decode
+from servax.service.decoding import Decoded, decode
 from servax.service.responses import (
     AttackMethod,
     Classification,
@@ -67,8 +67,8 @@ class Done:
 
     content: Any
     """What its `work` made of its sound."""
-    sound: SoundFacts | None = None
-    """What the sound turned out to be."""
+    facts: Mapping[str, float | str] = field(default_factory=dict)
+    """What may be logged of its sound."""
 
 
 @dataclass(frozen=True)

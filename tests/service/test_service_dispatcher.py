@@ -421,7 +421,7 @@ def test_what_fails_after_the_first_answer_stands_in_its_place(result: Any, code
         first, failed = await asked
         assert first == b"first"
         assert isinstance(failed, Refusal)
-        assert failed.code == request.scope["servax"].code == code
+        assert failed.code == request.scope["servax"].told["code"] == code
         await scene.dispatcher.stop()
 
     play(story)
