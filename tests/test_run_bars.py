@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from servax.cli.bars import RunBars, run_bars
+from servax.cli.status import RunBars, run_bars
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from servax.audit.run import Audited, run_audit
 from servax.audit.settings import Audit as Prepared
 from servax.audit.settings import AuditSettings
 from servax.cli.audit import Audit
-from servax.cli.bars import run_bars
 from servax.cli.commands import part
 from servax.cli.output import bar, command_line, duration, print_json, print_table, say
+from servax.cli.status import run_bars
 from servax.corpora import Selection
 from servax.errors import SettingError
 from servax.evaluation.loading import Value, load_system

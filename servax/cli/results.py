@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from servax.cli.bars import run_bars
 from servax.cli.output import command_line, print_json, print_table, room, say
+from servax.cli.status import run_bars
 from servax.experiments import Finished, Recipe, report_run, run
 from servax.report import Measures, Table, collect, home_of, table_1, write_comparison
 from servax.report.audit import AuditResult, main_table, read_results, write_audit

@@ -23,7 +23,7 @@ from servax.models import channels_last, classes_of, evaluating
 from servax.training.device import Compute
 from servax.training.loop import Schedule, Terms
 from servax.training.team import Team
-from servax.training.trainers import NetworkTrainer
+from servax.training.trainers import STEPS, NetworkTrainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +44,7 @@ class ClassifierTraining:
     """Roll each training utterance by a random number of frames."""
 
     RULES: ClassVar[Rules] = {
-        "batch_size": Rule("a whole number of at least 2", lambda n: n >= 2),
-        "learning_rate": Rule("a number in (0, 1]", lambda rate: 0 < rate <= 1),
+        **STEPS,
         "weight_decay": Rule("a number in [0, 1)", lambda decay: 0 <= decay < 1),
     }
 

@@ -18,12 +18,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from servax.errors import ServaxError, SettingError, unwritable
+from servax.errors import ServaxError, unwritable
 from servax.features import Batch, Dataset
+from servax.kinds import NUMBER, Rule, Rules
 from servax.training.device import Compute
 from servax.training.loop import Terms
 from servax.training.seeding import derive, epoch_order, generator
 from servax.training.team import current
+
+STEPS: Rules = {
+    "batch_size": Rule("a whole number of at least 2", lambda count: count >= 2),
+    "learning_rate": Rule("a number in (0, 1]", lambda rate: 0 < rate <= 1),
+}
+"""What the settings of any training say of its steps."""
 
 
 class BatchSettings(Protocol):
@@ -167,15 +174,13 @@ def check_restorer(settings: RestorerSettings) -> None:
     Raises:
         SettingError: A value is outside its rule.
     """
-    s = settings
-    if s.batch_size < 2:
-        raise SettingError("batch_size", s.batch_size, "a whole number of at least 2")
-    if not 0 < s.learning_rate <= 1:
-        raise SettingError("learning_rate", s.learning_rate, "a number in (0, 1]")
-    if s.warmup_steps < 0:
-        raise SettingError("warmup_steps", s.warmup_steps, "a whole number of at least 0")
-    if not s.clip_norm >= 0:
-        raise SettingError("clip_norm", s.clip_norm, "a number of at least 0")
+    rules = {
+        **STEPS,
+        "warmup_steps": NUMBER,
+        "clip_norm": Rule("a number of at least 0", lambda norm: norm >= 0),
+    }
+    for name, rule in rules.items():
+        rule.check(name, getattr(settings, name))
 
 
 Restoring = TypeVar("Restoring", bound=RestorerSettings)
