@@ -47,8 +47,8 @@ from servax.errors import ServaxError, SettingError
 from servax.evaluation import records
 from servax.evaluation.dataset import EvaluationSet, chosen
 from servax.evaluation.engine import AttackEngine, Identity, run
+from servax.evaluation.loading import folder_of
 from servax.evaluation.metrics import uar
-from servax.evaluation.options import folder_of
 from servax.evaluation.records import UNDEFENDED
 from servax.evaluation.suites import Attacker, AttackGrid
 from servax.evaluation.systems import System

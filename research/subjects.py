@@ -14,8 +14,8 @@ from torch import nn
 
 from servax.corpora import Corpus, Fold, cache_folder
 from servax.errors import CheckpointError, SettingError
-from servax.evaluation.loading import load_system
-from servax.evaluation.options import TRANSFORMS, defended, folder_of
+from servax.evaluation.loading import folder_of, load_system
+from servax.evaluation.options import TRANSFORMS, defended
 from servax.evaluation.records import UNDEFENDED
 from servax.evaluation.systems import System
 from servax.features import Dataset, Features, FrontEnd, extract

@@ -98,6 +98,17 @@ def load_system(
     raise SettingError("model", model, expected, hint=nearest(model, known))
 
 
+def folder_of(where: str) -> Path:
+    """Return the folder that holds the weights; a training leaves them in one called model."""
+    folder = resolve(where)
+    return folder / MODEL if (folder / MODEL / SETTINGS).is_file() else folder
+
+
+def called(folder: Path) -> str:
+    """Return what a folder of weights is called; that of a training is one called model."""
+    return folder.parent.name if folder.name == MODEL else folder.name
+
+
 def _of_checkpoint(folder: Path, said: Said) -> System:
     """Return a recogniser that servax trained.
 
@@ -123,8 +134,7 @@ def _of_checkpoint(folder: Path, said: Said) -> System:
         network,
         said,
         own,
-        # A training leaves its weights in a folder called model; its parent tells them apart.
-        name=place.parent.name if place.name == MODEL else place.name,
+        name=called(place),
         place=f"the checkpoint {folder}",
         source=f"servax checkpoint {folder}",
         fingerprint=hash_of_files([folder / WEIGHTS, folder / SETTINGS]),

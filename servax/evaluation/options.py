@@ -16,7 +16,6 @@ from torch import nn
 from servax.defences import (
     Bpda,
     Codec,
-    Defended,
     GaussianNoise,
     LowPass,
     MeanFilter,
@@ -26,16 +25,16 @@ from servax.defences import (
     SpectrogramMasking,
 )
 from servax.errors import CheckpointError, SettingError, nearest
-from servax.evaluation.loading import load_system
+from servax.evaluation.loading import called, folder_of, load_system
 from servax.evaluation.own_code import CLASS_PATH, hash_of_code, own_defence
 from servax.evaluation.records import UNDEFENDED
-from servax.evaluation.systems import System, hash_of_files
+from servax.evaluation.systems import System, before, hash_of_files
 from servax.evaluation.trial import Inputs
 from servax.files import expanded
 from servax.models.storage import SETTINGS, WEIGHTS
-from servax.pretrained import names, resolve
+from servax.pretrained import names
 from servax.purifier import Purifier, SoundPurifier
-from servax.recognition import HUB_ID, MODEL
+from servax.recognition import HUB_ID
 from servax.training import generator
 
 NAME = re.compile(r"\w[\w.+-]*")
@@ -114,10 +113,11 @@ def defended(bare: System, wanted: str, *, seed: int) -> System:
     if CLASS_PATH.fullmatch(what) and not Path(what).exists():
         module = own_defence(what, bare)
         name = _checked(name or what.partition(":")[2])
-        return _behind(bare, name, module, hash_of_code(what, module), what, twin=Bpda)
+        told = hash_of_code(what, module)
+        return before(bare, module, name, told=told, source=what, twin=Bpda)
     folder = folder_of(what)
     role = _role(folder) if folder.is_dir() else "purifier" if HUB_ID.fullmatch(what) else ""
-    name = name or _called(folder)
+    name = name or called(folder)
     if role == "purifier":
         return _purified(bare, _checked(name), str(folder))
     if role == "recogniser":
@@ -152,7 +152,8 @@ def _transformed(bare: System, name: str, kind: str, value: str, seed: int) -> S
     if not math.isfinite(number) or (transform.whole and number != int(number)):
         raise SettingError("defence", f"{kind}:{value}", f"{kind}:VALUE, {transform.expected}")
     module = transform.build(number, generator(seed, "defence", name), bare.sample_rate)
-    return _behind(bare, name, module, f"{kind}:{number:g}:{seed}", f"{kind}:{value}")
+    told = f"{kind}:{number:g}:{seed}"
+    return before(bare, module, name, told=told, source=f"{kind}:{value}")
 
 
 def _purified(bare: System, name: str, where: str) -> System:
@@ -168,35 +169,7 @@ def _purified(bare: System, name: str, where: str) -> System:
     files = [expanded(where) / name for name in (WEIGHTS, SETTINGS)]
     there = [file for file in files if file.is_file()]
     told = hash_of_files(there) if there else hashlib.sha256(where.encode()).hexdigest()
-    return _behind(bare, name, front, told, where)
-
-
-def _behind(
-    bare: System,
-    name: str,
-    front: nn.Module,
-    told: str,
-    source: str,
-    *,
-    twin: type[Defended] | type[Bpda] = Defended,
-) -> System:
-    """Return a model behind a front, which `told` decides.
-
-    A front says itself whether its gradients are its own; `twin` stands for one whose are not. With
-    `Bpda` that is the identity, so that no attacker stops at a zero; servax's own do that already.
-    """
-    exact = getattr(front, "knowledge", "adaptive") == "adaptive"
-    model = Defended(bare.model, front) if exact else twin(bare.model, front)
-    both = hashlib.sha256(f"{bare.fingerprint}\0{told}".encode()).hexdigest()
-    return replace(
-        bare,
-        name=name,
-        model=model.eval(),
-        front=front,
-        exact=exact and bare.exact,
-        fingerprint=both,
-        source=source,
-    )
+    return before(bare, front, name, told=told, source=where)
 
 
 def surrogate(bare: System, wanted: str) -> System:
@@ -214,7 +187,7 @@ def surrogate(bare: System, wanted: str) -> System:
     elif other.labels != bare.labels:
         expected = f"a model of the classes {', '.join(bare.labels)}"
     else:
-        return replace(other, name=_checked(name or _called(folder_of(where))))
+        return replace(other, name=_checked(name or called(folder_of(where))))
     raise SettingError("surrogate", where, expected)
 
 
@@ -228,16 +201,6 @@ def _alike(one: System, other: System) -> bool:
     """Return whether two models take the same inputs, equally scaled."""
     scales = [each.scale and each.scale.settings for each in (one, other)]
     return one.inputs == other.inputs and scales[0] == scales[1]
-
-
-def folder_of(where: str) -> Path:
-    """Return the folder that holds the weights; a training leaves them in one called model."""
-    folder = resolve(where)
-    return folder / MODEL if (folder / MODEL / SETTINGS).is_file() else folder
-
-
-def _called(folder: Path) -> str:
-    return folder.parent.name if folder.name == MODEL else folder.name
 
 
 def _checked(name: str) -> str:

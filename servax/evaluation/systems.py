@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from servax.defences import Defended
+from servax.defences import Bpda, Defended
 from servax.errors import SettingError
 from servax.evaluation.trial import (
     SECONDS,
@@ -94,10 +94,39 @@ class System:
         }
 
 
-def before(target: nn.Module, front: nn.Module, name: str) -> System:
-    """Return a front before a model of log-Mel; it says itself whether its gradients are exact."""
+def before(
+    bare: System,
+    front: nn.Module,
+    name: str,
+    *,
+    told: str = "",
+    source: str = "",
+    twin: type[Defended] | type[Bpda] = Defended,
+) -> System:
+    """Return a model behind a front.
+
+    A front says itself whether its gradients are its own; `twin` stands for one whose are not. With
+    `Bpda` that is the identity, so that no attacker stops at a zero; servax's own do that already.
+
+    Args:
+        bare: The model.
+        front: What stands before it.
+        name: How records and reports call the two.
+        told: What decides the front's answers, for the fingerprint.
+        source: Where it comes from.
+        twin: The whole of a front whose gradients are not its own.
+    """
     exact = getattr(front, "knowledge", "adaptive") == "adaptive"
-    return System(name=name, model=Defended(target, front).eval(), front=front, exact=exact)
+    whole = Defended(bare.model, front) if exact else twin(bare.model, front)
+    return replace(
+        bare,
+        name=name,
+        model=whole.eval(),
+        front=front,
+        exact=exact and bare.exact,
+        fingerprint=hashlib.sha256(f"{bare.fingerprint}\0{told}".encode()).hexdigest(),
+        source=source,
+    )
 
 
 ATTRIBUTES: Mapping[str, Callable[[Any], bool]] = {

@@ -218,11 +218,12 @@ class FoldPlan(FoldTraining):
         """Return a defence; what it draws is its own for each attack, whatever came before."""
         if name in self.adversarial:
             return System(name=name, model=self._network(self.adversarial[name]))
+        bare = System(name=UNDEFENDED, model=target)
         if name in self.purifiers:
             folder = self.purifiers[name].stage.folder
-            return before(target, Purifier.from_pretrained(folder / MODEL).frozen(), name)
+            return before(bare, Purifier.from_pretrained(folder / MODEL).frozen(), name)
         draws = generator(self.seed, name, self.index, attack)
-        return before(target, self._controls[name][1](draws), name)
+        return before(bare, self._controls[name][1](draws), name)
 
 
 def choose_example(

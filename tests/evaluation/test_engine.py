@@ -71,7 +71,7 @@ def systems(target: nn.Module, fronts: Mapping[str, nn.Module]) -> list[System]:
     made = [System(name=UNDEFENDED, model=target)]
     for name, front in fronts.items():
         own = isinstance(front, Toy)
-        made.append(System(name=name, model=front) if own else before(target, front, name))
+        made.append(System(name=name, model=front) if own else before(made[0], front, name))
     return made
 
 

@@ -84,7 +84,7 @@ def make_target() -> Target:
 
 
 TARGET = make_target()
-MEAN = {s: before(TARGET.system.model, MeanFilter(s), "mean-filter") for s in (3, 5)}
+MEAN = {s: before(TARGET.system, MeanFilter(s), "mean-filter") for s in (3, 5)}
 DEFENCES = {"mean-filter": MEAN, "undefended": {}}
 
 
