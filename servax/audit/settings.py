@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, get_args
 
 from servax.audit.speed import Speed
 from servax.corpora import Selection
@@ -20,7 +20,7 @@ from servax.evaluation.suites import TIERS, Suite
 from servax.evaluation.systems import System
 from servax.evaluation.threats import KNOWLEDGE, Budget, Knowledge, Threat
 from servax.evaluation.trial import shut
-from servax.kinds import Precision, Tier, check_types
+from servax.kinds import COUNT, Choice, Precision, Rule, Rules, Tier, check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,17 +43,15 @@ class AuditSettings:
     """Budget of the attack on the sound: its signal-to-noise ratio at least, in dB."""
     gradients: Precision = "float32"
     """`bfloat16` is the fast mode: predictions stay in float32, and records and report name it."""
+    RULES: ClassVar[Rules] = {
+        "tier": Choice(tuple(TIERS)),
+        "batch_size": COUNT,
+        "snr_db": Rule("a ratio in [0, 90] dB: 16 bits hold no more", lambda v: 0 <= v <= 90),
+        "gradients": Choice(get_args(Precision)),
+    }
 
     def __post_init__(self) -> None:
         check_types(self)
-        if self.tier not in TIERS:
-            raise SettingError.choice("tier", self.tier, tuple(TIERS))
-        if self.batch_size < 1:
-            raise SettingError("batch_size", self.batch_size, "a whole number of at least 1")
-        if not 0 <= self.snr_db <= 90:
-            raise SettingError("snr_db", self.snr_db, "a ratio in [0, 90] dB: 16 bits hold no more")
-        if self.gradients not in ("float32", "bfloat16"):
-            raise SettingError.choice("gradients", self.gradients, ("float32", "bfloat16"))
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as a JSON object."""

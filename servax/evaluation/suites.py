@@ -14,7 +14,7 @@ import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from servax.attacks import (
     APGD,
@@ -36,7 +36,16 @@ from servax.attacks.gradient import STRIDE
 from servax.errors import SettingError
 from servax.evaluation.calibration_grid import CalibrationGrid
 from servax.evaluation.threats import KNOWLEDGE, Budget, Knowledge, Threat
-from servax.kinds import NOT_NEGATIVE, Precision, Tier, check_list, check_types
+from servax.kinds import (
+    COUNT,
+    NOT_NEGATIVE,
+    Choice,
+    Precision,
+    Rules,
+    Tier,
+    check_list,
+    check_types,
+)
 from servax.perturbation import L2
 
 TABLE_STEPS = (3, 6, 9, 12, 15)
@@ -62,6 +71,12 @@ class AttackGrid:
     """Whose loss rises: of the `true` label, or of what the model `predicted` (as [18] does)."""
     gradients: Precision = "float32"
     """`bfloat16` is the fast mode: predictions stay in float32, and records name it."""
+    RULES: ClassVar[Rules] = {
+        "radius": NOT_NEGATIVE,
+        "adaptive_steps": COUNT,
+        "label": Choice(("true", "predicted")),
+        "gradients": Choice(get_args(Precision)),
+    }
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -73,15 +88,6 @@ class AttackGrid:
             raise SettingError("epsilons", self.epsilons, "each size once")
         for epsilon in self.epsilons:
             FGSM(epsilon=epsilon)
-        if self.adaptive_steps < 1:
-            raise SettingError(
-                "adaptive_steps", self.adaptive_steps, "a whole number of at least 1"
-            )
-        if self.label not in ("true", "predicted"):
-            raise SettingError.choice("label", self.label, ("true", "predicted"))
-        if self.gradients not in ("float32", "bfloat16"):
-            raise SettingError.choice("gradients", self.gradients, ("float32", "bfloat16"))
-        NOT_NEGATIVE.check("radius", self.radius)
         self.pgd(self.steps)
 
     @property

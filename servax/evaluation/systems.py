@@ -7,10 +7,11 @@ say something, they must agree.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -27,6 +28,7 @@ from servax.evaluation.trial import (
     zeros,
 )
 from servax.features import FrontEnd, FrontEndSettings, Scale, Scaling, ZScore
+from servax.kinds import Choice, Rule, Rules, check_rules
 
 INPUTS: tuple[Inputs, ...] = ("logmel", "waveform")
 """What a model takes: log-Mels (B, 1, M, F) on [0, 1], or waveforms (B, T) on [-1, 1]."""
@@ -165,6 +167,11 @@ class Said:
     the backward pass (Athalye et al. 2018), and attacks are labelled ``bpda``."""
     size: tuple[int | None, int | None] = (None, None)
     """Mel bands and frames of a log-Mel, where the file fixes them."""
+    RULES: ClassVar[Rules] = {
+        "inputs": Choice(INPUTS),
+        "sample_rate": Rule("a rate of at least 1 Hz", lambda v: v >= 1),
+        "seconds": Rule("a length above 0", lambda v: 0 < v < math.inf),
+    }
 
     @classmethod
     def by(cls, model: nn.Module) -> Said:
@@ -175,12 +182,7 @@ class Said:
         return cls(**{name: value for name, value in told.items() if ATTRIBUTES[name](value)})
 
     def __post_init__(self) -> None:
-        if self.inputs is not None and self.inputs not in INPUTS:
-            raise SettingError.choice("inputs", self.inputs, INPUTS)
-        if self.sample_rate is not None and self.sample_rate < 1:
-            raise SettingError("sample_rate", self.sample_rate, "a rate of at least 1 Hz")
-        if self.seconds is not None and not 0 < self.seconds < float("inf"):
-            raise SettingError("seconds", self.seconds, "a length above 0")
+        check_rules(self)
         if self.labels is not None:
             _check_names(self.labels)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from servax.attacks import FGSM, Attack
 from servax.attacks.base import Norm
 from servax.errors import SettingError
 from servax.evaluation import records
-from servax.kinds import check_types
+from servax.kinds import POSITIVE, Choice, Rules, check_types
 from servax.perturbation import L2, Bounds, Linf
 
 Knowledge = Literal["oblivious", "transfer", "black_box", "bpda", "adaptive"]
@@ -48,13 +48,10 @@ class Budget:
     """Norm of the ball."""
     bounds: Bounds = (0.0, 1.0)
     """Range of valid inputs."""
+    RULES: ClassVar[Rules] = {"radius": POSITIVE, "norm": Choice(("linf", "l2"))}
 
     def __post_init__(self) -> None:
         check_types(self)
-        if self.norm not in ("linf", "l2"):
-            raise SettingError.choice("norm", self.norm, ("linf", "l2"))
-        if not 0 < self.radius < float("inf"):
-            raise SettingError("radius", self.radius, "a finite number above 0")
 
     @property
     def ball(self) -> Norm:
