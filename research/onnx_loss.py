@@ -38,8 +38,8 @@ from servax.evaluation.metrics import uar
 from servax.experiments.provenance import provenance
 from servax.models import WaveformClassifier
 from servax.purifier import Purifier
-from servax.purifier.export import export_defended, export_purifier
-from servax.purifier.quantising import quantise
+from servax.purifier.export import export_purifier
+from servax.purifier.quantising import quantised
 from servax.recognition import Recogniser
 from servax.runtime.purifier import open_session
 
@@ -102,12 +102,11 @@ class Scene:
         mels = [self.logmel(c) for c in clips]
         for kind, inputs in (("graph", clips), ("purifier", mels), ("sound", clips)):
             exact = folder / f"{kind}-float32.onnx"
-            if kind == "graph":
-                export_defended(self.purifier, self.recogniser, exact)
-            else:
-                export_purifier(self.purifier, exact, logmel=kind == "purifier")
-            quantise(exact, folder / f"{kind}-int8-static.onnx", inputs)
-            quantise(exact, folder / f"{kind}-int8-dynamic.onnx", method="dynamic")
+            behind = self.recogniser if kind == "graph" else None
+            export_purifier(self.purifier, exact, recogniser=behind, logmel=kind == "purifier")
+            for method, seen in (("static", inputs), ("dynamic", [])):
+                file = quantised(exact.read_bytes(), seen)
+                (folder / f"{kind}-int8-{method}.onnx").write_bytes(file)
         return tuple(
             {each: folder / f"{kind}-{each}.onnx" for each in FILES}
             for kind in ("graph", "purifier", "sound")

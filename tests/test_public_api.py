@@ -33,7 +33,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         sx.Purifer  # noqa: B018
 
 
-@pytest.mark.parametrize("command", ["", "run", "train", "corpus", "attack", "purify"])
+@pytest.mark.parametrize("command", ["", "run", "train", "corpus", "attack", "purify", "export"])
 def test_help_does_not_load_torch(command: str) -> None:
     arguments = [*command.split(), "--help"]
     code = (

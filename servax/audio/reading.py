@@ -18,7 +18,7 @@ import io
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,27 +138,23 @@ def read_whole(file: str | Path | bytes) -> tuple[Samples, int]:
     Raises:
         AudioError: As `read`.
     """
-    if isinstance(file, bytes):
-        with open_sound(io.BytesIO(file), "bytes") as sound:
-            frames, rate = _frames(sound, "bytes"), int(sound.samplerate)
-    else:
-        frames, rate = _decoded(file)
+    frames, rate = _decoded(file)
     return np.ascontiguousarray(frames.T), rate
 
 
-def _decoded(path: str | Path, start: float = 0.0, end: float | None = None) -> tuple[Samples, int]:
+def _decoded(
+    file: str | Path | bytes, start: float = 0.0, end: float | None = None
+) -> tuple[Samples, int]:
     """Return samples (T, channels) at the native rate, and that rate."""
-    _check_times(start, end)
-    with opened(path) as sound:
-        return _frames(sound, path, start, end), int(sound.samplerate)
-
-
-def _frames(
-    sound: soundfile.SoundFile, name: str | Path, start: float = 0.0, end: float | None = None
-) -> Samples:
-    first, last = stretch(sound, name, start, end)
-    parts = list(blocks(sound, name, first=first, last=last, size=BLOCK_FRAMES))
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    opening: AbstractContextManager[soundfile.SoundFile]
+    if isinstance(file, bytes):
+        name, opening = "bytes", open_sound(io.BytesIO(file), "bytes")
+    else:
+        name, opening = str(file), opened(file)
+    with opening as sound:
+        first, last = stretch(sound, name, start, end)
+        parts = list(blocks(sound, name, first=first, last=last, size=BLOCK_FRAMES))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts), int(sound.samplerate)
 
 
 @typed
@@ -299,7 +295,10 @@ def stretch(
         AudioError: The sound ends before `end`, or there is no sample between the two.
         SettingError: `start` or `end` is outside its rule.
     """
-    _check_times(start, end)
+    if not (math.isfinite(start) and start >= 0):
+        raise SettingError("start", start, "a number of seconds >= 0")
+    if end is not None and not math.isnan(end) and not (math.isfinite(end) and end > start):
+        raise SettingError("end", end, f"a number of seconds > start ({start})")
     rate = sound.samplerate
     duration = sound.frames / rate
     first, last = round(start * rate), sound.frames
@@ -365,10 +364,3 @@ def _check_header(name: str | Path, sound: soundfile.SoundFile, view: View) -> N
     if sound.frames >= UNKNOWN_FRAMES:
         reason = "does not say how long it is, as FLAC written to a pipe: write it to a file"
         raise AudioError(name, reason, cause="length_unknown")
-
-
-def _check_times(start: float, end: float | None) -> None:
-    if not (math.isfinite(start) and start >= 0):
-        raise SettingError("start", start, "a number of seconds >= 0")
-    if end is not None and not math.isnan(end) and not (math.isfinite(end) and end > start):
-        raise SettingError("end", end, f"a number of seconds > start ({start})")

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import nn
-
-from servax import audio
 from servax.cli.output import bar, print_json, print_table, say
 from servax.errors import SettingError
-from servax.features import FrontEnd, waveform_batch
 from servax.files import expanded
-from servax.purifier import Purifier
-from servax.purifier.export import check_place, export_defended, export_purifier
 from servax.purifier.folders import sounds_below
-from servax.purifier.quantising import FEWEST_CLIPS, too_few
-from servax.recognition import Recogniser
-
-MOST_CLIPS = 64
-"""That calibrate; taken evenly from what a folder holds."""
 
 
 @dataclass(frozen=True)
@@ -67,32 +52,33 @@ class Export:
             raise SettingError("calibration", self.calibration, "none: it belongs to --int8")
         if self.logmel and self.recogniser is not None:
             raise SettingError("logmel", True, "false: it belongs to a purifier alone")
+        from servax.purifier import Purifier, export
+        from servax.recognition import Recogniser
+
         path = expanded(self.out)
-        check_place(path, overwrite=self.overwrite)
-        cleaner = Purifier.from_pretrained(self.purifier)
-        behind = None if self.recogniser is None else Recogniser.from_pretrained(self.recogniser)
-        clips = self.clips(cleaner if behind is None else behind)
+        export.check_place(path, overwrite=self.overwrite)
+        cleaner, named = Purifier.from_pretrained(self.purifier), [self.purifier]
+        behind = None
+        if self.recogniser is not None:
+            behind = Recogniser.from_pretrained(self.recogniser)
+            named.append(self.recogniser)
+        clips = []
+        if self.calibration is not None:
+            sounds = sounds_below(expanded(self.calibration))
+            heard = cleaner if behind is None else behind
+            with bar("hearing") as update:
+                clips = export.calibration_clips(sounds, heard, logmel=self.logmel, told=update)
         say("exporting; this takes about a minute")
-        if behind is None:
-            made = export_purifier(
-                cleaner,
-                path,
-                name=self.purifier,
-                logmel=self.logmel,
-                overwrite=self.overwrite,
-                int8=self.int8,
-                calibration=clips,
-            )
-        else:
-            made = export_defended(
-                cleaner,
-                behind,
-                path,
-                names=(self.purifier, str(self.recogniser)),
-                overwrite=self.overwrite,
-                int8=self.int8,
-                calibration=clips,
-            )
+        made = export.export_purifier(
+            cleaner,
+            path,
+            recogniser=behind,
+            names=named,
+            logmel=self.logmel,
+            overwrite=self.overwrite,
+            int8=self.int8,
+            calibration=clips,
+        )
         if self.json:
             print_json(asdict(made))
         else:
@@ -105,30 +91,3 @@ class Export:
             ]
             print_table(f"Exported to {path}", ["", ""], rows)
         return 0
-
-    def clips(self, heard: Purifier | Recogniser) -> Sequence[NDArray[np.float32]]:
-        """Return up to `MOST_CLIPS` inputs of the graph: waveforms, or log-Mels of the purifier.
-
-        Raises:
-            SettingError: There are fewer than `FEWEST_CLIPS` sounds.
-            AudioError: A sound cannot be read.
-        """
-        if self.calibration is None:
-            return ()
-        found = sounds_below(expanded(self.calibration))
-        if len(found) < FEWEST_CLIPS:
-            raise too_few(len(found))
-        step = max(1, len(found) // MOST_CLIPS)
-        chosen = found[::step][:MOST_CLIPS]
-        front_end = nn.Sequential(FrontEnd(heard.front_end), heard.scale)
-        clips = []
-        with bar("hearing") as update:
-            for done, path in enumerate(chosen, start=1):
-                sound = audio.read(path, sample_rate=heard.front_end.logmel.sample_rate)
-                if self.logmel:
-                    with torch.inference_mode():
-                        clips.append(front_end(waveform_batch(sound)).numpy())
-                else:
-                    clips.append(sound[None])
-                update(done, len(chosen))
-        return clips

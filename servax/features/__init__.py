@@ -1,7 +1,7 @@
 """What models see: differentiable log-Mel, the [0, 1] scale, and batches from a cache."""
 
 from servax.features.batches import Batch, Dataset, SpecAugment, augmented, fit_scale, roll_frames
-from servax.features.cache import Features, cache_key, extract, one_thread
+from servax.features.cache import Features, cache_key, extract
 from servax.features.frontend import (
     FrontEnd,
     FrontEndSettings,
@@ -56,7 +56,6 @@ __all__ = [
     "fit_frames",
     "fit_scale",
     "make_scale",
-    "one_thread",
     "roll_frames",
     "set_level",
     "waveform_batch",

@@ -12,8 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ from servax.corpora import Corpus
 from servax.errors import CacheError, unwritable
 from servax.features import frontend, logmel
 from servax.features.frontend import FrontEnd, waveform_batch
-from servax.runtime.host import in_order
+from servax.runtime.host import in_order, one_thread
 
 Progress = Callable[[int, int], None]
 
@@ -178,14 +177,3 @@ def _open(entry: Path, names: tuple[str, ...]) -> Features | None:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, hashlib.blake2b).hexdigest()
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute each sum on one thread inside the block: in another number they round otherwise."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from servax.purifier.losses import LossWeights
-    from servax.purifier.pipeline import protected_pipeline
     from servax.purifier.presets import PRESETS, Level, Preset, preset
     from servax.purifier.purifier import Purifier, SoundPurifier
     from servax.purifier.ssa import SSA
     from servax.purifier.surrogates import DecisionSSA, SurrogateTrainer, SurrogateTraining
     from servax.purifier.training import PurifierTrainer, PurifierTraining
+    from servax.purifier.transformers_pipeline import protected_pipeline
     from servax.runtime.stream import SoundStream
 
 __all__ = [
@@ -37,7 +37,7 @@ __all__ = [
 ]
 _HOMES = {
     "losses": ("LossWeights",),
-    "pipeline": ("protected_pipeline",),
+    "transformers_pipeline": ("protected_pipeline",),
     "presets": ("PRESETS", "Level", "Preset", "preset"),
     "purifier": ("Purifier", "SoundPurifier", "SoundStream"),
     "ssa": ("SSA",),

@@ -28,17 +28,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from servax import audio
 from servax.errors import ServaxError, SettingError
-from servax.features import one_thread
 from servax.files import this_process, unfinished_name
-from servax.purifier.files import carry_out, purify_file, work_of
+from servax.purifier.files import carry_out, cleaner_of, purify_file, work_of
 from servax.purifier.plans import LOGMEL, FileJob, Outcome
-from servax.purifier.purifier import Purifier
-from servax.runtime.host import cpus
-from servax.stages.ray_session import joined, last_line, ready
+from servax.runtime.host import cpus, one_thread
+from servax.runtime.stream import SoundCleaner
 
 BYTES_WORTH_A_WORKER = 16 * 2**20
 """A worker begins in about 3 s, in which one that is there purifies so much 16-bit sound."""
@@ -63,7 +60,7 @@ def purify_here(
     ``if __name__ == "__main__":``, as all that begin processes.
 
     Args:
-        purifier: Folder, name of a packaged one, or hub id.
+        purifier: As `cleaner_of` takes it.
         jobs: What becomes what.
         overwrite: Replace targets that are there.
         workers: Processes, of one thread each; default as many as there are CPUs where there is
@@ -75,7 +72,7 @@ def purify_here(
     """
     _check_workers(workers)
     count = min(workers or workers_for(jobs), max(1, len(jobs)))
-    cleaner = Purifier.from_pretrained(purifier).frozen()  # refused here, before others begin
+    cleaner = cleaner_of(purifier)  # refused here, before others begin
     if count > 1:
         yield from _spread(purifier, jobs, overwrite, count)
         return
@@ -132,30 +129,29 @@ AT_WORK: list[Callable[[FileJob], Outcome]] = []
 def _begin(purifier: str, overwrite: bool) -> None:
     # Ends at Ctrl-C without a traceback; a file half written is removed on the way.
     signal.signal(signal.SIGINT, lambda number, _: sys.exit(128 + number))
-    AT_WORK.append(partial(purify_file, _alone(purifier), overwrite=overwrite))
+    AT_WORK.append(partial(_alone, cleaner_of(purifier), overwrite))
 
 
 def _purify(job: FileJob) -> Outcome:
     return AT_WORK[0](job)
 
 
-def _alone(purifier: str) -> Purifier:
-    """Return the one model of a process of its own, which computes on one thread."""
-    torch.set_num_threads(1)
-    return Purifier.from_pretrained(purifier).frozen()
+def _alone(cleaner: SoundCleaner, overwrite: bool, job: FileJob) -> Outcome:
+    with one_thread():
+        return purify_file(cleaner, job, overwrite=overwrite)
 
 
 class RayWorker:
     """Purifies batches of files that travel as text.
 
     Args:
-        purifier: Folder, name of a packaged one, or hub id.
+        purifier: As `cleaner_of` takes it.
         overwrite: Replace targets that are there.
         run: `this_process` of the process that gave out the work.
     """
 
     def __init__(self, purifier: str, overwrite: bool, run: str) -> None:
-        self.purifier, self.overwrite, self.run = _alone(purifier), overwrite, run
+        self.purifier, self.overwrite, self.run = cleaner_of(purifier), overwrite, run
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
         """Return the outcomes of a batch of jobs, each as JSON."""
@@ -177,7 +173,7 @@ class RayWorker:
             if lost >= TRIES:
                 told = f"{job.source}: {lost} workers were lost over it, one after another."
                 return Outcome(job.source, job.target, "failed", sentence=told)
-            return purify_file(self.purifier, job, overwrite=self.overwrite)
+            return _alone(self.purifier, self.overwrite, job)
         finally:
             with suppress(OSError, ValueError):
                 mark.unlink(missing_ok=True)
@@ -194,7 +190,7 @@ def purify_on_ray(
     """Yield what became of each job, as it is done, in any order.
 
     Args:
-        purifier: Folder, name of a packaged one, or hub id; each machine must have it.
+        purifier: As `cleaner_of` takes it; each machine must have it.
         jobs: What becomes what.
         overwrite: Replace targets that are there.
         address: ``HOST:PORT`` of a cluster's head, or ``auto``; none starts Ray here.
@@ -205,6 +201,8 @@ def purify_on_ray(
         SettingError: `address` or `workers` is outside its rule.
         ServaxError: Ray is not installed, no cluster is there, or Ray ended the work.
     """
+    from servax.stages.ray_session import joined, last_line, ready
+
     _check_workers(workers)
     ray = ready(address)
     # What a lost worker had done was not there before.

@@ -6,8 +6,8 @@ A file is compared with torch before it takes its place.
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,15 +17,17 @@ import numpy as np
 import torch
 from huggingface_hub import ModelCard
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from servax.errors import CheckpointError, ServaxError
+from servax import audio
+from servax.errors import CheckpointError, ServaxError, SettingError
+from servax.features import FrontEnd, waveform_batch
 from servax.features.frontend import SILENCE_RMS
 from servax.files import expanded, write_whole
 from servax.pretrained import resolve
-from servax.purifier.graphs import DefendedGraph, LogMelGraph, SoundGraph
+from servax.purifier.onnx_graphs import DefendedGraph, LogMelGraph, SoundGraph
 from servax.purifier.purifier import Purifier
-from servax.purifier.quantising import check_calibration, quantise, silenced
+from servax.purifier.quantising import quantised, silenced
 from servax.recognition import Recogniser
 from servax.runtime.host import load_extra, quiet
 from servax.runtime.purifier import open_session
@@ -35,9 +37,12 @@ OPSET = 18
 EXPORTER_LOG = "torch.onnx._internal.exporter._registration"
 TOLERANCE = 1e-4
 """Largest difference to torch, on [0, 1] or in logits of up to 1; larger ones in proportion."""
+FEWEST_CLIPS = 8
+"""That tell int8 the ranges of activations."""
+MOST_CLIPS = 64
+"""Taken evenly from what a folder holds."""
 SUFFIX = ".onnx"
 Graph = SoundGraph | LogMelGraph | DefendedGraph
-Clips = Sequence[NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -62,21 +67,26 @@ def export_purifier(
     purifier: Purifier,
     path: str | Path,
     *,
-    name: str = "",
+    recogniser: Recogniser | None = None,
+    names: Sequence[str] = (),
     logmel: bool = False,
     overwrite: bool = False,
     int8: bool = False,
-    calibration: Clips = (),
+    calibration: Sequence[NDArray[np.float32]] = (),
 ) -> Exported:
     """Write a purifier of clips (1, T) at the front-end's rate, any T: all but the last level.
 
-    `servax.runtime` purifies sound of any length and rate with it.
+    `servax.runtime` purifies sound of any length and rate with it. With a recogniser it is one
+    graph of front-end, purifier and recogniser, from waveform (B, T) to ``logits`` (B, C) behind
+    the purifier, ``undefended_logits`` and ``residual`` (B,), the mean change of the log-Mel, by
+    which `servax.defences.Detector` tells attacked input; any B and T.
 
     Args:
         purifier: What is exported.
         path: Ends in .onnx; the file appears whole or not at all.
-        name: Of the purifier, as `Purifier.from_pretrained` takes it; the licence of its model card
-            goes with it.
+        recogniser: What is defended.
+        names: Of purifier and recogniser, as `from_pretrained` takes them; the licences of their
+            model cards go with them.
         logmel: Write what maps log-Mel (B, 1, M, F) on [0, 1] to the same shape instead.
         overwrite: Replace a file that is there.
         int8: Write the int8 variant.
@@ -85,51 +95,30 @@ def export_purifier(
 
     Raises:
         PathError: The place cannot be written.
-        SettingError: There are too few clips to calibrate with.
-        ServaxError: The extra onnx is missing, or the network cannot be exported faithfully.
-    """
-    said = _metadata(purifier, {"purifier": name})
-    said["clip_seconds"] = repr(purifier.clip_seconds)
-    graph = LogMelGraph(purifier) if logmel else SoundGraph(purifier)
-    return _write(graph, said, Path(path), overwrite, int8, calibration)
-
-
-def export_defended(
-    purifier: Purifier,
-    recogniser: Recogniser,
-    path: str | Path,
-    *,
-    names: tuple[str, str] = ("", ""),
-    overwrite: bool = False,
-    int8: bool = False,
-    calibration: Clips = (),
-) -> Exported:
-    """Write front-end, purifier and recogniser: waveform (B, T) to logits (B, C), any B and T.
-
-    Outputs: ``logits`` behind the purifier, ``undefended_logits`` and ``residual`` (B,), the mean
-    change of the log-Mel, by which `servax.defences.Detector` tells attacked input.
-
-    Args:
-        purifier: Stands before the recogniser.
-        recogniser: What is defended.
-        path: Ends in .onnx; the file appears whole or not at all.
-        names: Of purifier and recogniser; the licences of their model cards go with them.
-        overwrite: Replace a file that is there.
-        int8: Write the int8 variant.
-        calibration: Waveforms (B, T) of real clips, which make a static int8 variant; without them
-            it is dynamic.
-
-    Raises:
-        PathError: The place cannot be written.
         SettingError: The two do not fit together, or there are too few clips to calibrate with.
-        ServaxError: The extra onnx is missing, or the networks cannot be exported faithfully.
+        ServaxError: The extra onnx is missing, or a network cannot be exported faithfully.
     """
-    said = _metadata(
-        recogniser, {"purifier": names[0], "recogniser": names[1]}, labels=recogniser.labels
-    )
-    return _write(
-        DefendedGraph(purifier, recogniser), said, Path(path), overwrite, int8, calibration
-    )
+    path = expanded(path)
+    check_place(path, overwrite=overwrite)
+    clips = len(calibration)
+    if clips and not int8:
+        raise SettingError("calibration", f"{clips} clips", "none: it belongs to int8")
+    if clips:
+        _check_clips(clips)
+    graph: Graph = LogMelGraph(purifier) if logmel else SoundGraph(purifier)
+    if recogniser is not None:
+        graph = DefendedGraph(purifier, recogniser)
+    content = _onnx_file(graph, _metadata(graph.role, purifier, recogniser, names))
+    far = difference(graph, content)
+    if not far <= TOLERANCE:
+        raise ServaxError(
+            f"the file differs from torch by {far:.2g}, more than {TOLERANCE}: it is not kept."
+        )
+    if int8:
+        content = quantised(content, calibration)
+        far = difference(graph, content)
+    write_whole(path, content)
+    return Exported(str(path), graph.role, OPSET, len(content), far, int8)
 
 
 def check_place(path: Path, *, overwrite: bool) -> None:
@@ -148,52 +137,64 @@ def check_place(path: Path, *, overwrite: bool) -> None:
         raise CheckpointError(path, "is there already; add --overwrite to replace it")
 
 
-def _write(
-    graph: Graph,
-    said: dict[str, str],
-    path: Path,
-    overwrite: bool,
-    int8: bool,
-    calibration: Clips,
-) -> Exported:
-    path = expanded(path)
-    check_place(path, overwrite=overwrite)
-    check_calibration(len(calibration), int8=int8)
-    content = _onnx_file(graph, {"role": graph.role, **said, "opset": str(OPSET)})
-    far = difference(graph, content)
-    if not far <= TOLERANCE:
-        raise ServaxError(
-            f"the file differs from torch by {far:.2g}, more than {TOLERANCE}: it is not kept."
-        )
-    if int8:
-        with tempfile.TemporaryDirectory() as folder:
-            exact, made = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
-            exact.write_bytes(content)
-            quantise(exact, made, calibration, method="static" if calibration else "dynamic")
-            content = made.read_bytes()
-        far = difference(graph, content)
-    write_whole(path, content)
-    return Exported(str(path), graph.role, OPSET, len(content), far, int8)
+def calibration_clips(
+    sounds: Sequence[Path],
+    heard: Purifier | Recogniser,
+    *,
+    logmel: bool,
+    told: Callable[[int, int], object],
+) -> list[NDArray[np.float32]]:
+    """Return up to `MOST_CLIPS` inputs of a graph, evenly from sounds.
+
+    Args:
+        sounds: Files of speech.
+        heard: What the graph begins with.
+        logmel: Whether inputs are log-Mels (1, 1, M, F) on [0, 1]; else waveforms (1, T).
+        told: Called after each with the number done and that of all.
+
+    Raises:
+        SettingError: There are fewer than `FEWEST_CLIPS` sounds.
+        AudioError: A sound cannot be read.
+    """
+    _check_clips(len(sounds))
+    chosen = sounds[:: max(1, len(sounds) // MOST_CLIPS)][:MOST_CLIPS]
+    front_end = nn.Sequential(FrontEnd(heard.front_end), heard.scale)
+    clips = []
+    for done, path in enumerate(chosen, start=1):
+        sound = audio.read(path, sample_rate=heard.front_end.logmel.sample_rate)
+        with torch.inference_mode():
+            x = front_end(waveform_batch(sound)).numpy() if logmel else sound[None]
+        clips.append(x)
+        told(done, len(chosen))
+    return clips
+
+
+def _check_clips(count: int) -> None:
+    if count < FEWEST_CLIPS:
+        raise SettingError("calibration", f"{count} clips", f"at least {FEWEST_CLIPS}")
 
 
 def _metadata(
-    heard: Purifier | Recogniser, names: Mapping[str, str], *, labels: Sequence[str] = ()
+    role: str, purifier: Purifier, recogniser: Recogniser | None, names: Sequence[str]
 ) -> dict[str, str]:
     """Return what a file says about itself: `servax.runtime` and `servax audit` read it."""
+    heard = purifier if recogniser is None else recogniser
+    named = {k: name for k, name in zip(("purifier", "recogniser"), names, strict=False) if name}
     said = {
+        "role": role,
+        "opset": str(OPSET),
         "front_end": json.dumps({**asdict(heard.front_end), "silence_rms": SILENCE_RMS}),
         "scale": json.dumps(asdict(heard.scale.settings)),
         "sample_rate": str(heard.front_end.logmel.sample_rate),
         "servax": version("servax"),
-        **{kind: name for kind, name in names.items() if name},
+        **named,
     }
-    if labels:
-        said["labels"] = json.dumps(list(labels))
-    licences = {kind: _licence(name) for kind, name in names.items() if name}
-    stated = [f"{kind}: {licence}" for kind, licence in licences.items() if licence]
-    if stated:
-        said["licence"] = "; ".join(stated)
-    return said
+    if recogniser is None:
+        said["clip_seconds"] = repr(purifier.clip_seconds)
+    else:
+        said["labels"] = json.dumps(list(recogniser.labels))
+    stated = [f"{kind}: {found}" for kind, name in named.items() if (found := _licence(name))]
+    return {**said, "licence": "; ".join(stated)} if stated else said
 
 
 def _licence(name: str) -> str | None:
@@ -206,7 +207,7 @@ def _licence(name: str) -> str | None:
     return str(stated) if stated else None
 
 
-def _onnx_file(graph: Graph, metadata: Mapping[str, str]) -> bytes:
+def _onnx_file(graph: Graph, metadata: dict[str, str]) -> bytes:
     """Return the content of the ONNX file of a graph.
 
     Raises:
@@ -214,7 +215,29 @@ def _onnx_file(graph: Graph, metadata: Mapping[str, str]) -> bytes:
     """
     onnx = load_extra("onnx", extra="onnx", what="servax export")
     load_extra("onnxscript", extra="onnx", what="servax export")
-    model = _exported(graph, _noise(graph)[0]).model_proto
+    shapes = {axis: torch.export.Dim(name, min=least) for axis, (name, least) in graph.free.items()}
+    try:
+        # It tells of optional libraries that nothing here needs, and of what a GRU keeps.
+        with quiet(), silenced(EXPORTER_LOG):
+            warnings.simplefilter("ignore", UserWarning)
+            program: Any = torch.onnx.export(
+                graph.eval(),
+                (_noise(graph)[0],),
+                input_names=[graph.takes],
+                output_names=list(graph.gives),
+                dynamic_shapes=(shapes,),
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # The exporter's classes share no other base.
+        network = type(graph.purifier.network).__name__
+        lines = [line for line in str(error.__cause__ or error).splitlines() if line.strip()]
+        reason = lines[0].strip(" .") if lines else type(error).__name__
+        raise ServaxError(
+            f"this {network} cannot be exported with torch {torch.__version__} ({reason})."
+        ) from None
+    model = program.model_proto
     _forget_sources(model.graph)
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
@@ -246,32 +269,8 @@ def difference(graph: Graph, content: bytes) -> float:
         with torch.inference_mode():
             expected = graph(x)
         wanted = [expected] if isinstance(expected, Tensor) else list(expected)
-        found = session.run(list(graph.outputs), {graph.inputs[0]: x.numpy()})
+        found = session.run(list(graph.gives), {graph.takes: x.numpy()})
         for one, other in zip(wanted, found, strict=True):
             far = np.abs(one.numpy() - other).max(initial=0.0)
             largest = max(largest, float(far / max(1.0, np.abs(one.numpy()).max(initial=0.0))))
     return largest
-
-
-def _exported(graph: Graph, example: Tensor) -> Any:
-    shapes = {axis: torch.export.Dim(name, min=least) for axis, (name, least) in graph.free.items()}
-    try:
-        # It tells of optional libraries that nothing here needs.
-        with quiet(), silenced(EXPORTER_LOG):
-            return torch.onnx.export(
-                graph.eval(),
-                (example,),
-                input_names=list(graph.inputs),
-                output_names=list(graph.outputs),
-                dynamic_shapes=(shapes,),
-                opset_version=OPSET,
-                dynamo=True,
-                verbose=False,
-            )
-    except Exception as error:  # The exporter's classes share no other base.
-        network = type(graph.purifier.network).__name__
-        lines = [line for line in str(error.__cause__ or error).splitlines() if line.strip()]
-        reason = lines[0].strip(" .") if lines else type(error).__name__
-        raise ServaxError(
-            f"this {network} cannot be exported with torch {torch.__version__} ({reason})."
-        ) from None

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import torch
 from numpy.typing import NDArray
 
 from servax import audio
@@ -18,16 +17,34 @@ from servax.errors import AudioError, PathError, SettingError, ShapeError, unwri
 from servax.files import write_whole
 from servax.purifier.folders import same_file
 from servax.purifier.plans import ITSELF, LOGMEL, FileJob, Outcome
-from servax.purifier.purifier import Purifier
 from servax.runtime.limiter import Limited
+from servax.runtime.purifier import Purifier as ExportedPurifier
 from servax.runtime.samples import SHORTEST_SECONDS
+from servax.runtime.stream import SoundCleaner
 
 BLOCK_SECONDS = 30.0
+EXPORTED = ".onnx"
 BEYOND_FULL_SCALE = (
     *audio.FLOATS,
     *("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"),
 )
 """Encodings whose samples may lie beyond full scale."""
+
+
+def cleaner_of(purifier: str) -> SoundCleaner:
+    """Return what purifies sound: a network by torch, or what ``servax export`` wrote without it.
+
+    Args:
+        purifier: Folder, name of a packaged one, or hub id; or an ONNX file.
+
+    Raises:
+        ServaxError: It cannot be read, or onnxruntime is not installed.
+    """
+    if purifier.endswith(EXPORTED):
+        return ExportedPurifier.load(purifier, threads=1)
+    from servax.purifier.purifier import Purifier
+
+    return Purifier.from_pretrained(purifier).frozen()
 
 
 def carry_out(
@@ -65,7 +82,7 @@ def _is_free(target: Path, *, overwrite: bool) -> bool:
         raise PathError(target, unwritable(error)) from None
 
 
-def purify_file(purifier: Purifier, job: FileJob, *, overwrite: bool = False) -> Outcome:
+def purify_file(purifier: SoundCleaner, job: FileJob, *, overwrite: bool = False) -> Outcome:
     """Purify what a job says; whatever is wrong with its files is told, never raised.
 
     Each channel is purified on its own. The target appears whole or not at all.
@@ -78,13 +95,13 @@ def purify_file(purifier: Purifier, job: FileJob, *, overwrite: bool = False) ->
     return carry_out(job, work_of(purifier, job), overwrite=overwrite)
 
 
-def work_of(purifier: Purifier, job: FileJob) -> Callable[[FileJob], Outcome]:
+def work_of(purifier: SoundCleaner, job: FileJob) -> Callable[[FileJob], Outcome]:
     """Return what `carry_out` does for a sound or for a log-Mel."""
     logmel = Path(job.source).suffix.lower() == LOGMEL
     return partial(_purify_logmel if logmel else _purify_sound, purifier)
 
 
-def _purify_sound(purifier: Purifier, job: FileJob) -> Outcome:
+def _purify_sound(purifier: SoundCleaner, job: FileJob) -> Outcome:
     source, target = Path(job.source), Path(job.target)
     container = audio.WRITABLE[target.suffix.lower()]
     subtype = _subtype(job, source)
@@ -131,9 +148,14 @@ def _subtype(job: FileJob, source: Path) -> str:
         return audio.subtype_of(max(float(np.abs(block).max()) for block in found))
 
 
-@torch.inference_mode()
-def _purify_logmel(purifier: Purifier, job: FileJob) -> Outcome:
+def _purify_logmel(purifier: SoundCleaner, job: FileJob) -> Outcome:
+    import torch
+
+    from servax.purifier.purifier import Purifier
+
     source = Path(job.source)
+    if not isinstance(purifier, Purifier):
+        raise PathError(source, "is a log-Mel, and an exported purifier takes sound alone")
     try:
         with audio.regular(source) as file:
             x = np.load(file, allow_pickle=False)
@@ -144,7 +166,8 @@ def _purify_logmel(purifier: Purifier, job: FileJob) -> Outcome:
         raise ShapeError("log-Mel", np.shape(x), f"({mels}, F)")
     if x.dtype.kind != "f" or not (np.isfinite(x).all() and x.min() >= 0 and x.max() <= 1):
         raise SettingError("log-Mel", "outside", "finite numbers in [0, 1], the purifier's scale")
-    purified = purifier(torch.from_numpy(x.astype(np.float32))[None, None])
+    with torch.inference_mode():
+        purified = purifier(torch.from_numpy(x.astype(np.float32))[None, None])
     write_array(Path(job.target), purified[0, 0].numpy())
     return Outcome(job.source, job.target, "done")
 

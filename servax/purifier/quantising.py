@@ -10,20 +10,17 @@ transform of the texture shuffle and the first and last convolution of a network
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from servax.errors import SettingError
 from servax.runtime.host import load_extra, quiet
 
-Method = Literal["static", "dynamic"]
-FEWEST_CLIPS = 8
-"""That tell the ranges of activations."""
 FRONT_END = "front_end."
 """Begins the names of the front-end's weights in a graph."""
 LARGEST_KERNEL = 3
@@ -32,95 +29,60 @@ FEWEST_CHANNELS = 4
 OPERATORS = ["Conv", "MatMul", "Gemm"]
 
 
-class Calibration:
-    """Gives the inputs of a calibration one by one, as onnxruntime asks for them.
+def quantised(content: bytes, clips: Sequence[NDArray[np.float32]] = ()) -> bytes:
+    """Return the int8 variant of an exported file.
 
     Args:
-        name: Of the graph's input.
-        inputs: Arrays of the graph's rank.
-    """
-
-    def __init__(self, name: str, inputs: Sequence[NDArray[np.float32]]) -> None:
-        self._left = iter([{name: each} for each in inputs])
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        """Return the next input, or None after the last."""
-        return next(self._left, None)
-
-
-def quantise(
-    source: Path,
-    target: Path,
-    clips: Sequence[NDArray[np.float32]] = (),
-    *,
-    method: Method = "static",
-) -> None:
-    """Write the int8 variant of an exported file.
-
-    Args:
-        source: The float32 file.
-        target: Where the int8 file goes.
-        clips: Real inputs of the graph, one clip each; `dynamic` needs none.
-        method: `static`, or `dynamic`: ranges of activations are computed with every input.
+        content: The float32 file.
+        clips: Real inputs of the graph, one clip each, for a static variant; none for a dynamic
+            one.
 
     Raises:
-        SettingError: There are too few clips.
         ServaxError: A library of the extra onnx is missing.
     """
-    if method == "static" and len(clips) < FEWEST_CLIPS:
-        raise too_few(len(clips))
     onnx = load_extra("onnx", extra="onnx", what="int8")
     tools = load_extra("onnxruntime.quantization", extra="onnx", what="int8")
-    model = onnx.load(str(source))
-    operators = {"op_types_to_quantize": OPERATORS, "nodes_to_exclude": kept_float(onnx, model)}
+    model = onnx.load_from_string(content)
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    operators = {"op_types_to_quantize": OPERATORS, "nodes_to_exclude": kept_float(model)}
     unsigned, signed = tools.QuantType.QUInt8, tools.QuantType.QInt8
     # It advises to run a preprocessor that knows no dynamic sizes.
-    with quiet(), silenced(None):
-        if method == "dynamic":
-            # onnxruntime's integer convolution knows one unsigned scale for all channels.
-            tools.quantize_dynamic(str(source), str(target), weight_type=unsigned, **operators)
-        else:
+    with quiet(), silenced(None), tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "int8.onnx"
+        if clips:
             tools.quantize_static(
-                str(source),
-                str(target),
-                Calibration(model.graph.input[0].name, clips),
+                model,
+                target,
+                _Clips(model.graph.input[0].name, clips),
                 per_channel=True,
                 reduce_range=True,  # x86 without VNNI adds two products in 16 bits
                 activation_type=unsigned,
                 weight_type=signed,
                 **operators,
             )
+        else:
+            # onnxruntime's integer convolution knows one unsigned scale for all channels.
+            tools.quantize_dynamic(model, target, weight_type=unsigned, **operators)
+        made = onnx.load(target)
     # What the file says about itself is not kept by the quantiser.
-    made = onnx.load(str(target))
-    said = {entry.key: entry.value for entry in model.metadata_props}
+    method = "static" if clips else "dynamic"
     onnx.helper.set_model_props(made, {**said, "quantised": f"int8, {method}"})
-    onnx.save(made, str(target))
+    result: bytes = made.SerializeToString()
+    return result
 
 
-def check_calibration(clips: int, *, int8: bool) -> None:
-    """Refuse a number of clips that calibrates nothing, before any work is done.
+class _Clips:
+    """Gives the inputs of a calibration one by one, as onnxruntime asks for them."""
 
-    Raises:
-        SettingError: They are too few, or nothing is to be calibrated.
-    """
-    if clips and not int8:
-        raise SettingError("calibration", f"{clips} clips", "none: it belongs to int8")
-    if 0 < clips < FEWEST_CLIPS:
-        raise too_few(clips)
+    def __init__(self, name: str, clips: Sequence[NDArray[np.float32]]) -> None:
+        self._left = iter([{name: each} for each in clips])
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        return next(self._left, None)
 
 
-def too_few(clips: int) -> SettingError:
-    """Return the refusal of so few clips."""
-    return SettingError("calibration", f"{clips} clips", f"at least {FEWEST_CLIPS}")
-
-
-def kept_float(onnx: Any, model: Any) -> list[str]:
-    """Return the names of the nodes that stay float32.
-
-    Args:
-        onnx: The library.
-        model: An exported model.
-    """
+def kept_float(model: Any) -> list[str]:
+    """Return the names of the nodes of an exported model that stay float32."""
     shapes = {each.name: tuple(each.dims) for each in model.graph.initializer}
     kept = []
     for node in model.graph.node:

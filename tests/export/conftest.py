@@ -12,7 +12,7 @@ from torch import nn
 from servax.features import FrontEndSettings, Scale, ScaleSettings
 from servax.models import CRNN, RecogniserNetwork, UNet
 from servax.purifier import Purifier
-from servax.purifier.export import Exported, export_defended
+from servax.purifier.export import Exported, export_purifier
 from servax.recognition import Recogniser
 
 LABELS = ("angry", "happy", "sad")
@@ -55,7 +55,7 @@ def defended(
     purifier = make_purifier(UNet(width=8, levels=2, texture=4, passes=2))
     recogniser = make_recogniser(CRNN(3, 4))
     path = tmp_path_factory.mktemp("defended") / "defended.onnx"
-    return purifier, recogniser, export_defended(purifier, recogniser, path)
+    return purifier, recogniser, export_purifier(purifier, path, recogniser=recogniser)
 
 
 @pytest.fixture(scope="session")

@@ -21,8 +21,8 @@ from servax.evaluation.loading import load_system
 from servax.features import FrontEnd, FrontEndSettings, LogMelSettings
 from servax.models import CRNN, VGG16, FrameTransformer, ResNet, WaveformClassifier
 from servax.purifier import Purifier
-from servax.purifier.export import OPSET, Exported, export_defended, export_purifier
-from servax.purifier.graphs import GraphLogMel, graph_network
+from servax.purifier.export import OPSET, Exported, export_purifier
+from servax.purifier.onnx_graphs import GraphLogMel, graph_network
 from servax.recognition import Recogniser
 
 TOLERANCE = 1e-4
@@ -79,7 +79,7 @@ def test_other_recognisers(
 ) -> None:
     purifier = make_purifier(FrameTransformer(blocks=1, feedforward=8))
     recogniser = make_recogniser(network)
-    made = export_defended(purifier, recogniser, tmp_path / "d.onnx")
+    made = export_purifier(purifier, tmp_path / "d.onnx", recogniser=recogniser)
     found = run(made.path, noisy(2, 20_000))
     for one, other in zip(found, by_torch(purifier, recogniser, noisy(2, 20_000)), strict=True):
         np.testing.assert_allclose(one, other.numpy(), atol=TOLERANCE)
@@ -94,6 +94,7 @@ FRONT_ENDS = [
         )
     ),
     FrontEndSettings(logmel=LogMelSettings(window_samples=400, hop_samples=160, mels=40)),
+    FrontEndSettings(logmel=LogMelSettings(window_samples=401, hop_samples=160, mels=40)),
 ]
 
 
@@ -175,7 +176,7 @@ def test_networks_that_do_not_fit_are_refused(defended: Trio, tmp_path: Path) ->
         recogniser.network, recogniser.labels, recogniser.scale, FrontEndSettings(level_dbfs=None)
     )
     with pytest.raises(SettingError, match="recogniser is 'of another log-Mel, level or scale'"):
-        export_defended(purifier, other, tmp_path / "d.onnx")
+        export_purifier(purifier, tmp_path / "d.onnx", recogniser=other)
     assert not list(tmp_path.iterdir())
 
 
@@ -186,7 +187,7 @@ def test_real_clips_through_the_packaged_networks(
     purifier = Purifier.from_pretrained("ssad-plus-ravdess")
     recogniser = Recogniser.from_pretrained("crnn-ravdess")
     names = ("ssad-plus-ravdess", "crnn-ravdess")
-    made = export_defended(purifier, recogniser, tmp_path / "d.onnx", names=names)
+    made = export_purifier(purifier, tmp_path / "d.onnx", recogniser=recogniser, names=names)
     session: Any = onnxruntime.InferenceSession(made.path, providers=["CPUExecutionProvider"])
     for path in sorted(real_data("ravdess").glob("Actor_0[1-3]/*.wav"))[::20]:
         sound = audio.read(path)[None]

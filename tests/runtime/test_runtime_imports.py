@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 import servax
+from servax import audio, runtime
 from servax.purifier import Purifier
+from servax.purifier.files import purify_file
+from servax.purifier.plans import FileJob
 
 FORBIDDEN = [
     "torch",
@@ -102,6 +105,31 @@ def test_only_numpy_and_onnxruntime_are_loaded(
     stream = purifier.stream(16_000)
     live = np.concatenate([stream.feed(noisy_voice), stream.finish()])
     np.testing.assert_allclose(made["live"], live, atol=1e-4)
+
+
+COMMAND = """
+import sys
+from servax.cli import main
+source, target, purifier = sys.argv[1:]
+assert main(["purify", source, "-o", target, "--purifier", purifier]) == 0
+assert not {"torch", "pandas", "scipy", "huggingface_hub"} & set(sys.modules)
+"""
+
+
+def test_the_command_purifies_by_an_exported_file_without_torch(
+    exported: tuple[Purifier, Path], noisy_voice: np.ndarray, tmp_path: Path
+) -> None:
+    purifier, file = exported
+    source, target = tmp_path / "in.wav", tmp_path / "out.wav"
+    audio.write(source, noisy_voice, 16_000, subtype="FLOAT")
+    command = [sys.executable, "-c", COMMAND, str(source), str(target), str(file)]
+    subprocess.run(command, check=True, timeout=120, capture_output=True)
+    expected = np.clip(purifier.purify(noisy_voice, 16_000), -1.0, 1.0)
+    np.testing.assert_allclose(audio.read(target), expected, atol=2 * 2.0**-15 + 1e-4)
+    np.save(tmp_path / "in.npy", np.zeros((64, 50), dtype=np.float32))
+    job = FileJob(str(tmp_path / "in.npy"), str(tmp_path / "out.npy"))
+    told = purify_file(runtime.Purifier.load(file), job).sentence
+    assert told.endswith("in.npy: is a log-Mel, and an exported purifier takes sound alone.")
 
 
 @pytest.mark.parametrize("module", ["servax.runtime", "servax"])

@@ -28,7 +28,7 @@ def pair(exported: tuple[Purifier, Path]) -> Pair:
 def packaged(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     folder = tmp_path_factory.mktemp("packaged")
     purifier = Purifier.from_pretrained("ssad-plus-ravdess")
-    export_purifier(purifier, folder / "purifier.onnx", name="ssad-plus-ravdess")
+    export_purifier(purifier, folder / "purifier.onnx", names=["ssad-plus-ravdess"])
     return purifier, runtime.Purifier.load(folder, threads=1)
 
 
