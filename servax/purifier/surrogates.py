@@ -13,6 +13,7 @@ architecture is none of the surrogates'.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -94,8 +95,7 @@ class DecisionSSA:
             return (x + budgets * unit).clamp(0.0, 1.0)
 
         # In units of each utterance's budget, one ball serves all of them.
-        unit = start
-        for iterate in ascend(
+        iterates = ascend(
             lambda moved: divergence(logits, surrogate(change(moved))),
             torch.zeros_like(x),
             Linf(1.0),
@@ -103,9 +103,8 @@ class DecisionSSA:
             steps=steps,
             start=start,
             bounds=(-1.0, 1.0),
-        ):
-            unit = iterate
-        return into_ball(x, change(unit), Linf(self.epsilon))
+        )
+        return into_ball(x, change(deque(iterates, maxlen=1).pop()), Linf(self.epsilon))
 
 
 def divergence(reference: Tensor, logits: Tensor) -> Tensor:
@@ -241,9 +240,8 @@ class SurrogateTrainer(RestorerTrainer[SurrogateTraining]):
     def _step(self, x: Tensor, draws: torch.Generator) -> Terms:
         """Move P on one batch x (B, 1, M, F)."""
         s, team, whole = self.settings, self.team, len(x)
-        surrogate = self.surrogates[
-            int(torch.randint(0, len(self.surrogates), (), generator=draws))
-        ]
+        chosen = int(torch.randint(0, len(self.surrogates), (), generator=draws))
+        surrogate = self.surrogates[chosen]
         x = stretch(x, s.frames, draws)
         draws, x = team.draws(draws, whole), team.cut(x)
         share = team.share(len(x), whole)
@@ -282,12 +280,9 @@ class SurrogateTrainer(RestorerTrainer[SurrogateTraining]):
         loss = s.decision * decision + s.pixel * pixel
         terms = {"decision": decision, "pixel": pixel}
         if features:
-            terms["feature"] = torch.stack(
-                [
-                    (b - a).abs().mean() / a.abs().mean()
-                    for a, b in zip(features, found, strict=True)
-                ]
-            ).mean()
+            pairs = zip(features, found, strict=True)
+            far = [(b - a).abs().mean() / a.abs().mean() for a, b in pairs]
+            terms["feature"] = torch.stack(far).mean()
             loss = loss + s.feature * terms["feature"]
         return terms | {"loss": loss}
 
