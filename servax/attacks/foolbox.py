@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from servax.attacks.base import BallAttack, Given, Norm, Problem, check_norm
 from servax.attacks.logits import logits_of
 from servax.errors import ServaxError, SettingError, nearest
-from servax.kinds import check, renamed, typed
+from servax.kinds import Choice, check, renamed, typed
 from servax.models import classes_of
 from servax.perturbation import L2, Bounds, Linf, into_reach, per_utterance
 from servax.training import drawn
@@ -145,8 +145,7 @@ class Foolbox(BallAttack):
         Raises:
             SettingError: There is no such preset, or none of this norm.
         """
-        if name not in PRESETS:
-            raise SettingError.choice("preset", name, PRESETS)
+        Choice(PRESETS).check("preset", name)
         norm = next(iter(PRESETS[name])) if norm is None else norm
         check_norm(norm)
         if norm not in PRESETS[name]:
@@ -300,14 +299,13 @@ class Foolbox(BallAttack):
         """Refuse a setting that the constructor does not know or that follows from the norm."""
         parameters = _parameters(self.kind)
         known = parameters.keys() - GIVEN
-        for name in self.settings:
+        for name, value in self.settings.items():
             if name in GIVEN:
                 expected = "no such setting: it follows from norm"
-                raise SettingError(f"settings[{name!r}]", self.settings[name], expected)
-            if name not in known:
-                raise SettingError.choice(f"a setting of {self.attack}", name, known)
+                raise SettingError(f"settings[{name!r}]", value, expected)
+            Choice(known).check(f"a setting of {self.attack}", name)
             kind = inspect.formatannotation(parameters[name].annotation)
-            check(name, self.settings[name], kind, whole=False)
+            check(name, value, kind, whole=False)
         needed = {name for name in known if parameters[name].default is inspect.Parameter.empty}
         if missing := sorted(needed - self.settings.keys()):
             expected = f"a value for {', '.join(missing)}, which has no default"

@@ -34,6 +34,7 @@ from servax.corpora import synthetic
 from servax.corpora.description import Download, Progress
 from servax.corpora.loading import data_folder, describe, spoken
 from servax.errors import CorpusError, FetchError, SettingError, unwritable
+from servax.kinds import Choice
 
 BLOCK = 1 << 18
 TIMEOUT_SECONDS = 60
@@ -160,9 +161,8 @@ def _check(what: Download) -> None:
     """Refuse an address that could be read or changed on its way, and a malformed checksum."""
     if not _is_safe(what.url):
         raise SettingError("url", what.url, "an https address (http only on this machine)")
-    digits = DIGITS.get(what.algorithm)
-    if digits is None:
-        raise SettingError.choice("checksum algorithm", what.algorithm, DIGITS)
+    Choice(DIGITS).check("checksum algorithm", what.algorithm)
+    digits = DIGITS[what.algorithm]
     if not re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", what.checksum):
         raise SettingError(what.algorithm, what.checksum, f"{digits} hexadecimal digits")
 

@@ -18,7 +18,7 @@ from servax.corpora.folds import natural_order
 from servax.corpora.manifest import is_manifest, read_manifest
 from servax.errors import CorpusError, SettingError, nearest
 from servax.files import expanded
-from servax.kinds import COUNT, Rules, check, check_types
+from servax.kinds import COUNT, Choice, Rules, check, check_types
 
 NAMES: dict[str, Description] = {
     module.DESCRIPTION.name: module.DESCRIPTION
@@ -67,8 +67,7 @@ def describe(name: str) -> Description:
     Raises:
         SettingError: The name is unknown.
     """
-    if name not in NAMES:
-        raise SettingError.choice("corpus", name, NAMES)
+    Choice(NAMES).check("corpus", name)
     return NAMES[name]
 
 
@@ -102,8 +101,7 @@ def load(
     check("scheme", scheme, "str")
     name = str(name)
     folder = None if root is None else expanded(root)
-    if scheme not in SCHEMES:
-        raise SettingError.choice("scheme", scheme, SCHEMES)
+    Choice(SCHEMES).check("scheme", scheme)
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise SettingError("limit", limit, "None or a whole number >= 1")
     if is_manifest(name):

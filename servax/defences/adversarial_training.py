@@ -124,22 +124,13 @@ class AdversarialTrainer(ClassifierTrainer[AdversarialTraining]):
         compute: Compute | None = None,
     ) -> None:
         self.objective = objective
+        plain, last = settings.plain_iterations, settings.iterations
+        self.first, self.last = (0, plain) if objective is None else (plain, last)
         self._done = 0  # iterations that the weights have behind them
         super().__init__(network, train, validation, settings, seed=seed, compute=compute)
 
     def _whole(self) -> nn.Module:
         return _Loss(self.network, self.objective)
-
-    @property
-    def first(self) -> int:
-        """First iteration of this part."""
-        return 0 if self.objective is None else self.settings.plain_iterations
-
-    @property
-    def last(self) -> int:
-        """Iteration before which this part ends."""
-        s = self.settings
-        return s.plain_iterations if self.objective is None else s.iterations
 
     @property
     def epochs(self) -> int:
@@ -187,22 +178,19 @@ class AdversarialTrainer(ClassifierTrainer[AdversarialTraining]):
         iteration, team = int(epoch), self.team
         batch = Batch(self._augmented(batch, draws), batch.y, batch.positions)
         share = team.share(len(team.cut(batch.y)), len(batch.y))
+        inner = team.draws(generator(self.seed, "attack", iteration), len(batch.y))
+        # Cross-entropy is a mean over class weights, what else is in a loss one over utterances.
+        ratio = class_share(team, self._loss, batch.y) / share if share else 1.0
+
+        def criterion(logits: Tensor, y: Tensor) -> Tensor:
+            loss: Tensor = self._loss(logits, y) * ratio
+            return loss
+
         with global_seed(self.seed, "iteration", iteration), self.compute.autocast():
-            loss = self._objective(batch, iteration, share)
+            loss = self._called(team.cut(batch.x), team.cut(batch.y), criterion, inner)
         self._descend((loss * share).backward, self._learning_rate(iteration))
         self._done = iteration + 1
         return team.means({"loss": loss}, share)
-
-    def _objective(self, batch: Batch, iteration: int, share: float) -> Tensor:
-        """Return the loss of this process's part of a batch, a mean over utterances."""
-        team, criterion = self.team, self._loss
-        draws = team.draws(generator(self.seed, "attack", iteration), len(batch.y))
-        # Cross-entropy is a mean over class weights, what else is in a loss one over utterances.
-        ratio = class_share(team, self._loss, batch.y) / share if share else 1.0
-        loss: Tensor = self._called(
-            team.cut(batch.x), team.cut(batch.y), lambda z, y: criterion(z, y) * ratio, draws
-        )
-        return loss
 
     def state(self) -> dict[str, Any]:
         """Return weights, optimiser state and the number of iterations done."""

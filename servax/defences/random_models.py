@@ -195,7 +195,14 @@ def certify(
     Rule("a probability in (0, 1)", lambda v: 0 < v < 1).check("alpha", alpha)
 
     def vote(clip: Tensor, draws: int) -> NDArray[np.int64]:
-        return _count_votes(model, clip, standard_deviation, draws, generator, batch_size)
+        """Return how often each class wins on noisy copies of an input (...): SampleUnderNoise."""
+        counts = np.zeros(0, dtype=np.int64)
+        for start in range(0, draws, batch_size):
+            copies = clip.expand(min(batch_size, draws - start), *clip.shape)
+            logits = logits_of(model, _noisy(copies, standard_deviation, generator))
+            found = np.bincount(classes_of(logits).cpu(), minlength=logits.shape[1])
+            counts = counts + found if len(counts) else found
+        return counts
 
     predictions, radii = [], []
     with evaluating(model), torch.no_grad():
@@ -217,24 +224,6 @@ def lower_bound(hits: int, draws: int, alpha: float) -> float:
     One-sided and exact (Clopper & Pearson 1934): LowerConfBound of Cohen et al. 2019.
     """
     return float(stats.beta.ppf(alpha, hits, draws - hits + 1)) if hits else 0.0
-
-
-def _count_votes(
-    model: nn.Module,
-    clip: Tensor,
-    standard_deviation: float,
-    draws: int,
-    generator: torch.Generator,
-    batch_size: int,
-) -> NDArray[np.int64]:
-    """Return how often each class wins on noisy copies of one input (...): SampleUnderNoise."""
-    counts = torch.zeros(0, dtype=torch.int64)
-    for start in range(0, draws, batch_size):
-        copies = clip.expand(min(batch_size, draws - start), *clip.shape)
-        logits = logits_of(model, _noisy(copies, standard_deviation, generator))
-        found = torch.bincount(classes_of(logits), minlength=logits.shape[1]).cpu()
-        counts = counts + found if len(counts) else found
-    return counts.numpy()
 
 
 def _noisy(x: Tensor, standard_deviation: float, generator: torch.Generator) -> Tensor:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,7 @@ from torch.nn.functional import avg_pool2d, conv1d, pad
 
 from servax.errors import ServaxError, SettingError, ShapeError
 from servax.features import SpecAugment
-from servax.kinds import COUNT, Rule, typed
+from servax.kinds import COUNT, Choice, Rule, typed
 from servax.perturbation import straight_through
 
 LARGEST_RATIO = 2_000
@@ -35,7 +36,7 @@ SHARE = Rule("a number in [0, 1]", lambda v: 0 <= v <= 1)
 RATE = Rule("a whole number of at least 1000 Hz", lambda v: 1_000 <= v < math.inf and v == int(v))
 
 
-class Transform(nn.Module):
+class Transform(nn.Module, ABC):
     """Maps inputs to inputs of the same shape, as `changed` says."""
 
     dimensions = 4
@@ -56,9 +57,9 @@ class Transform(nn.Module):
             return self.changed(x)
         return straight_through(x, self.changed(x.detach()))
 
+    @abstractmethod
     def changed(self, x: Tensor) -> Tensor:
         """Return changed inputs."""
-        raise NotImplementedError
 
 
 class GaussianNoise(Transform):
@@ -329,8 +330,7 @@ class Codec(WaveformTransform):
     def __init__(self, sample_rate: int, format: str = "mp3", quality: float = 0.5) -> None:
         super().__init__()
         RATE.check("sample_rate", sample_rate)
-        if format not in FORMATS:
-            raise SettingError.choice("format", format, FORMATS)
+        Choice(FORMATS).check("format", format)
         self.format = FORMATS[format]
         rates = self.format.rates
         if rates is not None and sample_rate not in rates:

@@ -14,6 +14,7 @@ between its maskers, which it reads off the first bins of the Bark scale, not th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from servax.errors import SettingError, ShapeError
-from servax.kinds import check_types, typed
+from servax.kinds import Rule, Rules, check_types, typed
 from servax.perturbation.balls import Ball
 
 LOUDEST_DB = 96.0
@@ -49,12 +50,13 @@ class PsychoacousticMask:
     hop_samples: int = 512
     """Distance between frames, in samples; at most half a window."""
 
+    RULES: ClassVar[Rules] = {
+        "sample_rate": Rule("a rate of at least 1000 Hz", lambda rate: rate >= 1_000),
+        "window_samples": Rule("an even number from 16 up", lambda n: n >= 16 and n % 2 == 0),
+    }
+
     def __post_init__(self) -> None:
         check_types(self)
-        if self.sample_rate < 1_000:
-            raise SettingError("sample_rate", self.sample_rate, "a rate of at least 1000 Hz")
-        if self.window_samples < 16 or self.window_samples % 2:
-            raise SettingError("window_samples", self.window_samples, "an even number from 16 up")
         if not 1 <= self.hop_samples <= self.window_samples // 2:
             raise SettingError(
                 "hop_samples", self.hop_samples, f"in [1, {self.window_samples // 2}]"

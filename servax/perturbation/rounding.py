@@ -109,7 +109,8 @@ def _stepped_inside(x: Tensor, moved: Tensor, radius: float) -> Tensor | None:
     excess = exact_change(x, moved).abs_().sub_(radius)
     if float(excess.amax()) <= 0:
         return moved
-    step = torch.nextafter(moved, x).sub_(moved).mul_(excess.sign().clamp_(min=0.0))
+    beyond = excess.float().sign_().clamp_(min=0.0)
+    step = torch.nextafter(moved, x).sub_(moved).mul_(beyond)
     inside = float(excess.sub_(step.abs()).amax()) <= 0  # NaN is not
     return moved + step if inside else None
 
