@@ -270,13 +270,13 @@ def _markdown_section(section: Section) -> str:
         told = ((c.recording, c.kind, c.system, c.prediction) for c in section.clips)
         heads = tuple(map(Head, ("recording", "sound", "system", "taken for")))
         rows = tuple(tuple(map(Cell, row)) for row in told)
-        return markdown_table(
+        return _markdown_table(
             Table(section.title, "report.html plays them.", heads, rows, prose=True)
         )
-    return markdown_table(section)
+    return _markdown_table(section)
 
 
-def markdown_table(table: Table) -> str:
+def _markdown_table(table: Table) -> str:
     """Return one table as Markdown with its heading and note."""
 
     def told(cell: Cell) -> str:
