@@ -131,6 +131,8 @@ function take(blob, name, pressed = null) {
     return;
   }
   clip = blob;
+  trials = {};
+  find("#results").hidden = true;
   find("#clip-name").textContent = name;
   player.pause();
   run("none");
@@ -264,12 +266,11 @@ async function run(method) {
       if (mine.signal.aborted) return;
       done += 1;
       stage();
-      // What an attacker gets who does not know the purifier is shown beside who does, never alone.
-      if (done === 1 || done === parts) {
-        trials = { ...fresh };
-        show();
-      }
     }
+    if (done < parts) throw new Refused({ code: "unreachable", message: LOST });
+    // What an attacker gets who does not know the purifier is shown beside who does, never alone.
+    trials = fresh;
+    show();
     find("#stage").textContent = "";
   } catch (error) {
     if (error.name === "AbortError") return;
