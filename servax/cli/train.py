@@ -31,12 +31,13 @@ from servax.experiments.training import (
     fold_parts,
     start_adversarial,
     train_adversarial,
+    train_encoder_recogniser,
     train_purifier,
     train_recogniser,
 )
 from servax.features import FrontEnd, FrontEndSettings, extract
 from servax.kinds import stored
-from servax.models import DiscriminatorSettings, NetworkName
+from servax.models import DiscriminatorSettings, NetworkName, open_encoder
 from servax.purifier import PurifierTraining, SurrogateTraining
 from servax.purifier import preset as purifier_preset
 from servax.recognition import MODEL, Recogniser
@@ -44,6 +45,7 @@ from servax.training import (
     LOG_NAME,
     Compute,
     Fitted,
+    HeadTraining,
     Processes,
     Progress,
     RecogniserTraining,
@@ -133,10 +135,22 @@ class _Training(FoldChoice, Processes):
 
 @dataclass(frozen=True)
 class TrainRecogniser(_Training):
-    """Train a recogniser on all speakers but one group (test) and the next (validation)."""
+    """Train a recogniser on all speakers but one group (test) and the next (validation).
+
+    With --encoder only a head is trained, and the validation speakers, once they have chosen how
+    strongly it is penalised, train too.
+    """
 
     _: KW_ONLY
     out: str = "runs/recogniser"
+    encoder: str | None = None
+    """Folder or Hugging Face id of a speech encoder (openai/whisper-tiny.en, wav2vec 2.0, HuBERT,
+    WavLM) that hears the sound itself, with a small head behind it; layers and draws belong to it.
+    Default trains a network of log-Mels, which network, width and epochs belong to."""
+    layers: int | None = None
+    """How many layers of the encoder are used; default three quarters of them."""
+    draws: int = 2
+    """Noisy copies of each utterance (5 to 40 dB) that the head is trained on too."""
     network: NetworkName = "vgg16"
     """vgg16 (the paper's; extractors must be one), resnet (ResNet-18) or crnn."""
     width: int = 64
@@ -147,9 +161,20 @@ class TrainRecogniser(_Training):
     def check(self) -> None:
         """Refuse a number of epochs that is none."""
         RecogniserTraining(epochs=self.epochs)
+        HeadTraining(draws=self.draws)
+        if self.encoder is None and self.layers is not None:
+            raise SettingError("layers", self.layers, "none without --encoder")
+
+    def prepare(self) -> object:
+        """Do what would be done by each process; a head is trained in one."""
+        return None if self.encoder else super().prepare()
 
     def train(self) -> None:
         """Train the recogniser in one process."""
+        if self.encoder is not None:
+            if current().main:
+                self.train_head(self.encoder)
+            return
         parts, training = self.parts(), RecogniserTraining(epochs=self.epochs)
         # The default has no name here: a training begun before there were others is resumed.
         other = {} if self.network == "vgg16" else {"network": self.network}
@@ -164,6 +189,26 @@ class TrainRecogniser(_Training):
             network=self.network,
         )
         self.fitted("recogniser", train, settings)
+
+    def train_head(self, place: str) -> None:
+        """Train the head of a speech encoder."""
+        encoder = open_encoder(place, layers=self.layers)
+        corpus = load(self.corpus, self.root, scheme=self.scheme)
+        with bar("encoder") as update:
+            recogniser, chosen = train_encoder_recogniser(
+                corpus,
+                self.fold_of(corpus),
+                encoder,
+                HeadTraining(draws=self.draws),
+                seed=self.seed,
+                cache=cache_folder() / "features",
+                progress=update,
+            )
+        recogniser.save_pretrained(Path(self.out) / MODEL)
+        _say(
+            f"validation UAR {chosen.uar:.3f} with penalty {chosen.penalty:g}, then trained on "
+            f"those speakers too: {Path(self.out) / MODEL}"
+        )
 
 
 @dataclass(frozen=True)

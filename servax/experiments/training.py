@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from servax.corpora import Fold
+from servax.corpora import Corpus, Fold
 from servax.defences import AdversarialTrainer, AdversarialTraining, Objective
 from servax.errors import CheckpointError
 from servax.features import (
@@ -20,28 +20,36 @@ from servax.features import (
     FrontEndSettings,
     ScaleKind,
     Scaling,
+    extract,
     fit_scale,
 )
 from servax.models import (
     VGG16,
     Discriminator,
     DiscriminatorSettings,
+    EncoderClassifier,
     NetworkName,
     RecogniserNetwork,
+    SpeechEncoder,
     feature_extractor,
     frozen,
     new_restorer,
 )
 from servax.purifier import Preset, Purifier, PurifierTrainer, SurrogateTrainer, SurrogateTraining
-from servax.recognition import MODEL, Recogniser, new_recogniser
+from servax.recognition import MODEL, EncoderRecogniser, Recogniser, new_recogniser
 from servax.training import (
+    AS_IT_IS,
+    ChosenHead,
     Compute,
+    EncoderStatistics,
     Fitted,
+    HeadTraining,
     Progress,
     RecogniserTrainer,
     RecogniserTraining,
     Schedule,
     Trainable,
+    choose_head,
     fit,
     global_seed,
     load_checkpoint,
@@ -131,6 +139,50 @@ def train_recogniser(
     fitted = session.fit(trainer, training.schedule())
     parts.keep(model, session.folder)
     return fitted
+
+
+def train_encoder_recogniser(
+    corpus: Corpus,
+    fold: Fold,
+    encoder: SpeechEncoder,
+    training: HeadTraining,
+    *,
+    seed: int,
+    cache: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[EncoderRecogniser, ChosenHead]:
+    """Return a recogniser whose head was trained on a fold, and how its penalty was chosen.
+
+    The test speakers are not looked at; those of validation choose the penalty, then train too.
+
+    Args:
+        corpus: All utterances; what is heard of them is kept in the cache for every fold.
+        fold: Who trains.
+        encoder: What hears.
+        training: How.
+        seed: Draws the noisy copies.
+        cache: Folder of the feature cache.
+        progress: Is told (done, total) sounds.
+
+    Raises:
+        CorpusError: A class has no training utterance.
+    """
+    copies = [None, *training.copies(seed)]
+    found: tuple[list[Dataset], list[Dataset]] = ([], [])
+    for number, copy in enumerate(copies):
+
+        def tell(done: int, of: int, before: int = number) -> None:
+            if progress is not None:
+                progress(before * of + done, len(copies) * of)
+
+        hearing = EncoderStatistics(encoder, copy)
+        features = extract(corpus, hearing, folder=cache, progress=tell)
+        for part, kept in zip((fold.train, fold.validation), found, strict=True):
+            kept.append(Dataset(part, features, AS_IT_IS))
+    chosen = choose_head(*found, training)
+    speakers = map(str, [*fold.train.speakers, *fold.validation.speakers])
+    network = EncoderClassifier(encoder, chosen.head)
+    return EncoderRecogniser(network, corpus.labels, speakers), chosen
 
 
 def train_purifier(

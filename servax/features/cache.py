@@ -1,8 +1,10 @@
-"""Log-Mel of a whole corpus, computed once and kept in a memory-mapped file.
+"""Features of a whole corpus, computed once and kept in a memory-mapped file.
+
+Log-Mel most often; whatever a `FrontEnd` or another `Hearing` makes of each sound.
 
 A cache entry is a folder named by the hash of everything its content depends on: the files (path,
-size, time of change, cut), the front-end settings and the source of the code that computes them.
-It holds ``logmel.npy`` (N, M, F) float32 in dB and ``entry.json`` with a digest of the array. An
+size, time of change, cut), the settings of what hears and the source of the code that computes it.
+It holds ``logmel.npy`` (N, M, F) float32 (in dB) and ``entry.json`` with a digest of the array. An
 entry whose digest does not fit is rebuilt, never trusted.
 """
 
@@ -16,27 +18,52 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from servax.audio import read, reading
 from servax.corpora import Corpus
 from servax.errors import CacheError, unwritable
-from servax.features import frontend, logmel
-from servax.features.frontend import FrontEnd, waveform_batch
+from servax.features.frontend import waveform_batch
 from servax.runtime.host import in_order, one_thread
 
 Progress = Callable[[int, int], None]
 
 
+class Hearing(Protocol):
+    """What the cache can keep: from one sound to numbers of one shape."""
+
+    @property
+    def settings(self) -> Any:
+        """A dataclass of all that decides the numbers, beside the sound and the code."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Of the sounds, in Hz."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the numbers of one sound."""
+
+    @property
+    def code(self) -> tuple[ModuleType, ...]:
+        """Modules whose source decides the numbers."""
+
+    def __call__(self, waveform: Tensor) -> Tensor:
+        """Return the numbers of one sound (1, T), in any shape of as many."""
+
+
 @dataclass(frozen=True)
 class Features:
-    """Log-Mel of the utterances of a corpus."""
+    """Log-Mel (or what else was heard) of the utterances of a corpus."""
 
     logmel_db: NDArray[np.float32]
-    """(N, M, F) in dB, memory-mapped read-only."""
+    """(N, M, F) in dB, of another `Hearing` (N, its shape); memory-mapped read-only."""
     utterances: tuple[str, ...]
     """Names of the N utterances, in the order of the rows."""
     recordings: str = ""
@@ -58,13 +85,13 @@ class Features:
 
 
 def extract(
-    corpus: Corpus, front_end: FrontEnd, *, folder: Path, progress: Progress | None = None
+    corpus: Corpus, front_end: Hearing, *, folder: Path, progress: Progress | None = None
 ) -> Features:
     """Return the features of a corpus, from the cache in `folder` when a valid entry is there.
 
     Args:
         corpus: What to extract; each utterance is one row.
-        front_end: From waveform to (M, F) in dB; runs on the CPU.
+        front_end: From waveform to (M, F) in dB, or another shape; runs on the CPU.
         folder: Cache folder; made when missing.
         progress: Called with (done, total) utterances while features are computed.
 
@@ -96,10 +123,10 @@ def extract(
     return fresh
 
 
-def cache_key(corpus: Corpus, front_end: FrontEnd) -> str:
+def cache_key(corpus: Corpus, front_end: Hearing) -> str:
     """Return the hash (hex) of all that the features depend on."""
     digest = hashlib.sha256()
-    for module in (reading, logmel, frontend):
+    for module in (reading, *front_end.code):
         digest.update(Path(str(module.__file__)).read_bytes())
     digest.update(json.dumps(asdict(front_end.settings), sort_keys=True).encode())
     for name, path, start, end in corpus.stretches:
@@ -112,13 +139,10 @@ def cache_key(corpus: Corpus, front_end: FrontEnd) -> str:
     return digest.hexdigest()
 
 
-def _compute(
-    corpus: Corpus, front_end: FrontEnd, building: Path, progress: Progress | None
-) -> None:
+def _compute(corpus: Corpus, front_end: Hearing, building: Path, progress: Progress | None) -> None:
     """Write the entry into `building`, a folder that does not exist yet."""
     building.mkdir()
-    s = front_end.settings
-    shape = (len(corpus), s.logmel.mels, s.frames)
+    shape = (len(corpus), *front_end.shape)
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     # Written as a stream: on a full disk a write fails, a memory map would kill the process.
     recordings = hashlib.blake2b(digest_size=32)
@@ -139,22 +163,21 @@ def _compute(
         "shape": list(shape),
         "digest": _digest(building / "logmel.npy"),
         "recordings": recordings.hexdigest(),
-        "front_end": asdict(s),
+        "front_end": asdict(front_end.settings),
     }
     (building / "entry.json").write_text(json.dumps(entry), encoding="utf-8")
 
 
 def _features_of(
-    front_end: FrontEnd, stretch: tuple[str, Path, float, float]
+    front_end: Hearing, stretch: tuple[str, Path, float, float]
 ) -> tuple[bytes, bytes]:
-    """Return the waveform of an utterance, rounded to 16 bits, and its log-Mel (M, F)."""
+    """Return the waveform of an utterance, rounded to 16 bits, and what is heard of it."""
     _, path, start, end = stretch
-    rate = front_end.settings.logmel.sample_rate
-    samples = read(path, sample_rate=rate, start=start, end=end)
+    samples = read(path, sample_rate=front_end.sample_rate, start=start, end=end)
     heard = np.round(samples * 32767.0).astype("<i2").tobytes() + b"end"
     with torch.inference_mode():
-        logmel_db = front_end(waveform_batch(samples))[0, 0]
-    return heard, logmel_db.numpy().astype("<f4").tobytes()
+        values = front_end(waveform_batch(samples))
+    return heard, values.numpy().astype("<f4").tobytes()
 
 
 def _open(entry: Path, names: tuple[str, ...]) -> Features | None:

@@ -10,13 +10,16 @@ attacker pixels that never carried sound.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from servax.errors import SettingError
+from servax.features import logmel
 from servax.features.logmel import LogMel, LogMelSettings
 from servax.features.tensors import check_waveforms
 from servax.kinds import COUNT, Choice, Rule, Rules, check_kind, check_types, typed
@@ -72,6 +75,21 @@ class FrontEnd(nn.Module):
         self.settings = FrontEndSettings() if settings is None else settings
         check_kind("settings", self.settings, FrontEndSettings)
         self.logmel = LogMel(self.settings.logmel)
+
+    @property
+    def sample_rate(self) -> int:
+        """Of the waveforms, in Hz."""
+        return self.settings.logmel.sample_rate
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Mel bins and frames of one utterance."""
+        return self.settings.logmel.mels, self.settings.frames
+
+    @property
+    def code(self) -> tuple[ModuleType, ...]:
+        """Modules whose source decides what comes out, for the cache."""
+        return logmel, sys.modules[__name__]
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Return log-Mel (B, 1, M, frames) of (B, T) waveforms.

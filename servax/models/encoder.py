@@ -1,7 +1,7 @@
 """A speech encoder of Hugging Face transformers with a small head, from waveforms to logits.
 
 ```
-sound (B, T) ─ level ─ encoder's own input ─ layers 0 … n ─ mean, deviation ─ weights ─ linear
+sound (B, T) ─ level ─ encoder's own input ─ layers 1 … n ─ mean, deviation ─ weights ─ linear
 ```
 
 Whisper, wav2vec 2.0, HuBERT, WavLM and their kin, by name or folder (extra ``hf``); layers above
@@ -16,6 +16,7 @@ deviation over frames stands beside the mean.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ class SpeechEncoder(nn.Module):
         return super().train(False)
 
     def states(self, waveform: Tensor) -> Sequence[Tensor]:
-        """Return the input of the first layer and the output of each, (B, N, D), of sound (B, T).
+        """Return the output of each layer, (B, N, D), of sound (B, T).
 
         N is the number of frames that the sound reaches, about 50 a second.
         """
@@ -79,7 +80,7 @@ class SpeechEncoder(nn.Module):
             waveform: (B, T) from .05 to 30 s; brought to one level first.
 
         Returns:
-            (B, 1 + depth, 2 * D): the means of a layer, then its deviations.
+            (B, depth, 2 * D): the means of a layer, then its deviations.
 
         Raises:
             ShapeError: The sound is not (B, T), or is too short or too long.
@@ -136,9 +137,10 @@ class WhisperStates(SpeechEncoder):
         network: Any = self.network
         gelu = nn.functional.gelu
         x = gelu(network.conv2(gelu(network.conv1(self.logmel(waveform))))).transpose(1, 2)
-        found = [x + network.embed_positions.weight[: x.shape[1]]]
+        x, found = x + network.embed_positions.weight[: x.shape[1]], []
         for layer in network.layers:
-            found.append(layer(found[-1], None))
+            x = layer(x, None)
+            found.append(x)
         return found
 
 
@@ -158,7 +160,7 @@ class RawStates(SpeechEncoder):
             variance, mean = torch.var_mean(waveform, dim=1, correction=0, keepdim=True)
             waveform = (waveform - mean) / (variance + 1e-7).sqrt()
         found: Sequence[Tensor] = self.network(waveform, output_hidden_states=True).hidden_states
-        return found
+        return found[1:]  # without the input of the first layer
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ class EncoderHeadSettings:
     width: int
     """Width D of the encoder's layers."""
     layers: int
-    """How many states of the encoder are weighed, the input of its first layer among them."""
+    """How many layers of the encoder are weighed."""
 
     def __post_init__(self) -> None:
         check_size("classes", self.classes, smallest=2, largest=100_000)
@@ -225,7 +227,7 @@ class EncoderClassifier(nn.Module):
 
     def __init__(self, encoder: SpeechEncoder, head: EncoderHead) -> None:
         super().__init__()
-        s, expected = head.settings, (encoder.width, 1 + encoder.depth)
+        s, expected = head.settings, (encoder.width, encoder.depth)
         if (s.width, s.layers) != expected:
             raise SettingError("width, layers of the head", (s.width, s.layers), f"{expected}")
         self.encoder, self.head = encoder, head
@@ -255,7 +257,8 @@ def open_encoder(place: str, *, layers: int | None = None) -> SpeechEncoder:
 
     Args:
         place: A folder, or a hub id such as ``openai/whisper-tiny.en``, of transformers.
-        layers: How many layers; default all.
+        layers: How many layers; default three quarters of them, since the last ones know what was
+            said rather than how.
 
     Raises:
         ServaxError: transformers is not installed.
@@ -281,9 +284,10 @@ def open_encoder(place: str, *, layers: int | None = None) -> SpeechEncoder:
     whole = config.encoder_layers if whisper else config.num_hidden_layers
     if layers is not None and not 1 <= layers <= whole:
         raise SettingError("layers", layers, f"from 1 to {whole}, the layers of {place}")
-    config.num_hidden_layers = layers or whole
+    used = layers or math.ceil(0.75 * whole)
+    config.num_hidden_layers = used
     if whisper:
-        config.encoder_layers = layers or whole
+        config.encoder_layers = used
     home = transformers.models.whisper.modeling_whisper if whisper else transformers
     kind = home.WhisperEncoder if whisper else home.AutoModel
     names = {"key_mapping": WHISPER_NAMES} if whisper else {}

@@ -323,7 +323,7 @@ class EncoderRecogniser(
             raise KeyError("labels")
         beside = folder / ENCODER
         place = encoder or str(beside if beside.is_dir() else one["place"])
-        found = open_encoder(place, layers=head.settings.layers - 1)
+        found = open_encoder(place, layers=head.settings.layers)
         if found.sha256 != one["sha256"]:
             raise CheckpointError(
                 place,

@@ -1,6 +1,8 @@
 """Loops without opinions: steps, early stopping, checkpoints that resume, devices, processes."""
 
 from servax.training.device import Compute
+from servax.training.encoder_head import AS_IT_IS, ChosenHead, HeadTraining, choose_head
+from servax.training.encoder_statistics import EncoderStatistics, NoisyCopy, with_noise
 from servax.training.log import LOG_NAME, TrainingLog, read_log
 from servax.training.loop import (
     CHECKPOINT,
@@ -28,13 +30,18 @@ from servax.training.team import Team, current
 from servax.training.trainers import NetworkTrainer, RestorerTrainer, Shelf, check_restorer
 
 __all__ = [
+    "AS_IT_IS",
     "CHECKPOINT",
     "LOG_NAME",
+    "ChosenHead",
     "ClassifierTrainer",
     "ClassifierTraining",
     "Compute",
+    "EncoderStatistics",
     "Fitted",
+    "HeadTraining",
     "NetworkTrainer",
+    "NoisyCopy",
     "Processes",
     "Progress",
     "RecogniserTrainer",
@@ -47,6 +54,7 @@ __all__ = [
     "Trainable",
     "TrainingLog",
     "check_restorer",
+    "choose_head",
     "class_share",
     "class_weights",
     "current",
@@ -61,4 +69,5 @@ __all__ = [
     "predict",
     "read_log",
     "save_checkpoint",
+    "with_noise",
 ]

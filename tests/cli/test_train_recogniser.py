@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from servax import audio
 from servax.cli import main
-from servax.recognition import Recogniser
+from servax.recognition import EncoderRecogniser, Recogniser
 
 RATE = 16_000
 
@@ -80,3 +81,28 @@ def test_an_unknown_network_is_refused(
     assert train(manifest, tmp_path / "out", "--network", "vgg19") == 2
     assert "vgg19" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_head_is_trained_on_a_speech_encoder(
+    manifest: Path,
+    tmp_path: Path,
+    tiny_wav2vec2: Callable[[Path], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tiny_wav2vec2(tmp_path / "encoder")
+    encoder = ["--encoder", str(tmp_path / "encoder"), "--draws", "1"]
+    assert train(manifest, tmp_path / "out", *encoder) == 0
+    assert "then trained on those speakers too" in capsys.readouterr().err
+    found = Recogniser.from_pretrained(tmp_path / "out" / "model")
+    assert isinstance(found, EncoderRecogniser)
+    assert found.labels == ("angry", "happy", "neutral", "sad")
+    assert found.speakers == ("b", "c")
+    weights = (tmp_path / "out" / "model" / "weights.safetensors").read_bytes()
+    assert train(manifest, tmp_path / "again", *encoder) == 0
+    assert (tmp_path / "again" / "model" / "weights.safetensors").read_bytes() == weights
+    assert train(manifest, tmp_path / "other", *encoder, "--seed", "1") == 0
+    assert (tmp_path / "other" / "model" / "weights.safetensors").read_bytes() != weights
+    assert train(manifest, tmp_path / "deeper", *encoder, "--layers", "2") == 2
+    assert "layers is 2, expected from 1 to 1, the layers of" in capsys.readouterr().err
+    assert train(manifest, tmp_path / "none", "--layers", "2") == 2
+    assert "layers is 2, expected none without --encoder" in capsys.readouterr().err

@@ -30,7 +30,7 @@ def encoder(tiny_wav2vec2: Callable[[Path], None], tmp_path: Path) -> Path:
 def recogniser(encoder: Path) -> EncoderRecogniser:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        head = EncoderHead(3, 16, 2)
+        head = EncoderHead(3, 16, 1)
     network = EncoderClassifier(open_encoder(str(encoder)), head).eval()
     return EncoderRecogniser(network, LABELS, ("s2", "s1"))
 
