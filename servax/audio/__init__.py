@@ -2,6 +2,7 @@
 
 from servax.audio.reading import (
     Sound,
+    beyond_full_scale,
     blocks,
     duration_seconds,
     inspect,
@@ -9,6 +10,7 @@ from servax.audio.reading import (
     open_sound,
     opened,
     read,
+    read_in_range,
     read_whole,
     regular,
     stretch,
@@ -30,6 +32,7 @@ __all__ = [
     "WRITABLE",
     "Sound",
     "as_written",
+    "beyond_full_scale",
     "blocks",
     "created",
     "duration_seconds",
@@ -39,6 +42,7 @@ __all__ = [
     "open_sound",
     "opened",
     "read",
+    "read_in_range",
     "read_whole",
     "regular",
     "stretch",

@@ -27,8 +27,10 @@ import soundfile
 import soxr
 
 from servax.audio.containers import View, streamed, view_of
+from servax.audio.writing import FLOATS, IN_RANGE
 from servax.errors import AudioError, SettingError
 from servax.kinds import typed
+from servax.runtime.limiter import limited
 from servax.runtime.samples import HIGHEST_RATE, LOUDEST, LOWEST_RATE, Samples, check_rate
 
 END_SLACK_SECONDS = 0.1
@@ -79,6 +81,43 @@ def read(
     if mono.size == 0:
         raise AudioError(path, f"holds less than one sample at {sample_rate} Hz")
     return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def read_in_range(
+    path: str | Path, *, sample_rate: int, start: float = 0.0, end: float | None = None
+) -> Samples:
+    """Return what `read` returns, within full scale.
+
+    Where a decoder (MP3, OGG) or the resampling overshoots, a limiter brings the sound back. A file
+    of floats that goes beyond is refused: nobody knows which gain it wants.
+
+    Args:
+        path: Any file libsndfile reads.
+        sample_rate: Of the result, in Hz.
+        start: First moment wanted, in seconds.
+        end: Moment after the last one; None or NaN for the end.
+
+    Raises:
+        AudioError: As `read`; or the file is of floats beyond full scale.
+    """
+    samples = read(path, sample_rate=sample_rate, start=start, end=end)
+    if np.abs(samples).max() <= 1.0:
+        return samples
+    with opened(path) as sound:
+        of_floats = sound.subtype in FLOATS
+    if of_floats:
+        peak = inspect(path, start=start, end=end).peak
+        if peak > IN_RANGE:
+            raise AudioError(path, beyond_full_scale(peak), cause="too_loud")
+    return limited(samples, sample_rate)
+
+
+def beyond_full_scale(peak: float) -> str:
+    """Return the end of a sentence about a sound with a peak that 16 bits do not hold."""
+    return (
+        f"has its loudest sample at {peak:g}, expected at most 1, which is full scale: scale it "
+        "down (divide by 32768 where integers of 16 bits were stored as floats)"
+    )
 
 
 @dataclass(frozen=True)

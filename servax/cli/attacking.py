@@ -17,7 +17,6 @@ from servax.defences import Defended
 from servax.errors import SettingError
 from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.features import waveform_batch
-from servax.features.full_scale import read_in_range
 from servax.models import WaveformClassifier, classes_of, evaluating
 from servax.perturbation import PsychoacousticMask
 from servax.purifier import Purifier
@@ -90,7 +89,7 @@ class Attacked:
 
         def work(job: FileJob) -> Outcome:
             path, rate = Path(job.source), self.recogniser.sample_rate
-            read = read_in_range if self.heard else audio.read
+            read = audio.read_in_range if self.heard else audio.read
             samples = waveform_batch(read(path, sample_rate=rate))
             row = (self._waveform if self.heard else self._logmel)(samples, Path(job.target))
             name = path.name if path == source else path.relative_to(source)

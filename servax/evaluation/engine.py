@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from servax.attacks import Counting, logits_of
 from servax.attacks.logits import labelled, with_gradients
+from servax.audio import read_in_range
 from servax.audio.writing import LARGEST_OF_16_BITS
 from servax.defences import Bpda, Defended, ExpectationOverDraws, draws_until_flat
 from servax.errors import ServaxError, SettingError
@@ -30,7 +31,6 @@ from servax.evaluation.systems import System
 from servax.evaluation.threats import CLEAN, Threat
 from servax.evaluation.trial import generators_of, repeats
 from servax.features import Dataset, FrontEnd, FrontEndSettings, Scaling
-from servax.features.full_scale import read_in_range
 from servax.kinds import Precision
 from servax.models import WaveformClassifier, classes_of
 from servax.training import Compute, generator

@@ -17,12 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from servax.attacks import WaveformPGD
-from servax.audio import IN_RANGE, encoded
+from servax.audio import IN_RANGE, beyond_full_scale, encoded
 from servax.defences import Detector
 from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.features import LogMel, LogMelSettings
 from servax.features.frontend import SILENCE_RMS
-from servax.features.full_scale import beyond_full_scale
 from servax.features.logmel import hz_to_mel
 from servax.models import WaveformClassifier, classes_of
 from servax.perturbation import into_16_bit
