@@ -28,8 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    if arguments is None and given[:1] and given[0] in HEAVY:
-        keep_freed_memory()
+    if arguments is None:
+        sleep_while_waiting()
+        if given[:1] and given[0] in HEAVY:
+            keep_freed_memory()
     try:
         return parsed([word for word in given if word != "--debug"])()
     except SystemExit as exit_:
@@ -62,6 +64,18 @@ def _refuse(sentence: str, code: int, *, debug: bool) -> int:
         traceback.print_exc()
     say(f"servax: {closed(sentence)}")
     return code
+
+
+def sleep_while_waiting() -> None:
+    """Let threads sleep while they wait for each other, in this process and those it starts.
+
+    OpenMP's threads spin instead. Where another process holds a core, or a container may use less
+    than it sees, each then burns its share waiting for one that does not run: attacks took twice
+    the CPU time (benchmarks/notes.md). It is decided when torch is loaded, so this comes before.
+    A user's own choice stands, and a library must not decide it for its host.
+    """
+    if "GOMP_SPINCOUNT" not in os.environ:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3

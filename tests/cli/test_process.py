@@ -66,3 +66,36 @@ def test_another_c_library_keeps_its_ways(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
     assert keep_freed_memory() is False
+
+
+BEGUN = """
+import sys
+sys.argv = ["servax", "--help"]
+from servax.cli import main
+main()
+assert "torch" not in sys.modules
+import torch
+"""
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({}, "OMP_WAIT_POLICY = 'PASSIVE'"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "OMP_WAIT_POLICY = 'ACTIVE'"),
+        ({"GOMP_SPINCOUNT": "77"}, "GOMP_SPINCOUNT = '77'"),
+    ],
+)
+def test_threads_of_a_command_sleep_while_they_wait_unless_its_user_chose(chosen, expected):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_W", "GOMP_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", BEGUN],
+        env=clean | chosen | {"OMP_DISPLAY_ENV": "VERBOSE"},  # libgomp tells what it goes by
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    if "OPENMP DISPLAY ENVIRONMENT" not in done.stderr:
+        pytest.skip("this torch has another OpenMP")
+    assert expected in done.stderr
