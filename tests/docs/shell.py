@@ -28,7 +28,7 @@ from servax.service.app import ROUTES
 
 OURS = ("recipes/", "research/", "benchmarks/", "examples/", "deploy/", "tests/")
 """Folders of the repository that commands name files of."""
-QUICK = ("corpus", "purify", "attack", "audit", "report")
+QUICK = ("corpus", "purify", "attack", "audit", "report", "export")
 """Commands that are run, where their inputs allow it."""
 REAL = {"ravdess", "iemocap", "emodb", "cremad", "nemo", "fsdd"}
 """Corpora that are not on every machine."""
@@ -79,6 +79,8 @@ def is_run(arguments: list[str]) -> bool:
         return arguments[1] != "fetch"
     if command == "report":
         return (Path(arguments[1]) / "records").is_dir() and len(arguments) == 2
+    if command == "export":  # what a later command of the page may need, and nothing that is slow
+        return len(arguments) == len(("export", "PURIFIER", "-o", "FILE"))
     if command == "audit":
         return "--corpus" in arguments and (
             "--dry-run" in arguments or int(_value(arguments, "--utterances") or FEW + 1) <= FEW
