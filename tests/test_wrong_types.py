@@ -26,26 +26,29 @@ PACKAGES = ("attacks", "defences", "features", "models", "purifier", "perturbati
 SETTINGS = ("evaluation.dataset", "evaluation.suites")
 NUMBERS = {"int", "float", "bool", "int | None", "float | None"}
 WRONG: tuple[Any, ...] = ("text", None, [], object(), np.zeros((2, 3)), {"a": 1}, [[1, 2], [3]])
-OTHERS = {"Fitted", "Progress", "Problem", "Found", "Outcome", "Team", "Stored", "Batch"} | {
-    *(
-        "Attack",
-        "BallAttack",
-        "Ensemble",
-        "QueryAttack",
-        "SingleStep",
-        "Threat",
-        "Suite",
-        "Effort",
-        "Corpus",
-        "Fold",
-        "Schedule",
-        "System",
-        "EvaluationSet",
-        "Threat",
-        "Effort",
-        "Suite",
-        "SingleStep",
-    )
+OTHERS = {
+    "Attack",
+    "BallAttack",
+    "Batch",
+    "ChosenHead",
+    "Corpus",
+    "Effort",
+    "Ensemble",
+    "EvaluationSet",
+    "Fitted",
+    "Fold",
+    "Found",
+    "Outcome",
+    "Problem",
+    "Progress",
+    "QueryAttack",
+    "Schedule",
+    "SingleStep",
+    "Stored",
+    "Suite",
+    "System",
+    "Team",
+    "Threat",
 }
 """Made by servax, not by those who use it, or abstract."""
 
@@ -73,6 +76,13 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "SignalToNoise": {"decibels": 20.0},
     "PsychoacousticMask": {"sample_rate": 16_000},
     "Selection": {"corpus": "synthetic"},
+    "NoisyCopy": {
+        "lowest_snr_db": 5.0,
+        "highest_snr_db": 40.0,
+        "shift_seconds": 0.5,
+        "seed": 0,
+        "number": 1,
+    },
     "Suite": {"tier": "smoke", "budget": Budget()},
 }
 

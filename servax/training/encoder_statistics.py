@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from servax.features import whisper
 from servax.features.whisper import LONGEST, SAMPLE_RATE
+from servax.kinds import check_types
 from servax.models import SpeechEncoder, encoder
 from servax.models.encoder import SHORTEST
 from servax.training.seeding import generator
@@ -40,6 +41,9 @@ class NoisyCopy:
     """Which copy, from 1."""
     coloured: float = 0.5
     """Share of copies whose noise is coloured; that of the others is white."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     def __call__(self, waveform: Tensor) -> Tensor:
         """Return the copy (1, T') of a sound (1, T) at 16 kHz."""
