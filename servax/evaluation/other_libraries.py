@@ -25,12 +25,11 @@ from torch import Tensor, nn
 from servax.errors import CheckpointError, ShapeError
 from servax.evaluation.systems import Said, System, hash_of_files, hash_of_model, system_of
 from servax.evaluation.trial import Inputs
+from servax.models.encoder import made_up, standardised
 from servax.runtime.host import load_extra, quiet
 from servax.runtime.purifier import open_session
 
 RAW = "Wav2Vec2FeatureExtractor"
-ONLY_IN_TRAINING = "masked_spec_embed"
-"""A weight that hides frames during training; it is missing from many published models."""
 OF_PLACE = ("transformers_version", "_name_or_path")
 """Settings of a configuration that say where it lies and who wrote it."""
 TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
@@ -41,7 +40,7 @@ class WaveformModel(nn.Module):
     """Maps (B, T) waveforms to logits (B, C) of a model of raw sound, differentiably.
 
     All utterances of a batch have the same length T. With `normalise` each gets zero mean and unit
-    variance first: ``(x - mean) / sqrt(var + 1e-7)``, `Wav2Vec2FeatureExtractor` in torch.
+    variance first, as by `Wav2Vec2FeatureExtractor`.
     """
 
     def __init__(self, network: nn.Module, *, normalise: bool) -> None:
@@ -51,11 +50,7 @@ class WaveformModel(nn.Module):
 
     def features(self, waveform: Tensor) -> Tensor:
         """Return what the network gets (B, T) of (B, T) waveforms."""
-        if not self.normalise:
-            return waveform
-        mean = waveform.mean(dim=1, keepdim=True)
-        variance = waveform.var(dim=1, keepdim=True, correction=0)
-        return (waveform - mean) / torch.sqrt(variance + 1e-7)
+        return standardised(waveform) if self.normalise else waveform
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Return logits (B, C) of waveforms (B, T)."""
@@ -136,12 +131,7 @@ def _read(transformers: Any, place: str, *, local: bool) -> tuple[Any, Any]:
             "audio-classification model with config.json, preprocessor_config.json and "
             "model.safetensors, and no code of its own",
         ) from error
-    # transformers makes up weights that a file lacks, and such a model says nothing.
-    missing = sorted(
-        name
-        for name in [*found["missing_keys"], *(str(key) for key in found["mismatched_keys"])]
-        if not name.endswith(ONLY_IN_TRAINING)
-    )
+    missing = made_up(found)
     if missing:
         raise CheckpointError(
             place,

@@ -156,9 +156,8 @@ class RawStates(SpeechEncoder):
 
     def states(self, waveform: Tensor) -> Sequence[Tensor]:
         """Return the states as `output_hidden_states` of transformers gives them."""
-        if self.extractor.do_normalize:  # as Wav2Vec2FeatureExtractor does
-            variance, mean = torch.var_mean(waveform, dim=1, correction=0, keepdim=True)
-            waveform = (waveform - mean) / (variance + 1e-7).sqrt()
+        if self.extractor.do_normalize:
+            waveform = standardised(waveform)
         found: Sequence[Tensor] = self.network(waveform, output_hidden_states=True).hidden_states
         return found[1:]  # without the input of the first layer
 
@@ -250,6 +249,28 @@ class EncoderClassifier(nn.Module):
         return torch.cat(found)[torch.cat(rows).argsort()]
 
 
+def standardised(waveform: Tensor) -> Tensor:
+    """Return sounds (B, T) with zero mean and unit variance, `Wav2Vec2FeatureExtractor` in torch.
+
+    ``(x - mean) / sqrt(var + 1e-7)``, of each sound alone.
+    """
+    mean = waveform.mean(dim=1, keepdim=True)
+    variance = waveform.var(dim=1, keepdim=True, correction=0)
+    return (waveform - mean) / torch.sqrt(variance + 1e-7)
+
+
+def made_up(found: dict[str, Any]) -> list[str]:
+    """Return the weights that transformers made up since a file lacks them, by name.
+
+    A model with such weights hears or says nothing that was learned.
+
+    Args:
+        found: What ``from_pretrained(…, output_loading_info=True)`` tells.
+    """
+    names = [*found["missing_keys"], *(str(key) for key in found["mismatched_keys"])]
+    return sorted(name for name in names if not name.endswith(ONLY_IN_TRAINING))
+
+
 def open_encoder(place: str, *, layers: int | None = None) -> SpeechEncoder:
     """Return the first layers of an encoder, its weights in float32, without gradients.
 
@@ -298,8 +319,7 @@ def open_encoder(place: str, *, layers: int | None = None) -> SpeechEncoder:
             )
     except Exception as error:
         raise _unreadable(place, error) from error
-    # transformers makes up weights that a file lacks, and such an encoder hears nothing.
-    lacking = sorted(k for k in found["missing_keys"] if not k.endswith(ONLY_IN_TRAINING))
+    lacking = made_up(found)
     if lacking:
         told = f"lacks {len(lacking)} weights of its encoder, the first is {lacking[0]}"
         raise CheckpointError(place, told)

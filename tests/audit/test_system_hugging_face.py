@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-import types
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from servax.errors import CheckpointError, PathError, ServaxError, SettingError
 from servax.evaluation.loading import load_system
 from servax.evaluation.systems import System
+
+pytestmark = pytest.mark.usefixtures("offline")
 
 NAMES = {0: "neu", 1: "hap", 2: "ang", 3: "sad"}
 CONVOLUTIONS = {
@@ -47,21 +48,6 @@ RAW = {
     "wavlm": ("WavLMConfig", "WavLMForSequenceClassification", {}),
 }
 AST: dict[str, Any] = {"num_mel_bins": 16, "max_length": 32}
-
-
-@pytest.fixture(scope="module")
-def library(torchaudio: types.ModuleType) -> Any:
-    """Return transformers; it loads torchaudio, which conftest.py makes loadable."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import transformers
-
-        return transformers
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture(scope="module")

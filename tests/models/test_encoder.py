@@ -10,7 +10,6 @@ import copy
 import json
 import os
 import sys
-import types
 import warnings
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,8 @@ from servax.errors import CheckpointError, ServaxError, SettingError, ShapeError
 from servax.features import set_level
 from servax.features.whisper import WhisperLogMel
 from servax.models import EncoderClassifier, EncoderHead, SpeechEncoder, open_encoder
+
+pytestmark = pytest.mark.usefixtures("offline")
 
 SIZES: dict[str, Any] = {
     "hidden_size": 16,
@@ -44,21 +45,6 @@ RAW = {
     "wavlm": ("WavLM", {}),
 }
 KINDS = ("whisper", *RAW)
-
-
-@pytest.fixture(scope="module")
-def library(torchaudio: types.ModuleType) -> Any:
-    """Return transformers; it loads torchaudio, which conftest.py makes loadable."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import transformers
-
-        return transformers
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture(scope="module")
