@@ -3,7 +3,7 @@
     python examples/defend_hugging_face.py MODEL in.wav
 
 MODEL is a folder or hub id of an audio-classification model (wav2vec 2.0, HuBERT, WavLM, AST …).
-Needs `pip install 'servax[hf]'`. What the purifier is worth before that model, and what it costs,
+Needs `pip install '.[hf]'`. What the purifier is worth before that model, and what it costs,
 says `servax audit MODEL --defences ssad-plus-ravdess`.
 """
 

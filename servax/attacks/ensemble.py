@@ -134,7 +134,7 @@ class AutoAttack(Ensemble):
     """APGD on cross-entropy, targeted APGD on DLR, a minimum-norm attack, then Square.
 
     Each gets only the utterances that still stand; `run` tells which attempt broke which. Needs
-    foolbox: ``pip install 'servax[attacks]'``. The version `rand`, for defences that draw random
+    the extra ``attacks`` (foolbox). The version `rand`, for defences that draw random
     numbers, is APGD on cross-entropy and on DLR; it faces the mean of the defence over
     `RAND_DRAWS` draws (`servax.defences.ExpectationOverDraws`), and needs no foolbox.
     """

@@ -30,6 +30,7 @@ from servax.errors import ServaxError, SettingError, nearest
 from servax.kinds import Choice, check, renamed, typed
 from servax.models import classes_of
 from servax.perturbation import L2, Bounds, Linf, into_reach, per_utterance
+from servax.runtime.host import load_extra
 from servax.training import drawn
 
 Settings = Mapping[str, Any]
@@ -95,7 +96,7 @@ JUMP_SEARCH = 40
 @renamed(radius="epsilon")
 @dataclass(frozen=True, kw_only=True)
 class Foolbox(BallAttack):
-    """An attack of foolbox; it needs ``pip install 'servax[attacks]'``.
+    """An attack of foolbox; it needs the extra ``attacks``.
 
     A fixed-epsilon attack is given epsilon. A minimum-norm attack (DeepFool, Carlini & Wagner, FMN,
     HopSkipJump, ...) looks for the nearest input: where that is further away than epsilon, the
@@ -431,13 +432,7 @@ def contained(model: nn.Module, seed: int) -> Iterator[None]:
 
 def _foolbox() -> ModuleType:
     """Return the package, or say how to install it."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import foolbox
-    except ImportError as error:
-        how = "its attacks need pip install 'servax[attacks]'"
-        raise ServaxError(f"foolbox cannot be imported ({error}): {how}.") from error
+    foolbox: ModuleType = load_extra("foolbox", extra="attacks", what="an attack of foolbox")
     return foolbox
 
 

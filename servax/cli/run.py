@@ -50,7 +50,7 @@ class Run:
     runs/<name of the recipe>."""
     engine: Literal["local", "ray"] = "local"
     """local performs one stage after another in this process; ray performs all that are ready at
-    once, on this machine or on a cluster (pip install 'servax[ray]')."""
+    once, on this machine or on a cluster (the extra ray)."""
     address: str | None = None
     """HOST:PORT of the head of a Ray cluster to join, or auto for that of this machine; default
     starts Ray here. Every machine needs servax and the recordings."""

@@ -23,7 +23,7 @@ class Serve(ServiceSettings):
     """Serve purification and classification over HTTP; ends on SIGTERM or Ctrl-C.
 
     POST a sound to /v1/purify or /v1/classify; /healthz, /readyz, /metrics and /openapi.json tell
-    the rest. Logs are JSON lines on stderr. Needs pip install 'servax[serve]'.
+    the rest. Logs are JSON lines on stderr. Needs the extra serve.
     """
 
     host: str = "127.0.0.1"

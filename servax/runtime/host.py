@@ -17,6 +17,9 @@ from servax.errors import ServaxError
 
 Given = TypeVar("Given")
 Found = TypeVar("Found")
+INSTALL = "pip install '.[{}]' in its checkout, or with its wheel in place of the dot"
+"""How an extra comes. Nothing is published under the name: an index would give somebody else's
+package."""
 AHEAD = 2
 """Pieces that wait for each thread, so that none waits for the reader."""
 
@@ -36,10 +39,8 @@ def load_extra(module: str, *, what: str, extra: str | None = None) -> Any:
         with quiet():
             return importlib.import_module(module)
     except ImportError as error:
-        package = f"'servax[{extra}]'" if extra else module
-        raise ServaxError(
-            f"{what} needs {module} ({error}); install it with: pip install {package}"
-        ) from None
+        how = INSTALL.format(extra) if extra else f"pip install {module}"
+        raise ServaxError(f"{what} needs {module} ({error}); install it with: {how}") from None
 
 
 @contextmanager

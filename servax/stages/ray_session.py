@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import socket
 import subprocess
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from servax.errors import ServaxError, SettingError
+from servax.runtime.host import load_extra
 
 CONNECT_SECONDS = 5.0
 JOIN_SECONDS = 60
@@ -78,12 +78,7 @@ def ready(address: str | None) -> Any:
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    try:
-        ray = importlib.import_module("ray")
-    except ImportError as error:
-        raise ServaxError(
-            f"engine ray needs Ray ({error}); install it with: pip install 'servax[ray]'"
-        ) from None
+    ray = load_extra("ray", extra="ray", what="engine ray")
     if address is not None and not ray.is_initialized():
         _check_reachable(address, ray)
     return ray

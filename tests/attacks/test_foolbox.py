@@ -391,7 +391,7 @@ def test_settings_outside_the_rule_of_the_bridge_are_refused(make, sentence):
 
 def test_that_foolbox_is_missing_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "foolbox", None)
-    sentence = r"foolbox cannot be imported .* pip install 'servax\[attacks\]'"
+    sentence = r"foolbox needs foolbox .* pip install '\.\[attacks\]'"
     with pytest.raises(ServaxError, match=sentence):
         Foolbox(attack="LinfPGD")
 

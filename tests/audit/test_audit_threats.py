@@ -204,7 +204,7 @@ def test_a_missing_package_is_noticed_before_any_work(
     tier: Tier, set_up: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("servax.audit.settings.gather", None)
-    with pytest.raises(ServaxError, match=r"pip install 'servax\[attacks\]'"):
+    with pytest.raises(ServaxError, match=r"pip install '\.\[attacks\]'"):
         set_up(tmp_path / "out", tier=tier)
     assert not (tmp_path / "out").exists()
 

@@ -276,5 +276,5 @@ def test_a_hub_id_is_refused_without_a_network(
 
 def test_without_transformers(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ServaxError, match=r"needs transformers .*pip install 'servax\[hf\]'"):
+    with pytest.raises(ServaxError, match=r"needs transformers .*pip install '\.\[hf\]'"):
         load_system(str(folders["wav2vec2"]))

@@ -163,5 +163,5 @@ def test_refused_before_it_is_a_model(tmp_path: Path) -> None:
 
 def test_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ServaxError, match=r"needs onnxruntime .*pip install 'servax\[onnx\]'"):
+    with pytest.raises(ServaxError, match=r"needs onnxruntime .*pip install '\.\[onnx\]'"):
         load_system(write(tmp_path / "a.onnx", ("B", "T")))

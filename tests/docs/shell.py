@@ -128,7 +128,8 @@ def _python(arguments: list[str]) -> None:
 def _pip(arguments: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for word in arguments:
-        named = re.fullmatch(r"(?:servax|\.)\[([\w,-]+)\]", word)
+        assert not re.match(r"servax\b", word), "nothing is published under the name"
+        named = re.fullmatch(r"(?:\.|\./servax-[\w.-]+\.whl)\[([\w,-]+)\]", word)
         for extra in named[1].split(",") if named else ():
             assert extra in project["optional-dependencies"], f"servax has no extra {extra!r}"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shutil
 import sys
 import tomllib
@@ -130,6 +131,13 @@ def try_block(block: Block, names: dict[str, Any], capsys: pytest.CaptureFixture
         READERS[block.language](block.text)
     else:
         assert block.language in SHOWN, f"a block of {block.language!r}, which nobody checks"
+
+
+def test_no_line_installs_what_an_index_holds_under_the_name() -> None:
+    """Nothing is published there: it would be somebody else's package."""
+    for file in (*PAGES, *(ROOT / "servax").rglob("*.py"), *(ROOT / "examples").glob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r"pip install (-\S+ )*'?servax\b", text), file
 
 
 def test_every_block_that_is_not_run_is_there() -> None:

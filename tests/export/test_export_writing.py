@@ -122,7 +122,7 @@ def test_the_extra_is_named_where_it_is_missing(
         raise ImportError(f"No module named {module!r}")
 
     monkeypatch.setattr(servax.runtime.host.importlib, "import_module", missing)
-    with pytest.raises(ServaxError, match=r"needs onnx .*pip install 'servax\[onnx\]'"):
+    with pytest.raises(ServaxError, match=r"needs onnx .*pip install '\.\[onnx\]'"):
         export_purifier(make_purifier(UNet(width=8, levels=2)), tmp_path / "a.onnx")
 
 

@@ -130,7 +130,7 @@ def test_a_missing_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main(["serve", "--port", "0"]) == 1
-    assert "pip install 'servax[serve]'" in capsys.readouterr().err
+    assert "pip install '.[serve]' in its checkout" in capsys.readouterr().err
 
 
 HELP = """
