@@ -164,6 +164,8 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "MeanFilter": (defences.MeanFilter, {"size": 3}),
     "MedianFilter": (defences.MedianFilter, {"size": 3}),
     "Quantise": (defences.Quantise, {"bits": 3}),
+    "WhiteNoise": (defences.WhiteNoise, {"snr_db": 20.0, "generator": generator()}),
+    "RNNoise": (defences.RNNoise, {"sample_rate": 16_000}),
     "LowPass": (defences.LowPass, {"sample_rate": 16_000, "cutoff": 3_000.0}),
     "Resample": (defences.Resample, {"sample_rate": 16_000, "down_to": 8_000}),
     "FrontEnd": (sx.FrontEnd, {"settings": None}),

@@ -15,6 +15,7 @@ from servax.defences.adversarial_training import (
 )
 from servax.defences.defended import Bpda, Defended, Detector, Score, StraightThrough, threshold_at
 from servax.defences.denoiser import DenoiserTrainer, DenoiserTraining, train_denoiser
+from servax.defences.enhancement import DeepFilterNet, RNNoise, SpectralGate
 from servax.defences.random_models import (
     ABSTAIN,
     Certificate,
@@ -32,6 +33,7 @@ from servax.defences.transforms import (
     Quantise,
     Resample,
     SpectrogramMasking,
+    WhiteNoise,
 )
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "Bpda",
     "Certificate",
     "Codec",
+    "DeepFilterNet",
     "Defended",
     "DenoiserTrainer",
     "DenoiserTraining",
@@ -54,15 +57,18 @@ __all__ = [
     "MedianFilter",
     "Objective",
     "Quantise",
+    "RNNoise",
     "Resample",
     "Score",
     "Similarity",
     "SingleStep",
     "Smoothed",
+    "SpectralGate",
     "SpectrogramMasking",
     "StraightThrough",
     "Trades",
     "Vanilla",
+    "WhiteNoise",
     "certify",
     "draws_until_flat",
     "threshold_at",

@@ -190,6 +190,29 @@ class WaveformTransform(Transform):
     takes = "waveforms (B, T)"
 
 
+class WhiteNoise(WaveformTransform):
+    """Adds white noise at a signal-to-noise ratio, each utterance's own, then clamps to [-1, 1].
+
+    Args:
+        snr_db: Mean power of the utterance over that of the noise, in dB.
+        generator: Draws the noise (on the CPU); each call draws anew.
+    """
+
+    @typed
+    def __init__(self, snr_db: float, generator: torch.Generator) -> None:
+        super().__init__()
+        Rule("a ratio in [-20, 100] dB", lambda v: -20 <= v <= 100).check("snr_db", snr_db)
+        self.snr_db = snr_db
+        self.generator = generator
+
+    def changed(self, x: Tensor) -> Tensor:
+        """Return noisy x (B, T)."""
+        noise = torch.randn(x.shape, generator=self.generator, dtype=x.dtype).to(x.device)
+        # The smallest number keeps the gradient of silence, which gets no noise, finite.
+        power = x.square().mean(dim=1, keepdim=True) + torch.finfo(x.dtype).tiny
+        return (x + power.sqrt() * 10 ** (-self.snr_db / 20) * noise).clamp(-1.0, 1.0)
+
+
 class LowPass(WaveformTransform):
     """Removes what lies above a cutoff, by a linear-phase FIR filter (sinc, Hamming window).
 
@@ -311,8 +334,41 @@ STRONGEST = 0.999
 """libsndfile refuses MP3 at a compression level of 1 (its encoder's quality ends below 10)."""
 
 
-class Codec(WaveformTransform):
-    """Encodes waveforms (B, T) on [-1, 1] and decodes them, on the CPU, one after the other.
+class ClipByClip(WaveformTransform):
+    """Maps waveforms (B, T) on [-1, 1] to the same, on the CPU, one after the other.
+
+    What does it has no gradient; the identity stands in for it (BPDA).
+    """
+
+    knowledge = "bpda"
+
+    def __init__(self, sample_rate: int) -> None:
+        super().__init__()
+        RATE.check("sample_rate", sample_rate)
+        self.sample_rate = int(sample_rate)
+
+    def changed(self, x: Tensor) -> Tensor:
+        """Return changed x (B, T).
+
+        Raises:
+            SettingError: A sample is not finite: encoders may end the process over it.
+        """
+        sound = x.to("cpu", torch.float32).numpy()
+        if not np.isfinite(sound).all():
+            raise SettingError("x", "not finite", "samples without NaN or infinity")
+        changed = np.zeros_like(sound)
+        for row, clip in zip(changed, sound, strict=True):
+            found = self.clip_changed(clip)[: len(row)]
+            row[: len(found)] = found
+        return torch.from_numpy(changed).to(x).clamp(-1.0, 1.0)
+
+    @abstractmethod
+    def clip_changed(self, clip: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return one clip (T,) as it comes back; a longer one is cut, a shorter one filled."""
+
+
+class Codec(ClipByClip):
+    """Encodes waveforms (B, T) on [-1, 1] and decodes them.
 
     Args:
         sample_rate: In Hz.
@@ -325,11 +381,8 @@ class Codec(WaveformTransform):
         ServaxError: The libsndfile of this machine lacks the codec.
     """
 
-    knowledge = "bpda"
-
     def __init__(self, sample_rate: int, format: str = "mp3", quality: float = 0.5) -> None:
-        super().__init__()
-        RATE.check("sample_rate", sample_rate)
+        super().__init__(sample_rate)
         Choice(FORMATS).check("format", format)
         self.format = FORMATS[format]
         rates = self.format.rates
@@ -342,22 +395,9 @@ class Codec(WaveformTransform):
                 f"libsndfile {soundfile.__libsndfile_version__} has no {format}; install version "
                 "1.1 or later, or take soundfile's wheel, which brings one."
             )
-        self.sample_rate = int(sample_rate)
         self.quality = quality
 
-    def changed(self, x: Tensor) -> Tensor:
-        """Return decoded x (B, T).
-
-        Raises:
-            SettingError: A sample is not finite: encoders may end the process over it.
-        """
-        sound = x.to("cpu", torch.float32).numpy()
-        if not np.isfinite(sound).all():
-            raise SettingError("x", "not finite", "samples without NaN or infinity")
-        decoded = np.stack([self._round_trip(clip) for clip in sound])
-        return torch.from_numpy(decoded).to(x).clamp(-1.0, 1.0)
-
-    def _round_trip(self, clip: NDArray[np.float32]) -> NDArray[np.float32]:
+    def clip_changed(self, clip: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return one clip (T,) as it comes back."""
         file = io.BytesIO()
         soundfile.write(
@@ -369,5 +409,5 @@ class Codec(WaveformTransform):
             compression_level=min(1.0 - self.quality, STRONGEST),
         )
         file.seek(0)
-        decoded = soundfile.read(file, dtype="float32")[0][: len(clip)]
-        return np.pad(decoded, (0, len(clip) - len(decoded)))
+        decoded: NDArray[np.float32] = soundfile.read(file, dtype="float32")[0]
+        return decoded

@@ -16,13 +16,17 @@ from torch import nn
 from servax.defences import (
     Bpda,
     Codec,
+    DeepFilterNet,
     GaussianNoise,
     LowPass,
     MeanFilter,
     MedianFilter,
     Quantise,
     Resample,
+    RNNoise,
+    SpectralGate,
     SpectrogramMasking,
+    WhiteNoise,
 )
 from servax.errors import CheckpointError, SettingError, nearest
 from servax.evaluation.loading import called, folder_of, load_system
@@ -47,17 +51,21 @@ Build = Callable[[float, torch.Generator, int], nn.Module]
 
 @dataclass(frozen=True)
 class Transform:
-    """An input transform that an option can name, with one number."""
+    """An input transform that an option can name, with one number or none."""
 
     inputs: Inputs
     """What it takes."""
     build: Build
-    example: str
-    """A value."""
-    expected: str
+    example: str = ""
+    """A value; empty for one that takes no number."""
+    expected: str = "no number"
     """What its values are."""
     whole: bool = False
     """Whether they are whole numbers."""
+
+    def told(self, name: str) -> str:
+        """Return how an option names it."""
+        return f"{name}:VALUE" if self.example else name
 
 
 def _codec(name: str) -> Transform:
@@ -80,6 +88,7 @@ TRANSFORMS: Mapping[str, Transform] = {
         "8",
         "Mel bins and frames of its widest bands",
     ),
+    "white-noise": Transform("waveform", lambda v, g, r: WhiteNoise(v, g), "30", "an SNR in dB"),
     "low-pass": Transform("waveform", lambda v, g, r: LowPass(r, v), "4000", "a cut-off in Hz"),
     "resample": Transform(
         "waveform", lambda v, g, r: Resample(r, int(v)), "8000", "a rate in Hz", whole=True
@@ -87,8 +96,11 @@ TRANSFORMS: Mapping[str, Transform] = {
     "mp3": _codec("mp3"),
     "ogg": _codec("ogg-vorbis"),
     "opus": _codec("ogg-opus"),
+    "deepfilternet": Transform("waveform", lambda v, g, r: DeepFilterNet(r)),
+    "rnnoise": Transform("waveform", lambda v, g, r: RNNoise(r)),
+    "noisereduce": Transform("waveform", lambda v, g, r: SpectralGate(r)),
 }
-"""Input transforms by name; an option gives one number: ``gaussian-noise:0.02``."""
+"""Input transforms by name; an option gives a number where there is one: ``low-pass:4000``."""
 
 
 def defended(bare: System, wanted: str, *, seed: int) -> System:
@@ -109,7 +121,7 @@ def defended(bare: System, wanted: str, *, seed: int) -> System:
     name, _, what = wanted.rpartition("=")
     transform, _, value = what.partition(":")
     if transform in TRANSFORMS and not Path(what).exists():
-        return _transformed(bare, _checked(name or f"{transform}-{value}"), transform, value, seed)
+        return _transformed(bare, _checked(name or what.replace(":", "-")), transform, value, seed)
     if CLASS_PATH.fullmatch(what) and not Path(what).exists():
         module = own_defence(what, bare)
         name = _checked(name or what.partition(":")[2])
@@ -132,7 +144,7 @@ def defended(bare: System, wanted: str, *, seed: int) -> System:
         what,
         "the folder of a purifier or of a recogniser that servax has trained, a packaged one "
         f"({', '.join(names())}), a class path (my_module:MyDefence), or one of "
-        + ", ".join(f"{each}:VALUE" for each in TRANSFORMS),
+        + ", ".join(each.told(name) for name, each in TRANSFORMS.items()),
         hint=nearest(transform, [*names(), *TRANSFORMS]),
     )
 
@@ -142,18 +154,28 @@ def _transformed(bare: System, name: str, kind: str, value: str, seed: int) -> S
     if transform.inputs != bare.inputs:
         expected = f"one that takes {bare.inputs} as the model does, not {transform.inputs}"
         raise SettingError("defence", kind, expected)
-    if not value.strip():
+    if not transform.example:
+        if value:
+            raise SettingError("defence", f"{kind}:{value}", f"{kind} alone, it takes no number")
+        number = math.nan
+    elif not value.strip():
         expected = f"a number too: {kind}:{transform.example}, {transform.expected}"
         raise SettingError("defence", kind, expected)
+    else:
+        number = _number(transform, kind, value)
+    module = transform.build(number, generator(seed, "defence", name), bare.sample_rate)
+    told = f"{kind}:{number:g}:{seed}"
+    return before(bare, module, name, told=told, source=f"{kind}:{value}" if value else kind)
+
+
+def _number(transform: Transform, kind: str, value: str) -> float:
     try:
         number = float(value)
     except ValueError:
         number = math.nan
     if not math.isfinite(number) or (transform.whole and number != int(number)):
         raise SettingError("defence", f"{kind}:{value}", f"{kind}:VALUE, {transform.expected}")
-    module = transform.build(number, generator(seed, "defence", name), bare.sample_rate)
-    told = f"{kind}:{number:g}:{seed}"
-    return before(bare, module, name, told=told, source=f"{kind}:{value}")
+    return number
 
 
 def _purified(bare: System, name: str, where: str) -> System:

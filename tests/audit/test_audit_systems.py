@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from servax.defences import GaussianNoise, MeanFilter, MedianFilter, Quantise, Resample
+from servax.defences import (
+    GaussianNoise,
+    MeanFilter,
+    MedianFilter,
+    Quantise,
+    Resample,
+    RNNoise,
+)
 from servax.errors import CheckpointError, SettingError
 from servax.evaluation.loading import load_system
 from servax.evaluation.options import defended, surrogate
@@ -93,6 +100,17 @@ def test_a_transform_of_waveforms_stands_before_a_model_of_waveforms(sound: Syst
     system = defended(sound, "resample:8000", seed=0)
     assert torch.equal(system.model(x), sound.model(Resample(16_000, 8000)(x)))
     assert not defended(sound, "mp3:0.5", seed=0).exact
+
+
+def test_a_denoiser_is_named_without_a_number(sound: System) -> None:
+    x = 0.1 * torch.randn(2, 3000, generator=generator(0, "x"))
+    system = defended(sound, "rnnoise", seed=0)
+    assert (system.name, system.source, system.exact) == ("rnnoise", "rnnoise", False)
+    assert torch.equal(system.model(x), sound.model(RNNoise(16_000)(x)))
+    assert defended(sound, "quiet=rnnoise", seed=0).name == "quiet"
+    sentence = r"^defence is 'rnnoise:3', expected rnnoise alone, it takes no number\.$"
+    with pytest.raises(SettingError, match=sentence):
+        defended(sound, "rnnoise:3", seed=0)
 
 
 def test_a_purifier_stands_before_the_model(subject: System, tmp_path: Path) -> None:

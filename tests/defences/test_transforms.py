@@ -22,7 +22,10 @@ from servax.defences import (
     MedianFilter,
     Quantise,
     Resample,
+    RNNoise,
+    SpectralGate,
     SpectrogramMasking,
+    WhiteNoise,
 )
 from servax.errors import ServaxError, SettingError, ShapeError
 
@@ -52,8 +55,8 @@ class Case:
         return low + (high - low) * draw(*shape, dtype=dtype)
 
 
-def waveform(build, knowledge="adaptive"):
-    return Case(build, knowledge, low=-1.0)
+def waveform(build, knowledge="adaptive", random=False):
+    return Case(build, knowledge, random, low=-1.0)
 
 
 CASES = {
@@ -62,12 +65,15 @@ CASES = {
     "median-filter": Case(lambda g: MedianFilter(3), "adaptive"),
     "masking": Case(lambda g: SpectrogramMasking(3, 4, g, fill=0.1), "adaptive", random=True),
     "quantise": Case(lambda g: Quantise(4), "bpda"),
+    "white-noise": waveform(lambda g: WhiteNoise(20.0, g), random=True),
     "resample": waveform(lambda g: Resample(16_000, 8_000, crossings=6)),
     "resample-ratio": waveform(lambda g: Resample(8_000, 6_000, crossings=6)),
     "low-pass": waveform(lambda g: LowPass(16_000, 3_000, taps=31)),
     "mp3": waveform(lambda g: Codec(16_000, "mp3"), "bpda"),
     "vorbis": waveform(lambda g: Codec(16_000, "ogg-vorbis"), "bpda"),
     "opus": waveform(lambda g: Codec(16_000, "ogg-opus", 0.1), "bpda"),
+    "rnnoise": waveform(lambda g: RNNoise(16_000), "bpda"),
+    "noisereduce": waveform(lambda g: SpectralGate(16_000), "bpda"),
 }
 every = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
@@ -158,6 +164,10 @@ def test_no_parameter_and_no_buffer_is_saved(case):
         (
             lambda: SpectrogramMasking(1, 1, seeded(0), bands=0),
             "bands is 0, expected a whole number of at least 1.",
+        ),
+        (
+            lambda: WhiteNoise(math.nan, seeded(0)),
+            "snr_db is nan, expected a ratio in [-20, 100] dB.",
         ),
         (
             lambda: LowPass(16_000, 8_000),
