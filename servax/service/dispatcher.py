@@ -19,8 +19,38 @@ TRIES = 2
 LONGEST_RETRY_SECONDS = 60
 LONGEST_PAUSE_SECONDS = 10.0
 """Between two tries to begin a worker that dies while it loads."""
+PATIENT_SECONDS = 1.0
+SLOWEST_BODY = 16_384
+"""Where all places are taken, a body that still arrives after `PATIENT_SECONDS` at fewer bytes per
+second than this gives its place away: others could be answered meanwhile."""
 PACE = 0.1
 """Weight of the newest batch in the mean time of a task."""
+
+
+@dataclass(eq=False)
+class Place:
+    """A place inside, held from before the body of a request is read until its answer has left."""
+
+    since: float
+    """When it was taken, on the clock of the event loop."""
+    arriving: asyncio.Timeout | None = None
+    """What ends the wait for the body; none before and after."""
+    received: int = 0
+    """Bytes of the body so far."""
+    given_away: bool = False
+    """Whether another request has it now."""
+
+    def give_away(self) -> None:
+        """End the wait for the body: another request has the place now."""
+        self.given_away = True
+        if self.arriving is not None:
+            self.arriving.reschedule(asyncio.get_running_loop().time())
+
+    def rate(self, now: float) -> float:
+        """Return how fast a body is arriving that had time to, in bytes per second."""
+        waits = self.arriving is not None and not self.arriving.expired()
+        seconds = now - self.since
+        return self.received / seconds if waits and seconds > PATIENT_SECONDS else math.inf
 
 
 @dataclass(eq=False)
@@ -136,7 +166,7 @@ class Dispatcher:
         self._waiting = Queue(settings.batch, settings.batch_wait / 1000)
         self._workers = [Worker(settings, self._waiting.wake) for _ in range(settings.worker_count)]
         self._lanes: list[asyncio.Task[None]] = []
-        self._inside = 0
+        self._places: set[Place] = set()
         self._empty = asyncio.Event()
         self._empty.set()
         self._pending: set[Ticket] = set()
@@ -144,7 +174,7 @@ class Dispatcher:
         self._began_once: set[int] = set()
         self.closing = False
         """Whether nothing new is accepted."""
-        metrics.in_flight.set_function(lambda: self._inside)
+        metrics.in_flight.set_function(lambda: len(self._places))
         metrics.queue_length.set_function(lambda: len(self._waiting))
         metrics.workers_ready.set_function(lambda: self.workers_ready)
         self.failed: asyncio.Future[UnusableError] = asyncio.get_running_loop().create_future()
@@ -170,40 +200,57 @@ class Dispatcher:
 
     @property
     def full(self) -> bool:
-        """Say whether every place is taken."""
-        return self._inside >= self.settings.queue
+        """Say whether every place is taken, and none of them would be given away."""
+        return len(self._places) >= self.settings.queue and self._stalled() is None
 
     @property
     def pids(self) -> list[int]:
         """Return the ids of the processes of living workers."""
         return [worker.pid for worker in self._workers if worker.alive and worker.pid]
 
+    def _stalled(self) -> Place | None:
+        """Return the place of the slowest body, if it is too slow to keep others out."""
+        now = asyncio.get_running_loop().time()
+        slowest = min(self._places, key=lambda each: each.rate(now), default=None)
+        return slowest if slowest is not None and slowest.rate(now) < SLOWEST_BODY else None
+
     @contextmanager
-    def place(self) -> Iterator[None]:
+    def place(self) -> Iterator[Place]:
         """Hold one of the places inside; taken before the body of a request is read.
+
+        Where all are taken it is that of the body that stalls most.
 
         Raises:
             Refusal: All are taken, or the service is ending.
         """
         if self.closing:
             raise later(503, "shutting_down", "The service is ending; send this to another one.")
-        if self.full:
-            pace = (self._task_seconds or 0.0) / max(1, self.workers_ready)
-            raise later(
-                429,
-                "busy",
-                f"{self._inside} requests are inside, as many as there is room for; try again "
-                "after the seconds in Retry-After.",
-                max(1, min(math.ceil(self._inside * pace), LONGEST_RETRY_SECONDS)),
-            )
-        self._inside += 1
+        if len(self._places) >= self.settings.queue:
+            stalled = self._stalled()
+            if stalled is None:
+                raise self._busy()
+            self._places.discard(stalled)
+            stalled.give_away()
+        place = Place(asyncio.get_running_loop().time())
+        self._places.add(place)
         self._empty.clear()
         try:
-            yield
+            yield place
         finally:
-            self._inside -= 1
-            if not self._inside:
+            self._places.discard(place)
+            if not self._places:
                 self._empty.set()
+
+    def _busy(self) -> Refusal:
+        inside = len(self._places)
+        pace = (self._task_seconds or 0.0) / max(1, self.workers_ready)
+        return later(
+            429,
+            "busy",
+            f"{inside} requests are inside, as many as there is room for; try again after the "
+            "seconds in Retry-After.",
+            max(1, min(math.ceil(inside * pace), LONGEST_RETRY_SECONDS)),
+        )
 
     def put(self, task: Task) -> Ticket:
         """Let a task wait for a worker; its ticket gets the result."""

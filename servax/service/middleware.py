@@ -23,6 +23,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 PART_BYTES = 2**18
 SAFE_ID = re.compile(rb"[\w.-]{1,64}", re.ASCII)
 """What a client may call its request; anything else gets an id of our own."""
+TRACE = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+"""A ``traceparent`` of W3C Trace Context, version 00: trace, span, flags."""
 ALWAYS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -74,6 +76,8 @@ class RequestMiddleware:
 
         begun = time.perf_counter()
         record = scope["servax"] = RequestRecord(_id_of(scope))
+        if TRACE.fullmatch(trace := _header(scope, b"traceparent")):
+            record.told["traceparent"] = trace.decode("ascii")
 
         async def watched() -> Message:
             message = await receive()
@@ -140,8 +144,12 @@ class RequestMiddleware:
 
 def _id_of(scope: Scope) -> str:
     """Return what the client calls its request, or a new id."""
-    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    given = _header(scope, b"x-request-id")
     return given.decode("ascii") if SAFE_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _header(scope: Scope, wanted: bytes) -> bytes:
+    return next((value for name, value in scope["headers"] if name == wanted), b"")
 
 
 def _parts(message: Message) -> Iterator[Message]:

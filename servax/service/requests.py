@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from servax.service.dispatcher import Dispatcher, later
+from servax.service.dispatcher import SLOWEST_BODY, Dispatcher, later
 from servax.service.responses import AttackMethod, Knowledge, Refusal, Trial, client_gone, internal
 from servax.service.settings import ATTACKS_WAITING
 from servax.service.telemetry import Log
@@ -147,27 +147,31 @@ class RequestHandler:
         """
         settings, record = self.settings, request.scope["servax"]
         check_headers(request.headers, settings.max_bytes)
-        record.held.enter_context(self.dispatcher.place())
+        place = record.held.enter_context(self.dispatcher.place())
         record.until = asyncio.get_running_loop().time() + settings.deadline
         body = bytearray()
         try:
-            async with asyncio.timeout(settings.body_timeout):
+            async with asyncio.timeout(settings.body_timeout) as place.arriving:
                 more = True
                 while more:
                     message = await request.receive()
                     if message["type"] == "http.disconnect":
                         raise client_gone()
                     body += message.get("body", b"")
+                    place.received = len(body)
                     if len(body) > settings.max_bytes:
                         raise _too_large(settings.max_bytes)
                     more = message.get("more_body", False)
         except TimeoutError:
+            when = f"within {settings.body_timeout:g} s"
+            if place.given_away:
+                when = f"at {SLOWEST_BODY} bytes a second while others waited"
             raise Refusal(
                 408,
                 "slow_body",
-                f"The body did not arrive within {settings.body_timeout:g} s; send a shorter sound "
-                "or use a faster connection.",
+                f"The body did not arrive {when}; send a shorter sound or use a faster connection.",
             ) from None
+        place.arriving = None
         if not body:
             raise _empty()
         record.told["bytes"] = len(body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import signal
 import socket
 from collections.abc import Callable
@@ -14,7 +15,9 @@ from servax.errors import SettingError
 from servax.runtime.host import load_extra
 from servax.service.app import build_app
 from servax.service.dispatcher import Dispatcher
+from servax.service.middleware import ALWAYS
 from servax.service.requests import RequestHandler
+from servax.service.responses import Refusal
 from servax.service.settings import ServiceSettings
 from servax.service.telemetry import Log, Metrics, forward_libraries
 from servax.service.tokens import Tokens
@@ -28,8 +31,17 @@ FLUSH_SECONDS = 5
 BACKLOG = 512
 IDLE_SECONDS = 10.0
 """A connection between requests, or whose headers are incomplete, ends after once to twice this."""
-MOST_CONNECTIONS = 1_000
-"""At once; the next is closed unheard."""
+MOST_CONNECTIONS = 900
+"""At once: a process may often open 1,024 files. For the next the longest idle one is closed."""
+MOST_IDLE = 512
+"""Connections of one address on which nothing is asked; for the next the longest idle is closed."""
+
+NO_HTTP = Refusal(
+    400,
+    "not_http",
+    "What was sent is no request of HTTP/1.1, or its headers are too long; send it with an HTTP "
+    "library.",
+)
 
 
 @dataclass(frozen=True)
@@ -194,27 +206,70 @@ def _on_signal(server: Any, dispatcher: Dispatcher, log: Log) -> Callable[[int, 
     return lambda number, _: loop.call_soon_threadsafe(begin, number)
 
 
-def patient_protocol(idle_seconds: float = IDLE_SECONDS, most: int = MOST_CONNECTIONS) -> Any:
+def patient_protocol(
+    idle_seconds: float = IDLE_SECONDS, most: int = MOST_CONNECTIONS, most_idle: int = MOST_IDLE
+) -> Any:
     """Return uvicorn's protocol (h11) with an end to its patience.
 
-    uvicorn itself waits for ever for the headers of a request, and takes any number of connections.
+    uvicorn itself waits for ever for the headers of a request, takes any number of connections,
+    and answers what is no HTTP in plain text.
 
     Args:
         idle_seconds: Between two looks at a connection; idle at both means its end.
         most: Connections at once.
+        most_idle: Of those of one address, how many may be idle.
     """
+    import h11
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class PatientProtocol(H11Protocol):
         _look: asyncio.TimerHandle | None = None
         _seen: object = None
+        _idle_since = 0.0
+
+        @property
+        def idle(self) -> bool:
+            """Say whether no whole head of a request waits for its answer."""
+            return self.cycle is None or self.cycle.response_complete
+
+        @property
+        def peer(self) -> str | None:
+            """Return the address at the other end."""
+            return self.client[0] if self.client else None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            if len(self.connections) > most:
-                transport.abort()
-                return
+            self._idle_since = self.loop.time()
             self._look = self.loop.call_later(idle_seconds, self._end_if_idle)
+            if len(self.connections) > min(most, most_idle):
+                self._make_room()
+
+        def _make_room(self) -> None:
+            # Those that were closed a moment ago are still listed.
+            there = [
+                each
+                for each in self.connections
+                if isinstance(each, PatientProtocol) and not each.transport.is_closing()
+            ]
+            idle = [each for each in there if each.idle]
+            of_peer = [each for each in idle if each.peer == self.peer]
+            if len(of_peer) > most_idle or len(there) > most:
+                chosen = of_peer if len(of_peer) > most_idle else idle
+                min(chosen, key=lambda each: each._idle_since).transport.close()
+
+        def on_response_complete(self) -> None:
+            self._idle_since = self.loop.time()
+            super().on_response_complete()
+
+        def send_400_response(self, msg: str) -> None:
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                body = json.dumps(NO_HTTP.body).encode()
+                told = ALWAYS | {"content-type": "application/json", "connection": "close"}
+                head = [*told.items(), ("content-length", str(len(body)))]
+                start = h11.Response(status_code=NO_HTTP.status, headers=head, reason="Bad Request")
+                answer = (start, h11.Data(data=body), h11.EndOfMessage())
+                self.transport.write(b"".join(self.conn.send(each) or b"" for each in answer))
+            self.transport.close()
 
         def connection_lost(self, exc: Exception | None) -> None:
             if self._look is not None:
@@ -222,8 +277,7 @@ def patient_protocol(idle_seconds: float = IDLE_SECONDS, most: int = MOST_CONNEC
             super().connection_lost(exc)
 
         def _end_if_idle(self) -> None:
-            idle = self.cycle is None or self.cycle.response_complete
-            if idle and self.cycle is self._seen:
+            if self.idle and self.cycle is self._seen:
                 self.transport.close()
                 return
             self._seen = self.cycle

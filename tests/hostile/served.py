@@ -38,7 +38,7 @@ class Answer:
     status: int | None
     """None when it ended without an answer."""
     code: str
-    """That of the error, ``ok``, ``plain`` (of the protocol), ``none`` or ``waiting``."""
+    """That of the error, ``ok``, ``plain`` (no JSON), ``none`` or ``waiting``."""
     body: bytes
     seconds: float
 
@@ -214,7 +214,7 @@ def wrong(message: Message, answer: Answer) -> str | None:
     if message.statuses and answer.status not in message.statuses:
         return f"status {answer.status} ({answer.code}), expected {message.statuses}"
     if answer.status >= 400:
-        if answer.code == "plain" and answer.status != 400:
+        if answer.code == "plain":
             return f"status {answer.status} without JSON"
         text = answer.body.decode("utf-8", "replace")
         for secret in SECRETS:

@@ -69,7 +69,7 @@ def answered(status: int | None, code: str = "x", body: bytes = b"") -> Answer:
         (ANY, answered(None, "waiting"), "no answer (waiting)"),
         (Message("any", b"", answered=False), answered(None, "waiting"), None),
         (Message("token", b"", statuses=(401,)), answered(200), "status 200 (x), expected (401,)"),
-        (ANY, answered(404, "plain", b"oh"), "status 404 without JSON"),
+        (ANY, answered(400, "plain", b"oh"), "status 400 without JSON"),
         (ANY, answered(422, "x", b'at "/work/x"'), "the answer holds '/work'"),
         (ANY, answered(401, "x", TOKEN.encode()), f"the answer holds {TOKEN!r}"),
         (ANY, answered(422, "x", b"y" * 601), "an error of 601 characters"),

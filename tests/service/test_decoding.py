@@ -32,7 +32,6 @@ REFUSED = [
     ("CAF", "ALAC_16"),
     ("AU", "G721_32"),
     ("W64", "PCM_16"),
-    ("RF64", "PCM_16"),
     ("PAF", "PCM_16"),
     ("IRCAM", "PCM_16"),
     ("VOC", "PCM_16"),

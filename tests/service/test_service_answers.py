@@ -23,10 +23,12 @@ from servax.defences import Detector
 from servax.features import FrontEnd
 from servax.purifier.files import purify_file
 from servax.purifier.plans import FileJob
+from servax.service import Decoded, Refusal
 from servax.service.app import ROUTES
+from servax.service.dispatcher import Place
 from servax.service.inference import Models
 from servax.service.networks import describe
-from servax.service.responses import Network
+from servax.service.responses import Classification, Network
 
 
 def as_16_bits(samples: np.ndarray) -> np.ndarray:
@@ -228,7 +230,7 @@ def test_probes_may_be_asked_by_head(service: Running) -> None:
 def test_a_service_without_a_place_left_is_not_ready(
     service: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service.dispatcher, "_inside", SETTINGS.queue)
+    monkeypatch.setattr(service.dispatcher, "_places", {Place(0.0) for _ in range(SETTINGS.queue)})
     answer = service.client.get("/readyz")
     assert (answer.status_code, answer.json()["status"]) == (503, "busy")
     assert service.client.get("/healthz").status_code == 200
@@ -244,6 +246,41 @@ def test_a_request_keeps_its_id_if_it_may_stand_in_a_log(
     answer = service.post("/v1/purify", b"", X_Request_ID=given)
     assert (answer.headers["x-request-id"] == given) is kept
     assert any(each.get("request") == answer.headers["x-request-id"] for each in service.lines())
+
+
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [(TRACE, True), (TRACE.upper(), False), (TRACE.replace("4b", "\\n"), False),
+     (f"00-{'0' * 32}-00f067aa0ba902b7-01", False)],
+)  # fmt: skip
+def test_the_trace_that_a_request_belongs_to_is_logged(
+    service: Running, given: str, kept: bool
+) -> None:
+    name = service.post("/v1/purify", b"", traceparent=given).headers["x-request-id"]
+    line = next(each for each in service.lines() if each.get("request") == name)
+    assert line.get("traceparent") == (given if kept else None)
+
+
+def test_silence_is_not_classified_and_what_is_heard_of_a_long_sound_is_told(
+    models: Models,
+) -> None:
+    rate, heard = 8_000, 373 * 256 / 16_000
+    noise = np.random.default_rng(0).normal(0, 0.1, (9 * rate, 2)).astype(np.float32)
+    inner = noise.copy()
+    inner[rate:-rate] = 0.0  # what is heard lies here
+    quiet = np.zeros((rate, 1), np.float32)
+    sounds = [Decoded(each, rate, "WAV") for each in (quiet, noise, inner, noise[:rate])]
+    none, long, hollow, short = models.classify(sounds)
+    for each in (none, hollow):
+        assert isinstance(each, Refusal)
+        assert (each.status, each.code) == (422, "silent")
+    assert isinstance(long, Classification)
+    assert isinstance(short, Classification)
+    assert long.heard_seconds == pytest.approx(heard, abs=1 / rate)
+    assert (long.seconds, short.seconds, short.heard_seconds) == (9.0, 1.0, 1.0)
 
 
 def test_networks_tell_what_they_learned_from_and_their_licence(

@@ -7,14 +7,16 @@ import io
 import json
 import socket
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import uvicorn
-from service_running import Running
+from service_running import Running, sound
 
-from servax.service import Metrics, open_log
+from servax.service import Metrics, dispatcher, open_log
 from servax.service.middleware import RequestMiddleware
 from servax.service.server import patient_protocol
 
@@ -47,7 +49,33 @@ def test_a_slow_body_is_not_waited_for(service: Running) -> None:
     answer = told(service, POST + b"Content-Length: 1000\r\n\r\nRIFF")
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"slow_body" in answer
-    service.wait(lambda: service.dispatcher._inside == 0)
+    service.wait(lambda: not service.dispatcher._places)
+
+
+def test_a_body_that_stalls_gives_its_place_to_who_waits(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "PATIENT_SECONDS", 0.2)
+    settings = replace(service.settings, queue=2, body_timeout=20.0)
+    for each in (service.dispatcher, service.handler):
+        monkeypatch.setattr(each, "settings", settings)
+    ready = lambda: service.client.get("/readyz").status_code  # noqa: E731
+    with ExitStack() as open_ones:
+        stalled = []
+        for sent in (b"RIFF", b"RI"):
+            connection = socket.create_connection(("127.0.0.1", service.port), timeout=20)
+            open_ones.enter_context(connection)
+            connection.sendall(POST + b"Content-Length: 1000\r\n\r\n" + sent)
+            stalled.append(connection)
+        service.wait(lambda: len(service.dispatcher._places) == 2)
+        assert (service.post("/v1/purify", sound()).status_code, ready()) == (429, 503)
+        service.wait(lambda: ready() == 200)
+        assert service.post("/v1/purify", sound()).status_code == 200
+        refused = stalled[1].recv(65_536)  # less of it came
+        assert refused.startswith(b"HTTP/1.1 408 ")
+        assert b"while others waited" in refused
+        assert len(service.dispatcher._places) == 1
+    service.wait(lambda: not service.dispatcher._places)
 
 
 @pytest.mark.parametrize(
@@ -63,37 +91,72 @@ def test_what_is_not_http_is_refused_by_the_server(service: Running, request_byt
     with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
         with suppress(ConnectionError):  # it may be closed before all is sent
             connection.sendall(request_bytes)
-        assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
+        head, _, body = connection.recv(65_536).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"x-content-type-options: nosniff" in head.lower()
+    assert json.loads(body)["error"]["code"] == "not_http"
     assert service.client.get("/healthz").status_code == 200
 
 
-def test_a_connection_that_asks_for_nothing_ends() -> None:
-    async def hello(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body"})
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
+
+async def hello(scope: Any, receive: Any, send: Any) -> None:
+    if scope["path"] == "/slow":
+        await asyncio.sleep(0.5)
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body"})
+
+
+@asynccontextmanager
+async def patient(**limits: Any) -> AsyncIterator[int]:
+    """Yield the port of a server that says hello."""
+    protocol = patient_protocol(**limits)
+    config = uvicorn.Config(hello, http=protocol, lifespan="off", log_config=None, ws="none")
+    server = uvicorn.Server(config)
+    listener = socket.create_server(("127.0.0.1", 0))
+    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+    yield listener.getsockname()[1]
+    server.should_exit = True
+    await serving
+
+
+def test_a_connection_that_asks_for_nothing_ends() -> None:
     async def story() -> None:
-        config = uvicorn.Config(
-            hello, http=patient_protocol(0.2, most=2), lifespan="off", log_config=None, ws="none"
-        )
-        server = uvicorn.Server(config)
-        listener = socket.create_server(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-        serving = asyncio.ensure_future(server.serve(sockets=[listener]))
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: ")
-        other, held = await asyncio.open_connection("127.0.0.1", port)
-        third, unheard = await asyncio.open_connection("127.0.0.1", port)
-        with suppress(ConnectionError):
-            assert await third.read() == b""
-        begun = time.monotonic()
-        assert b"204" in await asyncio.wait_for(reader.read(), 10)
-        assert await asyncio.wait_for(other.read(), 10) == b""
-        assert time.monotonic() - begun > 0.1
-        for each in (writer, held, unheard):
-            each.close()
-        server.should_exit = True
-        await serving
+        async with patient(idle_seconds=0.2) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(GET + b"GET / HTTP/1.1\r\nHost: ")
+            begun = time.monotonic()
+            assert b"204" in await asyncio.wait_for(reader.read(), 10)
+            assert time.monotonic() - begun > 0.1
+            writer.close()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("limits", [{"most": 3}, {"most_idle": 3}])
+def test_the_longest_idle_connection_makes_room_and_none_that_is_served(
+    limits: dict[str, int],
+) -> None:
+    async def story() -> None:
+        async with patient(**limits) as port:
+            served, asks = await asyncio.open_connection("127.0.0.1", port)
+            asks.write(GET.replace(b" / ", b" /slow "))
+            await asyncio.sleep(0.1)
+            others = []
+            for _ in range(6):
+                others.append(await asyncio.open_connection("127.0.0.1", port))
+                await asyncio.sleep(0.02)
+            kept = 3 - ("most" in limits)  # the one that is served counts among all
+            for reader, _ in others[:-kept]:
+                assert await asyncio.wait_for(reader.read(), 5) == b""
+            for reader, writer in others[-kept:]:
+                writer.write(GET)
+                assert b"204" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            assert b"204" in await asyncio.wait_for(served.readuntil(b"\r\n\r\n"), 5)
+            for _, writer in others:
+                writer.close()
+            asks.close()
 
     asyncio.run(story())
 

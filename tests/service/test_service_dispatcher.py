@@ -173,7 +173,7 @@ def test_retry_after_follows_the_pace() -> None:
         scene.dispatcher.start()
         await settle()
         scene.dispatcher._pace(2.0)
-        scene.dispatcher._inside = 8
+        scene.dispatcher._places = {module.Place(0.0) for _ in range(8)}
         with (
             pytest.raises(Refusal, match="again") as refused,
             scene.dispatcher.place(),
