@@ -21,14 +21,13 @@ from servax.audio import IN_RANGE, beyond_full_scale, encoded
 from servax.defences import Detector
 from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.features import LogMel, LogMelSettings
-from servax.features.frontend import SILENCE_RMS
 from servax.features.logmel import hz_to_mel
 from servax.models import WaveformClassifier, classes_of
 from servax.perturbation import into_16_bit
 from servax.purifier import SoundPurifier
 from servax.runtime.limiter import limited
 from servax.service.decoding import Decoded
-from servax.service.inference import Models
+from servax.service.inference import Models, is_silent, silent
 from servax.service.responses import AttackMethod, Heard, Knowledge, Refusal, Spectrogram, Trial
 
 STEPS = {"fgsm": 1, "pgd": 15}
@@ -95,8 +94,8 @@ def prepared(sound: Decoded, rate: int) -> Tensor:
     # Decoding and resampling overshoot.
     kept = limited(np.array(samples, dtype=np.float32), rate)
     made = into_16_bit(torch.from_numpy(kept).unsqueeze(0))
-    if float(made.square().mean().sqrt()) < SILENCE_RMS:
-        raise Refusal(422, "silent", "The sound is silent; send one with speech.")
+    if is_silent(made.numpy()):
+        raise silent()
     return made
 
 

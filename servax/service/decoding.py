@@ -28,6 +28,7 @@ TELEPHONE = frozenset({"ULAW", "ALAW"})
 SUBTYPES = {
     "WAV": PCM | TELEPHONE,
     "WAVEX": PCM | TELEPHONE,
+    "RF64": PCM | TELEPHONE,
     "AIFF": PCM | TELEPHONE,
     "AU": PCM | TELEPHONE,
     "CAF": PCM | TELEPHONE,
@@ -132,7 +133,7 @@ def decode(body: bytes, settings: ServiceSettings) -> Decoded:
 def container_of(body: bytes) -> str | None:
     """Return the container that the first bytes tell, None for one that is not decoded."""
     head, kind = body[:4], body[8:12]
-    if head in (b"RIFF", b"RIFX") and kind == b"WAVE":
+    if head in (b"RIFF", b"RIFX", b"RF64", b"BW64") and kind == b"WAVE":
         return "WAV"
     if head == b"FORM" and kind in (b"AIFF", b"AIFC"):
         return "AIFF"

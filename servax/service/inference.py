@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import soundfile
 import torch
+from numpy.typing import NDArray
 
 from servax.audio import encoded, subtype_of
 from servax.errors import SettingError
+from servax.features.frontend import SILENCE_RMS
 from servax.models import classes_of
 from servax.purifier import Purifier
 from servax.recognition import Recogniser
@@ -67,11 +70,18 @@ class Models:
         return Purified(file, limited.samples, limited.decibels)
 
     @torch.inference_mode()
-    def classify(self, sounds: Sequence[Decoded]) -> list[Classification]:
-        """Return what the recogniser says about sounds, all at once.
+    def classify(self, sounds: Sequence[Decoded]) -> list[Classification | Refusal]:
+        """Return what the recogniser says about sounds, all at once, or why it says nothing.
 
         Of a sound longer than the recogniser's input (about 6 s) the middle is heard.
         """
+        audible = [not is_silent(self._heard(sound)) for sound in sounds]
+        said = iter(self._classified(list(compress(sounds, audible))))
+        return [next(said) if each else silent() for each in audible]
+
+    def _classified(self, sounds: Sequence[Decoded]) -> list[Classification]:
+        if not sounds:
+            return []
         inputs = [self.recogniser.inputs(sound.samples.T, sound.rate) for sound in sounds]
         x = torch.cat(inputs)  # (B, 1, M, F)
         purified = self.purifier(x)
@@ -86,14 +96,33 @@ class Models:
                 after=self.verdict(q),
                 residual=float(score),
                 seconds=sound.seconds,
+                heard_seconds=len(self._heard(sound)) / sound.rate,
                 sample_rate=sound.rate,
                 channels=sound.channels,
             )
             for sound, p, q, score in zip(sounds, before, after, residual, strict=True)
         ]
 
+    def _heard(self, sound: Decoded) -> NDArray[np.float32]:
+        """Return the mean of the channels where the recogniser hears it, (T,)."""
+        settings = self.recogniser.front_end
+        most = round(settings.frames * settings.logmel.hop_seconds * sound.rate)
+        skipped = max(0, len(sound.samples) - most) // 2
+        mono: NDArray[np.float32] = sound.samples[skipped : skipped + most].mean(axis=1)
+        return mono
+
     def verdict(self, probabilities: torch.Tensor) -> Verdict:
         """Return the most probable class by probabilities (C,), with all of them."""
         labels = self.recogniser.labels
         values = dict(zip(labels, probabilities.tolist(), strict=True))
         return Verdict(labels[int(probabilities.argmax())], values)
+
+
+def is_silent(samples: NDArray[np.float32]) -> bool:
+    """Say whether nothing is heard in samples of any shape; full scale is 1."""
+    return float(np.sqrt(np.mean(np.square(samples)))) < SILENCE_RMS
+
+
+def silent() -> Refusal:
+    """Return what is answered where there is nothing to hear."""
+    return Refusal(422, "silent", "The sound is silent; send one with speech.")

@@ -119,6 +119,8 @@ class Classification(Described):
     likely. What is high depends on the recordings: calibrate on clean ones."""
     seconds: float
     """How long the sound plays."""
+    heard_seconds: float
+    """How much of it the recogniser heard: of a longer one the middle."""
     sample_rate: int
     """Of the sound as it was sent, in hertz."""
     channels: int

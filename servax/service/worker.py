@@ -51,7 +51,8 @@ class Task:
     """One sound and what is to be done with it."""
 
     work: Callable[[Models, list[Decoded]], Sequence[Any]]
-    """Makes a result of each sound; a function of the top level of a module, or a partial one."""
+    """Makes a result or a refusal of each sound; a function of the top level of a module, or a
+    partial one."""
     body: bytes
     """The sound as it was sent."""
     settings: ServiceSettings
@@ -92,8 +93,8 @@ def purify(models: Models, sounds: list[Decoded], container: Container) -> list[
     return [models.purify(sound, container) for sound in sounds]
 
 
-def classify(models: Models, sounds: list[Decoded]) -> list[Classification]:
-    """Return what the recogniser says about each sound, with and without the purifier."""
+def classify(models: Models, sounds: list[Decoded]) -> list[Classification | Refusal]:
+    """Return what the recogniser says about each sound, or that there is nothing to hear."""
     return models.classify(sounds)
 
 
@@ -263,8 +264,9 @@ def _work(tasks: Sequence[Task]) -> list[Result]:
     if sounds:
         made = _attempt(tasks[0].work, _loaded[0], list(sounds.values()))
         for row, (place, sound) in enumerate(sounds.items()):
-            failed = isinstance(made, Refusal | Broke)
-            results[place] = made if failed else Done(made[row], sound.facts)
+            found = made if isinstance(made, Refusal | Broke) else made[row]
+            failed = isinstance(found, Refusal | Broke)
+            results[place] = found if failed else Done(found, sound.facts)
     return results
 
 
