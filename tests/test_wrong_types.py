@@ -76,6 +76,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "SignalToNoise": {"decibels": 20.0},
     "PsychoacousticMask": {"sample_rate": 16_000},
     "Selection": {"corpus": "synthetic"},
+    "Noise": {"snr_db": 15.0},
     "NoisyCopy": {
         "lowest_snr_db": 5.0,
         "highest_snr_db": 40.0,

@@ -29,7 +29,9 @@ from servax.models import (
     DiscriminatorSettings,
     EncoderClassifier,
     NetworkName,
+    Noise,
     RecogniserNetwork,
+    SmoothedClassifier,
     SpeechEncoder,
     feature_extractor,
     frozen,
@@ -167,7 +169,7 @@ def train_encoder_recogniser(
     Raises:
         CorpusError: A class has no training utterance.
     """
-    copies = [None, *training.copies(seed)]
+    copies = training.copies(seed)
     found: tuple[list[Dataset], list[Dataset]] = ([], [])
     for number, copy in enumerate(copies):
 
@@ -182,6 +184,8 @@ def train_encoder_recogniser(
     chosen = choose_head(*found, training)
     speakers = map(str, [*fold.train.speakers, *fold.validation.speakers])
     network = EncoderClassifier(encoder, chosen.head)
+    if training.vaccinate_db is not None:
+        network = SmoothedClassifier(encoder, chosen.head, Noise(training.vaccinate_db))
     return EncoderRecogniser(network, corpus.labels, speakers), chosen
 
 

@@ -26,6 +26,7 @@ from servax.models.recognisers import (
     ResNet,
     feature_extractor,
 )
+from servax.models.smoothed import Noise, SmoothedClassifier
 from servax.models.storage import (
     RestorerSettings,
     Stored,
@@ -49,10 +50,12 @@ __all__ = [
     "FrameTransformerSettings",
     "Layers",
     "NetworkName",
+    "Noise",
     "RecogniserNetwork",
     "RecogniserSettings",
     "ResNet",
     "RestorerSettings",
+    "SmoothedClassifier",
     "SpeechEncoder",
     "Stored",
     "UNet",

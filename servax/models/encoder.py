@@ -242,11 +242,15 @@ class EncoderClassifier(nn.Module):
             lengths: How many samples of each are sound, (B,) whole numbers; default T.
         """
         if lengths is None:
-            logits: Tensor = self.head(self.encoder(waveform))
-            return logits
+            return self.heard(waveform)
         rows = [(lengths == length).nonzero().flatten() for length in lengths.unique()]  # type: ignore[no-untyped-call]
-        found = [self.head(self.encoder(waveform[r, : int(lengths[r[0]])])) for r in rows]
+        found = [self.heard(waveform[r, : int(lengths[r[0]])]) for r in rows]
         return torch.cat(found)[torch.cat(rows).argsort()]
+
+    def heard(self, sound: Tensor) -> Tensor:
+        """Return logits (B, C) of sounds (B, T) of one length."""
+        logits: Tensor = self.head(self.encoder(sound))
+        return logits
 
 
 def standardised(waveform: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ An `EncoderRecogniser` hears the sound itself, through a speech encoder that is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn, Self, cast
 
@@ -29,7 +30,9 @@ from servax.models import (
     EncoderClassifier,
     EncoderHead,
     NetworkName,
+    Noise,
     RecogniserNetwork,
+    SmoothedClassifier,
     Stored,
     classes_of,
     evaluating,
@@ -214,7 +217,8 @@ class EncoderRecogniser(
     Its network takes waveforms (B, T) at 16 kHz, so an attack changes the sound itself.
 
     Args:
-        network: The encoder with its head.
+        network: The encoder with its head. A `SmoothedClassifier` answers differently each time,
+            as its generator draws.
         labels: Names of the C classes, in the order of the logits.
         speakers: Who was heard in its training, as the corpus names them; empty if nobody knows.
     """
@@ -264,20 +268,27 @@ class EncoderRecogniser(
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, *, encoder: str | None = None, **hub: Any
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        encoder: str | None = None,
+        generator: torch.Generator | None = None,
+        **hub: Any,
     ) -> Self:
         """Return what is saved in a folder or on the Hugging Face hub.
 
         Args:
             pretrained_model_name_or_path: As of `Recogniser.from_pretrained`.
             encoder: Folder or hub id of its encoder; default where it was when the head was saved.
+            generator: Draws the noise of one that adds some; default as of `SmoothedClassifier`.
             **hub: Passed on to huggingface_hub's `snapshot_download`.
 
         Raises:
             CheckpointError: As `Recogniser.from_pretrained`; or the encoder is not there, or not
                 the one of the training.
         """
-        return cls._read(cls._folder(pretrained_model_name_or_path, hub), encoder=encoder)
+        folder = cls._folder(pretrained_model_name_or_path, hub)
+        return cls._read(folder, encoder=encoder, generator=generator)
 
     def save_pretrained(
         self, save_directory: str | Path, *, encoder: bool = False, **hub: Any
@@ -304,6 +315,8 @@ class EncoderRecogniser(
             "labels": list(self.labels),
             "encoder": {"place": heard.place, "sha256": heard.sha256},
         }
+        if isinstance(self.network, SmoothedClassifier):
+            extra["noise"] = asdict(self.network.noise)
         save_network(self.network.head, save_directory, extra=extra)
         if self._with_encoder:
             heard.save(save_directory / ENCODER)
@@ -316,6 +329,7 @@ class EncoderRecogniser(
         speakers: list[str],
         *,
         encoder: str | None = None,
+        generator: torch.Generator | None = None,
         **told: Any,
     ) -> Self:
         head, labels, one = stored.network, stored.extra["labels"], stored.extra["encoder"]
@@ -333,7 +347,10 @@ class EncoderRecogniser(
             )
         if place == str(beside):
             found.place = one["place"]
-        return cls(EncoderClassifier(found, head), labels, speakers)
+        network = EncoderClassifier(found, head)
+        if "noise" in stored.extra:
+            network = SmoothedClassifier(found, head, Noise(**stored.extra["noise"]), generator)
+        return cls(network, labels, speakers)
 
 
 def new_recogniser(

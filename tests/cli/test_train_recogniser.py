@@ -11,6 +11,7 @@ import pytest
 
 from servax import audio
 from servax.cli import main
+from servax.models import Noise, SmoothedClassifier
 from servax.recognition import EncoderRecogniser, Recogniser
 
 RATE = 16_000
@@ -106,3 +107,16 @@ def test_a_head_is_trained_on_a_speech_encoder(
     assert "layers is 2, expected from 1 to 1, the layers of" in capsys.readouterr().err
     assert train(manifest, tmp_path / "none", "--layers", "2") == 2
     assert "layers is 2, expected none without --encoder" in capsys.readouterr().err
+    assert train(manifest, tmp_path / "none", "--vaccinate", "15") == 2
+    assert "vaccinate is 15.0, expected none without --encoder" in capsys.readouterr().err
+
+
+def test_a_vaccinated_head_adds_its_noise_itself(
+    manifest: Path, tmp_path: Path, tiny_wav2vec2: Callable[[Path], None]
+) -> None:
+    tiny_wav2vec2(tmp_path / "encoder")
+    options = ["--encoder", str(tmp_path / "encoder"), "--vaccinate", "15", "--draws", "2"]
+    assert train(manifest, tmp_path / "out", *options) == 0
+    found = Recogniser.from_pretrained(tmp_path / "out" / "model")
+    assert isinstance(found.network, SmoothedClassifier)
+    assert found.network.noise == Noise(15.0, draws=8)

@@ -22,7 +22,14 @@ from servax.audio import read
 from servax.errors import CheckpointError, ServaxError, SettingError, ShapeError
 from servax.features import set_level
 from servax.features.whisper import WhisperLogMel
-from servax.models import EncoderClassifier, EncoderHead, SpeechEncoder, open_encoder
+from servax.models import (
+    EncoderClassifier,
+    EncoderHead,
+    Noise,
+    SmoothedClassifier,
+    SpeechEncoder,
+    open_encoder,
+)
 
 pytestmark = pytest.mark.usefixtures("offline")
 
@@ -199,6 +206,37 @@ def test_gradients_reach_the_sound(folders: dict[str, Path], name: str) -> None:
     torch.testing.assert_close(
         (gradient * direction).sum(), rise / (2 * step), rtol=1e-4, atol=1e-9
     )
+
+
+def test_noise_is_added_and_answers_are_averaged(folders: dict[str, Path]) -> None:
+    plain = classifier(open_encoder(str(folders["whisper"])))
+    settings = Noise(snr_db=10.0, draws=3)
+    draws = torch.Generator()
+    model = SmoothedClassifier(plain.encoder, plain.head, settings, draws)
+    sound = noise(2, 9_600)
+    draws.manual_seed(5)
+    found = model(sound)
+    rms = sound.square().mean(1, keepdim=True).sqrt()
+    draws.manual_seed(5)
+    copies = [sound + rms * 10**-0.5 * torch.randn(2, 9_600, generator=draws) for _ in range(3)]
+    expected = np.mean([plain(copy).softmax(1).detach().numpy() for copy in copies], axis=0)
+    np.testing.assert_allclose(found.exp().detach().numpy(), expected, rtol=1e-4)
+    draws.manual_seed(5)
+    torch.testing.assert_close(model(20.0 * sound), found)  # a louder sound gets louder noise
+    assert not torch.equal(model(sound), found)
+    fresh = [SmoothedClassifier(plain.encoder, plain.head, settings) for _ in range(2)]
+    assert not torch.equal(*(each(sound) for each in fresh))  # nobody can foresee the noise
+
+
+def test_noise_is_that_of_the_sound_and_not_of_what_fills_it(folders: dict[str, Path]) -> None:
+    plain = classifier(open_encoder(str(folders["whisper"])))
+    draws, answers = torch.Generator(), []
+    model = SmoothedClassifier(plain.encoder, plain.head, Noise(snr_db=10.0), draws)
+    for filled in (torch.zeros(1, 800), torch.ones(1, 6_000)):
+        draws.manual_seed(5)
+        sound = torch.cat([noise(1, 9_600), filled], dim=1)
+        answers.append(model(sound, torch.tensor([9_600])))
+    assert torch.equal(*answers)
 
 
 def test_only_the_head_is_trained(folders: dict[str, Path]) -> None:

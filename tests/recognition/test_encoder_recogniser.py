@@ -13,8 +13,15 @@ import torch
 
 from servax.errors import CheckpointError, SettingError
 from servax.evaluation.loading import load_system
-from servax.models import EncoderClassifier, EncoderHead, open_encoder
+from servax.models import (
+    EncoderClassifier,
+    EncoderHead,
+    Noise,
+    SmoothedClassifier,
+    open_encoder,
+)
 from servax.recognition import EncoderRecogniser, Recogniser
+from servax.training import generator
 
 SOUND = np.random.default_rng(0).normal(0, 0.05, 12_000).astype(np.float32)
 LABELS = ("angry", "happy", "sad")
@@ -71,6 +78,28 @@ def test_it_comes_back_from_a_folder(
         assert torch.equal(found(SOUND, 16_000), recogniser(SOUND, 16_000))
         assert (found.labels, found.speakers) == (LABELS, ("s1", "s2"))
         assert found.network.encoder.place == str(encoder)
+
+
+def test_one_that_adds_noise_comes_back_with_it(
+    recogniser: EncoderRecogniser, tmp_path: Path
+) -> None:
+    plain, (first, second) = recogniser.network, (generator(4), generator(4))
+    network = SmoothedClassifier(plain.encoder, plain.head, Noise(12.0, draws=3), first)
+    EncoderRecogniser(network, LABELS).save_pretrained(tmp_path / "model")
+    found = EncoderRecogniser.from_pretrained(tmp_path / "model", generator=second)
+    assert isinstance(found.network, SmoothedClassifier)
+    assert found.network.noise == Noise(12.0, draws=3)
+    x = found.inputs(SOUND, 16_000)
+    assert torch.equal(found(SOUND, 16_000), network(x)[0].softmax(0))
+    again = Recogniser.from_pretrained(tmp_path / "model")
+    assert not torch.equal(again(SOUND, 16_000), again(SOUND, 16_000))
+    assert load_system(str(tmp_path / "model"), seconds=0.5).gradients
+    place = tmp_path / "model" / "settings.json"
+    settings = json.loads(place.read_text(encoding="utf-8"))
+    settings["extra"]["noise"]["draws"] = 10**9
+    place.write_text(json.dumps(settings), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"draws is 1000000000, expected a whole number in"):
+        Recogniser.from_pretrained(tmp_path / "model")
 
 
 def test_another_encoder_is_refused(

@@ -11,6 +11,7 @@ from scipy import optimize
 
 from servax.errors import CorpusError, SettingError
 from servax.features import Dataset, Features
+from servax.models import EncoderHead
 from servax.training import AS_IT_IS, HeadTraining, NoisyCopy, choose_head, with_noise
 from servax.training.encoder_head import fit_head, recall
 
@@ -23,9 +24,14 @@ def statistics(rows: int, seed: int, layers: int = 2, width: int = 3) -> torch.T
 
 
 def loss_by_hand(
-    vector: np.ndarray, x: np.ndarray, y: np.ndarray, weights: np.ndarray, penalty: float
+    vector: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    weights: np.ndarray,
+    penalty: float,
+    steadiness: float,
 ) -> float:
-    """Return the penalised loss of a head whose numbers stand in one vector."""
+    """Return the loss of a head in one vector; the second half of `x` copies the first."""
     classes, layers, size = len(weights), x.shape[1], x.shape[2]
     shares, rest = np.exp(vector[:layers]), vector[layers:]
     linear, bias = rest[: classes * size].reshape(classes, size), rest[classes * size :]
@@ -33,15 +39,20 @@ def loss_by_hand(
     logits = np.einsum("l,nld->nd", shares / shares.sum(), standard) @ linear.T + bias
     logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     mean = -(weights[y] * logs[np.arange(len(y)), y]).sum() / weights[y].sum()
-    return float(mean + penalty * ((linear**2).sum() + (vector[:layers] ** 2).sum()))
+    apart = np.subtract(*np.split(logits, 2))  # the variance of two is half their squared distance
+    unsteady = ((apart - apart.mean(1, keepdims=True)) ** 2 / 2).sum(1).mean()
+    squares = (linear**2).sum() + (vector[:layers] ** 2).sum()
+    return float(mean + penalty * squares + steadiness * unsteady)
 
 
-def test_the_head_minimises_the_penalised_loss() -> None:
+@pytest.mark.parametrize("steadiness", [0.0, 0.3])
+def test_the_head_minimises_the_penalised_loss(steadiness: float) -> None:
     x, y = statistics(40, seed=1), torch.arange(40) % 3
+    x[20:] = 0.7 * x[:20] + 0.3 * x[20:]  # or noise alone would tell them apart
     weights = torch.tensor([1.0, 2.0, 0.5])
-    head = fit_head([x[:20], x[20:]], y[:20], weights, penalty=0.05)
+    head = fit_head([x[:20], x[20:]], y[:20], weights, 0.05, steadiness)
     both = torch.cat([y[:20], y[:20]]).numpy()
-    given = (x.double().numpy(), both, weights.double().numpy(), 0.05)
+    given = (x.double().numpy(), both, weights.double().numpy(), 0.05, steadiness)
     found = np.concatenate(
         [
             part.detach().double().numpy().ravel()
@@ -80,9 +91,34 @@ def test_validation_chooses_and_then_trains(heard: Any) -> None:
     chosen = choose_head(train, validation, HeadTraining(penalties=(0.01, 0.1)))
     assert (chosen.penalty, chosen.uar) == (0.1, 1.0)  # of equal ones the largest
     new = heard([2, 1, 0], seed=5)
-    assert recall(chosen.head, new.batch(np.arange(3)).x[:, 0], new.labels) == 1.0
+    assert recall(chosen.head, [new.batch(np.arange(3)).x[:, 0]], new.labels) == 1.0
     everybody = torch.cat([d.batch(np.arange(len(d))).x[:, 0] for d in (*train, *validation)])
     torch.testing.assert_close(chosen.head.centre, everybody.mean(0))
+
+
+def test_a_vaccinated_head_is_chosen_by_its_mean_answer() -> None:
+    head = EncoderHead(2, 1, 1)
+    head.linear.weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    head.linear.bias.data.zero_()
+    # Two copies of two utterances of class 0: each is wrong once, one by less than it is right.
+    copies = [
+        torch.tensor([[[3.0, 0.0]], [[1.0, 0.0]]]),
+        torch.tensor([[[0.0, 1.0]], [[0.0, 3.0]]]),
+    ]
+    y = torch.tensor([0, 0])
+    assert [recall(head, [copy], y) for copy in copies] == [1.0, 0.0]
+    assert recall(head, copies, y) == 0.5
+
+
+def test_a_vaccinated_head_hears_nothing_without_noise() -> None:
+    copies = HeadTraining.vaccinated(15.0, draws=3).copies(seed=2)
+    sound = 0.1 * torch.randn(1, 32_000, generator=torch.Generator().manual_seed(1))
+    for copy in copies:
+        assert copy is not None
+        noise = copy(sound) - sound
+        assert 10 * np.log10(power(sound) / power(noise)) == pytest.approx(15.0, abs=1e-3)
+    assert len({copy(sound).sum() for copy in copies if copy}) == 3
+    assert HeadTraining(draws=2).copies(seed=2)[0] is None
 
 
 def test_a_class_that_nobody_says_is_refused(heard: Any) -> None:
@@ -134,6 +170,9 @@ def test_white_noise_is_white_and_coloured_noise_is_not() -> None:
         ({"lowest_snr_db": 50.0}, "lowest_snr_db is 50.0, expected at most highest_snr_db .40."),
         ({"shift_seconds": 2.0}, "shift_seconds is 2.0, expected a number in"),
         ({"penalties": ()}, r"penalties is \(\), expected numbers above 0"),
+        ({"vaccinate_db": 70.0}, r"snr_db is 70.0, expected a number of dB in \[-10, 60\]"),
+        ({"vaccinate_db": 15.0, "draws": 1}, "draws is 1, expected at least 2 with vaccinate_db"),
+        ({"steadiness": 1.0}, "steadiness is 1.0, expected 0 without vaccinate_db"),
     ],
 )
 def test_settings_that_are_refused(settings: dict[str, Any], sentence: str) -> None:
