@@ -38,7 +38,7 @@ from servax.models import Stored, frozen
 from servax.recognition import Pretrained
 from servax.runtime.limiter import TARGET, triangle
 from servax.runtime.samples import STEP_16_BIT, Samples
-from servax.runtime.stream import SoundCleaner, SoundStream
+from servax.runtime.stream import ClipCleaner, SoundStream
 
 __all__ = ["Purifier", "SoundPurifier", "SoundStream"]
 
@@ -49,7 +49,7 @@ CORRECTIONS = 2
 class Purifier(
     nn.Module,
     Pretrained,
-    SoundCleaner,
+    ClipCleaner,
     pipeline_tag="audio-to-audio",
     tags=["adversarial-purification", "speech-emotion-recognition"],
 ):

@@ -72,8 +72,8 @@ class Limiter:
         """How much was changed in what was given so far."""
         return Limited(self._lowered, 20.0 * math.log10(1.0 / self._least))
 
-    def feed(self, samples: Samples, ceiling: float) -> Samples:
-        """Take samples (T,) that may reach a ceiling, and return those that are ready."""
+    def feed(self, samples: Samples, ceiling: float | Samples) -> Samples:
+        """Take samples (T,) that may reach a ceiling, one or (T,), and return the ready ones."""
         self._waiting = np.concatenate([self._waiting, samples])
         self._ceilings = np.concatenate(
             [self._ceilings, np.full(len(samples), ceiling, dtype=np.float32)]
@@ -118,7 +118,7 @@ def lengths(sample_rate: int) -> tuple[int, int]:
     return round(LOOK_AHEAD_SECONDS * sample_rate), round(HOLD_SECONDS * sample_rate)
 
 
-def needed(samples: Samples, ceiling: float) -> Gains:
+def needed(samples: Samples, ceiling: float | Samples) -> Gains:
     """Return the gain r (T,) that each sample needs by itself; rounding beyond 1 is cut."""
     beyond = np.maximum(np.abs(samples, dtype=np.float64) / ceiling - STEP_16_BIT, 1.0)
     gains: Gains = np.maximum(TARGET, 1.5 - beyond / 2.0) / beyond

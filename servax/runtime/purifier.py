@@ -16,7 +16,7 @@ from servax.files import expanded
 from servax.kinds import typed
 from servax.runtime.host import load_extra
 from servax.runtime.samples import Samples, check_rate
-from servax.runtime.stream import SoundCleaner
+from servax.runtime.stream import ClipCleaner
 
 ROLE = "purifier"
 """Of a file that maps clips to purified ones."""
@@ -25,7 +25,7 @@ LARGEST_BYTES = 1 << 30
 """Of a file; those of `servax export` have a few million."""
 
 
-class Purifier(SoundCleaner):
+class Purifier(ClipCleaner):
     """Maps sound to cleaned sound by an exported purifier.
 
     Args:
@@ -94,16 +94,6 @@ class Purifier(SoundCleaner):
         """Return what purification adds to a clip (T,) at `rate`, at any level."""
         made: Samples = self._session.run(None, {self._input: clip[None]})[0][0]
         return made - clip
-
-    def samples_of_file(self, file: str | Path | bytes) -> tuple[Samples, int]:
-        """Refuse a file: what reads sound is not among the two packages that this needs.
-
-        Raises:
-            SettingError: Always.
-        """
-        said = "bytes" if isinstance(file, bytes) else str(file)
-        expected = "samples with their sample_rate: servax.Purifier reads files, this not"
-        raise SettingError("waveform", said, expected)
 
 
 def open_session(file: Path | bytes, *, threads: int = 0, what: str = "an ONNX file") -> Any:

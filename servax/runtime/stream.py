@@ -40,28 +40,21 @@ LOOK_AHEAD_SECONDS = 0.25
 
 
 class SoundCleaner(ABC):
-    """Purifies sound of any form, rate and length by what purifies one short clip at one rate.
-
-    `servax.Purifier` computes clips with torch, `servax.runtime.Purifier` with onnxruntime.
-    """
-
-    @property
-    @abstractmethod
-    def rate(self) -> int:
-        """Rate of the sound that is heard, in Hz."""
-
-    @property
-    @abstractmethod
-    def clip_seconds(self) -> float:
-        """How long a clip is at most, as long as in training."""
+    """Purifies sound of any form, rate and length."""
 
     @abstractmethod
-    def difference(self, clip: Samples) -> Samples:
-        """Return what purification adds to a clip (T,) at `rate`, at any level."""
+    def whole_stream(self, sample_rate: int) -> Stream:
+        """Return a stream that gives, chunk by chunk, what `whole` gives at once."""
 
-    @abstractmethod
     def samples_of_file(self, file: str | Path | bytes) -> tuple[Samples, int]:
-        """Return the samples (channels, T) of a file, or of the bytes of one, and its rate."""
+        """Refuse a file: what reads sound is not among the packages that this needs.
+
+        Raises:
+            SettingError: Always.
+        """
+        said = "bytes" if isinstance(file, bytes) else str(file)
+        expected = "samples with their sample_rate: servax.Purifier reads files, this not"
+        raise SettingError("waveform", said, expected)
 
     def purify(self, sound: Any, sample_rate: int | None = None) -> Any:
         """Return purified sound of the same form, type, device, length, rate and level.
@@ -69,9 +62,8 @@ class SoundCleaner(ABC):
         Full scale is ±1, or the peak of a sound that goes beyond it; where the change would lift a
         sound above, a limiter lowers it (`servax.runtime.limiter`).
 
-        Time is the last axis. Each channel, and each sound of a batch or list, is purified alone;
-        longer ones than the purifier was trained on (about 6 s) in windows that fade into each
-        other. No gradient passes: that is `servax.SoundPurifier`.
+        Time is the last axis. Each channel, and each sound of a batch or list, is purified alone.
+        No gradient passes: that is `servax.SoundPurifier`.
 
         Args:
             sound: Samples (T,), (channels, T) or (B, T), at least .05 s: an array or a tensor,
@@ -96,6 +88,28 @@ class SoundCleaner(ABC):
         """Return one sound (T,) purified, and what was limited in it."""
         stream = self.whole_stream(sample_rate)
         return stream.feed(original, last=True), stream.limited
+
+
+class ClipCleaner(SoundCleaner):
+    """Purifies sound of any form, rate and length by what purifies one short clip at one rate.
+
+    `servax.Purifier` computes clips with torch, `servax.runtime.Purifier` with onnxruntime. Longer
+    sounds than those of its training (about 6 s) are cut into windows that fade into each other.
+    """
+
+    @property
+    @abstractmethod
+    def rate(self) -> int:
+        """Rate of the sound that is heard, in Hz."""
+
+    @property
+    @abstractmethod
+    def clip_seconds(self) -> float:
+        """How long a clip is at most, as long as in training."""
+
+    @abstractmethod
+    def difference(self, clip: Samples) -> Samples:
+        """Return what purification adds to a clip (T,) at `rate`, at any level."""
 
     def whole_stream(self, sample_rate: int) -> SoundStream:
         """Return a stream that gives, chunk by chunk, what `whole` gives at once."""
@@ -243,12 +257,75 @@ class SoundWindows:
             stop = min(stop + self.hop, total)
 
 
-class SoundStream:
+class Stream(ABC):
     """Takes chunks of sound of any size and gives purified ones, together of the same length.
 
-    A window of the last seconds (about 6, as the purifier was trained on) is purified at each hop;
-    of it all but the end is given. From the first whole window on the result equals that of the
-    same windows over the whole sound, whatever the size of the chunks.
+    Args:
+        sample_rate: Of the chunks, in Hz.
+        latency: Longest distance in samples from hearing a sample to giving it.
+        limits: What keeps the result within full scale.
+    """
+
+    def __init__(self, sample_rate: int, latency: int, limits: Limiter) -> None:
+        self.sample_rate, self.latency = sample_rate, latency
+        self.heard = 0
+        """How many samples were taken."""
+        self._limiter = limits
+        self._finished = False
+
+    @property
+    def latency_seconds(self) -> float:
+        """Longest time from hearing a sample to giving it, the work itself left out."""
+        return self.latency / self.sample_rate
+
+    @property
+    def limited(self) -> Limited:
+        """How much was lowered in what was given so far, to stay within full scale."""
+        return self._limiter.limited
+
+    def feed(self, chunk: NDArray[np.floating], *, last: bool = False) -> Samples:
+        """Take a chunk (T,) of any length and return the samples that are ready, perhaps none.
+
+        Args:
+            chunk: What comes next, perhaps nothing.
+            last: The sound ends with it: all the rest is returned, and the stream is over.
+
+        Raises:
+            ServaxError: The stream is finished.
+            ShapeError: `chunk` is not (T,), or all chunks together are shorter than .05 s.
+            SettingError: A sample is not finite, or beyond `LOUDEST`.
+        """
+        if self._finished:
+            raise ServaxError("this stream is finished: begin another for another sound.")
+        samples = as_samples("chunk", chunk)
+        if samples.ndim != 1:
+            raise ShapeError("chunk", samples.shape, "(T,) mono samples")
+        check_samples("chunk", samples)
+        heard, least = self.heard + len(samples), fewest_samples(self.sample_rate)
+        if last and 0 < heard < least:
+            raise ShapeError("all chunks together", (heard,), f"(T,) with T >= {least}")
+        self.heard, self._finished = heard, last
+        return self._ready(samples, last=last)
+
+    def finish(self) -> Samples:
+        """Return the rest; the stream is over.
+
+        Raises:
+            ServaxError: The stream is finished already.
+            ShapeError: All chunks together are shorter than .05 s.
+        """
+        return self.feed(NOTHING, last=True)
+
+    @abstractmethod
+    def _ready(self, samples: Samples, *, last: bool) -> Samples:
+        """Return what is ready once samples (T,) were heard."""
+
+
+class SoundStream(Stream):
+    """Purifies a window of the last seconds (about 6, as in training) at each hop.
+
+    Of each window all but the end is given. From the first whole window on the result equals that
+    of the same windows over the whole sound, whatever the size of the chunks.
 
     Args:
         clip: Maps one window (T,) to its purified samples (T,).
@@ -272,7 +349,8 @@ class SoundStream:
         *,
         live: bool = True,
     ) -> None:
-        self.windows, self.sample_rate = windows, sample_rate
+        super().__init__(sample_rate, windows.latency, Limiter(windows.guard, windows.hold))
+        self.windows = windows
         self._clip = clip
         self._next = windows.latency if live else windows.length
         self._kept, self._start = NOTHING, 0
@@ -280,47 +358,11 @@ class SoundStream:
         self._given = 0
         self._last, self._last_start = NOTHING, 0
         """What came out of the last window, and where in the sound it begins."""
-        self._limiter = Limiter(windows.guard, windows.hold)
-        self._finished = False
 
-    @property
-    def latency_seconds(self) -> float:
-        """Longest time from hearing a sample to giving it, the work itself left out."""
-        return self.windows.latency / self.sample_rate
-
-    @property
-    def limited(self) -> Limited:
-        """How much was lowered in what was given so far, to stay within full scale."""
-        return self._limiter.limited
-
-    @property
-    def heard(self) -> int:
-        """How many samples were taken."""
-        return self._start + len(self._kept)
-
-    def feed(self, chunk: NDArray[np.floating], *, last: bool = False) -> Samples:
-        """Take a chunk (T,) of any length and return the samples that are ready, perhaps none.
-
-        Args:
-            chunk: What comes next, perhaps nothing.
-            last: The sound ends with it: all the rest is returned, and the stream is over.
-
-        Raises:
-            ServaxError: The stream is finished.
-            ShapeError: `chunk` is not (T,), or all chunks together are shorter than .05 s.
-            SettingError: A sample is not finite, or beyond `LOUDEST`.
-        """
-        if self._finished:
-            raise ServaxError("this stream is finished: begin another for another sound.")
-        samples = as_samples("chunk", chunk)
-        if samples.ndim != 1:
-            raise ShapeError("chunk", samples.shape, "(T,) mono samples")
-        check_samples("chunk", samples)
-        heard, least = self.heard + len(samples), fewest_samples(self.sample_rate)
-        if last and 0 < heard < least:
-            raise ShapeError("all chunks together", (heard,), f"(T,) with T >= {least}")
+    def _ready(self, samples: Samples, *, last: bool) -> Samples:
+        """Purify the windows that end in the samples (T,)."""
+        heard = self.heard
         self._kept = np.concatenate([self._kept, samples])
-        self._finished = last
         hop, unsure = self.windows.hop, self.windows.unsure
         ends = [(stop, stop - unsure) for stop in range(self._next, heard + 1, hop)]
         self._next += hop * len(ends)
@@ -337,15 +379,6 @@ class SoundStream:
         first = max(self._start, heard - self.windows.length)
         self._kept, self._start = self._kept[first - self._start :].copy(), first
         return np.concatenate(ready)
-
-    def finish(self) -> Samples:
-        """Return the rest; the stream is over.
-
-        Raises:
-            ServaxError: The stream is finished already.
-            ShapeError: All chunks together are shorter than .05 s.
-        """
-        return self.feed(NOTHING, last=True)
 
     def _joined(self, purified: Samples, start: int, until: int) -> Samples:
         """Fade into a window that begins at `start`; return what is ready of it, up to `until`."""
