@@ -198,6 +198,18 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "save_network": (models.save_network, {"network": models.UNet(8, 1), "folder": "net"}),
     "purify without torch": (LIGHT.purify, {"sound": np.zeros(16_000), "sample_rate": 16_000}),
+    "NoiseWiener": (
+        defences.NoiseWiener,
+        {"snr_db": 20.0, "generator": generator(), "sample_rate": 16_000},
+    ),
+    "runtime.NoiseWiener": (
+        runtime.NoiseWiener,
+        {"snr_db": 20.0, "generator": np.random.default_rng(0)},
+    ),
+    "a live stream of noise": (
+        runtime.NoiseWiener(20.0).stream,
+        {"sample_rate": 16_000, "level_dbfs": -26.0},
+    ),
     "runtime.Purifier": (
         runtime.Purifier,
         {"session": LIGHT._session, "rate": 16_000, "clip_seconds": 6.0},

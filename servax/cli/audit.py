@@ -38,7 +38,7 @@ class Audit(Selection):
     """What is audited beside the bare model, NAME=WHAT with commas between: the folder of a
     purifier (before the model) or of a recogniser (in its place), a packaged one
     (ssad-plus-ravdess, CC BY-NC-SA 4.0), or a transform such as mean-filter:3, gaussian-noise:0.02,
-    quantise:4; for models of waveforms low-pass:4000, resample:8000, mp3:0.5; or a class path of
+    quantise:4; for models of waveforms low-pass:4000, noise-wiener:20, mp3:0.5; or a class path of
     your own (my_module:MyDefence), whose code is run."""
     surrogates: str | None = listed(None)
     """Recognisers whose gradients a transfer attack takes, NAME=FOLDER with commas between: trained

@@ -16,6 +16,7 @@ from servax.defences.adversarial_training import (
 from servax.defences.defended import Bpda, Defended, Detector, Score, StraightThrough, threshold_at
 from servax.defences.denoiser import DenoiserTrainer, DenoiserTraining, train_denoiser
 from servax.defences.enhancement import DeepFilterNet, RNNoise, SpectralGate
+from servax.defences.noise_wiener import NoiseWiener
 from servax.defences.random_models import (
     ABSTAIN,
     Certificate,
@@ -55,6 +56,7 @@ __all__ = [
     "MadryPGD",
     "MeanFilter",
     "MedianFilter",
+    "NoiseWiener",
     "Objective",
     "Quantise",
     "RNNoise",

@@ -21,6 +21,7 @@ from servax.defences import (
     LowPass,
     MeanFilter,
     MedianFilter,
+    NoiseWiener,
     Quantise,
     Resample,
     RNNoise,
@@ -92,6 +93,9 @@ TRANSFORMS: Mapping[str, Transform] = {
     "low-pass": Transform("waveform", lambda v, g, r: LowPass(r, v), "4000", "a cut-off in Hz"),
     "resample": Transform(
         "waveform", lambda v, g, r: Resample(r, int(v)), "8000", "a rate in Hz", whole=True
+    ),
+    "noise-wiener": Transform(
+        "waveform", lambda v, g, r: NoiseWiener(v, g, r), "20", "an SNR in [0, 60] dB"
     ),
     "mp3": _codec("mp3"),
     "ogg": _codec("ogg-vorbis"),

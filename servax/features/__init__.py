@@ -10,7 +10,7 @@ from servax.features.frontend import (
     waveform_batch,
 )
 from servax.features.logmel import LogMel, LogMelSettings
-from servax.features.resynthesis import Resynthesis, apply_change
+from servax.features.resynthesis import Resynthesis, apply_change, overlap_added
 from servax.features.scale import (
     SCALES,
     Scale,
@@ -56,6 +56,7 @@ __all__ = [
     "fit_frames",
     "fit_scale",
     "make_scale",
+    "overlap_added",
     "roll_frames",
     "set_level",
     "waveform_batch",

@@ -67,7 +67,7 @@ class Resynthesis(nn.Module):
         whole = nn.functional.pad(waveform, (0, missing), mode="reflect")
         spectrum = self.logmel.frames_spectrum(whole)  # (B, F, bins)
         window, half = self.logmel.window, s.window_samples // 2
-        weight = _joined(window.square().expand(1, spectrum.shape[1], -1), s.hop_samples)
+        weight = overlap_added(window.square().expand(1, spectrum.shape[1], -1), s.hop_samples)
         inside = slice(half, half + length)
         # Where windows leave a gap nothing is heard: torch.istft would refuse it.
         weight = weight[:, inside].clamp(min=torch.finfo(weight.dtype).tiny)
@@ -78,7 +78,7 @@ class Resynthesis(nn.Module):
                 raise ShapeError("change_db", change_db.shape, f"{expected} for this waveform")
             gain = self._gain(change_db, spectrum.shape[1])
             frames = self.logmel.inverse_transform(spectrum * gain) * window
-            return _joined(frames, s.hop_samples)[:, inside] / weight
+            return overlap_added(frames, s.hop_samples)[:, inside] / weight
 
         return changed
 
@@ -90,7 +90,7 @@ class Resynthesis(nn.Module):
         return gain.index_select(1, place)
 
 
-def _joined(frames: Tensor, hop: int) -> Tensor:
+def overlap_added(frames: Tensor, hop: int) -> Tensor:
     """Return the sums (B, T) of frames (B, F, window) that begin `hop` samples after each other.
 
     What `torch.istft` does, in a sixth of its time: whole hops are added, not samples.

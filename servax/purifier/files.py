@@ -18,6 +18,7 @@ from servax.files import write_whole
 from servax.purifier.folders import same_file
 from servax.purifier.plans import ITSELF, LOGMEL, FileJob, Outcome
 from servax.runtime.limiter import Limited
+from servax.runtime.noise_wiener import NAME, NoiseWiener
 from servax.runtime.purifier import Purifier as ExportedPurifier
 from servax.runtime.samples import SHORTEST_SECONDS
 from servax.runtime.stream import SoundCleaner
@@ -35,11 +36,14 @@ def cleaner_of(purifier: str) -> SoundCleaner:
     """Return what purifies sound: a network by torch, or what ``servax export`` wrote without it.
 
     Args:
-        purifier: Folder, name of a packaged one, or hub id; or an ONNX file.
+        purifier: Folder, name of a packaged one, or hub id; an ONNX file; or ``noise-wiener:20``,
+            noise of so many dB and the filter that knows it.
 
     Raises:
         ServaxError: It cannot be read, or onnxruntime is not installed.
     """
+    if purifier.startswith(f"{NAME}:") and not Path(purifier).exists():
+        return NoiseWiener.named(purifier)
     if purifier.endswith(EXPORTED):
         return ExportedPurifier.load(purifier, threads=1)
     from servax.purifier.purifier import Purifier
@@ -155,7 +159,7 @@ def _purify_logmel(purifier: SoundCleaner, job: FileJob) -> Outcome:
 
     source = Path(job.source)
     if not isinstance(purifier, Purifier):
-        raise PathError(source, "is a log-Mel, and an exported purifier takes sound alone")
+        raise PathError(source, "is a log-Mel, and this purifier takes sound alone")
     try:
         with audio.regular(source) as file:
             x = np.load(file, allow_pickle=False)

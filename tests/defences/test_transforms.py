@@ -20,6 +20,7 @@ from servax.defences import (
     LowPass,
     MeanFilter,
     MedianFilter,
+    NoiseWiener,
     Quantise,
     Resample,
     RNNoise,
@@ -69,6 +70,7 @@ CASES = {
     "resample": waveform(lambda g: Resample(16_000, 8_000, crossings=6)),
     "resample-ratio": waveform(lambda g: Resample(8_000, 6_000, crossings=6)),
     "low-pass": waveform(lambda g: LowPass(16_000, 3_000, taps=31)),
+    "noise-wiener": Case(lambda g: NoiseWiener(20.0, g), "adaptive", random=True, low=-1.0),
     "mp3": waveform(lambda g: Codec(16_000, "mp3"), "bpda"),
     "vorbis": waveform(lambda g: Codec(16_000, "ogg-vorbis"), "bpda"),
     "opus": waveform(lambda g: Codec(16_000, "ogg-opus", 0.1), "bpda"),
@@ -223,7 +225,7 @@ def test_settings_outside_their_rule_are_refused(build, sentence):
         build()
 
 
-@pytest.mark.parametrize("name", ["median-filter", "masking", "resample", "low-pass", "mp3"])
+@pytest.mark.parametrize("name", ["median-filter", "masking", "noise-wiener", "mp3"])
 def test_inputs_of_the_other_kind_are_refused(name):
     case = CASES[name]
     x = torch.zeros(2, 300) if case.low == 0.0 else torch.zeros(2, 1, 6, 9)

@@ -129,7 +129,18 @@ def test_the_command_purifies_by_an_exported_file_without_torch(
     np.save(tmp_path / "in.npy", np.zeros((64, 50), dtype=np.float32))
     job = FileJob(str(tmp_path / "in.npy"), str(tmp_path / "out.npy"))
     told = purify_file(runtime.Purifier.load(file), job).sentence
-    assert told.endswith("in.npy: is a log-Mel, and an exported purifier takes sound alone.")
+    assert told.endswith("in.npy: is a log-Mel, and this purifier takes sound alone.")
+
+
+def test_the_command_adds_noise_and_filters_it_without_torch(
+    noisy_voice: np.ndarray, tmp_path: Path
+) -> None:
+    source, target = tmp_path / "in.wav", tmp_path / "out.wav"
+    audio.write(source, noisy_voice, 16_000, subtype="FLOAT")
+    command = [sys.executable, "-c", COMMAND, str(source), str(target), "noise-wiener:20"]
+    subprocess.run(command, check=True, timeout=120, capture_output=True)
+    changed = np.linalg.norm(audio.read(target) - noisy_voice) / np.linalg.norm(noisy_voice)
+    assert 0.03 < changed < 0.2  # the noise has a tenth of the level of the voice
 
 
 @pytest.mark.parametrize("module", ["servax.runtime", "servax"])
