@@ -148,6 +148,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "Bpda": (defences.Bpda, {"model": MODEL, "defence": SAME}),
     "a model behind BPDA": (defences.Bpda(MODEL, SAME), {"x": X}),
     "ExpectationOverDraws": (defences.ExpectationOverDraws, {"model": MODEL, "draws": 2}),
+    "SameDraws": (defences.SameDraws, {"model": MODEL}),
     "an expectation": (defences.ExpectationOverDraws(MODEL, 2), {"x": X}),
     "Detector": (defences.Detector, {"purifier": SAME, "model": MODEL, "threshold": 0.1}),
     "a detector": (defences.Detector(SAME, MODEL), {"x": X}),

@@ -21,6 +21,7 @@ from servax.attacks import RandomNoise
 from servax.audit import checking
 from servax.audit.settings import Audit
 from servax.evaluation import records
+from servax.evaluation.answers import Answers
 from servax.evaluation.checks import MODEL_CHECKS
 from servax.evaluation.engine import covers
 from servax.evaluation.realisability import gaps
@@ -81,6 +82,12 @@ def plan(audit: Audit) -> list[Planned]:
     return _Plan(audit).all()
 
 
+def _told(answers: Mapping[str, Answers]) -> dict[str, Any]:
+    """Return the answers of random systems as a stage keeps them; nothing where there are none."""
+    told = {name: each.to_json() for name, each in answers.items()}
+    return {"answers": told} if told else {}
+
+
 class _Plan:
     """Makes the stages of an audit."""
 
@@ -95,6 +102,7 @@ class _Plan:
             classes=audit.dataset.corpus.labels,
             surrogates=list(audit.surrogates),
         )
+        self.random = {system.name for system in audit.systems if audit.engine.random(system)}
 
     def all(self) -> list[Planned]:
         """Return the stages."""
@@ -114,9 +122,11 @@ class _Plan:
         audit = self.audit
 
         def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
-            frame = replace(audit.engine, tick=watcher.advance).clean(audit.systems)
+            engine = replace(audit.engine, tick=watcher.advance)
+            frame = engine.clean(audit.systems)
             records.write(frame, stage.folder / TABLE, provenance=audit.provenance)
-            return {}
+            again = [system for system in audit.systems if system.name in self.random]
+            return _told({each.name: engine.answers(each, audit.dataset.x) for each in again})
 
         return self._planned(
             "clean", "clean", "clean input", {}, work, audit.systems, self._asked(audit.systems)
@@ -152,7 +162,9 @@ class _Plan:
         """Yield the threats that go through one system: by answers, by BPDA, by its gradients."""
         through: Knowledge = "adaptive" if system.exact else "bpda"
         white_box = system.gradients and bool({through, "adaptive"} & self.known)
-        for threat in self.threats:
+        random = system.name in self.random
+        wanted = [each for each in self.threats if random or not each.random_only]
+        for threat in (each.on_random() for each in wanted) if random else wanted:
             if threat.knowledge == "black_box":
                 if "black_box" in self.known or isinstance(threat.attack, RandomNoise):
                     yield threat
@@ -160,8 +172,6 @@ class _Plan:
                 if system.gradients and system.exact and system.front is not None:
                     yield threat
             elif threat.knowledge == "adaptive" and white_box:
-                if threat.if_random is not None and self.audit.engine.random(system):
-                    threat = threat.if_random
                 yield replace(threat, knowledge=through)
         if white_box or not system.gradients:
             by: Knowledge = through if system.gradients else "black_box"
@@ -198,7 +208,8 @@ class _Plan:
             records.write(frame, stage.folder / TABLE, provenance=audit.provenance)
             if threat.kept:
                 save_file({"inputs": found.inputs.contiguous()}, stage.folder / INPUTS)
-            return {"measures": found.measures, "draws": int(frame["draws"].iloc[0])}
+            draws = int(frame["draws"].iloc[0])
+            return {"measures": found.measures, "draws": draws} | _told(found.answers)
 
         through = source or system
         each = audit.speeds[through.name].of_attack(threat, len(audit.dataset))
@@ -277,7 +288,7 @@ class _Plan:
     def _detector(self, system: System, kept: Sequence[Planned]) -> Iterator[Planned]:
         """Yield what a front that is not random notices of the attacks whose inputs are kept."""
         made = [each for each in kept if system.name in each.systems]
-        if not made or system.front is None or self.audit.engine.random(system):
+        if not made or system.front is None or system.name in self.random:
             return
 
         def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from servax.audit.checking import findings
 from servax.audit.plan import Planned, plan
 from servax.audit.settings import Audit
 from servax.evaluation import records
+from servax.evaluation.answers import TIMES, Answers
 from servax.report import ReportPaths
 from servax.report.audit import AuditResult, Measure, write_audit
 from servax.stages import Watcher, held
@@ -105,7 +106,26 @@ def gathered(
         fail_under=fail_under,
         judged_by=judged_by,
         detection=pd.DataFrame(told["detection"]) if told["detection"] else None,
+        answers=_answers(planned),
     )
+
+
+def _answers(planned: list[Planned]) -> pd.DataFrame | None:
+    """Return a row for each random system and attack, and one for the worst of its attacks."""
+    rows: list[dict[str, Any]] = []
+    found: dict[str, list[Answers]] = {}
+    for each in planned:
+        for name, told in each.result.get("answers", {}).items():
+            attack = each.threat.name if each.threat else "none"
+            one = Answers.of(told)
+            rows.append({"defence": name, "attack": attack, "knowledge": each.knowledge(name)})
+            rows[-1] |= one.shares
+            if each.threat:
+                found.setdefault(name, []).append(one)
+    for name, every in found.items():
+        worst = {"defence": name, "attack": records.WORST_CASE, "knowledge": "all"}
+        rows.append(worst | Answers.worst(every).shares)
+    return pd.DataFrame(rows).assign(answers=TIMES) if rows else None
 
 
 def _measures(each: Planned) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, get_args
 from servax.audit.speed import Speed
 from servax.corpora import Selection
 from servax.errors import SettingError
+from servax.evaluation.answers import TIMES
 from servax.evaluation.dataset import EvaluationSet, Progress, gather
 from servax.evaluation.engine import AttackEngine, Identity
 from servax.evaluation.options import defended, surrogate
@@ -104,6 +105,7 @@ class Audit:
             batch_size=s.batch_size,
             gradients=s.gradients,
             reseeds=True,
+            times=TIMES,
         )
 
     @property

@@ -21,9 +21,12 @@ from servax.defences.random_models import (
     ABSTAIN,
     Certificate,
     ExpectationOverDraws,
+    Mean,
+    SameDraws,
     Smoothed,
     certify,
     draws_until_flat,
+    generators_of,
 )
 from servax.defences.transforms import (
     Codec,
@@ -54,6 +57,7 @@ __all__ = [
     "GaussianNoise",
     "LowPass",
     "MadryPGD",
+    "Mean",
     "MeanFilter",
     "MedianFilter",
     "NoiseWiener",
@@ -61,6 +65,7 @@ __all__ = [
     "Quantise",
     "RNNoise",
     "Resample",
+    "SameDraws",
     "Score",
     "Similarity",
     "SingleStep",
@@ -73,6 +78,7 @@ __all__ = [
     "WhiteNoise",
     "certify",
     "draws_until_flat",
+    "generators_of",
     "threshold_at",
     "train_denoiser",
 ]

@@ -1,7 +1,8 @@
 """Random models: what an attacker must average, and what their mean promises.
 
 An attack on a defence that draws random numbers needs the expected gradient: the expectation over
-transformation of Athalye et al. 2018 (section 4.2), `ExpectationOverDraws`.
+transformation of Athalye et al. 2018 (section 4.2), `ExpectationOverDraws`. Whether an attack gains
+by other means is to be tried: the mean of the logits instead, or `SameDraws` in every step.
 
 Randomised smoothing makes a defence of such a mean (Cohen, Rosenfeld & Kolter, ICML 2019). The
 smoothed classifier g(x) is the class that a base classifier f returns most often for x plus white
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -24,12 +26,49 @@ from torch import Tensor, nn
 from servax.attacks import Problem, cross_entropy, logits_of
 from servax.attacks.base import check_inputs
 from servax.features import check_tensor
-from servax.kinds import COUNT, POSITIVE, Rule, typed
+from servax.kinds import COUNT, POSITIVE, Choice, Rule, typed
 from servax.models import classes_of, evaluating
 from servax.perturbation import input_gradient
+from servax.training import global_seed
+
+Mean = Literal["probabilities", "logits"]
 
 ABSTAIN = -1
 """Stands in place of a class where no radius could be certified."""
+
+
+def generators_of(model: nn.Module) -> list[torch.Generator]:
+    """Return the generators that a model draws from, of the defence before the model."""
+    found = (getattr(module, "generator", None) for module in model.modules())
+    return [each for each in found if isinstance(each, torch.Generator)]
+
+
+class SameDraws(nn.Module):
+    """The same model, drawing the same numbers in each pass; what it draws from stays as it was.
+
+    An attacker who goes through it fits one noise, which the defence will not draw again.
+    """
+
+    knowledge = "adaptive"
+    """What an attack through it knows."""
+
+    @typed
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    @typed
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, K) of inputs (B, ...)."""
+        states = {each: each.get_state() for each in generators_of(self.model)}
+        try:
+            for each in states:
+                each.manual_seed(0)
+            with global_seed(0, "held"):
+                return logits_of(self.model, x)
+        finally:
+            for each, state in states.items():
+                each.set_state(state)
 
 
 class ExpectationOverDraws(nn.Module):
@@ -42,22 +81,29 @@ class ExpectationOverDraws(nn.Module):
     Args:
         model: A random classifier; each call draws anew.
         draws: How many calls make one.
+        mean: Of the `probabilities`, or of the `logits`, whose gradient does not vanish in a draw
+            that is sure.
     """
 
     knowledge = "adaptive"
     """What an attack through it knows."""
 
     @typed
-    def __init__(self, model: nn.Module, draws: int) -> None:
+    def __init__(self, model: nn.Module, draws: int, mean: Mean = "probabilities") -> None:
         super().__init__()
         COUNT.check("draws", draws)
+        Choice(get_args(Mean)).check("mean", mean)
         self.model = model
         self.draws = int(draws)
+        self.mean = mean
 
     @typed
     def forward(self, x: Tensor) -> Tensor:
         """Return log probabilities (B, C): logits up to a constant per utterance."""
-        each = [self.one_draw(x).log_softmax(dim=1) for _ in range(self.draws)]
+        each = [self.one_draw(x) for _ in range(self.draws)]
+        if self.mean == "logits":
+            return torch.stack(each).mean(dim=0).log_softmax(dim=1)
+        each = [logits.log_softmax(dim=1) for logits in each]
         return torch.stack(each).logsumexp(dim=0) - math.log(self.draws)
 
     def one_draw(self, x: Tensor) -> Tensor:

@@ -22,14 +22,22 @@ from servax.attacks import Counting, logits_of
 from servax.attacks.logits import labelled, with_gradients
 from servax.audio import read_in_range
 from servax.audio.writing import LARGEST_OF_16_BITS
-from servax.defences import Bpda, Defended, ExpectationOverDraws, draws_until_flat
+from servax.defences import (
+    Bpda,
+    Defended,
+    ExpectationOverDraws,
+    SameDraws,
+    draws_until_flat,
+    generators_of,
+)
 from servax.errors import ServaxError, SettingError
+from servax.evaluation.answers import Answers, asked
 from servax.evaluation.dataset import EvaluationSet
 from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.evaluation.records import UNDEFENDED, Records, validate
 from servax.evaluation.systems import System
 from servax.evaluation.threats import CLEAN, Threat
-from servax.evaluation.trial import generators_of, repeats
+from servax.evaluation.trial import repeats
 from servax.features import Dataset, FrontEnd, FrontEndSettings, Scaling
 from servax.kinds import Precision
 from servax.models import WaveformClassifier, classes_of
@@ -63,6 +71,8 @@ class Attacked:
     """Gradients and queries per attacked utterance, distances and SNR."""
     inputs: Tensor
     """The inputs at the last strength, shape of the utterances' x."""
+    answers: Mapping[str, Answers]
+    """What random systems answer to these when they are asked again and again, by name."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,8 +94,11 @@ class AttackEngine:
     decides its numbers; else whoever made the system has seen to it."""
     tick: Callable[[], None] = lambda: None
     """Called `Threat.ticks` times per threat, and once per batch of clean input."""
-    averaged: dict[tuple[str, str], tuple[nn.Module, int]] = field(default_factory=dict)
-    """What attackers of random systems face, once it is known."""
+    times: int = 0
+    """How often a random system is asked about the same inputs; 0 leaves it at the one answer that
+    stands in the records."""
+    needed: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Over how many draws a gradient of a system is averaged, once it is known."""
 
     def clean(self, systems: Sequence[System]) -> pd.DataFrame:
         """Return the records of the inputs as they are, for every system."""
@@ -144,22 +157,37 @@ class AttackEngine:
         The system itself; its BPDA twin; or its mean over draws, where it is random.
         """
         model = system.model
-        if threat.knowledge == "black_box":
-            return model, 1
         if threat.knowledge == "bpda" and system.exact and isinstance(model, Defended):
             model = Bpda(model.model, model.defence).eval()
-        if threat.draws == 1:
-            return model, 1
-        if threat.draws:
-            return ExpectationOverDraws(model, threat.draws).eval(), threat.draws
+        draws = threat.draws or (1 if threat.knowledge == "black_box" else 0)
         key = (system.name, threat.knowledge)
-        if key not in self.averaged:
+        if not draws and key not in self.needed:
             # Not where an earlier stage left off: each decides its numbers alone.
             self.reseed(system, "draws")
             random = self.random(system, model)
-            x, y = self._few()
-            self.averaged[key] = over_draws(model, x, y) if random else (model, 1)
-        return self.averaged[key]
+            self.needed[key] = draws_needed(model, *self._few()) if random else 1
+        draws = draws or self.needed[key]
+        if draws == 1:
+            return model, 1
+        draws //= 2 if threat.halved else 1
+        mean: nn.Module = ExpectationOverDraws(model, draws, threat.mean)
+        return (SameDraws(mean) if threat.fixed else mean).eval(), draws
+
+    def answers(self, system: System, inputs: Tensor, *purpose: str) -> Answers:
+        """Return what a random system answers to inputs (N, ...) when it is asked again and again.
+
+        Args:
+            system: The system.
+            inputs: Of the utterances.
+            purpose: Decides its draws, where the engine starts them anew.
+        """
+        self.reseed(system, "answers", *purpose)
+        device = self._placed([system])
+        parts = [
+            asked(system.model, inputs[p].to(device), self.dataset.y[p].to(device), self.times)
+            for p in self._batches(torch.arange(len(inputs)))
+        ]
+        return Answers.joined(parts)
 
     def random(self, system: System, model: nn.Module | None = None) -> bool:
         """Return whether the answers of a system (or of what stands for it) differ by draws."""
@@ -283,10 +311,17 @@ class AttackEngine:
                 self.tick()
         frames = [self.rows(name, found[s, name], threat, s, draws) for s, name in shown]
         measures = self._measures(threat, moved, torch.cat(ratios), counting, len(chosen))
+        # A sound has a ball of its own, and one who leads to a class leaves that class alone.
+        again = systems if self.times and not (threat.waveform or threat.towards) else []
+        answers = {
+            system.name: self.answers(system, moved, threat.knowledge, threat.name)
+            for system in again
+            if self.random(system)
+        }
         if threat.towards and len(chosen):
             led = found[shown[-1]][chosen] == heard.number(threat.towards)
             measures |= {"towards": threat.towards, "success_rate": float(led.float().mean())}
-        return Attacked(validate(pd.concat(frames, ignore_index=True)), measures, moved)
+        return Attacked(validate(pd.concat(frames, ignore_index=True)), measures, moved, answers)
 
     def _inputs(
         self, threat: Threat, system: System, chosen: Tensor
@@ -415,16 +450,15 @@ def predict(model: nn.Module, x: Tensor, *, batch_size: int, names: Sequence[str
     return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
 
 
-def over_draws(model: nn.Module, x: Tensor, y: Tensor) -> tuple[nn.Module, int]:
-    """Return the mean of a random classifier over its draws (EOT), and over how many.
+def draws_needed(model: nn.Module, x: Tensor, y: Tensor) -> int:
+    """Return over how many draws attackers average the gradient of a random classifier (EOT).
 
     Args:
         model: The classifier.
-        x: A few clean inputs (B, ...), on which the draws are counted that its gradient needs.
+        x: A few clean inputs (B, ...).
         y: Their classes (B,).
     """
-    draws = max(FEWEST_DRAWS, draws_until_flat(model, x, y, most=MOST_DRAWS))
-    return ExpectationOverDraws(model, draws).eval(), draws
+    return max(FEWEST_DRAWS, draws_until_flat(model, x, y, most=MOST_DRAWS))
 
 
 def reseed(system: System, seed: int, *purpose: str) -> None:

@@ -146,6 +146,8 @@ TOWARDS = "towards-"
 """How the name of an attack begins that leads to a chosen class."""
 RADII = (0.25, 0.5, 1.0)
 """Sizes of APGD against the radius."""
+VOTES = 8
+"""Draws whose mean answers one question of an attacker who only asks."""
 
 
 @dataclass(frozen=True)
@@ -263,6 +265,23 @@ class Suite:
         if e.decisions:
             jump = Foolbox.preset("hop-skip-jump", queries=e.decisions, **ball)
             yield Threat("hop-skip-jump", "black_box", jump, queries=e.decisions)
+        if self.tier == "smoke":
+            return
+        square = Square(**ball, queries=e.square)
+        yield self._voted("square-vote", square, e.square)
+        if self.tier == "full":
+            yield self._voted("nes-vote", nes, e.estimated)
+
+    def _voted(self, name: str, attack: Attack, queries: int) -> Threat:
+        """Return an attack each of whose questions is answered by the mean of several draws."""
+        return Threat(
+            name,
+            "black_box",
+            attack,
+            queries=VOTES * queries,
+            draws=VOTES,
+            random_only=True,
+        )
 
     def _bpda(self) -> Iterator[Threat]:
         """Yield the attacks with the identity in place of a defence's gradient."""
@@ -297,12 +316,26 @@ class Suite:
         if e.minimum_norm:
             nearest = Foolbox.preset("nearest", steps=e.minimum_norm, **ball)
             yield Threat("minimum-norm", "adaptive", nearest, gradients=e.minimum_norm)
+        yield from self._random()
         if e.auto:
             yield from self._longest()
         if self.snr_db is not None and e.waveform:
             sound = WaveformPGD(snr_db=self.snr_db, steps=e.waveform)
             name = f"pgd-waveform-{self.snr_db:g}dB"
             yield Threat(name, "adaptive", sound, gradients=e.waveform, waveform=True)
+
+    def _random(self) -> Iterator[Threat]:
+        """Yield what only a random system meets: other ways to average its draws."""
+        e = self.effort
+        known: dict[str, Any] = {"knowledge": "adaptive", "random_only": True}
+        pgd = {**known, "attack": self._pgd(e.pgd), "gradients": e.pgd}
+        yield Threat("pgd-half-draws", **pgd, halved=True)
+        if self.tier != "smoke":
+            yield Threat("pgd-fixed-draws", **pgd, fixed=True)
+            yield Threat("pgd-mean-logits", **pgd, mean="logits")
+            apgd = APGD(**self._ball(), steps=e.apgd)
+            gradients = e.apgd + 1
+            yield Threat("apgd-eot", **known, attack=apgd, gradients=gradients, draws=RAND_DRAWS)
 
     def _longest(self) -> Iterator[Threat]:
         """Yield what only the full tier has: DeepFool, Carlini & Wagner's L2, AutoAttack."""
@@ -327,7 +360,6 @@ class Suite:
                 "adaptive",
                 rand,
                 gradients=2 * (e.auto + 1),
-                everyone=False,
                 draws=RAND_DRAWS,
             ),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from servax.attacks import FGSM, Attack
 from servax.attacks.base import Norm
+from servax.defences import Mean
 from servax.errors import SettingError
 from servax.evaluation import records
 from servax.kinds import POSITIVE, Choice, Rules, check_types
@@ -93,7 +94,16 @@ class Threat:
     towards: str = field(default="", repr=False)
     """The class that it leads to, which the name tells; empty where any wrong one will do."""
     draws: int = field(default=0, repr=False)
-    """Draws whose mean is one gradient; 0 for as many as a random system needs."""
+    """Draws whose mean is one gradient; 0 for as many as a random system needs, or for one answer
+    where only answers are asked for."""
+    halved: bool = field(default=False, repr=False)
+    """Whether it takes half as many, to see whether the others still gain anything."""
+    mean: Mean = field(default="probabilities", repr=False)
+    """What it takes the mean of over draws."""
+    fixed: bool = field(default=False, repr=False)
+    """Whether each step sees the same draws."""
+    random_only: bool = field(default=False, repr=False)
+    """Whether it is tried on random systems only."""
     if_random: Threat | None = field(default=None, repr=False)
     """What is tried in its place on a random system."""
     code: str = field(default="", repr=False)
@@ -106,6 +116,18 @@ class Threat:
             raise SettingError(
                 "surrogate", self.surrogate, "a name for a transfer attack, and for no other"
             )
+
+    def on_random(self) -> Threat:
+        """Return what is tried on a random system in its place.
+
+        Everybody is attacked, and to the end: who is wrong in one draw may be right in the next,
+        and an attack that leaves at the first draw that errs was lucky and stands at the border.
+        """
+        if self.if_random is not None:
+            return self.if_random
+        return replace(
+            self, attack=_to_the_end(self.attack), everyone=self.everyone or not self.towards
+        )
 
     @property
     def epsilon(self) -> float:
@@ -170,6 +192,14 @@ class Threat:
             "draws": draws,
             "space": "waveform" if self.waveform else space,
         }
+
+
+def _to_the_end(attack: Attack) -> Attack:
+    """Return an attack that does not stop early, where it can be told so."""
+    changes: dict[str, Any] = {"early_stop": False} if getattr(attack, "early_stop", False) else {}
+    if isinstance(repeated := getattr(attack, "attack", None), Attack):
+        changes["attack"] = _to_the_end(repeated)
+    return replace(attack, **changes)
 
 
 def known(names: str) -> tuple[Knowledge, ...]:

@@ -205,12 +205,6 @@ class Repeats:
         return not self.difference <= AGREEMENT
 
 
-def generators_of(model: nn.Module) -> list[torch.Generator]:
-    """Return the generators that a model draws from, of the defence before the model."""
-    found = (getattr(module, "generator", None) for module in model.modules())
-    return [each for each in found if isinstance(each, torch.Generator)]
-
-
 def repeats(model: nn.Module, x: Tensor, passes: int = 2) -> Repeats:
     """Return how far passes of inputs (B, ...) differ, in one batch and each alone."""
     # Whatever draws from the global generator goes on drawing; its state is put back afterwards.

@@ -90,6 +90,10 @@ class AuditResult:
     """A row per defence, attack, knowledge and score of suspicion (`residual`, `l1`): `area` under
     the ROC curve, `detected_at_5_percent` (shares; none where no utterance moved), `utterances`
     that moved; None where no defence makes a detector."""
+    answers: pd.DataFrame | None = None
+    """A row per random system, attack (`none`, and `worst-case` of all) and knowledge, each asked
+    as often as `answers` says: `right_once`, `right_in_mean`, `right_in_all` (shares); None where
+    nothing is random."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.radius) and self.radius > 0):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from servax.evaluation.checks import SEVERITIES
+from servax.evaluation.records import WORST_CASE
 from servax.evaluation.statistics import RESAMPLES, SEED
 from servax.report.audit_result import (
     CONTROL,
@@ -111,6 +112,7 @@ def verdict(audit: AuditResult) -> list[str]:
     return [
         *audit.black_box_only,
         *_kept(audit, worths, best),
+        *_again(audit, shown),
         *_led(audit, shown),
         *_on_sound(audit, shown),
         *filter(None, [audit.no_interval]),
@@ -201,6 +203,26 @@ def _undefended(audit: AuditResult, bare: Standing) -> str:
         f"the undefended model keeps {bare.told} in the worst case, of "
         f"{audit.clean(UNDEFENDED).told}; {_chance(audit)}"
     )
+
+
+def _again(audit: AuditResult, system: str) -> list[str]:
+    """Return what is left of a random system that is asked again and again."""
+    table = audit.answers
+    rows = [] if table is None else table[table["defence"] == system].to_dict("records")
+    found = {row["attack"]: row for row in rows}
+    if WORST_CASE not in found:
+        return []
+    clean, worst = (
+        [percent_sign(100 * found[name][f"right_{how}"]) for how in ("once", "in_mean", "in_all")]
+        for name in ("none", WORST_CASE)
+    )
+    times = int(found[WORST_CASE]["answers"])
+    return [
+        f"{system} draws random numbers. Asked {times} times about what the worst of all attacks "
+        f"made, it is right in {worst[0]} of the answers ({clean[0]} without attack), in the mean "
+        f"of them for {worst[1]} of the utterances ({clean[1]}), and every time for {worst[2]} "
+        f"({clean[2]})."
+    ]
 
 
 def led(audit: AuditResult) -> pd.DataFrame:

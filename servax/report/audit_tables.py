@@ -54,6 +54,7 @@ def audit_tables(audit: AuditResult) -> tuple[Table, ...]:
     made = (
         main_table(audit),
         attack_table(audit),
+        answers_table(audit),
         targeted_table(audit),
         checks_table(audit),
         realisability_table(audit),
@@ -190,6 +191,28 @@ def attack_table(audit: AuditResult) -> Table:
         numbers=every,
         columns_named=3,
         tall=len(shown) > _IN_SIGHT,
+    )
+
+
+def answers_table(audit: AuditResult) -> Table:
+    """Return what random systems answer when they are asked again and again."""
+    found = _known(audit.answers)
+    times = int(found["answers"].iloc[0]) if len(found) else 0
+    return listing(
+        found,
+        [
+            *_names(),
+            _number("right_once", "right once", "% of answers", times=100),
+            _number("right_in_mean", f"right in the mean of {times}", "% of utterances", times=100),
+            _number("right_in_all", f"right in all {times}", "% of utterances", times=100),
+        ],
+        title="Asked again and again: random systems",
+        note="What each attack made of the utterances at the audited strength was put to the "
+        f"system {times} times. An attacker who may try as often needs one wrong answer. The worst "
+        "case is per utterance over all attacks; the least of so many shares is a low estimate.",
+        name="answers",
+        columns_named=3,
+        tall=len(found) > _IN_SIGHT,
     )
 
 

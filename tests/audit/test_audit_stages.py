@@ -139,12 +139,28 @@ def test_measures_tell_what_was_attacked_and_what_it_took(done: Any, frame: pd.D
 def test_gradients_of_a_random_defence_are_means_over_draws(done: Any) -> None:
     measures = done.audited.result.measures
     white = measures[measures["knowledge"].isin(["adaptive", "bpda"])]
-    assert (white[white["defence"] == "noisy"]["draws"] >= 2).all()
+    draws = white[white["defence"] == "noisy"].set_index("attack")["draws"]
+    assert (draws.drop("pgd-half-draws") >= 2).all()
+    assert draws["pgd-half-draws"] == draws["pgd"].max() // 2
     assert (white[white["defence"] != "noisy"]["draws"] == 1).all()
     findings = {(f.check, f.subject): f for f in done.audited.result.findings}
     assert findings["deterministic", "noisy"].severity == "note"
     told = findings["knowledge-complete", "noisy"]
     assert (told.severity, told.evidence["random"]) == ("passed", True)
+
+
+def test_a_random_defence_is_asked_again_and_again(done: Any) -> None:
+    answers = done.audited.result.answers
+    assert set(answers["defence"]) == {"noisy"}
+    told = answers.set_index(["attack", "knowledge"])
+    assert {("none", "none"), ("worst-case", "all"), ("pgd", "adaptive")} <= set(told.index)
+    shares = told[["right_once", "right_in_mean", "right_in_all"]]
+    assert (shares["right_in_all"] <= shares["right_once"]).all()
+    assert (shares.loc[("worst-case", "all")] <= shares.min() + 1e-12).all()
+    wrong = [
+        f for f in done.audited.result.findings if (f.subject, f.severity) == ("noisy", "error")
+    ]
+    assert wrong == []
 
 
 def test_the_oblivious_attack_is_made_once_for_all_defences(done: Any) -> None:

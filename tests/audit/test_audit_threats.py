@@ -107,20 +107,20 @@ SMOKE = {
     "transfer": {"pgd-other", "mi-di-other"},
     "black_box": {"noise", "square"},
     "bpda": {"pgd"},
-    "adaptive": {"fgsm", "pgd", "pgd-2x", "apgd-ce"},
+    "adaptive": {"fgsm", "pgd", "pgd-2x", "apgd-ce", "pgd-half-draws"},
 }
 STANDARD = {
     "oblivious": {"fgsm", "pgd-15", "apgd-ce"},
     "transfer": {"pgd-other", "mi-di-other"},
-    "black_box": {"noise", "square", "nes"},
+    "black_box": {"noise", "square", "nes", "square-vote"},
     "bpda": {"pgd", "apgd-ce"},
     "adaptive": {
         *("fgsm", "pgd-15", "pgd", "pgd-2x", "apgd-ce", "apgd-targeted", "pgd-restarts"),
-        "minimum-norm",
+        *("minimum-norm", "pgd-half-draws", "pgd-fixed-draws", "pgd-mean-logits", "apgd-eot"),
     },
 }
 FULL = STANDARD | {
-    "black_box": STANDARD["black_box"] | {"hop-skip-jump"},
+    "black_box": STANDARD["black_box"] | {"hop-skip-jump", "nes-vote"},
     "adaptive": STANDARD["adaptive"] | {"deepfool", "autoattack"},
 }
 
@@ -157,6 +157,18 @@ def test_full_has_autoattack_and_behind_a_random_defence_its_rand_version() -> N
         assert attack.version == ("rand" if random else "standard")
     assert (found[False].draws, found[True].draws) == (0, 20)
     assert repr(found[False]) != repr(found[True])  # each is a stage of its own
+
+
+def test_behind_a_random_defence_everybody_is_attacked_and_to_the_end() -> None:
+    pytest.importorskip("foolbox")
+    threats = of(Suite("standard", Budget()))["adaptive"]
+    found = {each.name: each.on_random() for each in threats}
+    assert all(each.everyone for each in found.values())
+    assert not any(getattr(each.attack, "early_stop", False) for each in found.values())
+    assert found["pgd-restarts"].attack.attack.early_stop is False
+    assert next(each for each in threats if each.name == "pgd").attack.early_stop is True
+    towards = Suite("standard", Budget()).threats(["adaptive"], classes=["sad"])[-1]
+    assert (towards.towards, towards.on_random().everyone) == ("sad", False)
 
 
 @pytest.mark.parametrize(("tier", "count"), [("smoke", 0), ("standard", 4), ("full", 4)])

@@ -16,6 +16,7 @@ from servax.defences import (
     ExpectationOverDraws,
     GaussianNoise,
     Quantise,
+    SameDraws,
     draws_until_flat,
 )
 from servax.errors import SettingError, ShapeError
@@ -109,6 +110,29 @@ def test_the_expectation_is_the_log_of_the_mean_probability(draws):
     torch.testing.assert_close(found.exp().sum(dim=1), torch.ones(5, dtype=torch.float64))
 
 
+def test_the_mean_may_be_of_the_logits():
+    x, _ = inputs()
+    model = Add(classifier())
+    mean = sum(model(x) for _ in range(3)) / 3
+    found = ExpectationOverDraws(Add(classifier()), 3, mean="logits")(x)
+    assert torch.allclose(found, mean.log_softmax(dim=1))
+
+
+def test_the_same_draws_come_again_and_nothing_else_is_drawn():
+    x, _ = inputs()
+    noise = GaussianNoise(0.1, seeded(5))
+    model = ExpectationOverDraws(nn.Sequential(noise, classifier()), 2)
+    held, state = SameDraws(model), noise.generator.get_state()
+    first = held(x)
+    assert torch.equal(held(x), first)
+    assert not torch.equal(held(x[:3]), model(x[:3]))
+    noise.generator.set_state(state)
+    assert not torch.equal(model(x), first)
+    other = GaussianNoise(0.1, seeded(0))
+    twice = [classifier()(other(x)).softmax(1) for _ in range(2)]
+    assert torch.allclose(first.exp(), sum(twice) / 2)
+
+
 def test_for_a_model_that_is_not_random_it_changes_no_attack():
     model, (x, y) = classifier(), inputs()
     attack = FGSM(epsilon=0.05)
@@ -190,6 +214,10 @@ def test_the_most_draws_are_a_limit(most):
         (
             lambda: ExpectationOverDraws(classifier(), 0),
             "draws is 0, expected a whole number of at least 1.",
+        ),
+        (
+            lambda: ExpectationOverDraws(classifier(), 2, "votes"),
+            "mean is 'votes', expected one of logits, probabilities.",
         ),
         (
             lambda: draws_until_flat(classifier(), *inputs(), most=0),

@@ -13,6 +13,7 @@ from sklearn.metrics import balanced_accuracy_score
 from servax.errors import ServaxError
 from servax.evaluation.checks import Finding, of_records
 from servax.evaluation.checks.of_records import one_utterance, pair
+from servax.evaluation.records import validate
 
 COUNT = 40
 Condition = tuple[str, float, str]
@@ -53,6 +54,13 @@ def table(
     return pd.concat(parts, ignore_index=True)
 
 
+def drawn(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the records of a system that draws: gradients are means over 16 draws, or over 8."""
+    typed = validate(frame)
+    draws = np.where(typed["attack"] == "pgd-half-draws", 8, 16)
+    return typed.assign(draws=np.where(typed["knowledge"] == "adaptive", draws, 1))
+
+
 def white(attack: str, strength: float = 0.02) -> Condition:
     return (attack, strength, "adaptive")
 
@@ -66,6 +74,39 @@ SQUARE = blind("square", knowledge="black_box")
 Check = Callable[..., tuple[Finding, ...]]
 
 TABLE: dict[str, tuple[Check, pd.DataFrame, str]] = {
+    # random systems: 4 fall to Square alone and 8 to PGD alone, or 20 to Square alone
+    "by chance": (
+        of_records.white_box_at_least_black_box,
+        drawn(table({white("pgd"): 10, SQUARE: range(2, 14)})),
+        "passed",
+    ),
+    "by no chance": (
+        of_records.white_box_at_least_black_box,
+        drawn(table({white("pgd"): 10, SQUARE: range(2, 30)})),
+        "error",
+    ),
+    # 8 and 3 that one condition alone breaks: 5 apart, within two standard errors, 2 sqrt(11) = 6.6
+    "draws by chance": (
+        of_records.pgd_at_least_fgsm,
+        drawn(table({white("fgsm"): range(10), white("pgd"): range(8, 13)})),
+        "passed",
+    ),
+    "draws weaker": (
+        of_records.pgd_at_least_fgsm,
+        drawn(table({white("fgsm"): 20, white("pgd"): 5})),
+        "error",
+    ),
+    "draws, enough": (
+        of_records.twice_the_draws,
+        drawn(table({white("pgd-half-draws"): 20, white("pgd"): 22})),
+        "passed",
+    ),
+    "draws, too few": (
+        of_records.twice_the_draws,
+        drawn(table({white("pgd-half-draws"): 10, white("pgd"): 25})),
+        "warning",
+    ),
+    "no draws": (of_records.twice_the_draws, table({white("pgd"): 25}), "not-measured"),
     # PGD and FGSM
     "pgd": (of_records.pgd_at_least_fgsm, table({white("fgsm"): 10, white("pgd"): 20}), "passed"),
     "pgd, one less": (
@@ -298,7 +339,9 @@ def test_systems_with_several_targets_are_told_apart() -> None:
 
 def test_conditions_are_compared_on_the_utterances_of_both() -> None:
     long, short = rows(white("pgd"), 10), rows(white("fgsm"), range(4, 12)).iloc[:15]
-    long, short = (each.set_index(["utterance", "fold", "seed"]) for each in (long, short))
+    long, short = (
+        each.set_index(["utterance", "fold", "seed"]).assign(random=False) for each in (long, short)
+    )
     found = pair(long, short)
     assert found is not None
     labels = short["label"]

@@ -32,6 +32,7 @@ RECORD_CHECKS: tuple[RecordCheck, ...] = (
     of_records.clean_score,
     of_records.pgd_at_least_fgsm,
     of_records.twice_the_steps,
+    of_records.twice_the_draws,
     of_records.white_box_at_least_black_box,
     of_records.noise_weaker,
     of_records.uar_falls_with_strength,

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from servax.attacks import PGD, logits_of
 from servax.attacks.gradient import STRIDE
+from servax.defences import ExpectationOverDraws
 from servax.evaluation.dataset import EvaluationSet
-from servax.evaluation.engine import over_draws, predict
+from servax.evaluation.engine import draws_needed, predict
 from servax.evaluation.suites import Suite
 from servax.evaluation.systems import System
 from servax.evaluation.trial import Repeats, repeats
@@ -80,7 +81,8 @@ class Case:
             longer = torch.where(dataset.mask[rows], x, x.flip(-1))
         faced, eot_draws = system.model, 1
         if system.gradients and repeats(system.model, x[few]).random:
-            faced, eot_draws = over_draws(system.model, x[few], y[few])
+            eot_draws = draws_needed(system.model, x[few], y[few])
+            faced = ExpectationOverDraws(system.model, eot_draws)
         attack = PGD(
             epsilon=budget.radius,
             norm=budget.ball,

@@ -105,6 +105,8 @@ class RecordCheck(_Declared):
 def _systems(frame: pd.DataFrame, *, with_bare: bool) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield the name and the rows of each system; the target is named where there are several."""
     typed = validate(frame)
+    # White-box attacks average over the draws of a random system, and of no other.
+    typed["random"] = typed.groupby(["target", "defence"])["draws"].transform("max") > 1
     typed.index = pd.MultiIndex.from_frame(typed[UTTERANCE], names=[None] * 3)
     several = len(typed["target"].unique()) > 1
     for (target, defence), rows in typed.groupby(["target", "defence"], sort=True):

@@ -6,6 +6,7 @@ Accuracies are shares of right predictions over the given utterances. Source: Ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -138,7 +139,8 @@ def restarts_and_steps(case: Case) -> Verdict:
     The accuracy under the case's attack is compared with that of the worst case over `RESTARTS`
     random starts and with that of one run for each step of radius / 10, radius / 4, radius / 2 and
     2.5 · radius / steps (Madry et al. 2018). `warning`: the best of them is lower by more than a
-    point, and by more than one utterance. About (`RESTARTS` + 5) · steps gradients.
+    point, and by more than one utterance; of a random model by more than two standard errors of the
+    difference. About (`RESTARTS` + 5) · steps gradients.
 
     Raises:
         SettingError: There is no radius to sweep.
@@ -152,16 +154,19 @@ def restarts_and_steps(case: Case) -> Verdict:
         moved = setting(model, x, y, generator=case.generator)
         return votes(model, moved, draws).argmax(dim=1) == y
 
-    used = float(right(attack).double().mean())
+    kept = right(attack)
+    used = float(kept.double().mean())
     started = replace(attack, random_start=True)
-    survivors = torch.stack([right(started) for _ in range(RESTARTS)]).all(dim=0)
-    found = {f"{RESTARTS} restarts": float(survivors.double().mean())}
+    others = {f"{RESTARTS} restarts": torch.stack([right(started) for _ in range(RESTARTS)]).all(0)}
     size = attack.epsilon
     for step in sorted({size / 10, size / 4, size / 2, 2.5 * size / int(attack.steps)}):
-        found[f"step {step:g}"] = float(right(replace(attack, step=step)).double().mean())
+        others[f"step {step:g}"] = right(replace(attack, step=step))
+    found = {name: float(each.double().mean()) for name, each in others.items()}
     best = min(found, key=lambda name: found[name])
     gain = used - found[best]
-    weak = gain > POINT and gain > 1.0 / len(x) + 1e-9
+    apart = int((kept != others[best]).sum())
+    chance = max(1.0, 2.0 * math.sqrt(apart)) if draws > 1 else 1.0
+    weak = gain > POINT and gain > chance / len(x) + 1e-9
     told = (
         f"Accuracy {percent(used)} with the settings used (step {attack.step:g}), "
         f"{percent(found[best])} with the strongest of {len(found)} others ({best})."

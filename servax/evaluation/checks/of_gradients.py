@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from servax.attacks import Problem, cross_entropy, logits_of, margin
 from servax.attacks.logits import Loss
+from servax.defences import SameDraws
 from servax.errors import ServaxError
 from servax.evaluation.checks.case import Case
 from servax.evaluation.checks.declared import Check, Finding, Severity, Verdict, percent
 from servax.evaluation.systems import System
-from servax.evaluation.trial import generators_of, repeats
+from servax.evaluation.trial import repeats
 from servax.models import evaluating
 from servax.perturbation import input_gradient
-from servax.training import drawn, global_seed
+from servax.training import drawn
 
 NO_TORCH = "audit the torch model that it was made of"
 """What to do about a model without gradients that is not made of torch."""
@@ -98,7 +99,7 @@ def gradient_is_true(case: Case) -> Verdict:
     """
     x, bounds, generator = case.x, case.bounds, case.generator
     knowledge = "adaptive" if case.system.exact else "bpda"
-    model = Held(case.model) if repeats(case.model, x).random else case.model
+    model = SameDraws(case.model) if repeats(case.model, x).random else case.model
     if repeats(model, x).random:
         told = "The model is random: differences between two inputs are those of its draws."
         return "not-measured", told, {}
@@ -138,26 +139,6 @@ def _rounds_off(model: nn.Module, x: Tensor) -> bool:
         logits = logits_of(model, x[:1])
     held = (tensor for tensor in (*model.parameters(), *model.buffers(), x, logits))
     return any(t.is_floating_point() and torch.finfo(t.dtype).bits == 16 for t in held)
-
-
-class Held(nn.Module):
-    """The same model, drawing the same numbers in each pass; what it draws from stays as it was."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits (B, K) of inputs (B, ...)."""
-        states = {each: each.get_state() for each in generators_of(self.model)}
-        try:
-            for each in states:
-                each.manual_seed(0)
-            with global_seed(0, "held"):
-                return logits_of(self.model, x)
-        finally:
-            for each, state in states.items():
-                each.set_state(state)
 
 
 def _errors(slopes: Tensor, differences: Tensor) -> Tensor:

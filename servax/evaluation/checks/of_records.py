@@ -3,12 +3,14 @@
 All are functions of the records of one system (`servax.evaluation.records`), whose index is the
 utterance with its fold and seed. An utterance is broken when its
 prediction is not its label. UARs are compared on the utterances that both conditions hold, with a
-tolerance of one utterance. Source: Carlini et al. 2019, "On evaluating adversarial robustness",
+tolerance of one utterance; of a random system, whose answers are one draw each, with that of two
+standard errors (McNemar 1947). Source: Carlini et al. 2019, "On evaluating adversarial robustness",
 section 4 and appendix A.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
@@ -67,6 +69,19 @@ def _score(rows: pd.DataFrame) -> float:
     return uar(rows["label"].to_numpy(object), rows["prediction"].to_numpy(object))
 
 
+def by_chance(first: pd.DataFrame, second: pd.DataFrame) -> float:
+    """Return by how many utterances two conditions may differ and be alike.
+
+    One; of a random system, d of whose answers are right under one of them only, two standard
+    errors of that difference, 2 sqrt(d).
+    """
+    if not (first["random"].any() or second["random"].any()):
+        return 1.0
+    shared = first.index.intersection(second.index)
+    broken = [_broken(rows).intersection(shared) for rows in (first, second)]
+    return max(1.0, 2.0 * math.sqrt(len(broken[0].symmetric_difference(broken[1]))))
+
+
 def one_utterance(rows: pd.DataFrame) -> float:
     """Return by how much the UAR moves, at most, when one utterance changes sides."""
     counts = rows["label"].value_counts()
@@ -77,12 +92,13 @@ def pair(first: pd.DataFrame, second: pd.DataFrame) -> tuple[float, float, float
     """Return the UARs of two conditions on the utterances that both hold, None without any.
 
     Returns:
-        UAR of the first, of the second, and what one utterance is worth, with room for rounding.
+        UAR of the first, of the second, and what they may differ by, with room for rounding.
     """
     here, there = first[first.index.isin(second.index)], second[second.index.isin(first.index)]
     if here.empty:
         return None
-    return _score(here), _score(there), one_utterance(here) + 1e-9
+    tolerance = by_chance(here, there) * one_utterance(here) + 1e-9
+    return _score(here), _score(there), tolerance
 
 
 def _once(rows: pd.DataFrame) -> pd.DataFrame:
@@ -120,7 +136,7 @@ def _compared(
     if found is None:
         return []
     before, after, tolerance = found
-    lost = after < before - tolerance or after == 0
+    lost = after < before - min(tolerance, one_utterance(first) + 1e-9) or after == 0
     severity = rule if after > before + tolerance else "passed" if lost else idle
     return [{**said, **dict(zip(names, (before, after), strict=True)), "severity": severity}]
 
@@ -239,10 +255,29 @@ def twice_the_steps(rows: pd.DataFrame) -> Verdict:
     `warning`: they move it by a point or more, and by more than one utterance (which is worth more
     than a point where a class has few). `not-measured`: no strength and knowledge in common.
     """
+    told = "UAR {uar} under pgd of strength {strength:g}, {uar_doubled} with twice the steps"
+    return _worst(_doubled(rows, "pgd", "pgd-2x"), told, ("moved", None))
+
+
+@partial(RecordCheck, needs="white-box")
+def twice_the_draws(rows: pd.DataFrame) -> Verdict:
+    """Say whether the gradient of a random system was averaged over enough draws.
+
+    Severities as of `twice_the_steps`, of attacks with half of the draws and with all of them.
+    """
+    if not rows["random"].any():
+        return "not-measured", "The answers are not random, so that there are no draws.", {}
+    most = rows.loc[rows["attack"] == "pgd", "draws"].max()
+    told = f"UAR {{uar}} under pgd with half of the {most} draws, {{uar_doubled}} with all of them"
+    return _worst(_doubled(rows, "pgd-half-draws", "pgd"), told, ("moved", None))
+
+
+def _doubled(rows: pd.DataFrame, one: str, twice: str) -> list[Row]:
+    """Return the comparisons of an attack with one that spends twice as much on something."""
     compared = []
     for knowledge, part, _ in _by_knowledge(rows):
-        for _, strength, once in _conditions(part[part["attack"] == "pgd"]):
-            found = pair(once, _at(part, strength, "pgd-2x"))
+        for _, strength, once in _conditions(part[part["attack"] == one]):
+            found = pair(once, _at(part, strength, twice))
             if found is not None:
                 moved = abs(found[1] - found[0])
                 moves = moved >= POINT and moved > found[2]
@@ -256,8 +291,7 @@ def twice_the_steps(rows: pd.DataFrame) -> Verdict:
                         "severity": "warning" if moves else "passed",
                     }
                 )
-    told = "UAR {uar} under pgd of strength {strength:g}, {uar_doubled} with twice the steps"
-    return _worst(compared, told, ("moved", None))
+    return compared
 
 
 @partial(RecordCheck, needs="white-box", among="one size")
@@ -267,7 +301,8 @@ def white_box_at_least_black_box(rows: pd.DataFrame) -> Verdict:
     An utterance that a black-box, transfer or oblivious attack breaks, but no white-box attack of
     the same strength, is evidence of gradient masking (Athalye et al. 2018). `error`: more than
     2 % of the utterances at some strength. `warning`: any. `not-measured`: no strength that both
-    kinds of attacker have.
+    kinds of attacker have. Of a random system some fall to anybody by chance: those count that are
+    more than fall to white-box attacks alone, and more than chance makes them.
     """
     known = white_box(rows)
     others = rows[~rows["knowledge"].isin(["none", *known["knowledge"]])]
@@ -277,6 +312,9 @@ def white_box_at_least_black_box(rows: pd.DataFrame) -> Verdict:
         shared = here.index.intersection(there.index)
         if len(shared):
             missed = _broken(there).intersection(shared).difference(_broken(here))
+            found = _broken(here).intersection(shared).difference(_broken(there))
+            if here["random"].any() and len(missed) - len(found) <= by_chance(here, there):
+                missed = missed[:0]
             compared.append(
                 {
                     "strength": float(strength),
@@ -411,6 +449,7 @@ def worst_case_below_minimum(rows: pd.DataFrame) -> Verdict:
     compared: list[Row] = []
     attacked = rows[rows["attack"] != "none"]
     for (knowledge, _), part in attacked.groupby(["knowledge", "strength"]):
+        part = part.drop(columns="random")
         means = {str(name): _score(some) for name, some in part.groupby("attack")}
         if len(means) > 1:
             strongest = min(means, key=lambda name: means[name])

@@ -1,0 +1,52 @@
+"""A model that errs by a coin, asked again and again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from servax.evaluation.answers import Answers, asked
+
+
+class Coin(nn.Module):
+    """Says class 1 with the probability that an input is, sure of it, else class 0, hardly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws = torch.Generator().manual_seed(0)
+        self.said: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        said = torch.rand(len(x), generator=self.draws) < x[:, 0]
+        self.said.append(said)
+        return torch.stack([torch.full((len(x),), 0.1), torch.where(said, 5.0, 0.0)], dim=1)
+
+
+def test_shares_are_those_of_the_answers() -> None:
+    x, y = torch.tensor([[0.0], [0.4], [0.6], [1.0]]), torch.tensor([1, 1, 1, 1])
+    model = Coin()
+    found = asked(model, x, y, 50)
+    hits = torch.stack(model.said).double()  # (50, 4)
+    assert hits.shape == (50, 4)
+    assert torch.allclose(found.right, hits.mean(0))
+    sure, hardly = torch.tensor([0.1, 5.0]).softmax(0)[1], torch.tensor([0.1, 0.0]).softmax(0)[1]
+    mean = hits.mean(0) * sure + (1 - hits.mean(0)) * hardly
+    # A sure answer outweighs hesitant ones: the mean of probabilities is no vote.
+    assert found.in_mean.tolist() == (mean > 0.5).tolist() == [False, True, True, True]
+    assert found.shares["right_once"] == pytest.approx(float(hits.mean()))
+    assert found.shares["right_in_mean"] == 0.75
+    assert found.shares["right_in_all"] == 0.25
+
+
+def test_the_worst_is_per_utterance_and_survives_a_file() -> None:
+    one = Answers(
+        torch.tensor([1.0, 0.5, 1.0], dtype=torch.float64), torch.tensor([True, False, True])
+    )
+    two = Answers(
+        torch.tensor([0.2, 1.0, 1.0], dtype=torch.float64), torch.tensor([True, True, True])
+    )
+    worst = Answers.worst([one, Answers.of(two.to_json())])
+    assert worst.right.tolist() == [0.2, 0.5, 1.0]
+    assert worst.in_mean.tolist() == [True, False, True]
+    assert worst.shares["right_in_all"] == pytest.approx(1 / 3)
