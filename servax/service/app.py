@@ -194,6 +194,7 @@ def guarded_routes(
     async def classified(request: Request) -> Classification:
         only(request)
         found: Classification = await handler.sound(request, classify, together=True)
+        metrics.residual.observe(found.residual)
         return found
 
     async def attacked(

@@ -8,10 +8,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from servax.service.responses import Refusal
 from servax.service.settings import ServiceSettings
-from servax.service.telemetry import Log, Metrics
+from servax.service.telemetry import Log, Metrics, resident_bytes
 from servax.service.worker import Broke, Result, Task, UnusableError, Worker, WorkerLost
 
 TRIES = 2
@@ -177,6 +178,8 @@ class Dispatcher:
         metrics.in_flight.set_function(lambda: len(self._places))
         metrics.queue_length.set_function(lambda: len(self._waiting))
         metrics.workers_ready.set_function(lambda: self.workers_ready)
+        for number, worker in enumerate(self._workers):
+            metrics.worker_memory.labels(number).set_function(partial(_memory_of, worker))
         self.failed: asyncio.Future[UnusableError] = asyncio.get_running_loop().create_future()
         """Gets the reason once it is known that no worker can ever work."""
 
@@ -345,6 +348,10 @@ class Dispatcher:
     def _pace(self, seconds: float) -> None:
         old = self._task_seconds
         self._task_seconds = seconds if old is None else old + PACE * (seconds - old)
+
+
+def _memory_of(worker: Worker) -> float:
+    return resident_bytes(worker.pid)
 
 
 def later(status: int, code: str, sentence: str, seconds: int = 5) -> Refusal:

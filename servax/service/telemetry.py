@@ -7,14 +7,20 @@ clients send.
 from __future__ import annotations
 
 import logging
+import platform
 import sys
 from collections.abc import Callable
 from typing import Any, Protocol, TextIO
 
+from servax import __version__
 from servax.runtime.host import load_extra
 
 LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32)
+RESIDUAL_BUCKETS = (
+    *(0.01, 0.02, 0.025, 0.03, 0.0325, 0.035, 0.0375, 0.04, 0.0425, 0.045, 0.0475, 0.05),
+    *(0.055, 0.06, 0.07, 0.08, 0.1, 0.2),
+)
 
 
 class Log(Protocol):
@@ -100,6 +106,12 @@ class Metrics:
         self.sound_seconds = client.Counter(
             "sound_seconds", "Sound that was purified or classified, in seconds.", ["route"], **own
         )
+        self.residual = client.Histogram(
+            "residual",
+            "How far the purifier moved the log-Mel on [0, 1] of sounds that were classified.",
+            buckets=RESIDUAL_BUCKETS,
+            **own,
+        )
         self.in_flight = client.Gauge("in_flight", "Requests accepted and not answered.", **own)
         self.queue_length = client.Gauge("queue_length", "Requests waiting for a worker.", **own)
         self.batch_size = client.Histogram(
@@ -111,9 +123,24 @@ class Metrics:
         self.worker_restarts = client.Counter(
             "worker_restarts", "Workers that died or were killed, and were begun anew.", **own
         )
+        self.worker_memory = client.Gauge(
+            "worker_memory_bytes", "Resident memory of a worker; 0 while there is none.",
+            ["worker"], **own,
+        )  # fmt: skip
+        build = client.Info("build", "Which servax runs, on which Python.", **own)
+        build.info({"version": __version__, "python": platform.python_version()})
 
     def page(self) -> tuple[bytes, str]:
         """Return everything in Prometheus' text format, and its media type."""
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+def resident_bytes(pid: int | None) -> float:
+    """Return the memory that a process holds, 0 where there is none, or nothing tells."""
+    from prometheus_client import ProcessCollector
+
+    found = ProcessCollector(pid=lambda: pid or -1, registry=None).collect()
+    rss = (each for each in found if each.name == "process_resident_memory_bytes")
+    return sum(each.samples[0].value for each in rss)

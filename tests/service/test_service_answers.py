@@ -10,20 +10,23 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import soundfile
 import soxr
 import torch
+import yaml
 from fastapi.openapi.models import OpenAPI
 from prometheus_client.parser import text_string_to_metric_families
 from service_running import SETTINGS, Running, samples_of, sound
 
+import servax
 from servax.audio.writing import LARGEST_OF_16_BITS as LOUDEST
 from servax.defences import Detector
 from servax.features import FrontEnd
 from servax.purifier.files import purify_file
 from servax.purifier.plans import FileJob
-from servax.service import Decoded, Refusal
+from servax.service import Decoded, Metrics, Refusal
 from servax.service.app import ROUTES
 from servax.service.dispatcher import Place
 from servax.service.inference import Models
@@ -328,6 +331,35 @@ def value(service: Running, family: str, **labels: str) -> float:
     samples = families(service)[family].samples
     kept = [s.value for s in samples if labels == {k: s.labels.get(k) for k in labels}]
     return kept[0] if kept else 0.0
+
+
+def test_metrics_tell_residuals_memory_and_version(service: Running) -> None:
+    def residuals() -> dict[str, float]:
+        told = families(service)["servax_residual"].samples
+        return {each.name.rpartition("_")[2]: each.value for each in told}
+
+    before = residuals()
+    answer = service.post("/v1/classify", sound()).json()
+    after = residuals()
+    assert after["count"] == before["count"] + 1
+    assert after["sum"] - before["sum"] == pytest.approx(answer["residual"])
+    (pid,) = service.dispatcher.pids
+    held = psutil.Process(pid).memory_info().rss
+    assert value(service, "servax_worker_memory_bytes", worker="0") == pytest.approx(held, rel=0.1)
+    build = families(service)["servax_build_info"].samples[0]
+    assert (build.labels["version"], build.value) == (servax.__version__, 1.0)
+
+
+@pytest.mark.parametrize("name", ["grafana/servax.json", "prometheus/alerts.yaml"])
+def test_what_deploy_asks_prometheus_for_is_exported(name: str) -> None:
+    text = (Path(__file__).parents[2] / "deploy" / name).read_text()
+    asked = set(re.findall(r"(?:servax|process)_[a-z_]+", json.dumps(yaml.safe_load(text))))
+    told = Metrics().page()[0].decode()
+    metrics = {each.name: each for each in text_string_to_metric_families(told)}
+    kinds = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "info": ("_info",)}
+    exported = {name + end for name, each in metrics.items() for end in kinds.get(each.type, ("",))}
+    assert len(asked) > 2
+    assert asked <= exported
 
 
 def test_metrics_count_what_was_asked(service: Running) -> None:
