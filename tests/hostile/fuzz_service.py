@@ -1,16 +1,17 @@
 """Sends thousands of hostile requests to a real service on loopback, and counts what came.
 
     python tests/hostile/fuzz_service.py --requests 10000 --out results/hostile/service.json
+    python tests/hostile/fuzz_service.py --attacks --out results/hostile/attack.json
 
-Starts ``servax serve`` with the packaged synthetic networks, a token, and small limits. Meanwhile
-slow clients hold connections, and a good request is sent after every hundred hostile ones.
+Starts ``servax serve --page`` with the packaged synthetic networks, a token, and small limits.
+Meanwhile slow clients hold connections, and good requests are sent after every hundred hostile
+ones.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import shlex
 import sys
 import threading
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fuzz_sound import RECORDINGS, recordings, seeds_of
-from messages import Message, message, request
+from messages import ATTACKS, ROUTES, Draw, Message, message, request
 from served import Answer, Served, wrong
 
 from servax.experiments.provenance import provenance
@@ -33,7 +34,12 @@ HUNDRED = 100
 
 
 def attack(
-    served: Served, sounds: dict[str, bytes], requests: int, seed: int, slow: int = SLOW_CLIENTS
+    served: Served,
+    sounds: dict[str, bytes],
+    requests: int,
+    seed: int,
+    slow: int = SLOW_CLIENTS,
+    routes: tuple[str, ...] = ROUTES,
 ) -> dict[str, Any]:
     """Return what became of the requests `seed`, 0 … `requests` - 1.
 
@@ -43,6 +49,7 @@ def attack(
         requests: How many.
         seed: Names the run.
         slow: How many clients send a byte now and then meanwhile.
+        routes: Where they go.
     """
     began = time.perf_counter()
     faults: list[dict[str, Any]] = []
@@ -52,7 +59,7 @@ def attack(
     idle = SlowClients(served, slow, sounds)
 
     def one(number: int) -> tuple[int, Message, Answer]:
-        sent = message(sounds, random.Random(f"{seed}/{number}"))
+        sent = message(sounds, Draw(f"{seed}/{number}", routes))
         return number, sent, served.send(sent)
 
     with idle, ThreadPoolExecutor(CLIENTS) as pool:
@@ -160,12 +167,16 @@ def main() -> None:
     )
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--attacks", action="store_true", help="send them to /v1/attack alone")
     parser.add_argument("--out", type=Path, help="JSON record")
     given = parser.parse_args()
     sounds = seeds_of(recordings(given.recordings))
     with Served() as served:
-        record = attack(served, sounds, given.requests, given.seed) | finished(served)
+        routes = ATTACKS if given.attacks else ROUTES
+        record = attack(served, sounds, given.requests, given.seed, routes=routes)
+        record |= finished(served)
     record |= {
+        "routes": list(routes),
         "recordings": list(given.recordings),
         "provenance": dict(provenance(shlex.join(["python", *sys.argv]))),
     }

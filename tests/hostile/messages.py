@@ -16,7 +16,25 @@ TOKEN = "hostile-token-0123456789abcdef"
 LIMIT = 200_000
 """What the service under test lets a body have, in bytes."""
 ROUTES = ("/v1/purify", "/v1/classify")
+ATTACKS = ("/v1/attack?method=none", "/v1/attack?method=fgsm&snr_db=10", "/v1/attack?method=fgsm")
+"""Each of them takes the way of all attacks; one of many steps would only take longer."""
 Sounds = Mapping[str, bytes]
+
+
+class Draw(random.Random):
+    """Draws whatever a message takes; the same for the same seed.
+
+    Args:
+        seed: Names the message.
+        routes: Where messages go that are not about paths.
+    """
+
+    def __init__(self, seed: str, routes: tuple[str, ...] = ROUTES) -> None:
+        super().__init__(seed)
+        self.routes = routes
+
+    def __new__(cls, *_: object) -> Draw:
+        return super().__new__(cls)
 
 
 @dataclass(frozen=True)
@@ -33,7 +51,7 @@ class Message:
     """Which answers are right; none means any that is not a failure of the service."""
 
 
-def message(sounds: Sounds, draw: random.Random) -> Message:
+def message(sounds: Sounds, draw: Draw) -> Message:
     """Return one request."""
     builder = draw.choice(BUILDERS)
     return builder(sounds, draw)
@@ -57,8 +75,8 @@ def request(
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
-def path(draw: random.Random) -> bytes:
-    return draw.choice(ROUTES).encode()
+def path(draw: Draw) -> bytes:
+    return draw.choice(draw.routes).encode()
 
 
 def bare(token: bytes = b"Bearer " + TOKEN.encode()) -> bytes:
@@ -66,11 +84,11 @@ def bare(token: bytes = b"Bearer " + TOKEN.encode()) -> bytes:
     return b"Host: service\r\nConnection: close\r\nAuthorization: " + token + b"\r\n"
 
 
-def sound_body(sounds: Sounds, draw: random.Random) -> Message:
+def sound_body(sounds: Sounds, draw: Draw) -> Message:
     return Message("sound", request(path(draw), mutant(sounds, draw)[1][:LIMIT]))
 
 
-def wrong_length(sounds: Sounds, draw: random.Random) -> Message:
+def wrong_length(sounds: Sounds, draw: Draw) -> Message:
     """Lie about the length of a body: more than comes, less, twice, in words, in 5,000 digits."""
     body = sounds[draw.choice(sorted(sounds))]
     size = len(body)
@@ -95,7 +113,7 @@ def wrong_length(sounds: Sounds, draw: random.Random) -> Message:
     return Message("length", request(path(draw), body, length=told), answered)
 
 
-def chunked(sounds: Sounds, draw: random.Random) -> Message:
+def chunked(sounds: Sounds, draw: Draw) -> Message:
     """Send a body in chunks, most of which break the rules."""
     body = mutant(sounds, draw)[1][:LIMIT]
     size = b"%x" % len(body)
@@ -121,7 +139,7 @@ def chunked(sounds: Sounds, draw: random.Random) -> Message:
     return Message("chunked", start + told + parts, answered and coding == b"chunked")
 
 
-def oversize(sounds: Sounds, draw: random.Random) -> Message:
+def oversize(sounds: Sounds, draw: Draw) -> Message:
     """Announce, or send, more than is allowed."""
     if draw.random() < 0.7:
         told = str(draw.choice((LIMIT + 1, 10 * LIMIT, 2**31, 2**63, 10**18))).encode()
@@ -130,7 +148,7 @@ def oversize(sounds: Sounds, draw: random.Random) -> Message:
     return Message("oversize", request(path(draw), body), statuses=(413,))
 
 
-def header_bomb(sounds: Sounds, draw: random.Random) -> Message:
+def header_bomb(sounds: Sounds, draw: Draw) -> Message:
     """Send headers that are many, long, nested, folded, or hold bytes that none may."""
     filler = draw.choice(
         (
@@ -155,7 +173,7 @@ def header_bomb(sounds: Sounds, draw: random.Random) -> Message:
     return Message("headers", request(path(draw), sounds[min(sounds)], headers=(filler,)))
 
 
-def odd_method(sounds: Sounds, draw: random.Random) -> Message:
+def odd_method(sounds: Sounds, draw: Draw) -> Message:
     methods = (
         b"GET PUT DELETE PATCH HEAD OPTIONS TRACE CONNECT PRI get FOO G\0T P\xc3\xb6ST".split()
     )
@@ -165,7 +183,7 @@ def odd_method(sounds: Sounds, draw: random.Random) -> Message:
     return Message("method", request(path(draw), b"", method=method))
 
 
-def odd_path(sounds: Sounds, draw: random.Random) -> Message:
+def odd_path(sounds: Sounds, draw: Draw) -> Message:
     """Ask for files of the machine, by every spelling of a step upwards."""
     up = draw.choice(
         (b"..", b"%2e%2e", b"%252e%252e", b"..%2f", b"..%5c", b"..\\", b"%c0%ae%c0%ae")
@@ -198,16 +216,17 @@ def odd_path(sounds: Sounds, draw: random.Random) -> Message:
     return Message("path", request(whole, b"RIFF" if method == b"POST" else b"", method=method))
 
 
-def odd_query(sounds: Sounds, draw: random.Random) -> Message:
+def odd_query(sounds: Sounds, draw: Draw) -> Message:
     value = draw.choice(
         (b"../../etc/passwd", b"%00", b"wav&format=flac", b"wav%0d%0aX:%20y", b"", b"W" * 60_000)
     )
     name = draw.choice((b"format", b"FORMAT", b"path", b"file", b"__class__", b"format[]", b"\xff"))
-    whole = path(draw) + b"?" + name + b"=" + value
+    way = path(draw)
+    whole = way + (b"&" if b"?" in way else b"?") + name + b"=" + value
     return Message("query", request(whole, sounds[min(sounds)]))
 
 
-def odd_token(sounds: Sounds, draw: random.Random) -> Message:
+def odd_token(sounds: Sounds, draw: Draw) -> Message:
     """Ask without the right token: never let in, whatever is like it."""
     right = TOKEN.encode()
     token = draw.choice(
@@ -234,7 +253,7 @@ def odd_token(sounds: Sounds, draw: random.Random) -> Message:
     return Message("token", whole, statuses=(401, 400, 431))
 
 
-def odd_types(sounds: Sounds, draw: random.Random) -> Message:
+def odd_types(sounds: Sounds, draw: Draw) -> Message:
     """Say that a sound is something else, or ask for something else."""
     headers = draw.choice(
         (
@@ -259,7 +278,7 @@ def odd_types(sounds: Sounds, draw: random.Random) -> Message:
     return Message("types", request(path(draw), sounds[min(sounds)], headers=headers))
 
 
-def no_http(sounds: Sounds, draw: random.Random) -> Message:
+def no_http(sounds: Sounds, draw: Draw) -> Message:
     """Send what is no HTTP/1.1 at all."""
     sent = draw.choice(
         (
@@ -277,7 +296,7 @@ def no_http(sounds: Sounds, draw: random.Random) -> Message:
     return Message("no_http", sent, answered=sent.endswith(b"\r\n\r\n") and len(sent) > 150)
 
 
-Builder = Callable[[Sounds, random.Random], Message]
+Builder = Callable[[Sounds, Draw], Message]
 BUILDERS: tuple[Builder, ...] = (
     sound_body,
     sound_body,

@@ -5,12 +5,11 @@ The service is a process of its own: ``servax serve`` with the packaged syntheti
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 
 import pytest
 from fuzz_service import attack, finished
-from messages import BUILDERS, TOKEN, Message, message, request
+from messages import ATTACKS, BUILDERS, TOKEN, Draw, Message, message, request
 from served import Answer, Served, read_answer, wrong
 from test_hostile_sound import SEEDS
 
@@ -33,8 +32,15 @@ def test_hostile_requests_are_refused_and_good_ones_answered(served: Served) -> 
     }
     assert record["workers_same"]
     assert record["rss_peak_mib"] < record["rss_ready_mib"] + 300
-    assert set(record["answers"]) == {message(SOUNDS, random.Random(i)).kind for i in range(200)}
+    assert set(record["answers"]) == {message(SOUNDS, Draw(str(i))).kind for i in range(200)}
     assert len(record["answers"]) >= len(set(BUILDERS)) - 1
+
+
+def test_hostile_sounds_are_not_attacked(served: Served) -> None:
+    record = attack(served, SOUNDS, 60, seed=2, slow=0, routes=ATTACKS)
+    assert record["faults"] == []
+    assert record["workers_same"]
+    assert {"200 ok", "415 not_sound", "413 too_large"} <= set(record["statuses"])
 
 
 def test_bytes_of_a_bad_mp3_stay_out_of_the_log(served: Served) -> None:
@@ -71,6 +77,11 @@ def answered(status: int | None, code: str = "x", body: bytes = b"") -> Answer:
         (Message("token", b"", statuses=(401,)), answered(200), "status 200 (x), expected (401,)"),
         (ANY, answered(400, "plain", b"oh"), "status 400 without JSON"),
         (ANY, answered(422, "x", b'at "/work/x"'), "the answer holds '/work'"),
+        (
+            ANY,
+            answered(200, "ok", b'{"a": 1}\n{"error": {"code": "internal", "message": "."}}'),
+            "a line with an error in place of an attacked sound",
+        ),
         (ANY, answered(401, "x", TOKEN.encode()), f"the answer holds {TOKEN!r}"),
         (ANY, answered(422, "x", b"y" * 601), "an error of 601 characters"),
     ],
