@@ -165,10 +165,12 @@ class OnnxClassifier(nn.Module):
         """Return float32 logits (B, C) of inputs (B, T) or (B, 1, M, F).
 
         Raises:
-            ShapeError: The inputs are not of the shape that the file is made for.
+            ShapeError: The inputs are empty, or not of the shape that the file is made for.
         """
+        if not x.numel():
+            raise ShapeError("x", x.shape, "at least one input of at least one sample")
         rows = self._fitted(x.detach()).cpu().numpy().astype(TYPES[self.input.type])
-        batch, found = self.sizes[0] or max(len(rows), 1), []
+        batch, found = self.sizes[0] or len(rows), []
         for first in range(0, len(rows), batch):
             part = rows[first : first + batch]
             # A fixed batch is filled up with its last row.

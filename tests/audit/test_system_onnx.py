@@ -15,7 +15,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from servax.errors import CheckpointError, PathError, ServaxError, SettingError
+from servax.errors import CheckpointError, PathError, ServaxError, SettingError, ShapeError
 from servax.evaluation.loading import load_system
 from servax.evaluation.systems import System
 
@@ -107,6 +107,13 @@ def test_a_fixed_length_keeps_the_middle_and_fills_with_zeros(tmp_path: Path) ->
     filled = np.pad(x[:, :60].numpy(), ((0, 0), (0, 40)))
     wanted = filled.mean(axis=1, keepdims=True) @ WEIGHTS
     np.testing.assert_allclose(scores(subject, x[:, :60]), wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(0, 100), (2, 0)])
+def test_empty_inputs_are_refused_in_a_sentence(tmp_path: Path, shape: tuple[int, int]) -> None:
+    subject = load_system(write(tmp_path / "a.onnx", ("B", "T"), metadata=said()))
+    with pytest.raises(ShapeError, match=r"^x has shape .*, expected at least one input of at lea"):
+        subject.model(torch.zeros(shape))
 
 
 def test_what_a_file_does_not_say_is_given(tmp_path: Path) -> None:
