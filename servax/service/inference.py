@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from servax.audio import encoded, subtype_of
 from servax.errors import SettingError
 from servax.features.frontend import SILENCE_RMS
-from servax.models import classes_of
+from servax.models import classes_of, frozen
 from servax.purifier import Purifier
 from servax.recognition import Recogniser
 from servax.runtime.limiter import Limited
@@ -38,7 +38,7 @@ class Models:
             SettingError: The purifier was not trained for what the recogniser hears.
         """
         heard = Recogniser.from_pretrained(recogniser)
-        heard.network.eval().requires_grad_(False)
+        heard.network = frozen(heard.network)
         cleaner = Purifier.from_pretrained(purifier).frozen()
         if not cleaner.fits(heard.scale, heard.front_end):
             raise SettingError(
