@@ -4,10 +4,13 @@ Starts a service of its own on loopback, lets clients send recordings of RAVDESS
 next as soon as it has its answer, and checks every answer: a purified sound must be WAV of the
 length and rate that was sent, probabilities must sum to 1. Who gets 429 waits as Retry-After says
 and sends again. The clients share the processors with the service. With ``--kill-every`` a worker
-drawn at random gets SIGKILL again and again; every request must still get an answer.
+drawn at random gets SIGKILL again and again; every request must still get an answer. With
+``--stalled`` and ``--idle`` others hold connections meanwhile: some send the start of a body and no
+more, some send nothing; who is shut out comes again at once, and /healthz is asked every second.
 
     python benchmarks/service_load.py --requests 5000 --clients 64
     python benchmarks/service_load.py --requests 5000 --clients 64 --kill-every 5 --name killed
+    python benchmarks/service_load.py --requests 5000 --stalled 64 --idle 1050 --name beside
 
 Writes ``benchmarks/results/service_<name>.json``; ``--page`` writes the table of all of them into
 ``benchmarks/service.md``.
@@ -32,6 +35,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -70,10 +74,16 @@ class Told:
     """Answers 200 whose content is not what it must be."""
     finals: Counter[str] = field(default_factory=Counter)
     """What each request ended with."""
+    residuals: list[float] = field(default_factory=list)
+    """Of each sound that was classified."""
+    probes: list[float] = field(default_factory=list)
+    """Seconds to each answer of /healthz; infinite where none came."""
+    shut_out: Counter[str] = field(default_factory=Counter)
+    """How often somebody's connection was closed who only held it."""
 
 
 def clips(folder: Path, count: int, seed: int) -> list[Clip]:
-    """Return recordings of RAVDESS drawn at random."""
+    """Return recordings drawn at random."""
     files = sorted(folder.rglob("*.wav"))
     if len(files) < count:
         sys.exit(f"{folder} holds {len(files)} recordings, expected at least {count}")
@@ -135,6 +145,8 @@ async def client(
             told.seconds[kind].append(now - sent)
             told.whole_seconds.append(now - begun)
             told.wrong += not right(kind, clip, answer)
+            if kind == "classify":
+                told.residuals.append(answer.json()["residual"])
         if time.monotonic() > until:
             return
 
@@ -186,6 +198,35 @@ async def kill(server: psutil.Process, every: float, kills: list[int]) -> None:
             kills.append(victim.pid)
 
 
+async def hold(url: str, kind: str, told: Told) -> None:
+    """Hold a connection on which little is sent, and open another when it is closed."""
+    address = urlsplit(url)
+    start = b"POST /v1/purify HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\n"
+    while True:
+        try:
+            reader, writer = await asyncio.open_connection(address.hostname, address.port)
+            if kind == "stalled":
+                writer.write(start + b"Content-Length: 1000\r\n\r\nRIFF")
+            await reader.read(1)  # nothing comes but an end, or a refusal
+            writer.close()
+        except OSError:
+            await asyncio.sleep(0.1)
+        told.shut_out[kind] += 1
+
+
+async def probe(url: str, told: Told) -> None:
+    """Ask /healthz every second, each time over a connection of its own."""
+    while True:
+        begun = time.monotonic()
+        try:
+            async with httpx.AsyncClient(timeout=10.0) as web:
+                found = (await web.get(f"{url}/healthz")).status_code == 200
+        except httpx.HTTPError:
+            found = False
+        told.probes.append(time.monotonic() - begun if found else float("inf"))
+        await asyncio.sleep(1.0)
+
+
 async def load(
     url: str, server: psutil.Process, material: list[Clip], options: argparse.Namespace
 ) -> dict[str, Any]:
@@ -209,6 +250,11 @@ async def load(
         beside = [asyncio.create_task(watch(server, told, memory))]
         if options.kill_every:
             beside.append(asyncio.create_task(kill(server, options.kill_every, kills)))
+        if options.stalled or options.idle:
+            kinds = ["stalled"] * options.stalled + ["idle"] * options.idle
+            beside += [asyncio.create_task(hold(url, kind, told)) for kind in kinds]
+            beside.append(asyncio.create_task(probe(url, told)))
+            await asyncio.sleep(2.0)
         begun = time.monotonic()
         until = begun + options.longest
         await asyncio.gather(*(client(web, orders, told, until) for _ in range(options.clients)))
@@ -224,6 +270,13 @@ async def load(
         "wrong_answers": told.wrong,
         "latency_ms": {name: spread(values) for name, values in told.seconds.items()},
         "latency_ms_with_waits": spread(told.whole_seconds),
+        "residual": quantiles(told.residuals),
+        "healthz": {
+            "asked": len(told.probes),
+            "unanswered": told.probes.count(float("inf")),
+            "ms": spread([each for each in told.probes if each < float("inf")]),
+        },
+        "connections_closed": dict(told.shut_out),
         "kills": len(kills),
         "service": counted(numbers),
         "memory_mib": grown(memory, options.requests),
@@ -237,6 +290,14 @@ def spread(seconds: list[float]) -> dict[str, float]:
         return {}
     found = np.percentile(np.array(seconds) * 1000, [50, 95, 99, 100])
     return dict(zip(("p50", "p95", "p99", "max"), found.round(1).tolist(), strict=True))
+
+
+def quantiles(values: list[float]) -> dict[str, float]:
+    """Return the least, the median and the largest of some values."""
+    if not values:
+        return {}
+    found = np.percentile(np.array(values), [0, 50, 100]).round(4).tolist()
+    return dict(zip(("least", "median", "largest"), found, strict=True))
 
 
 def counted(text: str) -> dict[str, float]:
@@ -276,10 +337,12 @@ def report(found: dict[str, Any]) -> str:
         for kind in ("purify", "classify")
     ]
     memory = found["memory_mib"]
+    held = {kind: found.get(kind, 0) for kind in ("stalled", "idle")}
+    beside = "".join(f" + {count} {kind}" for kind, count in held.items() if count)
     others = {k: v for k, v in found["ended_with"].items() if k != "200"}
     cells = [
         found["name"],
-        f"{found['clients']} / {found['queue']} / {found['batch']}",
+        f"{found['clients']}{beside} / {found['queue']} / {found['batch']}",
         f"{found['ended_with'].get('200', 0)} of {found['requests']}",
         ", ".join(f"{v} × {k}" for k, v in sorted(others.items())) or "none",
         str(found["all_answers"].get("429", 0)),
@@ -315,7 +378,7 @@ def main() -> None:
     from servax.experiments.provenance import provenance
 
     random.seed(options.seed)
-    folder = Path(os.environ.get("SERVAX_DATA", ".")) / "ravdess"
+    folder = Path(os.environ.get("SERVAX_DATA", ".")) / options.corpus
     material = clips(folder, options.clips, options.seed)
     served_with = ["--queue", str(options.queue), "--batch", str(options.batch)]
     if options.workers:
@@ -324,7 +387,8 @@ def main() -> None:
         found = asyncio.run(load(url, server, material, options))
         told = Counter(json.loads(line)["event"] for line in log.read_text().splitlines())
     origin = dict(provenance(" ".join(["python", *sys.argv])))
-    settings = ("name", "requests", "clients", "queue", "batch", "kill_every", "clips", "seed")
+    settings = ("name", "requests", "clients", "stalled", "idle", "queue", "batch")
+    settings += ("kill_every", "corpus", "clips", "seed")
     found = {
         **origin,
         **{name: getattr(options, name) for name in settings},
@@ -352,6 +416,9 @@ def arguments() -> argparse.Namespace:
     add("--purify-share", type=float, default=0.5, help="the rest is classified (%(default)s)")
     add("--kill-every", type=float, default=0.0, help="seconds between two kills (0: none)")
     add("--longest", type=float, default=900.0, help="seconds; then no more are sent (%(default)s)")
+    add("--stalled", type=int, default=0, help="others that send the start of a body (%(default)s)")
+    add("--idle", type=int, default=0, help="others that send nothing (%(default)s)")
+    add("--corpus", default="ravdess", help="folder below SERVAX_DATA (%(default)s)")
     add("--clips", type=int, default=400, help="recordings sent in turn (%(default)s)")
     add("--seed", type=int, default=0, help="draws recordings, routes and victims (%(default)s)")
     add("--name", default="load", help="of the run, in the table (%(default)s)")
