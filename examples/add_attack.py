@@ -33,7 +33,7 @@ class BestCorner(sx.attacks.BallAttack):
         best, ball = problem.x, problem.within(self.ball)  # masked frames do not move
         for _ in range(self.tries):
             corner = ball.steepest(ball.sample(problem.x, problem.random()))
-            z = into_reach(problem.x, problem.x + self.epsilon * corner, ball, problem.bounds)
+            z = into_reach(problem.x, problem.x + ball.radius * corner, ball, problem.bounds)
             old, new = (problem.gain(margin, problem.scores(inputs)) for inputs in (best, z))
             better = (new > old).view(-1, *[1] * (z.ndim - 1))
             best = torch.where(better, z, best)

@@ -25,7 +25,7 @@ from servax.attacks.early_stopping import Gain, Strongest, View, look, to_attack
 from servax.attacks.logits import LOSSES, LossName, dlr_targeted
 from servax.errors import SettingError
 from servax.kinds import COUNT, Choice, Rule, Rules, renamed
-from servax.perturbation import Ball, into_reach, per_utterance
+from servax.perturbation import Limit, into_reach, per_utterance
 
 MOMENTUM = 0.75
 """Share of the new step in a move; the rest is the last move (alpha in the paper)."""
@@ -76,7 +76,7 @@ class AutoPGD(BallAttack):
             return look(problem.at(rows), z, lambda logits: gain(logits, rows))
 
         seen = seen_at(rows, start[rows])
-        state = _State(rows, start[rows], seen, self.epsilon)
+        state = _State(rows, start[rows], seen, problem.within(self.ball).radius)
         strongest.offer(rows, state.current, seen.fooled, seen.gain)
         yield strongest.inputs
         steps = int(self.steps)
@@ -205,7 +205,7 @@ class _State:
             for name, value in vars(self).items():
                 setattr(self, name, value[stays])
 
-    def move(self, problem: Problem, ball: Ball, momentum: float) -> None:
+    def move(self, problem: Problem, ball: Limit, momentum: float) -> None:
         """Take a step with momentum; `problem` is that of these rows."""
         inside = problem.within(ball)
         last = self.current - self.previous

@@ -7,11 +7,12 @@ classifier are such modules too, so an attack works on them unchanged. An attack
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Self, TypedDict, Unpack
 
 import torch
@@ -19,12 +20,32 @@ from torch import Tensor, nn
 
 from servax.attacks.logits import Loss, logits_of
 from servax.errors import SettingError, ShapeError
-from servax.kinds import NOT_NEGATIVE, Choice, Rules, check, check_list, check_types
+from servax.kinds import NOT_NEGATIVE, Choice, Rule, Rules, check, check_list, check_types
 from servax.models import classes_of, evaluating
-from servax.perturbation import L2, Ball, Bounds, Linf, Masked, Objective, held
+from servax.perturbation import (
+    L2,
+    STEP_16_BIT,
+    Ball,
+    Bounds,
+    Limit,
+    Linf,
+    Masked,
+    Objective,
+    SignalToNoise,
+    held,
+    into_16_bit_inside,
+    straight_through,
+)
 
-Norm = type[Linf] | type[L2]
+Norm = type[Linf] | type[L2] | type[SignalToNoise]
 Labels = Literal["true", "predicted"]
+
+
+ONE_STEP = Rule(
+    f"a finite number at least {STEP_16_BIT:g} (1/32768, one step of 16 bits)",
+    lambda epsilon: STEP_16_BIT <= epsilon < math.inf,
+)
+"""What the size of an L-inf ball must be in which samples are rounded to 16 bits."""
 
 
 class Given(TypedDict, total=False):
@@ -52,6 +73,8 @@ class Problem:
     """Lowest and highest value of a valid input."""
     generator: torch.Generator | None = None
     """Draws whatever is random."""
+    rounded_in: Limit | None = None
+    """The ball in which what is tried is rounded to 16 bits; None rounds nothing."""
 
     def at(self, rows: Tensor) -> Problem:
         """Return the problem of the utterances `rows` (m,), int64 or bool."""
@@ -76,11 +99,23 @@ class Problem:
             )
         return logits
 
+    def heard(self, z: Tensor) -> Tensor:
+        """Return what the model is given of inputs (n, ...) in the ball: themselves, or 16 bits.
+
+        An attack gathers its steps at full precision, and each is judged as a file would hold it;
+        the gradient goes straight through.
+        """
+        if self.rounded_in is None:
+            return z
+        ball = self.rounded_in.around(self.x)
+        rounded = into_16_bit_inside(self.x, z.detach(), ball, self.bounds, self.mask)
+        return straight_through(z, rounded) if z.requires_grad else rounded
+
     def scores(self, z: Tensor) -> Tensor:
-        """Return the logits (n, K) without gradients."""
+        """Return the logits (n, K) of inputs in the ball, without gradients."""
         # Not inference mode: losses of scores may be compared with those of gradients later.
         with torch.no_grad():
-            return self.logits(z)
+            return self.logits(self.heard(z))
 
     def fooled(self, logits: Tensor) -> Tensor:
         """Return whether the attacker has what they want, bool (n,).
@@ -99,10 +134,11 @@ class Problem:
 
     def objective(self, loss: Loss) -> Objective:
         """Return the objective for `servax.perturbation.ascend`."""
-        return lambda z: self.gain(loss, self.logits(z))
+        return lambda z: self.gain(loss, self.logits(self.heard(z)))
 
-    def within(self, ball: Ball) -> Ball:
-        """Return `ball`, restricted to where the inputs may change."""
+    def within(self, limit: Limit) -> Ball:
+        """Return the ball of `limit` around the inputs, restricted to where these may change."""
+        ball = limit.around(self.x)
         return ball if self.mask is None else Masked(ball, self.mask)
 
     def put_back(self, z: Tensor) -> Tensor:
@@ -138,12 +174,13 @@ class Attack(ABC):
 
     @property
     @abstractmethod
-    def ball(self) -> Ball:
-        """The changes this attack may make."""
+    def ball(self) -> Limit:
+        """The changes this attack may make; `ball.around(x)` are those of inputs `x` (B, ...)."""
 
-    def ball_around(self, x: Tensor) -> Ball:
-        """Return the changes that inputs `x` (B, ...) may undergo, where these depend on them."""
-        return self.ball
+    @property
+    def in_16_bits(self) -> bool:
+        """Whether samples are rounded to 16 bits."""
+        return False
 
     @abstractmethod
     def iterates(self, problem: Problem) -> Iterator[Tensor]:
@@ -181,8 +218,9 @@ class Attack(ABC):
 
     def result(self, problem: Problem) -> Tensor:
         """Return the last iterate for a problem; its clean inputs when there is none."""
-        ball = problem.within(self.ball_around(problem.x))
-        return held(problem.x, last_of(self.iterates(problem), problem.x), ball, self.bounds)
+        problem = self.rounding(problem)
+        last = last_of(self.iterates(problem), problem.x)
+        return self.held(problem, last)
 
     def trajectory(
         self, model: nn.Module, x: Tensor, y: Tensor, **given: Unpack[Given]
@@ -193,9 +231,24 @@ class Attack(ABC):
         evaluation mode from then on until the iterator ends or is closed.
         """
         with self.facing(model, x, y, **given) as problem:
-            ball = problem.within(self.ball_around(problem.x))
+            problem = self.rounding(problem)
             for adversarial in self.iterates(problem):
-                yield held(problem.x, adversarial, ball, self.bounds)
+                yield self.held(problem, adversarial)
+
+    def held(self, problem: Problem, adversarial: Tensor) -> Tensor:
+        """Return inputs (n, ...) as this attack may hand them out, or raise a ServaxError."""
+        ball = problem.within(self.ball)
+        return held(problem.x, problem.heard(adversarial), ball, self.bounds)
+
+    def rounding(self, problem: Problem) -> Problem:
+        """Return a problem in which is rounded what this attack rounds.
+
+        Raises:
+            ShapeError: It rounds samples, and the inputs are not (B, T).
+        """
+        if self.in_16_bits and problem.x.ndim != 2:
+            raise ShapeError("x", problem.x.shape, "waveforms (B, T), to be rounded to 16 bits")
+        return replace(problem, rounded_in=self.ball if self.in_16_bits else None)
 
     def sweep(
         self,
@@ -205,7 +258,7 @@ class Attack(ABC):
         epsilons: Sequence[float],
         **given: Unpack[Given],
     ) -> Iterator[tuple[float, Tensor]]:
-        """Yield each size of the ball, the smallest first, with the result of the attack in it.
+        """Yield each radius of the ball, the smallest first, with the result of the attack in it.
 
         What fools the model in a small ball does so in every larger one, so an utterance that fell
         is not attacked again. All other settings stay. Other arguments and errors as for a call.
@@ -274,20 +327,31 @@ class BallAttack(Attack):
     """An attack inside a ball of a norm; most attacks are."""
 
     epsilon: float = 0.02
-    """Size of the ball around the clean input, in units of the input."""
+    """Size of the ball around the clean input, in units of the input; for `SignalToNoise` the
+    lowest ratio of each utterance to its change, in dB (40 is a hundredth of its norm)."""
     norm: Norm = Linf
-    """`Linf` or `L2`."""
+    """`Linf`, `L2` or `SignalToNoise`."""
+    sixteen_bit: bool = field(default=False, repr=False)
+    """Round waveforms (B, T) to 16 bits whenever they are tried and at the end, inside the ball:
+    what a WAV file holds."""
 
     RULES: ClassVar[Rules] = {"epsilon": NOT_NEGATIVE}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_norm(self.norm)
+        if self.sixteen_bit and self.norm is Linf:
+            ONE_STEP.check("epsilon", self.epsilon)
 
     @property
-    def ball(self) -> Ball:
-        """The ball of the norm, of radius epsilon."""
+    def ball(self) -> Limit:
+        """The ball of the norm, of size epsilon."""
         return self.norm(self.epsilon)
+
+    @property
+    def in_16_bits(self) -> bool:
+        """Whether samples are rounded to 16 bits."""
+        return self.sixteen_bit
 
 
 def last_of(iterates: Iterator[Tensor], start: Tensor) -> Tensor:
@@ -296,10 +360,12 @@ def last_of(iterates: Iterator[Tensor], start: Tensor) -> Tensor:
     return last[0] if last else start
 
 
-def check_norm(norm: object) -> None:
-    """Refuse a norm that is not a kind of ball, such as a name."""
-    if norm is not Linf and norm is not L2:
-        raise SettingError("norm", norm, "servax.perturbation.Linf or L2 (the class)")
+def check_norm(norm: object, known: Sequence[Norm] = (Linf, L2, SignalToNoise)) -> None:
+    """Refuse a norm that is not one of the kinds of ball, such as a name."""
+    if not any(norm is kind for kind in known):
+        *names, last = (kind.__name__ for kind in known)
+        expected = f"servax.perturbation.{', '.join(names)} or {last} (the class)"
+        raise SettingError("norm", norm, expected)
 
 
 def check_inputs(x: Tensor, y: Tensor, bounds: Bounds) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from servax.attacks.base import Problem
 from servax.attacks.logits import Loss, margin
-from servax.perturbation import Ball, input_gradient, into_reach, per_utterance
+from servax.perturbation import Limit, input_gradient, into_reach, per_utterance
 
 Gain = Callable[[Tensor, Tensor], Tensor]
 """From logits (m, K) and the rows (m,) they belong to, to what the attacker raises, (m,)."""
@@ -39,7 +39,7 @@ def look(problem: Problem, z: Tensor, gain: Callable[[Tensor], Tensor]) -> View:
     seen: list[tuple[Tensor, Tensor]] = []
 
     def objective(leaf: Tensor) -> Tensor:
-        logits = problem.logits(leaf)
+        logits = problem.logits(problem.heard(leaf))
         value = gain(logits)
         seen.append((value.detach(), logits.detach()))
         return value
@@ -99,7 +99,7 @@ def to_attack(problem: Problem, *, early_stop: bool) -> Tensor:
 
 def walk(
     problem: Problem,
-    ball: Ball,
+    ball: Limit,
     *,
     loss: Loss,
     step: float,
@@ -150,7 +150,11 @@ def _gradient(
     """Return the view at `z`; where the model is shown something else, `fooled` is still of `z`."""
     if show is None:
         return look(problem, z, lambda logits: problem.gain(loss, logits))
-    gradient = input_gradient(lambda leaf: problem.gain(loss, problem.logits(show(leaf, rows))), z)
+
+    def objective(leaf: Tensor) -> Tensor:
+        return problem.gain(loss, problem.logits(show(problem.heard(leaf), rows)))
+
+    gradient = input_gradient(objective, z)
     nothing = torch.zeros(len(z), device=z.device)
     fooled = problem.fooled(problem.scores(z)) if early_stop else nothing.bool()
     return View(gradient=gradient, gain=nothing, fooled=fooled)

@@ -28,7 +28,7 @@ from servax.attacks.foolbox import Foolbox
 from servax.attacks.square import Square
 from servax.errors import SettingError
 from servax.kinds import COUNT, Choice, Rules, check_kind, check_rules, renamed
-from servax.perturbation import Ball, Bounds, Linf
+from servax.perturbation import Bounds, Limit, Linf
 
 Version = Literal["standard", "rand"]
 RAND_DRAWS = 20
@@ -62,12 +62,18 @@ class Ensemble(Attack):
             check_kind("attack", attack, Attack)
         if not attempts:
             raise SettingError("attacks", [], "at least one attack")
-        for name in ("bounds", "labels", "targeted"):
+        for name in ("bounds", "labels", "targeted", "in_16_bits"):
             values = [getattr(attack, name) for attack in attempts]
             if any(value != values[0] for value in values):
                 raise SettingError(f"the attacks' {name}", values, "the same for all")
-            object.__setattr__(self, name, values[0])
+            if name != "in_16_bits":
+                object.__setattr__(self, name, values[0])
         super().__post_init__()
+
+    @property
+    def in_16_bits(self) -> bool:
+        """Whether samples are rounded to 16 bits."""
+        return self.attempts[0].in_16_bits
 
     @property
     @abstractmethod
@@ -98,8 +104,9 @@ class Ensemble(Attack):
     def run(self, model: nn.Module, x: Tensor, y: Tensor, **given: Unpack[Given]) -> Outcome:
         """Return what a call returns, and which utterances fooled; arguments as for a call."""
         with self.facing(model, x, y, **given) as problem:
+            problem = self.rounding(problem)
             *_, last = self.outcomes(problem)
-        return last
+        return replace(last, adversarial=self.held(problem, last.adversarial))
 
 
 @dataclass(frozen=True)
@@ -114,13 +121,9 @@ class Restarts(Ensemble):
     RULES: ClassVar[Rules] = {"count": COUNT}
 
     @property
-    def ball(self) -> Ball:
+    def ball(self) -> Limit:
         """The ball of the attack."""
         return self.attack.ball
-
-    def ball_around(self, x: Tensor) -> Ball:
-        """Return the changes that inputs `x` (B, ...) may undergo."""
-        return self.attack.ball_around(x)
 
     @property
     def attempts(self) -> Sequence[Attack]:
@@ -157,7 +160,7 @@ class AutoAttack(Ensemble):
     RULES: ClassVar[Rules] = {"version": Choice(("standard", "rand"))}
 
     @property
-    def ball(self) -> Ball:
+    def ball(self) -> Limit:
         """The ball of the norm and radius."""
         return self.norm(self.epsilon)
 

@@ -115,6 +115,9 @@ class Foolbox(BallAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_norm(self.norm, tuple(POWERS))
+        if self.sixteen_bit:
+            raise SettingError("sixteen_bit", True, "False: foolbox rounds nothing on its way")
         self._check_attack()
         self._check_settings()
 
@@ -148,7 +151,7 @@ class Foolbox(BallAttack):
         """
         Choice(PRESETS).check("preset", name)
         norm = next(iter(PRESETS[name])) if norm is None else norm
-        check_norm(norm)
+        check_norm(norm, tuple(POWERS))
         if norm not in PRESETS[name]:
             known = " or ".join(each.__name__ for each in PRESETS[name])
             raise SettingError("norm", norm.__name__, f"{known}, of {name}")
@@ -212,7 +215,7 @@ class Foolbox(BallAttack):
         with self.facing(model, x, y, **given) as problem:
             found = self._found(problem, epsilon=None)
             fooled = problem.fooled(problem.scores(found))
-        return self.ball.norm(found - problem.x).masked_fill(~fooled, math.inf)
+        return self.ball.around(problem.x).norm(found - problem.x).masked_fill(~fooled, math.inf)
 
     def _found(self, problem: Problem, *, epsilon: float | None) -> Tensor:
         """Return what foolbox found (B, ...), clean inputs where it failed."""

@@ -24,11 +24,20 @@ from servax.attacks.early_stopping import Show, walk
 from servax.attacks.logits import LOSSES, LossName, cross_entropy
 from servax.errors import SettingError, ShapeError
 from servax.kinds import COUNT, NOT_NEGATIVE, POSITIVE, Choice, Rule, Rules, renamed, typed
-from servax.perturbation import Objective, ascend, held, input_gradient, into_reach
+from servax.perturbation import (
+    Ball,
+    Objective,
+    SignalToNoise,
+    ascend,
+    input_gradient,
+    into_reach,
+)
 from servax.training import drawn
 
 STRIDE = 0.15
 """Length of a step against the radius: .003 in .02, the paper's."""
+SMALLEST_SHARE = 0.01
+"""Least step in the ball of a ratio: the default, a length, would hardly move anything there."""
 
 
 @renamed(radius="epsilon", leave="early_stop")
@@ -37,7 +46,8 @@ class PGD(BallAttack):
     """Projected gradient descent (eq. 11), `steps` steps of length `step` in a ball."""
 
     step: float = 0.003
-    """Length of one step, in units of the input (.003 is .24 dB on the default scale)."""
+    """Length of one step, in units of the input (.003 is .24 dB on the default scale); for
+    `SignalToNoise` a share of the ball."""
     steps: int = 15
     """Number of steps, the paper's k."""
     random_start: bool = False
@@ -49,17 +59,27 @@ class PGD(BallAttack):
 
     RULES: ClassVar[Rules] = {"step": POSITIVE, "steps": COUNT, "loss": Choice(LOSSES)}
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.norm is SignalToNoise and self.step < SMALLEST_SHARE:
+            expected = f"at least {SMALLEST_SHARE}, such as .25: a share of the ball, no length"
+            raise SettingError("step", self.step, expected)
+
     def iterates(self, problem: Problem) -> Iterator[Tensor]:
         """Yield x_1 ... x_steps: without a random start, x_k is the result of PGD with k steps."""
         if self.early_stop:
             return self._walk(problem)
+        return self.ascent(problem, problem.within(self.ball))
+
+    def ascent(self, problem: Problem, ball: Ball) -> Iterator[Tensor]:
+        """Yield x_1 ... x_steps inside a ball that is narrower than, or the same as, one's own."""
         return ascend(
             problem.objective(LOSSES[self.loss]),
             problem.x,
-            problem.within(self.ball),
+            ball,
             step=self.step,
             steps=int(self.steps),
-            start=self._start(problem),
+            start=self._start(problem, ball),
             bounds=self.bounds,
         )
 
@@ -71,16 +91,16 @@ class PGD(BallAttack):
             loss=LOSSES[self.loss],
             step=self.step,
             steps=int(self.steps),
-            start=self._start(problem),
+            start=self._start(problem, problem.within(self.ball)),
             early_stop=self.early_stop,
             **more,
         )
 
-    def _start(self, problem: Problem) -> Tensor | None:
+    def _start(self, problem: Problem, ball: Ball) -> Tensor | None:
         """Return a random point of the ball around each input, or None: the clean inputs."""
         if not self.random_start:
             return None
-        return problem.x + problem.within(self.ball).sample(problem.x, problem.random())
+        return problem.x + ball.sample(problem.x, problem.random())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +114,12 @@ class FGSM(BallAttack):
 
     def iterates(self, problem: Problem) -> Iterator[Tensor]:
         """Yield the one step."""
+        ball = problem.within(self.ball)
         yield from ascend(
             problem.objective(cross_entropy),
             problem.x,
-            problem.within(self.ball),
-            step=self.epsilon,
+            ball,
+            step=ball.radius,
             steps=1,
             bounds=self.bounds,
         )
@@ -111,7 +132,7 @@ class FGSM(BallAttack):
         epsilons: Sequence[float],
         **given: Unpack[Given],
     ) -> Iterator[tuple[float, Tensor]]:
-        """Yield each size, the smallest first, with its result, all from a single gradient.
+        """Yield each radius, the smallest first, with its result, all from a single gradient.
 
         The gradient is taken at the clean input, so it is the same for every size, and every
         utterance is moved by all of them. Other arguments and errors as for a call.
@@ -122,8 +143,8 @@ class FGSM(BallAttack):
             gradient = input_gradient(problem.objective(cross_entropy), x)
         for attack in attacks:
             ball = problem.within(attack.ball)
-            moved = into_reach(x, x + attack.epsilon * ball.steepest(gradient), ball, self.bounds)
-            yield attack.epsilon, held(x, moved, ball, self.bounds)
+            moved = into_reach(x, x + ball.radius * ball.steepest(gradient), ball, self.bounds)
+            yield attack.ball.radius, attack.held(attack.rounding(problem), moved)
 
 
 @typed

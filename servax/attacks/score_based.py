@@ -24,7 +24,7 @@ from servax.attacks.gradient import STRIDE
 from servax.attacks.logits import LOSSES, LossName
 from servax.errors import ServaxError
 from servax.kinds import COUNT, POSITIVE, Choice, Rules, renamed
-from servax.perturbation import held, into_reach
+from servax.perturbation import into_reach
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,8 +79,10 @@ class Search:
         """
         self.asked += times
         self.queries[self.rows] += times
-        rows = torch.arange(len(self.rows), device=self.rows.device).repeat(times)
-        asked = self.open if times == 1 else self.open.at(rows)
+        asked = self.open
+        if times > 1:  # not to be kept, so not rounded either
+            rows = torch.arange(len(self.rows), device=self.rows.device).repeat(times)
+            asked = replace(self.open.at(rows), rounded_in=None)
         logits = asked.scores(z)
         # NaN is never better than anything: unseen, a broken model would pass for a robust one.
         if not bool(logits.isfinite().all()):
@@ -134,9 +136,9 @@ class QueryAttack(BallAttack):
     def counted(self, model: nn.Module, x: Tensor, y: Tensor, **given: Unpack[Given]) -> Found:
         """Return the attack's result with the queries used; arguments and errors as for a call."""
         with self.facing(model, x, y, **given) as problem:
+            problem = self.rounding(problem)
             *_, result = self.search(problem)
-        ball = problem.within(self.ball)
-        return replace(result, inputs=held(problem.x, result.inputs, ball, self.bounds))
+        return replace(result, inputs=self.held(problem, result.inputs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +146,8 @@ class EstimatedAscent(QueryAttack):
     """What NES and SPSA share: all but the directions of the questions."""
 
     step: float | None = None
-    """Length of one step, in units of the input; default `STRIDE` of epsilon."""
+    """Length of one step, in units of the input (for `SignalToNoise` a share of the ball); default
+    `STRIDE` of the ball."""
     samples: int = 25
     """Pairs of questions per step; fewer in the last one when the budget ends."""
     sigma: float = 0.001
@@ -159,7 +162,8 @@ class EstimatedAscent(QueryAttack):
     def search(self, problem: Problem) -> Iterator[Found]:
         """Yield the search after each step; the input with the highest loss is its result."""
         generator = problem.random()
-        step = STRIDE * self.epsilon if self.step is None else self.step
+        radius = problem.within(self.ball).radius
+        step = STRIDE * radius if self.step is None else self.step
         search = Search(problem, self.loss)
         current = problem.x[search.offer(problem.x)]
         # One question of each step is left for its end.

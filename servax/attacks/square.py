@@ -23,7 +23,8 @@ from servax.attacks.base import Problem
 from servax.attacks.score_based import Found, QueryAttack, Search
 from servax.errors import ShapeError
 from servax.kinds import Rule, Rules, renamed
-from servax.perturbation import L2, Linf, into_reach, per_utterance
+from servax.perturbation import Limit, Linf, into_reach, per_utterance
+from servax.perturbation.balls import PerUtterance
 from servax.training import drawn
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -56,7 +57,7 @@ class Square(QueryAttack):
             if len(search.rows) == 0:
                 break
             rows = search.rows.cpu()
-            place = Place(search.open, search.best, box.at(rows), self.epsilon)
+            place = Place(search.open, search.best, box.at(rows), self.ball)
             random.rows = rows
             if query == 1:
                 start = place.stripes if self.norm is Linf else place.tiled
@@ -98,13 +99,13 @@ class Draws:
 class Place:
     """The open utterances as grids (n, c, H, W), and the next inputs to ask about."""
 
-    def __init__(self, problem: Problem, best: Tensor, box: Rectangles, epsilon: float) -> None:
+    def __init__(self, problem: Problem, best: Tensor, box: Rectangles, limit: Limit) -> None:
         self.shape = problem.x.shape
         self.bounds = problem.bounds
         self.x = as_grid(problem.x)
         self.best = as_grid(best)
         self.box = box
-        self.epsilon = epsilon
+        self.ball = limit.around(problem.x)
         everywhere = torch.ones((), dtype=torch.bool, device=self.x.device)
         mask = everywhere if problem.mask is None else problem.mask
         self.allowed = as_grid(mask.expand(problem.x.shape))
@@ -150,14 +151,22 @@ class Place:
         there = self.box.place(*sides, random.uniform(2)).inside(self.x)
         change = self.best - self.x
         spent = per_utterance(change.flatten(1).norm(dim=1), change)
-        left_over = (self.epsilon**2 - spent**2).clamp(min=0.0) / self.x.shape[1]
+        left_over = (self._radii**2 - spent**2).clamp(min=0.0) / self.x.shape[1]
         freed = _channel_norm(change * (here | there)) ** 2
         new = self._pattern(window, random) + _channel_unit(change * here)
         new = _channel_unit(new) * (left_over + freed).sqrt()
         return self._at_the_rim(torch.where(here, new, change * ~there))
 
+    @property
+    def _radii(self) -> Tensor | float:
+        """Euclidean radius of the ball; of each utterance's, (n, 1, 1, 1), where these differ."""
+        if isinstance(self.ball, PerUtterance):
+            return per_utterance(self.ball.radii.to(self.x.dtype), self.x)
+        return self.ball.radius
+
     def _painted(self, inside: Tensor, signs: Tensor) -> Tensor:
-        corner = into_reach(self.x, self.x + self.epsilon * signs, Linf(self.epsilon), self.bounds)
+        corner = self.x + self.ball.radius * signs
+        corner = into_reach(self.x, corner, self.ball, self.bounds)
         return torch.where(inside, corner, self.best)
 
     def _pattern(self, window: Rectangles, random: Draws) -> Tensor:
@@ -170,9 +179,8 @@ class Place:
 
     def _at_the_rim(self, change: Tensor) -> Tensor:
         """Return inputs whose change is scaled to the epsilon, then clamped to the bounds."""
-        ball = L2(self.epsilon)
-        moved = self.x + self.epsilon * ball.steepest(change)
-        return into_reach(self.x, moved, ball, self.bounds).reshape(self.shape)
+        moved = self.x + self.ball.radius * self.ball.steepest(change)
+        return into_reach(self.x, moved, self.ball, self.bounds).reshape(self.shape)
 
 
 def _channel_norm(change: Tensor) -> Tensor:

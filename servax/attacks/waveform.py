@@ -6,7 +6,6 @@ it by a second loss, where here it is projected away in each step.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,24 +13,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from servax.attacks.base import Attack, Problem
+from servax.attacks.gradient import PGD
 from servax.attacks.logits import LOSSES, LossName
 from servax.errors import SettingError, ShapeError
-from servax.kinds import COUNT, POSITIVE, Choice, Rule, Rules, check_kind
-from servax.perturbation import Ball, Bounds, Linf, SignalToNoise, ascend, into_16_bit
+from servax.kinds import COUNT, POSITIVE, Choice, Rules, check_kind
+from servax.perturbation import Bounds, Limit, Linf, SignalToNoise
 from servax.perturbation.masking import Inaudible, PsychoacousticMask
-from servax.perturbation.rounding import (
-    Round,
-    into_16_bit_within,
-    shrunk_into,
-    straight_through,
-)
-from servax.runtime.samples import STEP_16_BIT
-
-ONE_STEP = Rule(
-    f"a finite number at least {STEP_16_BIT:g} (1/32768, one step of 16 bits)",
-    lambda epsilon: STEP_16_BIT <= epsilon < math.inf,
-)
-"""What the size of a change must be that is to be rounded to 16 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,23 +67,36 @@ class WaveformPGD(Attack):
             )
         if self.snr_db is not None:
             SignalToNoise(self.snr_db)
-        if self.epsilon is not None:
-            (ONE_STEP if self.sixteen_bit else POSITIVE).check("epsilon", self.epsilon)
+        elif not self.sixteen_bit:
+            POSITIVE.check("epsilon", self.epsilon)
+        self.pgd  # noqa: B018, refuses what it refuses
 
     @property
-    def ball(self) -> Ball:
-        """The ball of `epsilon`; a ratio has none before the utterances are known.
+    def pgd(self) -> PGD:
+        """The attack itself, but for the masking."""
+        size = self.snr_db if self.epsilon is None else self.epsilon
+        return PGD(
+            norm=Linf if self.snr_db is None else SignalToNoise,
+            epsilon=size if size is not None else 0.0,
+            step=self.step * (self.epsilon or 1.0),
+            steps=self.steps,
+            random_start=self.random_start,
+            loss=self.loss,
+            sixteen_bit=self.sixteen_bit,
+            bounds=self.bounds,
+            labels=self.labels,
+            targeted=self.targeted,
+        )
 
-        Raises:
-            SettingError: The budget is `snr_db`.
-        """
-        if self.epsilon is None:
-            raise SettingError("epsilon", None, "a number; for snr_db ask ball_around(x)")
-        return Linf(self.epsilon)
+    @property
+    def ball(self) -> Limit:
+        """The ball of `epsilon`, or of `snr_db`."""
+        return self.pgd.ball
 
-    def ball_around(self, x: Tensor) -> Ball:
-        """Return the changes that utterances `x` (B, T) may undergo."""
-        return self.ball if self.snr_db is None else SignalToNoise(self.snr_db).around(x)
+    @property
+    def in_16_bits(self) -> bool:
+        """Whether samples are rounded to 16 bits."""
+        return self.sixteen_bit
 
     def iterates(self, problem: Problem) -> Iterator[Tensor]:
         """Yield x_1 ... x_steps.
@@ -108,31 +108,6 @@ class WaveformPGD(Attack):
         x = problem.x
         if x.ndim != 2:
             raise ShapeError("x", x.shape, "waveforms (B, T)")
-        ball = problem.within(self.ball_around(x))
-        rounded = self._rounding(problem, ball)
-        rounded(x)  # refused here, before any work
+        ball = problem.within(self.ball)
         reach = Inaudible(ball, self.masking.around(x)) if self.masking else ball
-        objective = problem.objective(LOSSES[self.loss])
-        walk = ascend(
-            lambda z: objective(straight_through(z, rounded(z.detach()))),
-            x,
-            reach,
-            step=self.step * ball.radius,
-            steps=int(self.steps),
-            start=x + reach.sample(x, problem.random()) if self.random_start else None,
-            bounds=self.bounds,
-        )
-        yield from map(rounded, walk)
-
-    def _rounding(self, problem: Problem, ball: Ball) -> Round:
-        """Return what makes waveforms in the ball 16-bit ones in the ball."""
-        if not self.sixteen_bit:
-            return lambda z: z
-        x, epsilon, bounds = problem.x, self.epsilon, self.bounds
-        if epsilon is not None:
-            return lambda z: problem.put_back(into_16_bit_within(x, z, epsilon, bounds))
-
-        def whole(z: Tensor) -> Tensor:
-            return problem.put_back(into_16_bit(z, bounds))
-
-        return lambda z: shrunk_into(x, z, ball, whole)
+        yield from self.pgd.ascent(problem, reach)

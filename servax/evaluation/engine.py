@@ -371,7 +371,7 @@ class AttackEngine:
         if not threat.waveform:
             x = self.dataset.x
             touched = (moved != x).flatten(1).any(1)
-            ball = threat.attack.ball_around(x[touched])
+            ball = threat.attack.ball.around(x[touched])
             found["median_distance"] = float(ball.norm((moved - x)[touched]).median())
         found["median_snr_db"] = float(ratios.median())
         return found | {"lowest_snr_db": float(ratios.min())}

@@ -131,9 +131,8 @@ class Threat:
 
     @property
     def epsilon(self) -> float:
-        """Radius of its (largest) ball; for a ratio in dB that of the change to the sound."""
-        ratio = getattr(self.attack, "snr_db", None)
-        return self.attack.ball.radius if ratio is None else 10.0 ** (-float(ratio) / 20.0)
+        """Radius of its (largest) ball; for a ratio in dB a share of the sound's norm."""
+        return self.attack.ball.radius
 
     @property
     def strengths(self) -> tuple[float, ...]:

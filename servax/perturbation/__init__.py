@@ -1,7 +1,7 @@
 """How far and in which direction: balls, and the one projected-ascent loop."""
 
 from servax.perturbation.ascent import Objective, ascend, input_gradient, into_reach
-from servax.perturbation.balls import L2, Ball, Linf, Masked, SignalToNoise, per_utterance
+from servax.perturbation.balls import L2, Ball, Limit, Linf, Masked, SignalToNoise, per_utterance
 from servax.perturbation.masking import PsychoacousticMask
 from servax.perturbation.rounding import (
     Bounds,
@@ -9,6 +9,7 @@ from servax.perturbation.rounding import (
     held,
     in_reach,
     into_16_bit,
+    into_16_bit_inside,
     into_ball,
     into_bounds,
     straight_through,
@@ -20,6 +21,7 @@ __all__ = [
     "STEP_16_BIT",
     "Ball",
     "Bounds",
+    "Limit",
     "Linf",
     "Masked",
     "Objective",
@@ -31,6 +33,7 @@ __all__ = [
     "in_reach",
     "input_gradient",
     "into_16_bit",
+    "into_16_bit_inside",
     "into_ball",
     "into_bounds",
     "into_reach",

@@ -42,6 +42,17 @@ class Ball(Protocol):
         """Return uniformly drawn allowed changes of the shape of `like`."""
 
 
+class Limit(Protocol):
+    """How far any input may change: the same ball for all, or one that depends on the input."""
+
+    @property
+    def radius(self) -> float:
+        """Size of the ball; of two limits of one kind the larger one allows more."""
+
+    def around(self, x: Tensor) -> Ball:
+        """Return the changes that inputs `x` (B, ...) may undergo."""
+
+
 @dataclass(frozen=True)
 class Linf:
     """Every element may change by at most `radius`."""
@@ -51,6 +62,10 @@ class Linf:
 
     def __post_init__(self) -> None:
         NOT_NEGATIVE.check("radius", self.radius)
+
+    def around(self, x: Tensor) -> Linf:
+        """Return this ball, whatever `x` is."""
+        return self
 
     def norm(self, change: Tensor) -> Tensor:
         """Return the largest absolute element of each utterance, (B,)."""
@@ -79,6 +94,10 @@ class L2:
 
     def __post_init__(self) -> None:
         NOT_NEGATIVE.check("radius", self.radius)
+
+    def around(self, x: Tensor) -> L2:
+        """Return this ball, whatever `x` is."""
+        return self
 
     def norm(self, change: Tensor) -> Tensor:
         """Return the Euclidean norm of each utterance, (B,)."""
@@ -160,10 +179,16 @@ class SignalToNoise:
         if not math.isfinite(self.decibels):
             raise SettingError("the signal-to-noise ratio", self.decibels, "a finite number of dB")
 
+    @property
+    def radius(self) -> float:
+        """Largest norm of a change, as a share of the utterance's: .01 at 40 dB."""
+        share: float = 10.0 ** (-self.decibels / 20.0)
+        return share
+
     @typed
-    def around(self, x: Tensor) -> Ball:
+    def around(self, x: Tensor) -> PerUtterance:
         """Return the ball of utterances `x` (B, ...); a silent one must stay as it is."""
-        return PerUtterance(UNIT.norm(x.double()) * 10.0 ** (-self.decibels / 20.0))
+        return PerUtterance(UNIT.norm(x.double()) * self.radius)
 
 
 @dataclass(frozen=True, eq=False)

@@ -192,6 +192,30 @@ def into_16_bit_within(
     return moved_by(x, exact_change(x, into_16_bit(whole * STEP_16_BIT, bounds)))
 
 
+def into_16_bit_inside(
+    x: Tensor, moved: Tensor, ball: Ball, bounds: Bounds, mask: Tensor | None = None
+) -> Tensor:
+    """Return 16-bit samples near `moved` that lie in `ball` around `x` and in `bounds`, exactly.
+
+    Args:
+        x: Clean waveforms (B, T) inside `bounds`, 16-bit or not.
+        moved: Waveforms (B, T); in a ball other than L-inf they must be inside it.
+        ball: Allowed changes, before the mask.
+        bounds: Range of valid samples.
+        mask: Where a sample may change, broadcastable to `x`; the others keep their clean values.
+
+    Raises:
+        SettingError: Rounding a clean waveform alone leaves the ball.
+    """
+
+    def put_back(z: Tensor) -> Tensor:
+        return z if mask is None else torch.where(mask, z, x)
+
+    if isinstance(ball, Linf):
+        return put_back(into_16_bit_within(x, moved, ball.radius, bounds))
+    return shrunk_into(x, moved, ball, lambda z: put_back(into_16_bit(z, bounds)))
+
+
 def shrunk_into(x: Tensor, moved: Tensor, ball: Ball, rounded: Round) -> Tensor:
     """Return 16-bit waveforms inside `ball` around `x`, in the direction of `moved`.
 

@@ -21,7 +21,7 @@ from servax.attacks import (
     Square,
     TargetedAPGD,
 )
-from servax.perturbation import L2, Ball, Linf
+from servax.perturbation import L2, Limit, Linf, SignalToNoise
 
 STEPS = 8
 
@@ -32,7 +32,7 @@ class Entry:
 
     make: Callable[..., Attack]
     """From ``norm``, ``epsilon`` and the shared settings (bounds, labels, targeted)."""
-    norms: tuple[type, ...] = (Linf, L2)
+    norms: tuple[type, ...] = (Linf, L2, SignalToNoise)
     random: bool = False
     """Whether it needs a generator."""
     targeted: bool = True
@@ -41,10 +41,20 @@ class Entry:
     """Whether utterances leave the batch once they are fooled."""
 
 
+def quarter(norm, epsilon):
+    """Return a step of a quarter of the ball."""
+    return 0.25 if norm is SignalToNoise else epsilon / 4
+
+
 def walk(kind, **settings):
     """Return what makes a PGD of some kind, with a step of a quarter of its ball."""
     return lambda *, norm, epsilon, **shared: kind(
-        norm=norm, epsilon=epsilon, step=epsilon / 4, steps=STEPS, **settings, **shared
+        norm=norm,
+        epsilon=epsilon,
+        step=quarter(norm, epsilon),
+        steps=STEPS,
+        **settings,
+        **shared,
     )
 
 
@@ -69,7 +79,7 @@ class InTurn(Ensemble):
         return self.attacks
 
     @property
-    def ball(self) -> Ball:
+    def ball(self) -> Limit:
         return max((attack.ball for attack in self.attempts), key=lambda ball: ball.radius)
 
 
@@ -89,7 +99,12 @@ def square(**settings):
 
 def estimated(kind):
     return lambda *, norm, epsilon, **shared: kind(
-        norm=norm, epsilon=epsilon, step=epsilon / 4, samples=8, queries=150, **shared
+        norm=norm,
+        epsilon=epsilon,
+        step=quarter(norm, epsilon),
+        samples=8,
+        queries=150,
+        **shared,
     )
 
 
@@ -129,6 +144,6 @@ ATTACKS = {
     "Square cross-entropy": Entry(make=square(loss="cross-entropy"), random=True, leaves=True),
     "NES": Entry(make=estimated(NES), random=True, leaves=True),
     "SPSA": Entry(make=estimated(SPSA), random=True, leaves=True),
-    "foolbox PGD": Entry(make=foolbox, random=True),
-    "minimum norm": Entry(make=partial(Foolbox.preset, "nearest"), random=True),
+    "foolbox PGD": Entry(make=foolbox, random=True, norms=(Linf, L2)),
+    "minimum norm": Entry(make=partial(Foolbox.preset, "nearest"), random=True, norms=(Linf, L2)),
 }

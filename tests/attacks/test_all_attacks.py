@@ -10,15 +10,16 @@ import torch
 from attack_table import ATTACKS
 from torch import Tensor, nn
 
-from servax.attacks import FGSM, logits_of
+from servax.attacks import APGD, FGSM, PGD, logits_of
 from servax.defences import Bpda, Defended, ExpectationOverDraws
 from servax.errors import SettingError
 from servax.models import WaveformClassifier
+from servax.perturbation import L2, STEP_16_BIT, Linf, SignalToNoise, into_16_bit
 
 HEIGHT, WIDTH = 5, 7
 
 
-def cases(keep=lambda entry: True, *, once=False):
+def cases(keep=lambda entry: True, *, once=False, norms=(Linf, L2, SignalToNoise)):
     """Return each attack in each of its norms, or in one where the norm has no part in it."""
     return pytest.mark.parametrize(
         ("entry", "norm"),
@@ -27,6 +28,7 @@ def cases(keep=lambda entry: True, *, once=False):
             for name, entry in ATTACKS.items()
             if keep(entry)
             for norm in entry.norms[: 1 if once else None]
+            if norm in norms
         ],
     )
 
@@ -55,8 +57,10 @@ def clean(bounds=(0.0, 1.0), *, batch=6, shape=(1, HEIGHT, WIDTH)):
 
 
 def epsilon_of(norm, share=1.0):
-    """Return an epsilon that moves elements about as far in either norm."""
-    return share * (0.1 if norm.__name__ == "Linf" else 0.1 * math.sqrt(HEIGHT * WIDTH))
+    """Return an epsilon that moves elements about as far in each norm."""
+    if norm is SignalToNoise:  # elements are some .6 large
+        return 15.6 - 20.0 * math.log10(share)
+    return share * (0.1 if norm is Linf else 0.1 * math.sqrt(HEIGHT * WIDTH))
 
 
 def said(model, x):
@@ -67,7 +71,8 @@ def said(model, x):
 def check_reach(attack, x, found, bounds):
     assert found.shape == x.shape
     assert found.dtype == x.dtype
-    assert (attack.ball.norm(found - x) <= attack.ball.radius * (1 + 1e-9)).all()
+    ball = attack.ball.around(x)
+    assert (ball.norm(found - x) <= ball.radius * (1 + 1e-9)).all()
     assert float(found.min()) >= bounds[0]
     assert float(found.max()) <= bounds[1]
 
@@ -99,8 +104,66 @@ def test_the_bounds_are_kept(entry, norm, bounds):
 @cases()
 def test_inputs_of_any_shape_are_attacked(entry, norm, shape):
     model, x = classifier(3, shape=shape), clean(shape=shape)
-    attack = entry.make(norm=norm, epsilon=0.2)
+    attack = entry.make(norm=norm, epsilon=epsilon_of(norm))
     check_reach(attack, x, attack(model, x, said(model, x), generator=seeded()), (0.0, 1.0))
+
+
+@cases(lambda entry: SignalToNoise in entry.norms, once=True)
+def test_a_ratio_is_an_l2_ball_of_each_utterances_own(entry, norm):
+    model, draws = classifier(4, shape=(30,)), torch.randn(5, 30, generator=seeded(1)).double()
+    sounds = draws * torch.tensor([0.01, 0.03, 0.1, 0.2, 0.2]).double().view(-1, 1)
+    ratio = entry.make(norm=SignalToNoise, epsilon=12.0, bounds=(-1.0, 1.0))
+    for x in sounds.clamp(-1.0, 1.0).split(1):
+        radius = math.sqrt(sum(float(sample) ** 2 for sample in x[0])) * 10 ** (-12.0 / 20)
+        ball = entry.make(norm=L2, epsilon=radius, bounds=(-1.0, 1.0))
+        by_ratio, by_radius = (
+            attack(model, x, said(model, x), generator=seeded(2)) for attack in (ratio, ball)
+        )
+        assert not torch.equal(by_ratio, x)
+        torch.testing.assert_close(by_ratio, by_radius, rtol=0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "attack", [FGSM(norm=SignalToNoise, epsilon=30.0), APGD(norm=SignalToNoise)]
+)
+def test_a_sweep_over_ratios_begins_with_the_quietest_change(attack):
+    model, x = classifier(3, shape=(30,)), torch.rand(8, 30, generator=seeded(4)).double()
+    y, before = said(model, x), torch.zeros(8, dtype=torch.bool)
+    sizes = attack.sweep(model, x, y, [10.0, 50.0, 30.0], generator=seeded())
+    for (share, found), expected in zip(sizes, [10**-2.5, 10**-1.5, 10**-0.5], strict=True):
+        assert share == pytest.approx(expected)
+        lengths = (found - x).norm(dim=1) / x.norm(dim=1)
+        assert bool((lengths <= share * (1 + 1e-9)).all())
+        assert not (before & (said(model, found) == y)).any()
+        before = said(model, found) != y
+    assert before.any()
+
+
+def test_a_step_that_hardly_moves_in_the_ball_of_a_ratio_is_refused():
+    sentence = "step is 0.003, expected at least 0.01, such as .25: a share of the ball, no length."
+    with pytest.raises(SettingError, match=f"^{re.escape(sentence)}$"):
+        PGD(norm=SignalToNoise, epsilon=40.0)
+
+
+@pytest.mark.parametrize("lengths", ["padded", "full"])
+@cases(lambda entry: SignalToNoise in entry.norms)
+def test_samples_of_16_bits_lie_inside_the_ball_and_fool(entry, norm, lengths):
+    model = classifier(4, shape=(60,))
+    x = into_16_bit(0.05 * torch.randn(5, 60, generator=seeded(1))).double()
+    mask = None
+    if lengths == "padded":
+        mask = torch.arange(60) < torch.tensor([20, 60, 45, 60, 50]).view(-1, 1)
+        x[0, 20:] = 0.3 * STEP_16_BIT  # no 16-bit sample, and not to be touched
+    epsilon = {Linf: 20.4 * STEP_16_BIT, L2: 0.003, SignalToNoise: 30.0}[norm]
+    attack = entry.make(norm=norm, epsilon=epsilon, bounds=(-1.0, 1.0), sixteen_bit=True)
+    y = said(model, x)
+    found = attack(model, x, y, generator=seeded(2), mask=mask)
+    check_reach(attack, x, found, (-1.0, 1.0))
+    free = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
+    whole = found[free] / STEP_16_BIT
+    assert torch.equal(whole, whole.round())
+    assert torch.equal(found[~free], x[~free])
+    assert not torch.equal(found, x)
 
 
 @pytest.mark.parametrize("lengths", ["for each utterance", "for all"])
@@ -121,7 +184,7 @@ def test_what_a_mask_hides_is_left_alone(entry, norm, lengths):
 
 
 @pytest.mark.parametrize("classes", [2, 6])
-@cases(lambda entry: entry.targeted)
+@cases(lambda entry: entry.targeted, norms=(Linf, L2))
 def test_a_targeted_attack_reaches_its_class_on_an_easy_model(entry, norm, classes):
     model, x = classifier(classes, curved=False), clean((-math.inf, math.inf))
     wanted = (said(model, x) + 1) % classes
@@ -132,7 +195,7 @@ def test_a_targeted_attack_reaches_its_class_on_an_easy_model(entry, norm, class
 
 
 @pytest.mark.parametrize("classes", [2, 6])
-@cases()
+@cases(norms=(Linf, L2))
 def test_an_attack_fools_an_easy_model(entry, norm, classes):
     model, x = classifier(classes, curved=False), clean((-math.inf, math.inf))
     y = said(model, x)

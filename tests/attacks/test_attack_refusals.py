@@ -79,11 +79,11 @@ def test_an_attack_that_leaves_its_ball_is_found_out(build, inputs, bounds):
         ),
         (
             lambda: FGSM(norm="Linf"),
-            "norm is 'Linf', expected servax.perturbation.Linf or L2 (the class).",
+            "norm is 'Linf', expected servax.perturbation.Linf, L2 or SignalToNoise (the class).",
         ),
         (
             lambda: PGD(norm="l2"),
-            "norm is 'l2', expected servax.perturbation.Linf or L2 (the class).",
+            "norm is 'l2', expected servax.perturbation.Linf, L2 or SignalToNoise (the class).",
         ),
     ],
 )

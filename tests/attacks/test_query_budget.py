@@ -120,7 +120,7 @@ class Broken(nn.Module):
         ),
         (
             lambda: SPSA(norm="L2"),
-            "norm is 'L2', expected servax.perturbation.Linf or L2 (the class).",
+            "norm is 'L2', expected servax.perturbation.Linf, L2 or SignalToNoise (the class).",
         ),
         (lambda: NES(samples=0), "samples is 0, expected a whole number of at least 1."),
         (lambda: NES(sigma=0.0), "sigma is 0.0, expected a finite number above 0."),

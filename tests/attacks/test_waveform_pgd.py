@@ -15,7 +15,13 @@ from servax.attacks import WaveformPGD
 from servax.errors import SettingError, ShapeError
 from servax.features import FrontEnd, FrontEndSettings, Scale, ScaleSettings
 from servax.models import VGG16, WaveformClassifier
-from servax.perturbation import STEP_16_BIT, PsychoacousticMask, into_16_bit
+from servax.perturbation import (
+    STEP_16_BIT,
+    Linf,
+    PsychoacousticMask,
+    SignalToNoise,
+    into_16_bit,
+)
 
 SAMPLES = 1_600
 ENDS = [-1.0, 1.0 - STEP_16_BIT, 0.0]
@@ -212,10 +218,8 @@ def test_the_mask_lowers_the_share_of_cells_that_can_be_heard(recogniser, speech
 
 
 def test_its_ball():
-    assert WaveformPGD(epsilon=0.1).ball.radius == 0.1
-    sentence = "epsilon is None, expected a number; for snr_db ask ball_around(x)."
-    with pytest.raises(SettingError, match=f"^{re.escape(sentence)}$"):
-        _ = WaveformPGD(snr_db=20.0).ball
+    assert WaveformPGD(epsilon=0.1).ball == Linf(0.1)
+    assert WaveformPGD(snr_db=20.0).ball == SignalToNoise(20.0)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def large_epsilon(
     for share in LARGE:
         probe = attack(1.0)
         width = share * (probe.bounds[1] - probe.bounds[0])
-        radius = float(probe.ball.norm(torch.full_like(x[:1], width)))
+        radius = float(probe.ball.around(x[:1]).norm(torch.full_like(x[:1], width)))
         rows = torch.nonzero(standing).squeeze(1)
         if len(rows):
             moved = attack(radius)(model, x[rows], y[rows], generator=case.generator)
@@ -103,7 +103,8 @@ def inside_ball(case: Case, *, adversarial: Tensor | None = None) -> Verdict:
     Raises:
         ShapeError: The two do not have one shape.
     """
-    x, ball, bounds = case.x, case.attack.ball, case.bounds
+    x, bounds = case.x, case.bounds
+    ball = case.attack.ball.around(x)
     adversarial = case.attacked if adversarial is None else adversarial
     if adversarial.shape != x.shape:
         raise ShapeError("adversarial", adversarial.shape, f"{tuple(x.shape)}, that of x")
