@@ -261,9 +261,11 @@ class Attack(ABC):
         """Yield each radius of the ball, the smallest first, with the result of the attack in it.
 
         What fools the model in a small ball does so in every larger one, so an utterance that fell
-        is not attacked again. All other settings stay. Other arguments and errors as for a call.
+        is not attacked again, unless the attack has no `early_stop`: what is to fool other models
+        too is made to the end in every ball. All other settings stay. Other arguments and errors as
+        for a call.
         """
-        attacks = self._of_sizes(epsilons)
+        attacks, leaves = self.of_sizes(epsilons), getattr(self, "early_stop", True)
         with self.facing(model, x, y, **given) as problem:
             found = problem.x.clone()
             still = torch.arange(len(found), device=found.device)
@@ -271,10 +273,11 @@ class Attack(ABC):
                 if len(still) > 0:
                     part = problem.at(still)
                     found[still] = attack.result(part)
-                    still = still[~part.fooled(part.scores(found[still]))]
+                    if leaves:
+                        still = still[~part.fooled(part.scores(found[still]))]
                 yield attack.ball.radius, found.clone()
 
-    def _of_sizes(self, epsilons: Sequence[float]) -> list[Self]:
+    def of_sizes(self, epsilons: Sequence[float]) -> list[Self]:
         """Return this attack with each size of its ball, the smallest first."""
         check_list("epsilons", epsilons)
         if "epsilon" not in {field.name for field in fields(self)}:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Unpack
+from typing import Any, ClassVar, Literal, Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -124,6 +124,10 @@ class Restarts(Ensemble):
     def ball(self) -> Limit:
         """The ball of the attack."""
         return self.attack.ball
+
+    def of_sizes(self, epsilons: Sequence[float]) -> list[Self]:
+        """Return restarts of the attack with each size of its ball, the smallest first."""
+        return [replace(self, attack=sized) for sized in self.attack.of_sizes(epsilons)]
 
     @property
     def attempts(self) -> Sequence[Attack]:

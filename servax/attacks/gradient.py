@@ -137,7 +137,7 @@ class FGSM(BallAttack):
         The gradient is taken at the clean input, so it is the same for every size, and every
         utterance is moved by all of them. Other arguments and errors as for a call.
         """
-        attacks = self._of_sizes(epsilons)
+        attacks = self.of_sizes(epsilons)
         with self.facing(model, x, y, **given) as problem:
             x = problem.x
             gradient = input_gradient(problem.objective(cross_entropy), x)

@@ -24,6 +24,7 @@ from servax.features import (
     extract,
     fit_scale,
 )
+from servax.perturbation import into_16_bit
 from servax.training import generator
 
 Progress = Callable[[int, int], None]
@@ -178,7 +179,10 @@ def _sounding(system: System, corpus: Corpus, x: Tensor) -> Tensor | None:
 
 
 def _waveforms(system: System, corpus: Corpus, progress: Progress | None) -> Tensor:
-    """Return as much of each utterance as the model hears: the middle, a shorter one repeated."""
+    """Return as much of each utterance as the model hears: the middle, a shorter one repeated.
+
+    Samples are of 16 bits.
+    """
     length = round(system.seconds * system.sample_rate)
     if length < 1:
         raise SettingError("seconds", system.seconds, "a length of at least one sample")
@@ -191,7 +195,8 @@ def _waveforms(system: System, corpus: Corpus, progress: Progress | None) -> Ten
         rows.append(sound[start_at : start_at + length])
         if progress:
             progress(done, len(corpus))
-    return torch.from_numpy(np.stack(rows)).clamp(*system.bounds)
+    # 16 bits, as a file holds them: an attack then pays for its own rounding alone.
+    return into_16_bit(torch.from_numpy(np.stack(rows)), system.bounds)
 
 
 def align_labels(labels: Sequence[str], corpus_labels: Sequence[str]) -> Tensor:

@@ -15,7 +15,7 @@ from servax.defences import Mean
 from servax.errors import SettingError
 from servax.evaluation import records
 from servax.kinds import POSITIVE, Choice, Rules, check_types
-from servax.perturbation import L2, Bounds, Linf
+from servax.perturbation import L2, Bounds, Linf, SignalToNoise
 
 Knowledge = Literal["oblivious", "transfer", "black_box", "bpda", "adaptive"]
 KNOWLEDGE = cast("tuple[Knowledge, ...]", records.KNOWLEDGE[1:])
@@ -76,7 +76,8 @@ class Threat:
     queries: int = 0
     """Forward passes per utterance at most, beside those of the gradients."""
     sweep: tuple[float, ...] = ()
-    """Sizes of the ball that share work: one gradient (FGSM), or what fell to a smaller one."""
+    """Sizes of the ball that share work: one gradient (FGSM), or what fell to a smaller one; in dB
+    where the ball is a ratio, whose strengths are shares of the utterance's norm then."""
     ks: tuple[int, ...] = ()
     """Steps of one trajectory after which it is scored; they are its strengths then."""
     others_up_to: float = field(default=float("inf"), repr=False)
@@ -137,7 +138,11 @@ class Threat:
     @property
     def strengths(self) -> tuple[float, ...]:
         """What records call its strengths, the largest last."""
-        return tuple(map(float, self.ks)) or self.sweep or (self.epsilon,)
+        if self.ks:
+            return tuple(map(float, self.ks))
+        if not self.sweep:
+            return (self.epsilon,)
+        return tuple(sized.ball.radius for sized in self.attack.of_sizes(self.sweep))
 
     @property
     def strength(self) -> float:
@@ -181,7 +186,7 @@ class Threat:
         one = getattr(self.attack, "attack", self.attack)  # restarts of one are told of as that one
         epsilon = self.epsilon if self.ks else strength
         steps = strength if self.ks else getattr(one, "steps", isinstance(one, FGSM))
-        l2 = self.waveform or isinstance(self.attack.ball, L2)
+        l2 = isinstance(self.attack.ball, L2 | SignalToNoise)
         return {
             "norm": "l2" if l2 else "linf",
             "epsilon": epsilon,

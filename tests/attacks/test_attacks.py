@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from attack_table import InTurn
 from torch import nn
 
 from servax.attacks import FGSM, PGD, Restarts, class_loss
@@ -53,7 +54,7 @@ def test_a_sweep_equals_separate_attacks_and_costs_one_gradient(build, inputs, w
 def test_a_sweep_attacks_only_what_still_stands(build, inputs, norm):
     model, (x, _) = build("conv"), inputs()
     y = model(x).argmax(1)
-    attack = PGD(step=0.02, steps=3, norm=norm)
+    attack = PGD(step=0.02, steps=3, norm=norm, early_stop=True)
     sizes = (0.4, 0.01, 0.1) if norm is L2 else (0.2, 0.005, 0.03)
     swept = list(attack.sweep(model, x, y, sizes))
     assert [size for size, _ in swept] == sorted(sizes)
@@ -67,10 +68,28 @@ def test_a_sweep_attacks_only_what_still_stands(build, inputs, norm):
         before = found
 
 
+def test_a_sweep_of_an_attack_that_does_not_stop_early_is_made_to_the_end(build, inputs):
+    model, (x, _) = build("conv"), inputs()
+    y = model(x).argmax(1)
+    attack = PGD(step=0.02, steps=3)
+    swept = list(attack.sweep(model, x, y, (0.005, 0.2, 0.3)))
+    assert bool((model(swept[1][1]).argmax(1) != y).any())
+    for size, found in swept:
+        assert torch.equal(found, replace(attack, epsilon=size)(model, x, y))
+
+
+def test_restarts_are_swept_by_the_sizes_of_their_attack(build, inputs):
+    model, (x, y) = build("conv"), inputs()
+    restarts = Restarts(PGD(step=0.02, steps=2, random_start=True, early_stop=True), 2)
+    draws = torch.Generator().manual_seed(0)
+    for size, found in restarts.sweep(model, x, y, [0.1, 0.01], generator=draws):
+        assert float((found - x).abs().amax()) <= size
+
+
 def test_a_sweep_of_an_attack_without_epsilon_is_refused(build, inputs):
-    sentence = "the attack of a sweep is 'Restarts', expected an attack with the setting epsilon."
+    sentence = "the attack of a sweep is 'InTurn', expected an attack with the setting epsilon."
     with pytest.raises(SettingError, match=f"^{re.escape(sentence)}$"):
-        next(Restarts(attack=PGD(random_start=True)).sweep(build("conv"), *inputs(), [0.1]))
+        next(InTurn([PGD()]).sweep(build("conv"), *inputs(), [0.1]))
 
 
 @pytest.mark.parametrize("norm", [Linf, L2])
