@@ -13,6 +13,10 @@ the oblivious one ended, or where an earlier one with fewer draws did, and stops
 Utterances come in random order, so those of a run that was stopped are a fair sample; it goes on
 where it was.
 Leaves ``answers.csv``, a row for each answer, and ``summary.json``, which is computed from it.
+
+With ``--quality`` nothing is attacked: what the defences make of the clean sounds is compared with
+them (SNR, wideband PESQ, STOI), and with what comes of a copy that begins 10 ms later, under noise
+of its own. Leaves ``quality.csv`` and prints its means.
 """
 
 from __future__ import annotations
@@ -25,8 +29,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pesq
+import pystoi
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from servax.attacks import MomentumPGD, cross_entropy
 from servax.attacks.early_stopping import walk
@@ -46,6 +53,10 @@ from servax.training import generator
 ANSWER_DRAWS, CHECK_DRAWS, CHECKED, OBLIVIOUS_STEPS = 8, 16, 10, 20
 """Draws of an answer, draws that tell an attack that it is done, steps between such looks, and of
 the oblivious attack."""
+
+
+RATE = 16_000
+SHIFT = RATE // 100
 
 
 def attack(x: Tensor, snr_db: float, steps: int) -> MomentumPGD:
@@ -119,6 +130,19 @@ def measured(
             yield row | answer(model, found, y)
 
 
+def quality(model: nn.Module, x: Tensor) -> dict[str, float]:
+    """Return how far the output for a clean sound (1, T) lies from it, and from a shifted one's."""
+    with torch.no_grad():
+        made, later = model.defence(x), model.defence(pad(x, (SHIFT, 0)))[:, SHIFT:]
+    clean, given = x[0].numpy(), made[0].numpy()
+    return {
+        "snr_db": float(signal_to_noise_ratio(x, made)),
+        "pesq": float(pesq.pesq(RATE, clean, given, "wb")),
+        "stoi": float(pystoi.stoi(clean, given, RATE)),
+        "shift_db": float(signal_to_noise_ratio(made, later)),
+    }
+
+
 def summary(found: pd.DataFrame) -> pd.DataFrame:
     """Return the share of utterances that are right, in percent, over all and per answer alone."""
     keys = ["system", "attacker", "snr_db"]
@@ -147,6 +171,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--kept", type=Path, default=Path("runs/adaptive_sound"))
+    parser.add_argument("--quality", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     bare = load_system(given.model)
@@ -154,7 +179,7 @@ def main() -> None:
     corpus = load(given.corpus, None, scheme="four")
     test = corpus.folds(6)[given.held_out - 1].test
     rows = test.utterances[chosen(test, given.utterances, seed=0)]
-    file = given.out / "answers.csv"
+    file = given.out / ("quality.csv" if given.quality else "answers.csv")
     done = pd.read_csv(file) if file.is_file() else pd.DataFrame()
     for _, row in rows.sample(frac=1.0, random_state=0).iterrows():
         name = row["utterance"]
@@ -165,6 +190,13 @@ def main() -> None:
         for what in given.defences:
             systems[what] = defended(bare, what, seed=seed).model
         x = recogniser.inputs(test.root / row["path"])
+        if given.quality:
+            told = [
+                quality(model, x) | {"system": what} for what, model in list(systems.items())[1:]
+            ]
+            done = pd.concat([done, pd.DataFrame(told).assign(utterance=name)], ignore_index=True)
+            write_whole(file, done.round(4).to_csv(index=False).encode())
+            continue
         y = torch.tensor([recogniser.labels.index(row["label"])])
         kept = given.kept / name
         kept.mkdir(parents=True, exist_ok=True)
@@ -175,6 +207,9 @@ def main() -> None:
         done = pd.concat([done, found], ignore_index=True)
         write_whole(file, done.to_csv(index=False).encode())
         print(name, summary(done).to_string(), sep="\n", flush=True)
+    if given.quality:
+        print(done.groupby("system").mean(numeric_only=True).round(3).to_string())
+        return
     told = {"figures": summary(done).to_dict("records"), "utterances": done["utterance"].nunique()}
     told |= provenance(shlex.join(["python", *sys.argv]))
     write_whole(given.out / "summary.json", f"{json_text(told, indent=1)}\n".encode())

@@ -18,7 +18,7 @@ from servax.files import write_whole
 from servax.purifier.folders import same_file
 from servax.purifier.plans import ITSELF, LOGMEL, FileJob, Outcome
 from servax.runtime.limiter import Limited
-from servax.runtime.noise_wiener import NAME, NoiseWiener
+from servax.runtime.noise_wiener import NoiseWiener
 from servax.runtime.purifier import Purifier as ExportedPurifier
 from servax.runtime.samples import SHORTEST_SECONDS
 from servax.runtime.stream import SoundCleaner
@@ -42,7 +42,7 @@ def cleaner_of(purifier: str) -> SoundCleaner:
     Raises:
         ServaxError: It cannot be read, or onnxruntime is not installed.
     """
-    if purifier.startswith(f"{NAME}:") and not Path(purifier).exists():
+    if NoiseWiener.is_named(purifier):
         return NoiseWiener.named(purifier)
     if purifier.endswith(EXPORTED):
         return ExportedPurifier.load(purifier, threads=1)

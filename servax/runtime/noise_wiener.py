@@ -22,6 +22,7 @@ not estimated, since who adds the noise knows it.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -75,6 +76,11 @@ class NoiseWiener(SoundCleaner):
         self.snr_db = snr_db
         self.generator = np.random.default_rng() if generator is None else generator
         check_kind("generator", self.generator, np.random.Generator)
+
+    @staticmethod
+    def is_named(name: str) -> bool:
+        """Say whether an option names it, rather than a folder or file that is there."""
+        return name.startswith(f"{NAME}:") and not Path(name).exists()
 
     @classmethod
     def named(cls, name: str) -> NoiseWiener:

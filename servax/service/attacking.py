@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from servax.attacks import WaveformPGD
 from servax.audio import IN_RANGE, beyond_full_scale, encoded
-from servax.defences import Detector
+from servax.defences import Detector, ExpectationOverDraws, NoiseWiener
 from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.features import LogMel, LogMelSettings
 from servax.features.logmel import hz_to_mel
 from servax.models import WaveformClassifier, classes_of
 from servax.perturbation import into_16_bit
-from servax.purifier import SoundPurifier
+from servax.purifier import Purifier, SoundPurifier
 from servax.runtime.limiter import limited
 from servax.service.decoding import Decoded
 from servax.service.inference import Models, is_silent, silent
@@ -32,6 +32,8 @@ from servax.service.responses import AttackMethod, Heard, Knowledge, Refusal, Sp
 
 STEPS = {"fgsm": 1, "pgd": 15}
 """Ascent steps of each attack; FGSM is one step as long as its budget."""
+DRAWS = 8
+"""Over which an attacker averages the gradient through a random purifier."""
 TICKS_HZ = (0.0, 250.0, 500.0, 1_000.0, 2_000.0, 4_000.0, 8_000.0, 16_000.0, 24_000.0)
 OVERSHOOTING = ("MP3", "OGG")
 """Containers whose decoders go beyond full scale a little."""
@@ -54,7 +56,7 @@ def trial(
     """
     recogniser = models.recogniser
     bare = WaveformClassifier(recogniser.logmel, recogniser.network)
-    purifier = SoundPurifier(models.purifier, recogniser.sample_rate)
+    purifier = front(models)
     original = prepared(sound, recogniser.sample_rate)
     given, ratio = original, None
     if knowledge != "none":
@@ -64,17 +66,42 @@ def trial(
         )
         with torch.no_grad():
             answer = classes_of(bare(original))
-        target = bare if knowledge == "oblivious" else nn.Sequential(purifier, bare)
+        target = bare if knowledge == "oblivious" else expected(purifier, bare)
         given = attack(target, original, answer)
         ratio = float(signal_to_noise_ratio(original, given))
     with torch.no_grad():
+        purified = purifier(given)
         return Trial(
             knowledge=knowledge,
             given=_heard(models, bare, given),
-            purified=_heard(models, bare, purifier(given)),
-            residual=float(Detector(models.purifier)(recogniser.logmel(given))),
+            purified=_heard(models, bare, purified),
+            residual=residual(models, given, purified),
             snr_db=ratio if ratio is not None and np.isfinite(ratio) else None,
         )
+
+
+def front(models: Models) -> nn.Module:
+    """Return what purifies sound (1, T) as the service does, differentiably."""
+    purifier, rate = models.purifier, models.recogniser.sample_rate
+    if isinstance(purifier, Purifier):
+        return SoundPurifier(purifier, rate)
+    generator = torch.Generator()
+    generator.seed()  # no draw that anybody foresees
+    return NoiseWiener(purifier.snr_db, generator, rate)
+
+
+def expected(purifier: nn.Module, bare: nn.Module) -> nn.Module:
+    """Return what an attacker who knows both attacks: the mean over draws of a random purifier."""
+    whole = nn.Sequential(purifier, bare)
+    return ExpectationOverDraws(whole, DRAWS) if isinstance(purifier, NoiseWiener) else whole
+
+
+def residual(models: Models, given: Tensor, purified: Tensor) -> float:
+    """Return how far purification moves the log-Mel of a sound (1, T), as of a classification."""
+    logmel = models.recogniser.logmel
+    if isinstance(models.purifier, Purifier):
+        return float(Detector(models.purifier)(logmel(given)))
+    return float((logmel(given) - logmel(purified)).abs().mean())
 
 
 def prepared(sound: Decoded, rate: int) -> Tensor:

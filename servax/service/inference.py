@@ -17,6 +17,7 @@ from servax.features.frontend import SILENCE_RMS
 from servax.models import classes_of, frozen
 from servax.purifier import Purifier
 from servax.recognition import Recogniser
+from servax.runtime import NoiseWiener
 from servax.runtime.limiter import Limited
 from servax.service.decoding import Decoded
 from servax.service.responses import Classification, Container, Purified, Refusal, Verdict
@@ -26,12 +27,14 @@ from servax.service.responses import Classification, Container, Purified, Refusa
 class Models:
     """A purifier and a recogniser that fit each other, both for inference on the CPU."""
 
-    purifier: Purifier
+    purifier: Purifier | NoiseWiener
     recogniser: Recogniser
 
     @classmethod
     def load(cls, purifier: str, recogniser: str) -> Models:
         """Return networks read from folders, packaged names or hub ids.
+
+        A purifier may also be ``noise-wiener:20``, which fits any recogniser.
 
         Raises:
             CheckpointError: There is no such network, or it is broken.
@@ -39,6 +42,8 @@ class Models:
         """
         heard = Recogniser.from_pretrained(recogniser)
         heard.network = frozen(heard.network)
+        if NoiseWiener.is_named(purifier):
+            return cls(NoiseWiener.named(purifier), heard)
         cleaner = Purifier.from_pretrained(purifier).frozen()
         if not cleaner.fits(heard.scale, heard.front_end):
             raise SettingError(
@@ -84,7 +89,7 @@ class Models:
             return []
         inputs = [self.recogniser.inputs(sound.samples.T, sound.rate) for sound in sounds]
         x = torch.cat(inputs)  # (B, 1, M, F)
-        purified = self.purifier(x)
+        purified = self._purified(sounds, x)
         logits = self.recogniser.network(torch.cat([x, purified]))  # (2 B, C)
         classes_of(logits)  # NaN is no verdict
         before, after = logits.softmax(1).chunk(2)
@@ -102,6 +107,14 @@ class Models:
             )
             for sound, p, q, score in zip(sounds, before, after, residual, strict=True)
         ]
+
+    def _purified(self, sounds: Sequence[Decoded], x: torch.Tensor) -> torch.Tensor:
+        """Return purified log-Mels (B, 1, M, F) of sounds whose log-Mels are `x`."""
+        if isinstance(self.purifier, Purifier):
+            purified: torch.Tensor = self.purifier(x)
+            return purified
+        made = [(self.purifier.purify(sound.samples.T, sound.rate), sound.rate) for sound in sounds]
+        return torch.cat([self.recogniser.inputs(*each) for each in made])
 
     def _heard(self, sound: Decoded) -> NDArray[np.float32]:
         """Return the mean of the channels where the recogniser hears it, (T,)."""

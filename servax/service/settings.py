@@ -39,7 +39,8 @@ class ServiceSettings:
     use)."""
     purifier: str = PURIFIER
     """Folder of a purifier, or a packaged one (ssad-plus-ravdess, CC BY-NC-SA 4.0), or a Hugging
-    Face hub id; trained on the log-Mel and scale of the recogniser."""
+    Face hub id; trained on the log-Mel and scale of the recogniser. Or noise-wiener:20, white noise
+    20 dB below the sound and a filter that knows it."""
     workers: int | None = None
     """Processes that decode and compute, of one thread each; default one for each CPU."""
     queue: int = 64

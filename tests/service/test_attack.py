@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,12 @@ from service_running import Running, sound
 
 from servax.features import LogMel, LogMelSettings
 from servax.features.logmel import mel_filterbank
+from servax.runtime import NoiseWiener
 from servax.service import Decoded, Refusal
 from servax.service.app import PAGE
 from servax.service.attacking import bin_at, trial
 from servax.service.inference import Models
-from servax.service.responses import Heard, Trial
+from servax.service.responses import Classification, Heard, Trial
 
 RATE = 16_000
 
@@ -155,6 +156,21 @@ def test_frequencies_stand_at_the_bins_that_answer_them(hz: int) -> None:
     )
     loudest = int(filters[hz].argmax())  # bins of 1 Hz
     assert loudest <= bin_at(hz, LogMelSettings()) <= loudest + 1
+
+
+def test_noise_and_its_filter_stand_where_a_purifier_does(models: Models, clip: np.ndarray) -> None:
+    noisy = [replace(models, purifier=NoiseWiener(20.0, np.random.default_rng(3))) for _ in "ab"]
+    (found,) = noisy[0].classify([decoded(clip)])
+    cleaned = NoiseWiener(20.0, np.random.default_rng(3)).purify(clip, RATE)
+    assert isinstance(found, Classification)
+    np.testing.assert_allclose(
+        list(found.after.probabilities.values()), by_hand(models, cleaned), atol=1e-4
+    )
+    assert found.residual > 0
+    told = trial(noisy[1], decoded(clip), "fgsm", 30.0, "adaptive")
+    given, purified = samples_of(told.given), samples_of(told.purified)
+    assert 20 < 10 * np.log10(np.sum(given**2) / np.sum((purified - given) ** 2)) < 30
+    assert told.residual > 0
 
 
 @pytest.mark.parametrize("level", [0.0, 1e-6])
