@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from iemocap_shape import write_tree
 
 from servax.corpora import describe, load
 
@@ -160,3 +161,13 @@ def test_a_dialogue_in_the_folder_of_another_session_is_left_out(root: Path) -> 
         "Ses01F_impro05.txt: Ses01F_impro05_F000 is not an utterance of this dialogue, "
         "it is left out.",
     )
+
+
+def test_a_tree_of_the_real_shape_is_whole(tmp_path: Path) -> None:
+    assert write_tree(tmp_path, seconds=0.05) == 10_039
+    assert load("iemocap", tmp_path).verify().ok
+    corpus = load("iemocap", tmp_path, scheme="four")
+    assert len(corpus) == 5_531
+    folds = corpus.folds("speaker")
+    assert [len(fold.test.speakers) for fold in folds] == [1] * 10
+    assert sum(len(fold.test) for fold in folds) == 5_531
