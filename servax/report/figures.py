@@ -112,6 +112,24 @@ def size_curves(
     return figure
 
 
+def ratio_curves(
+    panels: Mapping[str, Lines], *, among: Sequence[str], classes: int, ticks: Sequence[str]
+) -> Figure:
+    """Return UAR against the signal-to-noise ratio of an attack, a panel per title.
+
+    Args:
+        panels: Title → the curves of a panel, against the number of a tick.
+        among: All systems, which decide how each looks.
+        classes: How many there are.
+        ticks: Ratios in dB, the loudest change first.
+    """
+    figure = new_figure(3.9)
+    for panel in _uar_panels(figure, panels, among, classes):
+        panel.set_xlabel("signal-to-noise ratio of the attack (dB)")
+        panel.set_xticks(range(len(ticks)), ticks)
+    return figure
+
+
 def _adaptive_band(axes: Axes, run: Measures, values: Mapping[str, float]) -> None:
     """Mark what the adaptive attacker leaves, one mark per defence, in a tinted band at the right.
 

@@ -212,8 +212,13 @@ def collect(
             "expected rows with defence 'undefended' and attack 'none'."
         )
     for defence in () if adaptive_elsewhere else predictions.defences:
-        oblivious = any(d == defence and c.knowledge == "oblivious" for d, c in predictions.cells)
-        if defence != UNDEFENDED and oblivious and predictions.adaptive(defence) is None:
+        own = [c for d, c in predictions.cells if d == defence]
+        oblivious = any(c.knowledge == "oblivious" for c in own)
+        # On sound a strength is a budget, and PGD one of several attacks that know the defence.
+        sound = all("waveform" in c.settings for c in own)
+        known = predictions.adaptive(defence) is not None
+        known |= sound and any(c.knowledge in KNOWING for c in own)
+        if defence != UNDEFENDED and oblivious and not known:
             most = predictions.adaptive_steps
             raise ServaxError(
                 f"{defence} has oblivious results and no adaptive ones beside them; run the "

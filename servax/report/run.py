@@ -19,11 +19,13 @@ from servax.report.predictions import TRAINED, UNDEFENDED, collect, family
 from servax.report.rendering import Picture, Prose, Report, ReportPaths, csv, words, write
 from servax.report.run_files import Examples, training_curves_of
 from servax.report.run_tables import appendix_tables, main_tables
+from servax.report.sound_tables import on_sound, ratio_figure, sound_tables, sound_verdict
 from servax.report.style import png
-from servax.report.tables import listed, percent_sign
+from servax.report.tables import listed, percent_sign, percentage
 
 FIRST = ("tables/table-1", "figures/protection", "tables/table-1-adaptive")
 """What a reader came for: Table 1, Figure 2, and the attacker who knows the defence."""
+FIRST_ON_SOUND = ("tables/table-1", "figures/uar", "tables/table-1-adaptive")
 NOT_RECORDED = "not recorded"
 _HEADER = {
     "command": "command",
@@ -70,23 +72,37 @@ def write_report(
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
             raise SettingError("the name of a log", name, "letters, digits, '_', '-' and '.'")
     run = Measures(collect(records.frame, records.provenance))
+    sound = on_sound(run)
     report = Report(
         title=f"servax report: {run.found.target} on {run.found.corpus}",
-        findings=tuple(verdict(run)),
+        findings=tuple(sound_verdict(run) if sound else verdict(run)),
         provenance=tuple(header(run)),
         sections=(
-            *main_tables(run),
+            *(sound_tables(run) if sound else main_tables(run)),
             *pictures(run, examples, logs or {}),
-            *appendix_tables(run),
+            *(() if sound else appendix_tables(run)),
             Prose("What the words mean", _words(run)),
         ),
-        first=FIRST,
+        first=FIRST_ON_SOUND if sound else FIRST,
         files={"tables/conditions.csv": csv(run.conditions)},
     )
     return write(report, Path(folder))
 
 
 def _words(run: Measures) -> tuple[str, ...]:
+    speakers = np.unique(run.found.speakers).size
+    drawn = f"{RESAMPLES} draws, seed {SEED}"
+    if on_sound(run):
+        tried = {c.knowledge for _, c in run.found.cells}
+        classes = len(run.found.classes)
+        return words(
+            "sound",
+            chance=percentage(100 / classes),
+            classes=classes,
+            tried=tried,
+            no_interval=no_interval(speakers),
+            draws=drawn,
+        )
     return words(
         "run",
         steps=run.found.adaptive_steps,
@@ -95,8 +111,8 @@ def _words(run: Measures) -> tuple[str, ...]:
         trained=any(family(name) in TRAINED for name in run.defences),
         beside_paper=not set(paper.TABLE_1).isdisjoint(run.defences),
         clean_uar=paper.CLEAN_UAR,
-        no_interval=no_interval(np.unique(run.found.speakers).size),
-        draws=f"{RESAMPLES} draws, seed {SEED}",
+        no_interval=no_interval(speakers),
+        draws=drawn,
     )
 
 
@@ -123,6 +139,17 @@ def pictures(run: Measures, examples: Examples | None, logs: Mapping[str, Path])
                 png(figures.spectrogram_triple(examples)),
             )
         )
+    if on_sound(run):
+        made.append(
+            Picture(
+                "uar",
+                "UAR against the budget of the attack",
+                "Left: one who knows only the bare recogniser; right: the worst of all attackers, "
+                "the adaptive one among them. The dotted line is chance.",
+                png(ratio_figure(run)),
+            )
+        )
+        return made
     if run.found.conditions("fgsm") or pgd:
         made.append(
             Picture(
