@@ -82,7 +82,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_wav2vec2(torchaudio: types.ModuleType) -> Callable[[Path], None]:
     """Return what writes a tiny random wav2vec 2.0 of four emotions to a folder."""
 

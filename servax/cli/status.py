@@ -11,7 +11,7 @@ from typing import Any
 from rich.progress import Progress, TaskID
 
 from servax.cli.output import bar, duration, print_json, print_table, progress_bars
-from servax.experiments import Recipe
+from servax.experiments import AnyRecipe
 from servax.experiments.estimate import (
     Overview,
     Pace,
@@ -27,7 +27,7 @@ NAMES_SHOWN = 3
 """Of the stages that one stage needs; an attack on all defences needs dozens."""
 
 
-def show(recipe: Recipe, shown: str, folder: Path, *, status: bool, as_json: bool) -> int:
+def show(recipe: AnyRecipe, shown: str, folder: Path, *, status: bool, as_json: bool) -> int:
     """Show the stages of a recipe's run; nothing is written into its folder.
 
     Args:

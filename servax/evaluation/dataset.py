@@ -124,7 +124,23 @@ def gather(
         SettingError: Its labels are not the model's, or there is no such group.
     """
     fold = selection.fold()
-    corpus = heard(selection, fold.test)
+    return heard_by(system, fold, heard(selection, fold.test), progress=progress)
+
+
+def heard_by(
+    system: System, fold: Fold, corpus: Corpus, *, progress: Progress | None = None
+) -> tuple[System, EvaluationSet]:
+    """Return a system with its scale settled, and what it hears of some utterances.
+
+    Args:
+        system: The model.
+        fold: Whose training speakers settle the scale of a model that says none.
+        corpus: The utterances, of its test speakers.
+        progress: As of `gather`.
+
+    Raises:
+        SettingError: The labels of the corpus are not the model's.
+    """
     order = align_labels(system.labels, corpus.labels)
     if system.inputs == "logmel":
         system, x = _logmel(system, fold, corpus, progress)

@@ -55,10 +55,12 @@ class SoundGrid:
     """Queries of NES in each ball."""
     sample_rate: int = 16_000
     """Of the model, in Hz; the masking threshold depends on it."""
+    EFFORTS: ClassVar = ("steps", "targeted", "restarts", "masked", "square", "estimated")
+    """The settings that cost time."""
     RULES: ClassVar[Rules] = {
+        **dict.fromkeys(EFFORTS, NOT_NEGATIVE),
         "steps": COUNT,
         "square": COUNT,
-        **dict.fromkeys(("targeted", "restarts", "masked", "estimated"), NOT_NEGATIVE),
     }
 
     def __post_init__(self) -> None:

@@ -23,7 +23,6 @@ import numpy as np
 
 from servax.corpora import Corpus, Fold
 from servax.experiments.fold import RunData
-from servax.experiments.recipe import Recipe
 from servax.experiments.run import Plan, publish_plan, report_run
 from servax.stages import Holder, Stage, Task, Watcher, ended, holder
 from servax.training import CHECKPOINT, LOG_NAME, read_log
@@ -180,14 +179,16 @@ def rehearse(plan: Plan, *, tick: Callable[[int, int], None] | None = None) -> P
         return Pace(speeds, loading + time.perf_counter() - ended)
 
 
-def miniature(data: RunData, folder: Path) -> Plan:
+def miniature(data: RunData[Any], folder: Path) -> Plan:
     """Return a run of one fold into `folder` with few utterances and steps of every kind."""
     fold, recipe = data.folds[data.held_out[0]], data.recipe
-    sizes = [each.training.batch_size for each in recipe.chosen.values()]
-    most = max(recipe.recogniser.batch_size, recipe.adversarial.training.batch_size, *sizes)
-    train, test = _few(fold.train, STEPS * most), _few(fold.test, BATCHES * recipe.batch_size)
-    small = Fold(0, train, fold.validation, test, fold.apart)
-    return Plan.of(replace(data, recipe=_shortened(recipe), folder=folder, folds=[small]), {})
+    train = _few(fold.train, STEPS * recipe.largest_batch)
+    validation, test = fold.validation, _few(fold.test, BATCHES * recipe.batch_size)
+    small = Fold(0, train, validation, test, fold.apart)
+    spoken = {name for part in (train, validation, test) for name in part.utterances["utterance"]}
+    corpus = data.corpus.subset(data.corpus.utterances["utterance"].isin(spoken).to_numpy())
+    short = recipe.shortened(steps=STEPS, epochs=EPOCHS)
+    return Plan.of(replace(data, recipe=short, folder=folder, corpus=corpus, folds=[small]), {})
 
 
 def _few(corpus: Corpus, count: int) -> Corpus:
@@ -196,32 +197,6 @@ def _few(corpus: Corpus, count: int) -> Corpus:
     chosen = np.zeros(len(turn), dtype=np.bool_)
     chosen[np.argsort(turn, kind="stable")[:count]] = True
     return corpus.subset(chosen)
-
-
-def _shortened(recipe: Recipe) -> Recipe:
-    def short(training: Any) -> Any:
-        return replace(training, epochs=EPOCHS, patience=EPOCHS)
-
-    adversarial = recipe.adversarial
-    plain = STEPS * EPOCHS if adversarial.training.plain_iterations else 0
-    rest = plain + STEPS * EPOCHS
-    return replace(
-        recipe,
-        held_out=None,
-        seeds=recipe.seeds[:1],
-        recogniser=short(recipe.recogniser),
-        purifiers={name: short(recipe.chosen[name].training) for name in recipe.purifiers},
-        variants={
-            name: replace(each, training=short(each.training))
-            for name, each in recipe.variants.items()
-        },
-        adversarial=replace(
-            adversarial,
-            epsilons=adversarial.epsilons[:1],
-            training=replace(adversarial.training, plain_iterations=plain, iterations=rest),
-        ),
-        attacks=replace(recipe.attacks, steps=STEPS, adaptive_steps=STEPS),
-    )
 
 
 class _Stopwatch(Watcher):
@@ -240,11 +215,12 @@ def _speed(task: Task, moments: Sequence[float]) -> Speed:
     """Return the speed of a stage of the miniature: its beginning, its steps and its epochs apart.
 
     The first step pays for what is done once; between the last step of an epoch and the first of
-    the next one, it is validated.
+    the next one, it is validated. A stage without a step is an adversarial training without a plain
+    part, or a head of which all that it hears is in the cache.
     """
-    first, *between, last = (later - earlier for earlier, later in pairwise(moments))
-    if not task.steps:  # an adversarial training without a plain part
+    if len(moments) <= 2:
         return Speed(unit=0.0, begin=moments[-1] - moments[0])
+    first, *between, last = (later - earlier for earlier, later in pairwise(moments))
     inside = max(1, task.steps // task.epochs)
     train = task.kind == "train"
     steps = [s for i, s in enumerate(between, start=1) if not (train and i % inside == 0)]

@@ -9,13 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from servax.corpora import Corpus, Fold, cache_folder, load
-from servax.experiments.recipe import Recipe
+from servax.experiments.recipe import Experiment, Recipe
 from servax.experiments.training import (
     START,
-    Parts,
     Session,
     epochs_note,
     fold_parts,
@@ -24,7 +23,7 @@ from servax.experiments.training import (
     train_purifier,
     train_recogniser,
 )
-from servax.features import Features, FrontEnd, extract
+from servax.features import Features, extract
 from servax.kinds import stored
 from servax.models import NetworkName
 from servax.recognition import MODEL, Recogniser
@@ -38,14 +37,20 @@ COST_GRADIENT = 0.7
 COST_TWO_INPUTS = 2.0
 
 
+Said = TypeVar("Said", bound=Experiment)
+"""Which kind of recipe."""
+
+
 @dataclass(frozen=True)
-class RunData:
+class RunData(Generic[Said]):
     """What all folds of a run share."""
 
-    recipe: Recipe
+    recipe: Said
     folder: Path
     corpus: Corpus
     folds: list[Fold]
+    hearing: Any
+    """What computes the features: a front-end, or a speech encoder."""
     features: Features
     content: str
     """Hash of what is heard and how it is labelled; names alone would not show an edit.
@@ -54,7 +59,7 @@ class RunData:
     """
 
     @classmethod
-    def of(cls, recipe: Recipe, folder: Path, watcher: Watcher) -> RunData:
+    def of(cls, recipe: Said, folder: Path, watcher: Watcher) -> RunData[Said]:
         """Return what a recipe's folds share, computing features that are not in the cache.
 
         Nothing is written into `folder`.
@@ -74,15 +79,16 @@ class RunData:
             cached = False
             watcher.advance(f"{done}/{total} utterances")
 
+        hearing = recipe.hearing()
         watcher.start("features", len(corpus))
-        features = extract(
-            corpus,
-            FrontEnd(recipe.front_end),
-            folder=cache_folder() / "features",
-            progress=advance,
-        )
+        features = extract(corpus, hearing, folder=cache_folder() / "features", progress=advance)
         watcher.finish("features", cached=cached)
-        return cls(recipe, folder, corpus, folds, features, _digest(corpus, features))
+        return cls(recipe, folder, corpus, folds, hearing, features, _digest(corpus, features))
+
+    def fold_name(self, index: int, seed: int) -> str:
+        """Return what a fold is called before people: `fold 1`, with its seed among several."""
+        several = len(self.recipe.seeds) > 1
+        return f"fold {index + 1}" + (f", seed {seed}" if several else "")
 
     def save_folds(self) -> None:
         """Write down who trains, validates and tests in each fold.
@@ -98,17 +104,6 @@ class RunData:
         """Numbers of the folds that are run, from 0."""
         return self.recipe.folds(len(self.folds))
 
-    def parts(self, index: int) -> Parts:
-        """Return the datasets of a fold, scaled on its training speakers."""
-        r = self.recipe
-        return fold_parts(
-            self.folds[index], self.features, r.front_end, window_db=r.window_db, scale=r.scale
-        )
-
-    def steps_per_epoch(self, index: int, batch_size: int) -> int:
-        """Return how many batches the training part of a fold gives."""
-        return len(epoch_order(len(self.folds[index].train), batch_size, seed=0, epoch=0))
-
 
 class FoldTraining:
     """The trainings of one fold and seed, as tasks.
@@ -119,10 +114,12 @@ class FoldTraining:
         seed: Seed of the run.
     """
 
-    def __init__(self, data: RunData, index: int, seed: int) -> None:
+    def __init__(self, data: RunData[Recipe], index: int, seed: int) -> None:
         self.data, self.index, self.seed = data, index, seed
-        self.recipe = data.recipe
-        self.parts = data.parts(index)
+        self.recipe = r = data.recipe
+        self.parts = fold_parts(
+            data.folds[index], data.features, r.front_end, window_db=r.window_db, scale=r.scale
+        )
         self.shared = {
             "fold": data.folds[index].hash,
             "content": data.content,
@@ -131,10 +128,8 @@ class FoldTraining:
             "scale": asdict(self.parts.scale.settings),
             "compute": asdict(self.recipe.compute),
         }
-        several = len(self.recipe.seeds) > 1
-        self.name = f"fold-{index + 1}" + (f"-seed-{seed}" if several else "")
+        self.name = file_name(data.fold_name(index, seed))
         """Of its files."""
-        self._shown = f"fold {index + 1}" + (f", seed {seed}" if several else "")
         self.target = self._recogniser("target")
         self.extractor = self._recogniser("extractor")
         self.purifiers = {name: self._purifier(name) for name in self.recipe.chosen}
@@ -155,7 +150,7 @@ class FoldTraining:
 
     def stage(self, kind: str, settings: Mapping[str, Any]) -> Stage:
         """Return the stage of this fold for one kind of work with given settings."""
-        name = f"{self._shown}: {kind}"
+        name = f"{self.data.fold_name(self.index, self.seed)}: {kind}"
         return make_stage(self.data.folder, kind, name, {**self.shared, **settings})
 
     def _recogniser(self, role: str) -> Task:
@@ -247,7 +242,7 @@ class FoldTraining:
         needs: tuple[Stage, ...] = (),
     ) -> Task:
         """Return a training as a task; it takes all epochs of its settings, or so many `steps`."""
-        in_epoch = self.data.steps_per_epoch(self.index, training.batch_size)
+        in_epoch = len(epoch_order(len(self.parts.train), training.batch_size, seed=0, epoch=0))
         most = training.epochs * in_epoch if steps is None else steps
 
         def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
@@ -259,6 +254,11 @@ class FoldTraining:
 
         epochs, cost = math.ceil(most / in_epoch), most * each
         return Task(self.stage(kind, settings), "train", needs, most, cost, work, epochs)
+
+
+def file_name(fold: str) -> str:
+    """Return what the files of a fold are called: `fold-1-seed-7`."""
+    return fold.replace(", ", "-").replace(" ", "-")
 
 
 def _digest(corpus: Corpus, features: Features) -> str:

@@ -26,19 +26,24 @@ from servax.defences import (
     Vanilla,
 )
 from servax.errors import RecipeError, ServaxError, SettingError
+from servax.evaluation.records import UNDEFENDED
+from servax.evaluation.sound_grid import SoundGrid
 from servax.evaluation.suites import AttackGrid
 from servax.experiments.reading import build, read_yaml
-from servax.features import FrontEndSettings
+from servax.features import FrontEnd, FrontEndSettings
+from servax.features.cache import Hearing
 from servax.kinds import COUNT, Choice, Rule, Rules, check_types
-from servax.models import RECOGNISERS, DiscriminatorSettings, NetworkName
+from servax.models import RECOGNISERS, DiscriminatorSettings, NetworkName, open_encoder
 from servax.purifier import PRESETS, Preset, PurifierTraining, SurrogateTraining
 from servax.stages import Resources
-from servax.training import Compute, RecogniserTraining
+from servax.training import Compute, EncoderStatistics, HeadTraining, RecogniserTraining
 
 LARGEST_COUNT = 100_000
 """More speakers and texts than any corpus has."""
 SMALLEST_INPUT = 32
 """VGG-16 halves its input five times."""
+TWIN = "twin"
+"""A recogniser that differs from the target by its seed alone; transfer attacks start at it."""
 LARGEST_SEED = 2**63
 """Records keep seeds in 64 bits."""
 Made = Callable[[float], Objective]
@@ -164,8 +169,8 @@ class Adversarial:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """All that decides the figures of a run."""
+class Experiment:
+    """What all recipes say: who speaks, who is held out, with which seeds, on what machine."""
 
     name: str
     """Name of the run: letters, digits, `-` and `_`."""
@@ -178,6 +183,55 @@ class Recipe:
     """Which groups are held out, from 1; none means all."""
     seeds: tuple[int, ...] = (0,)
     """Each seeds weights, batches and distortions of a run of its own over all folds."""
+    batch_size: int = 16
+    """Utterances attacked together."""
+    compute: Compute = field(default_factory=Compute)
+    """Device and precision of the training."""
+    resources: Resources = field(default_factory=Resources)
+    """What each stage takes of a machine or a cluster."""
+
+    RULES: ClassVar[Rules] = {"batch_size": COUNT}
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", self.name):
+            raise SettingError("name", self.name, "1 to 64 letters, digits, '-' and '_'")
+        check_groups(self.groups, self.corpus.scheme)
+        if isinstance(self.groups, str):
+            self.folds(LARGEST_COUNT)  # how many speakers or texts there are is known later
+        elif self.groups < 3:
+            raise SettingError("groups", self.groups, "at least 3: test, validation, training")
+        else:
+            self.folds(self.groups)
+        once = len(set(self.seeds)) == len(self.seeds)
+        if not (self.seeds and once and all(0 <= seed < LARGEST_SEED for seed in self.seeds)):
+            expected = "whole numbers in [0, 2**63), at least one and each once"
+            raise SettingError("seeds", list(self.seeds), expected)
+        check_types(self)
+
+    def hearing(self) -> Hearing:
+        """Return what is computed of each utterance, once for all folds."""
+        raise NotImplementedError
+
+    def folds(self, count: int) -> tuple[int, ...]:
+        """Return which of `count` folds are run, from 0.
+
+        Raises:
+            SettingError: `held_out` names one that is not among them.
+        """
+        if self.held_out is None:
+            return tuple(range(count))
+        inside = all(1 <= group <= count for group in self.held_out)
+        once = len(set(self.held_out)) == len(self.held_out)
+        if not (self.held_out and inside and once):
+            expected = f"groups from 1 to {count}, each once, or null for all"
+            raise SettingError("held_out", list(self.held_out), expected)
+        return tuple(group - 1 for group in self.held_out)
+
+
+@dataclass(frozen=True)
+class Recipe(Experiment):
+    """All that decides the figures of a run on log-Mel."""
+
     width: int = 64
     """Channels of the first block of every recogniser; 64 is the published VGG-16."""
     network: NetworkName = "vgg16"
@@ -204,40 +258,17 @@ class Recipe:
     """Input transforms."""
     attacks: AttackGrid = field(default_factory=AttackGrid)
     """Strengths of the attacks."""
-    batch_size: int = 16
-    """Utterances attacked together."""
-    compute: Compute = field(default_factory=Compute)
-    """Device and precision of the training."""
-    resources: Resources = field(default_factory=Resources)
-    """What each stage takes of a machine or a cluster."""
 
     RULES: ClassVar[Rules] = {
         "scale": Choice(("window", "z-score")),
         "network": Choice(RECOGNISERS),
         "width": Rule("a whole number in [1, 1024]", lambda width: 1 <= width <= 1024),
         "window_db": Rule("a width above 0 dB", lambda width: 0 < width < math.inf),
-        "batch_size": COUNT,
     }
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", self.name):
-            raise SettingError("name", self.name, "1 to 64 letters, digits, '-' and '_'")
-        check_groups(self.groups, self.corpus.scheme)
-        if isinstance(self.groups, str):
-            self.folds(LARGEST_COUNT)  # how many speakers or texts there are is known later
-        elif self.groups < 3:
-            raise SettingError("groups", self.groups, "at least 3: test, validation, training")
-        else:
-            self.folds(self.groups)
-        self._check_seeds()
-        check_types(self)
+        super().__post_init__()
         self._check_purifiers()
-
-    def _check_seeds(self) -> None:
-        once = len(set(self.seeds)) == len(self.seeds)
-        if not (self.seeds and once and all(0 <= seed < LARGEST_SEED for seed in self.seeds)):
-            expected = "whole numbers in [0, 2**63), at least one and each once"
-            raise SettingError("seeds", list(self.seeds), expected)
 
     def _check_purifiers(self) -> None:
         if not self.purifiers:
@@ -266,20 +297,45 @@ class Recipe:
                 "front_end.frames", self.front_end.frames, f"at least {SMALLEST_INPUT} for VGG-16"
             )
 
-    def folds(self, count: int) -> tuple[int, ...]:
-        """Return which of `count` folds are run, from 0.
+    def hearing(self) -> FrontEnd:
+        """Return what is computed of each utterance, once for all folds."""
+        return FrontEnd(self.front_end)
 
-        Raises:
-            SettingError: `held_out` names one that is not among them.
-        """
-        if self.held_out is None:
-            return tuple(range(count))
-        inside = all(1 <= group <= count for group in self.held_out)
-        once = len(set(self.held_out)) == len(self.held_out)
-        if not (self.held_out and inside and once):
-            expected = f"groups from 1 to {count}, each once, or null for all"
-            raise SettingError("held_out", list(self.held_out), expected)
-        return tuple(group - 1 for group in self.held_out)
+    def shortened(self, *, steps: int, epochs: int) -> Recipe:
+        """Return a miniature of the run: so many epochs, and steps in each and of each attack."""
+
+        def short(training: Any) -> Any:
+            return replace(training, epochs=epochs, patience=epochs)
+
+        adversarial = self.adversarial
+        plain = steps * epochs if adversarial.training.plain_iterations else 0
+        rest = plain + steps * epochs
+        return replace(
+            self,
+            held_out=None,
+            seeds=self.seeds[:1],
+            recogniser=short(self.recogniser),
+            purifiers={name: short(self.chosen[name].training) for name in self.purifiers},
+            variants={
+                name: replace(each, training=short(each.training))
+                for name, each in self.variants.items()
+            },
+            adversarial=replace(
+                adversarial,
+                epsilons=adversarial.epsilons[:1],
+                training=replace(adversarial.training, plain_iterations=plain, iterations=rest),
+            ),
+            attacks=replace(self.attacks, steps=steps, adaptive_steps=steps),
+        )
+
+    @property
+    def largest_batch(self) -> int:
+        """Utterances of the largest batch of any training."""
+        trainings = [each.training for each in self.chosen.values()]
+        sizes = [
+            each.batch_size for each in (*trainings, self.recogniser, self.adversarial.training)
+        ]
+        return max(sizes)
 
     @property
     def defences(self) -> tuple[str, ...]:
@@ -297,8 +353,68 @@ class Recipe:
         }
 
 
-def load_recipe(path: str | Path) -> Recipe:
-    """Return the recipe in a YAML file.
+@dataclass(frozen=True, kw_only=True)
+class EncoderRecipe(Experiment):
+    """All that decides the figures of a run on sound, with a recogniser on a speech encoder."""
+
+    encoder: str
+    """Folder or hub id of the encoder, such as `openai/whisper-tiny.en`."""
+    layers: int | None = None
+    """How many of its layers are weighed; none is three quarters of them."""
+    head: HeadTraining = field(default_factory=HeadTraining)
+    """Training of the target's head and, with another seed, of the twin that transfer starts at."""
+    rivals: dict[str, HeadTraining] = field(default_factory=dict)
+    """Recognisers whose training differs, by name; they take the target's place."""
+    defences: dict[str, str] = field(default_factory=dict)
+    """What stands before the target, by name, as `servax audit --defences` takes it."""
+    surrogates: dict[str, str] = field(default_factory=dict)
+    """Recognisers beside the twin that transfer starts at, by name: a folder or a packaged one."""
+    seconds: float = 4.0
+    """How much of each utterance is heard, in s: its middle; a shorter one is repeated."""
+    utterances: int | None = None
+    """How many of each held-out group are heard, classes and speakers in equal shares; all."""
+    attacks: SoundGrid = field(default_factory=SoundGrid)
+    """Strengths of the attacks."""
+
+    RULES: ClassVar[Rules] = {
+        "seconds": Rule("a length in [.05, 30] s", lambda seconds: 0.05 <= seconds <= 30),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("layers", "utterances"):
+            if getattr(self, key) is not None:
+                COUNT.check(key, getattr(self, key))
+        for key in ("rivals", "defences", "surrogates"):
+            for name in getattr(self, key):
+                taken = name in {UNDEFENDED, TWIN} or (key != "rivals" and name in self.rivals)
+                if taken or not re.fullmatch(r"\w[\w.+-]*", name):
+                    expected = f"letters, digits, '.', '_', '+' and '-'; not {UNDEFENDED} or {TWIN}"
+                    raise SettingError(key, name, f"a name of its own of {expected}")
+
+    def hearing(self) -> EncoderStatistics:
+        """Return what is computed of each utterance, once for all folds."""
+        return EncoderStatistics(open_encoder(self.encoder, layers=self.layers))
+
+    @property
+    def largest_batch(self) -> int:
+        """Utterances of the largest batch of any training; a head is fitted to all at once."""
+        return self.batch_size
+
+    def shortened(self, *, steps: int, epochs: int) -> EncoderRecipe:
+        """Return a miniature of the run, with so many steps of each attack, of the first seed."""
+        del epochs
+        few = {name: min(steps, getattr(self.attacks, name)) for name in SoundGrid.EFFORTS}
+        attacks = replace(self.attacks, **few)
+        return replace(self, held_out=None, seeds=self.seeds[:1], attacks=attacks)
+
+
+AnyRecipe = Recipe | EncoderRecipe
+"""What `servax run` does."""
+
+
+def load_recipe(path: str | Path) -> AnyRecipe:
+    """Return the recipe in a YAML file; one that names an `encoder` is on sound.
 
     Raises:
         RecipeError: The file is missing, is not YAML, has an unknown key (the nearest known one is
@@ -307,9 +423,20 @@ def load_recipe(path: str | Path) -> Recipe:
     path = Path(path)
     given = read_yaml(path)
     try:
-        return build(Recipe, _with_trainings(given))
+        return recipe_of(given)
     except ServaxError as error:
         raise RecipeError(path, str(error)) from None
+
+
+def recipe_of(given: dict[Any, Any]) -> AnyRecipe:
+    """Return the recipe that keys and values describe.
+
+    Raises:
+        ServaxError: See `load_recipe`.
+    """
+    if "encoder" in given:
+        return build(EncoderRecipe, given)
+    return build(Recipe, _with_trainings(given))
 
 
 def _with_trainings(given: dict[Any, Any]) -> dict[Any, Any]:

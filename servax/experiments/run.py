@@ -5,22 +5,20 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from servax.evaluation import records
 from servax.evaluation.records import Records
+from servax.experiments.encoder_fold import EncoderFold, Fronts
 from servax.experiments.fold import RunData
 from servax.experiments.provenance import provenance
-from servax.experiments.reading import build
-from servax.experiments.recipe import Recipe
+from servax.experiments.recipe import AnyRecipe, EncoderRecipe, recipe_of
 from servax.experiments.scoring import EXAMPLE, FoldPlan
-from servax.features import ZScoreSettings
 from servax.files import remove_unfinished, write_whole
 from servax.models.storage import SETTINGS, WEIGHTS
 from servax.recognition import MODEL
@@ -35,30 +33,38 @@ RECORDS, LOGS, MODELS, REPORT = "records", "logs", "models", "report"
 class Plan:
     """All stages of a run."""
 
-    data: RunData
-    folds: tuple[FoldPlan, ...]
+    data: RunData[Any]
+    folds: tuple[FoldPlan | EncoderFold, ...]
     """One for each fold and seed; all folds of the first seed come first."""
 
     @classmethod
-    def of(cls, data: RunData, origin: Mapping[str, Any]) -> Plan:
+    def of(cls, data: RunData[Any], origin: Mapping[str, Any]) -> Plan:
         """Return the stages of a run.
 
         Args:
             data: What all folds share.
             origin: Provenance that settings do not decide: code, command, machine.
+
+        Raises:
+            ServaxError: A recipe on sound names a defence that does not fit.
         """
+        made: Callable[..., FoldPlan | EncoderFold] = FoldPlan
+        if isinstance(data.recipe, EncoderRecipe):
+            made = partial(EncoderFold, fronts=Fronts.of(data))
         chosen = itertools.product(data.recipe.seeds, data.held_out)
-        return cls(data, tuple(FoldPlan(data, index, seed, origin) for seed, index in chosen))
+        folds = (made(data, index=i, seed=seed, origin=origin) for seed, i in chosen)
+        return cls(data, tuple(folds))
 
     @property
-    def example(self) -> Task:
-        """The stage that draws an utterance of the first fold."""
+    def example(self) -> Task | None:
+        """The stage that draws an utterance of the first fold; none where there is no log-Mel."""
         return self.folds[0].example()
 
     @property
     def tasks(self) -> list[Task]:
         """All stages, in an order in which each finds what it needs."""
-        return [*(task for fold in self.folds for task in fold.tasks), self.example]
+        example = [self.example] if self.example else []
+        return [*(task for fold in self.folds for task in fold.tasks), *example]
 
     def order(self) -> Order:
         """Return the plan as text, from which another machine makes it again."""
@@ -66,22 +72,10 @@ class Plan:
         origin = json.dumps(dict(self.folds[0].origin))
         return Order(recipe, origin, str(Path.cwd()))
 
-    def records(self, fold: FoldPlan) -> Records:
+    def records(self, fold: FoldPlan | EncoderFold) -> Records:
         """Return the records of a fold whose stages are done, with the settings of the run."""
-        table = fold.tables()
-        told = {**table.provenance, **self._settings()}
-        scale = fold.parts.scale.settings
-        if isinstance(scale, ZScoreSettings):
-            told["scale_sd_db"] = float(np.mean(scale.sd))
-        return Records(table.frame, told)
-
-    def _settings(self) -> dict[str, Any]:
-        p, r = self.data, self.data.recipe
-        window, z_score = (
-            {"window_db": r.window_db},
-            {"kind": "z-score", "width_sd": ZScoreSettings.width_sd},
-        )
-        return {
+        table, p, r = fold.tables(), self.data, self.data.recipe
+        told = {
             "recipe": r.name,
             "settings": json.loads(json.dumps(asdict(r), default=list)),
             "corpus": p.corpus.name,
@@ -89,9 +83,8 @@ class Plan:
             "classes": list(p.corpus.labels),
             "fold_hash": ", ".join(p.folds[i].hash[:16] for i in p.held_out),
             "seed": r.seeds[0] if len(r.seeds) == 1 else list(r.seeds),
-            "scale": window if r.scale == "window" else z_score,
-            "attacks": json.loads(json.dumps(r.attacks.told(), default=list)),
         }
+        return Records(table.frame, {**table.provenance, **told, **fold.told()})
 
 
 @dataclass(frozen=True)
@@ -109,7 +102,7 @@ class Order:
         """Return all stages, with their results in `folder`."""
         home = Path(self.home)
         with chdir(home) if home.is_dir() else nullcontext():
-            recipe = build(Recipe, json.loads(self.recipe))
+            recipe = recipe_of(json.loads(self.recipe))
             data = RunData.of(recipe, folder, Watcher())
         return Plan.of(data, json.loads(self.origin)).tasks
 
@@ -125,7 +118,7 @@ class Finished:
 
 
 def run(
-    recipe: Recipe,
+    recipe: AnyRecipe,
     folder: str | Path,
     *,
     command: str,
@@ -223,11 +216,13 @@ def publish_plan(plan: Plan) -> None:
     first = plan.folds[0]
     for name, task in first.networks.items():
         log = task.stage.folder / LOG_NAME
-        write_whole(run / LOGS / f"{first.name}-{name}.jsonl", log.read_bytes())
-    write_whole(run / EXAMPLE, (plan.example.stage.folder / EXAMPLE).read_bytes())
+        if log.is_file():  # a head is fitted in one go
+            write_whole(run / LOGS / f"{first.name}-{name}.jsonl", log.read_bytes())
+    if plan.example is not None:
+        write_whole(run / EXAMPLE, (plan.example.stage.folder / EXAMPLE).read_bytes())
 
 
-def _publish_models(fold: FoldPlan, run: Path) -> None:
+def _publish_models(fold: FoldPlan | EncoderFold, run: Path) -> None:
     for name, task in fold.networks.items():
         for part in (SETTINGS, WEIGHTS):
             place = run / MODELS / f"{fold.name}-{name}" / part

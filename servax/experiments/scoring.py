@@ -7,6 +7,7 @@ attack again and no other.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,7 +25,8 @@ from servax.evaluation.suites import AttackGrid
 from servax.evaluation.systems import System, before
 from servax.evaluation.threats import Threat
 from servax.experiments.fold import COST_GRADIENT, FoldTraining, RunData
-from servax.features import Dataset
+from servax.experiments.recipe import Recipe
+from servax.features import Dataset, ZScoreSettings
 from servax.models import frozen
 from servax.purifier import Purifier
 from servax.recognition import MODEL, Recogniser
@@ -48,7 +50,9 @@ class FoldPlan(FoldTraining):
         origin: Provenance that settings do not decide: code, command, machine.
     """
 
-    def __init__(self, data: RunData, index: int, seed: int, origin: Mapping[str, Any]) -> None:
+    def __init__(
+        self, data: RunData[Recipe], index: int, seed: int, origin: Mapping[str, Any]
+    ) -> None:
         super().__init__(data, index, seed)
         self.origin = origin
         self.grid: AttackGrid = self.recipe.attacks
@@ -89,6 +93,21 @@ class FoldPlan(FoldTraining):
     def _table(self, task: Task) -> Records:
         # The table of a stage does not carry the settings; one of version 1 is completed by them.
         return records.read(task.stage.folder / TABLE, attacks=self.grid.told())
+
+    def told(self) -> dict[str, Any]:
+        """Return what provenance says beside the recipe."""
+        r, scale = self.recipe, self.parts.scale.settings
+        window, z_score = (
+            {"window_db": r.window_db},
+            {"kind": "z-score", "width_sd": ZScoreSettings.width_sd},
+        )
+        told = {
+            "scale": window if r.scale == "window" else z_score,
+            "attacks": json.loads(json.dumps(r.attacks.told(), default=list)),
+        }
+        if isinstance(scale, ZScoreSettings):
+            told["scale_sd_db"] = float(np.mean(scale.sd))
+        return told
 
     def example(self) -> Task:
         """Return the stage that draws the spectrograms of one utterance before and after."""

@@ -140,7 +140,8 @@ def test_records_are_what_the_saved_networks_predict(
 ) -> None:
     """Attack and score the published weights again, apart from everything the run did."""
     folder, finished, _ = whole
-    parts = RunData.of(load_recipe(recipe_file), tmp_path, Watcher()).parts(2)
+    data = RunData.of(load_recipe(recipe_file), tmp_path, Watcher())
+    parts = FoldTraining(data, 2, seed=0).parts
     target = load_network(folder / "models" / "fold-3-target").network
     purifier = Purifier.from_pretrained(folder / "models" / "fold-3-ssad")
     assert purifier.scale.settings == parts.scale.settings

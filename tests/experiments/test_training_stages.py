@@ -37,7 +37,8 @@ CPU = Compute("cpu")
 
 @pytest.fixture
 def parts(recipe_file: Path, tmp_path: Path) -> Parts:
-    return RunData.of(load_recipe(recipe_file), tmp_path / "run", Watcher()).parts(0)
+    data = RunData.of(load_recipe(recipe_file), tmp_path / "run", Watcher())
+    return FoldPlan(data, 0, seed=0, origin={}).parts
 
 
 def train(

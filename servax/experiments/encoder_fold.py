@@ -1,0 +1,316 @@
+"""One fold and seed of a run on sound: heads on a speech encoder, and the attacks on them.
+
+As `FoldPlan` of a run on log-Mel: each attack is a stage, oblivious and transfer ones for all
+systems at once, the others for each. The encoder stays as it was published, so a training hears
+every utterance once, for all folds, and fits a head in seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from servax.corpora import cache_folder
+from servax.defences import generators_of
+from servax.evaluation import records
+from servax.evaluation.dataset import chosen, heard_by
+from servax.evaluation.engine import AttackEngine, Identity, as_adaptive, covers
+from servax.evaluation.loading import load_system
+from servax.evaluation.options import defended, surrogate
+from servax.evaluation.records import UNDEFENDED, Records
+from servax.evaluation.systems import Said, System, system_of
+from servax.evaluation.threats import Threat
+from servax.experiments.fold import RunData, file_name
+from servax.experiments.recipe import TWIN, EncoderRecipe
+from servax.experiments.scoring import TABLE
+from servax.experiments.training import train_encoder_recogniser
+from servax.models import EncoderClassifier, EncoderHead
+from servax.recognition import MODEL
+from servax.stages import Stage, Task, Watcher, make_stage
+from servax.training import HeadTraining, derive
+
+# Cost in gradients of one utterance: for the time estimate only.
+COST_HEARD = 0.3
+COST_ANSWER = 0.3
+COST_DRAWS = 8.0
+
+
+@dataclass(frozen=True)
+class Fronts:
+    """What stands before or beside the target, looked at before anything is trained."""
+
+    defences: Mapping[str, System]
+    """Each before a head that has learned nothing, by name."""
+    surrogates: Mapping[str, System]
+    """Where transfer attacks start beside the twin, by name."""
+
+    @classmethod
+    def of(cls, data: RunData[EncoderRecipe]) -> Fronts:
+        """Return what a recipe names.
+
+        Raises:
+            ServaxError: A defence or surrogate is unknown, does not fit, or needs what is not
+                installed.
+        """
+        recipe, encoder = data.recipe, data.hearing.encoder
+        head = EncoderHead(len(data.corpus.labels), encoder.width, encoder.depth)
+        bare = system_of(
+            EncoderClassifier(encoder, head).eval(),
+            Said(seconds=recipe.seconds),
+            Said(
+                labels=data.corpus.labels,
+                sample_rate=data.hearing.sample_rate,
+                inputs="waveform",
+            ),
+            name=recipe.name,
+            place=recipe.encoder,
+            source=recipe.encoder,
+            fingerprint="",
+            shut_by="",
+        )
+        return cls(
+            {
+                name: defended(bare, f"{name}={what}", seed=0)
+                for name, what in recipe.defences.items()
+            },
+            {name: surrogate(bare, f"{name}={what}") for name, what in recipe.surrogates.items()},
+        )
+
+
+class EncoderFold:
+    """All stages of one fold and seed: its trainings, and the attacks on what they leave.
+
+    Args:
+        data: What all folds share.
+        fronts: What stands before or beside the target.
+        index: Number of the fold, from 0.
+        seed: Seed of the run.
+        origin: Provenance that settings do not decide: code, command, machine.
+    """
+
+    def __init__(
+        self,
+        data: RunData[EncoderRecipe],
+        fronts: Fronts,
+        index: int,
+        seed: int,
+        origin: Mapping[str, Any],
+    ) -> None:
+        self.data, self.fronts, self.index, self.seed = data, fronts, index, seed
+        self.origin, self.recipe, self.fold = origin, data.recipe, data.folds[index]
+        self.name = file_name(data.fold_name(index, seed))
+        """Of its files."""
+        target = Path(self.recipe.encoder).name
+        self.identity = Identity(target=target, fold=index + 1, seed=seed)
+        self.shared = {
+            "fold": self.fold.hash,
+            "content": data.content,
+            "corpus": asdict(self.recipe.corpus) | {"root": None},
+            "encoder": asdict(data.hearing.settings),
+        }
+        heads = {"target": self.recipe.head, TWIN: self.recipe.head, **self.recipe.rivals}
+        self.networks = {role: self._head(role, training) for role, training in heads.items()}
+        """The trainings that leave a recogniser, by its name."""
+        self.systems = (UNDEFENDED, *self.recipe.rivals, *self.recipe.defences)
+
+    @property
+    def tasks(self) -> list[Task]:
+        """The trainings, then the attacks, those on one source first."""
+        return [*self.networks.values(), *(task for task, _ in self.attacks)]
+
+    @cached_property
+    def attacks(self) -> list[tuple[Task, Threat | None]]:
+        """The clean answers, then all attacks, each with its threat."""
+        return [self._clean(), *self._on_sources(), *self._through()]
+
+    def example(self) -> None:
+        """Return no stage: there is no log-Mel to draw."""
+
+    def told(self) -> dict[str, Any]:
+        """Return what provenance says beside the recipe."""
+        return {
+            "attacks": json.loads(json.dumps(self.recipe.attacks.told(), default=list)),
+            "encoder": asdict(self.data.hearing.settings),
+        }
+
+    def tables(self) -> Records:
+        """Return the tables of all attacks as one, with what made each."""
+        known = list(self.recipe.attacks.adaptive())
+        tables = []
+        for task, threat in self.attacks:
+            table = records.read(task.stage.folder / TABLE)
+            tables.append(table)
+            if threat is not None and threat.knowledge == "oblivious":
+                # Nothing stands before the bare target: its oblivious attack is its adaptive one.
+                tables += [
+                    Records(as_adaptive(table.frame, each), table.provenance)
+                    for each in known
+                    if covers(threat, each)
+                ]
+        return records.concat(tables)
+
+    def _head(self, role: str, training: HeadTraining) -> Task:
+        """Return the training of one head.
+
+        The target's seed is that of the run, as that of `servax train recogniser`; the noisy copies
+        that it draws are the same for every fold, so that they are heard once.
+        """
+        seed = self.seed if role == "target" else derive(self.seed, role)
+        sounds = len(training.copies(0)) * len(self.data.corpus)
+
+        def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
+            recogniser, found = train_encoder_recogniser(
+                self.data.corpus,
+                self.fold,
+                self.data.hearing.encoder,
+                training,
+                seed=seed,
+                cache=cache_folder() / "features",
+                progress=lambda done, of: watcher.advance(f"{done}/{of} sounds"),
+            )
+            recogniser.save_pretrained(stage.folder / MODEL)
+            return {"penalty": found.penalty, "validation_uar": found.uar}
+
+        settings = {"training": asdict(training), "seed": seed}
+        return Task(self._stage(role, settings), "train", (), sounds, sounds * COST_HEARD, work)
+
+    def _clean(self) -> tuple[Task, None]:
+        def attacked(engine: AttackEngine, systems: Sequence[System]) -> pd.DataFrame:
+            return engine.clean(systems)
+
+        return self._scored("clean", self.systems, {}, 1.0, attacked), None
+
+    def _on_sources(self) -> Iterator[tuple[Task, Threat]]:
+        """Yield the attacks that are made once, for all systems: oblivious and transfer."""
+        grid = self.recipe.attacks
+        threats = list(grid.oblivious())
+        for name in (TWIN, *self.fronts.surrogates):
+            threats += grid.transfer(name)
+        for threat in threats:
+            yield self._attack(threat, self.systems), threat
+
+    def _through(self) -> Iterator[tuple[Task, Threat]]:
+        """Yield the attacks through each system."""
+        grid = self.recipe.attacks
+        for name in self.systems:
+            front = self.fronts.defences.get(name)
+            exact = front is None or front.exact
+            threats = [grid.noise(), *grid.black_box(), *(grid.bpda() if front and exact else ())]
+            adaptive = [
+                each
+                for each in grid.adaptive()
+                if name != UNDEFENDED or not any(covers(e, each) for e in grid.oblivious())
+            ]
+            threats += [each if exact else replace(each, knowledge="bpda") for each in adaptive]
+            for threat in threats:
+                yield self._attack(threat, (name,)), threat
+
+    def _attack(self, threat: Threat, names: tuple[str, ...]) -> Task:
+        """Return one attack: on a source for all systems, or through the one that is named."""
+        source = threat.surrogate
+        apart = threat.knowledge in ("oblivious", "transfer")
+
+        def attacked(engine: AttackEngine, systems: Sequence[System]) -> pd.DataFrame:
+            if not apart:
+                return engine.on_system(threat, systems[0]).frame
+            model = (self._source(source) if source else systems[0]).model
+            return engine.on_source(threat, model, systems).frame
+
+        told: dict[str, Any] = {"threat": repr(threat)}
+        if source:
+            known = self.networks.get(source)
+            told["source"] = (
+                known.stage.key if known else self.fronts.surrogates[source].fingerprint
+            )
+        each = threat.gradients + COST_ANSWER * threat.queries
+        front = self.fronts.defences.get(names[0])
+        if front is not None and generators_of(front.model):
+            each *= COST_DRAWS
+        kind = "-".join([threat.knowledge, threat.name, *(() if apart else names)])
+        return self._scored(kind, names, told, each, attacked, threat)
+
+    def _scored(
+        self,
+        kind: str,
+        names: Sequence[str],
+        told: Mapping[str, Any],
+        each: float,
+        attacked: Callable[[AttackEngine, Sequence[System]], pd.DataFrame],
+        threat: Threat | None = None,
+    ) -> Task:
+        """Return a stage that leaves the records of systems under one attack.
+
+        Args:
+            kind: Of the stage.
+            names: The systems.
+            told: What decides its result beside the systems, the utterances and the seed.
+            each: Its cost for each utterance.
+            attacked: Makes the records.
+            threat: What is done; none on clean input.
+        """
+        r, test = self.recipe, self.fold.test
+        corpus = test
+        if r.utterances is not None and r.utterances < len(test):
+            corpus = test.subset(chosen(test, r.utterances, seed=self.seed))
+
+        def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
+            systems = [self._system(name) for name in names]
+            _, heard = heard_by(systems[0], self.fold, corpus)
+            engine = AttackEngine(
+                dataset=heard,
+                identity=self.identity,
+                batch_size=r.batch_size,
+                compute=r.compute,
+                reseeds=True,
+                tick=watcher.advance,
+            )
+            frame = attacked(engine, systems)
+            records.write(frame, stage.folder / TABLE, provenance=self.origin)
+            return {"rows": len(frame)}
+
+        settings = {
+            "systems": {name: self._identity(name) for name in names},
+            "target": self.networks["target"].stage.key,
+            "utterances": corpus.utterances["utterance"].tolist(),
+            "seconds": r.seconds,
+            "batch_size": r.batch_size,
+            "seed": self.seed,
+            **told,
+        }
+        batches = -(-len(corpus) // r.batch_size)
+        steps = threat.ticks(len(corpus), r.batch_size) if threat else batches
+        needs = tuple(task.stage for task in self.networks.values())
+        return Task(self._stage(kind, settings), "attack", needs, steps, len(corpus) * each, work)
+
+    def _stage(self, kind: str, settings: Mapping[str, Any]) -> Stage:
+        name = f"{self.data.fold_name(self.index, self.seed)}: {kind}"
+        return make_stage(self.data.folder, kind, name, {**self.shared, **settings})
+
+    def _identity(self, name: str) -> str:
+        """Return what decides the answers of a system, beside the target."""
+        if name == UNDEFENDED:
+            return ""
+        rival = self.networks.get(name)
+        return rival.stage.key if rival else self.fronts.defences[name].fingerprint
+
+    def _source(self, name: str) -> System:
+        """Return where a transfer attack starts."""
+        return self._trained(name) if name in self.networks else self.fronts.surrogates[name]
+
+    def _system(self, name: str) -> System:
+        bare = replace(self._trained("target"), name=UNDEFENDED)
+        if name == UNDEFENDED:
+            return bare
+        if name in self.networks:
+            return replace(self._trained(name), name=name)
+        return defended(bare, f"{name}={self.recipe.defences[name]}", seed=self.seed)
+
+    def _trained(self, role: str) -> System:
+        folder = self.networks[role].stage.folder / MODEL
+        return load_system(str(folder), seconds=self.recipe.seconds)
