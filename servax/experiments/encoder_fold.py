@@ -158,10 +158,10 @@ class EncoderFold:
     def _head(self, role: str, training: HeadTraining) -> Task:
         """Return the training of one head.
 
-        The target's seed is that of the run, as that of `servax train recogniser`; the noisy copies
-        that it draws are the same for every fold, so that they are heard once.
+        The seed is that of the run, as that of `servax train recogniser`, of all but the twin; the
+        noisy copies that it draws are the same for every fold, so that they are heard once.
         """
-        seed = self.seed if role == "target" else derive(self.seed, role)
+        seed = derive(self.seed, role) if role == TWIN else self.seed
         sounds = len(training.copies(0)) * len(self.data.corpus)
 
         def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
