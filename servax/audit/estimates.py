@@ -19,6 +19,7 @@ from servax.audit import sounds
 from servax.audit.plan import TABLE, Planned
 from servax.audit.run import gathered
 from servax.audit.settings import Audit
+from servax.audit.speech import changes
 from servax.audit.speed import timed
 from servax.evaluation import records
 from servax.evaluation.threats import Threat
@@ -65,10 +66,12 @@ def of_audit(audit: Audit, planned: list[Planned], *, clips: int) -> list[Estima
     made = {system.name: audit.dataset.x for system in audit.systems}
     first = str(audit.dataset.corpus.utterances["utterance"].iloc[0])
     clip = timed(lambda: list(sounds.of_utterance(audit, 0, first, made)))
-    # All utterances become sound and are heard again, attacked and clean.
-    round_trip = 2 * len(audit.dataset) * clip
+    one = replace(audit, settings=replace(audit.settings, speech=1))
+    heard = timed(lambda: changes(one, audit.systems[0], [], tick=lambda: None))
+    # An utterance becomes sound and is heard again, attacked and clean; some are listened to.
+    beside = {"sound": 2 * clip, "speech": audit.settings.speech * heard}
     stages = [
-        replace(e, seconds=e.seconds + keeping + round_trip * (p.kind == "sound"))
+        replace(e, seconds=e.seconds + keeping + p.task.steps * beside.get(p.kind, 0.0))
         for e, p in zip(of_attacks(planned), planned, strict=True)
     ]
     # The records of every stage are read for the report, of those too that are done already.

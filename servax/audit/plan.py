@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from servax.attacks import RandomNoise
-from servax.audit import checking
+from servax.audit import checking, speech
 from servax.audit.settings import Audit
 from servax.evaluation import records
 from servax.evaluation.answers import Answers
 from servax.evaluation.checks import MODEL_CHECKS
+from servax.evaluation.distortion import available
 from servax.evaluation.engine import covers
 from servax.evaluation.realisability import gaps
 from servax.evaluation.records import UNDEFENDED
@@ -33,7 +34,7 @@ from servax.training import global_seed
 
 TABLE = "records.parquet"
 INPUTS = "inputs.safetensors"
-Kind = Literal["clean", "attack", "probes", "sound", "detector"]
+Kind = Literal["clean", "attack", "probes", "sound", "detector", "speech"]
 Work = Callable[[Stage, Watcher], Mapping[str, Any]]
 
 
@@ -116,6 +117,7 @@ class _Plan:
             *map(self._probes, systems),
             *(map(self._to_sound, kept) if self.audit.subject.inputs == "logmel" else ()),
             *(found for system in systems for found in self._detector(system, kept)),
+            *(found for system in systems for found in self._speech(system, kept)),
         ]
 
     def _clean(self) -> Planned:
@@ -305,6 +307,34 @@ class _Plan:
             [system],
             # Each score asks for the front once and the model twice.
             4 * (1 + len(made)) * self._asked([system]),
+            steps=1 + len(made),
+            needs=made,
+        )
+
+    def _speech(self, system: System, kept: Sequence[Planned]) -> Iterator[Planned]:
+        """Yield what becomes of speech before a front and the model, if it is asked for."""
+        made = [each for each in kept if system.name in each.systems]
+        nothing = system.front is None and system.name != UNDEFENDED
+        if not self.audit.settings.speech or nothing:
+            return
+
+        def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
+            inputs = [
+                (replace(each.threat, knowledge=each.knowledge(system.name)), each.inputs)  # type: ignore[arg-type]
+                for each in made
+                if each.threat
+            ]
+            return {"speech": speech.changes(self.audit, system, inputs, tick=watcher.advance)}
+
+        yield self._planned(
+            "speech",
+            f"speech-{system.name}",
+            f"is it still the same speech: {system.name}",
+            {"utterances": self.audit.settings.speech, "measures": available()},
+            work,
+            [system],
+            # Beside the listening, which an estimate measures.
+            (1 + len(made)) * self._asked([system]),
             steps=1 + len(made),
             needs=made,
         )

@@ -84,7 +84,7 @@ def gathered(
     measures = pd.DataFrame([row for each in planned for row in _measures(each)])
     told: dict[str, list[dict[str, Any]]] = {
         name: [row for each in planned for row in each.result.get(name, ())]
-        for name in ("gaps", "detection", "findings")
+        for name in ("gaps", "detection", "speech", "findings")
     }
     kept = [each for each in planned if each.kept]
     made = {
@@ -107,6 +107,7 @@ def gathered(
         judged_by=judged_by,
         detection=pd.DataFrame(told["detection"]) if told["detection"] else None,
         answers=_answers(planned),
+        speech=pd.DataFrame(told["speech"]) if told["speech"] else None,
     )
 
 

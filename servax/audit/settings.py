@@ -44,11 +44,14 @@ class AuditSettings:
     """Budget of the attack on the sound: its signal-to-noise ratio at least, in dB."""
     gradients: Precision = "float32"
     """`bfloat16` is the fast mode: predictions stay in float32, and records and report name it."""
+    speech: int = 8
+    """Utterances of which is measured whether they are still the same speech; 0 for none."""
     RULES: ClassVar[Rules] = {
         "tier": Choice(tuple(TIERS)),
         "batch_size": COUNT,
         "snr_db": Rule("a ratio in [0, 90] dB: 16 bits hold no more", lambda v: 0 <= v <= 90),
         "gradients": Choice(get_args(Precision)),
+        "speech": Rule("a whole number of at least 0", lambda v: v >= 0),
     }
 
     def __post_init__(self) -> None:
@@ -57,6 +60,7 @@ class AuditSettings:
     def to_json(self) -> dict[str, Any]:
         """Return the settings as a JSON object."""
         told = asdict(self) | {"knowledge": list(self.knowledge)}
+        del told["speech"]  # decides no answer
         if self.gradients == "float32":  # audits of before say nothing, and compare
             del told["gradients"]
         return told

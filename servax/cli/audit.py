@@ -79,6 +79,9 @@ class Audit(Selection):
     sounds: int = 2
     """Utterances that the report plays, clean, attacked and purified; 0 for a report that holds no
     recordings, whose licence may not allow to pass them on."""
+    speech: int = 8
+    """Utterances of which is measured, clean and attacked, whether they are still the same speech
+    (SNR, log-spectral distance; with servax[quality] PESQ, STOI, DNSMOS); 0 for none."""
     dry_run: bool = False
     """Show the stages and how long they may take; attack nothing."""
     json: bool = False

@@ -104,6 +104,7 @@ def _prepared(command: Audit) -> Prepared:
         batch_size=command.batch_size,
         snr_db=command.snr,
         gradients=command.gradients,
+        speech=command.speech,
     )
     with bar("features") as update:
         return Prepared.of(

@@ -1,16 +1,160 @@
-"""How far an input was moved, per utterance, in dB.
+"""How far an input was moved, per utterance, and whether it is still the same speech.
 
 Inputs are waveforms (B, T), for which a signal-to-noise ratio is what a listener knows, or log-Mel
-(B, 1, M, F) on [0, 1], for which it is a mere number and the largest change in dB says more.
+(B, 1, M, F) on [0, 1], for which it is a mere number and a change in dB says more.
+
+A purifier that replaces each clip by another one of the class it hears wins every table of right
+answers, but is no purifier. `MEASURES` of sound catch it: what comes out is not what went in.
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from servax.errors import ShapeError
 from servax.features import Scaling
+from servax.runtime.host import load_extra
+
+EXTRA = "quality"
+"""The extra of servax that brings what listens."""
+HEARD_RATE = 16_000
+"""Sample rate at which sounds are compared, in Hz: that of wide-band PESQ and of DNSMOS."""
+WINDOW, HOP = 512, 256
+"""Window and step of the log-spectral distance in samples: 32 and 16 ms."""
+SPEECH_DB, FLOOR_DB = 40.0, 80.0
+"""Frames so far below the loudest are no speech (as in STOI), and cells are floored there."""
+ANOTHER = "another clip"
+"""What stands for a purifier that replaces each clip by one of its class from another speaker."""
+Samples = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a sound is worth beside the one that went in."""
+
+    title: str
+    """How tables call it."""
+    unit: str
+    better: Literal["higher", "lower"]
+    of: Callable[[Samples, Samples], float]
+    """From the clean sound (T,) and the changed one (T,), on [-1, 1] at `HEARD_RATE`; ``nan`` where
+    it cannot be told."""
+    package: str = ""
+    """What it needs of the extra ``quality``; empty for none."""
+
+
+def _snr(clean: Samples, found: Samples) -> float:
+    pair = torch.from_numpy(clean)[None], torch.from_numpy(found)[None]
+    return float(signal_to_noise_ratio(*pair))
+
+
+def _log_spectral_distance(clean: Samples, found: Samples) -> float:
+    """Mean over frames of the root mean square over bins of the difference in dB.
+
+    Gray & Markel, "Distance measures for speech processing", IEEE Trans. ASSP 24 (1976), eq. 3, on
+    the frames of the clean sound that carry speech.
+    """
+    window = torch.hann_window(WINDOW, dtype=torch.float64)
+    powers = torch.stack([torch.from_numpy(clean), torch.from_numpy(found)])
+    powers = powers.unfold(1, WINDOW, HOP).mul(window)  # (2, frames, WINDOW)
+    powers = torch.fft.rfft(powers).abs().square()  # (2, frames, WINDOW / 2 + 1)
+    loud = powers[0].sum(dim=1)
+    speech = loud > loud.max() * 10 ** (-SPEECH_DB / 10)
+    db = 10 * powers.clamp(min=float(powers[0].max()) * 10 ** (-FLOOR_DB / 10)).log10()
+    return float((db[0] - db[1])[speech].square().mean(dim=1).sqrt().mean())
+
+
+def _pesq(clean: Samples, found: Samples) -> float:
+    """Wide-band PESQ, ITU-T P.862.2: 1 to 4.64."""
+    pesq = load_extra("pesq", extra=EXTRA, what="PESQ")
+    if not (clean.any() and found.any()):
+        return float("nan")
+    try:
+        return float(pesq.pesq(HEARD_RATE, clean, found, "wb"))
+    except pesq.PesqError:  # no speech in it, or too short
+        return float("nan")
+
+
+def _stoi(clean: Samples, found: Samples) -> float:
+    """Short-time objective intelligibility, Taal et al., IEEE Trans. ASLP 19 (2011)."""
+    pystoi = load_extra("pystoi", extra=EXTRA, what="STOI")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        try:
+            return float(pystoi.stoi(clean, found, HEARD_RATE))
+        except RuntimeWarning:  # too little speech in it
+            return float("nan")
+
+
+def _dnsmos(clean: Samples, found: Samples) -> float:
+    """Overall quality by DNSMOS P.835 (Reddy et al., ICASSP 2022), without a reference: 1 to 5."""
+    dnsmos = load_extra("speechmos.dnsmos", extra=EXTRA, what="DNSMOS")
+    return float(dnsmos.run(found.clip(-1.0, 1.0), HEARD_RATE)["ovrl_mos"])
+
+
+MEASURES: Mapping[str, Measure] = {
+    "snr_db": Measure("SNR", "dB", "higher", _snr),
+    "log_spectral_distance_db": Measure(
+        "log-spectral distance", "dB", "lower", _log_spectral_distance
+    ),
+    "pesq": Measure("PESQ", "MOS, 1 to 4.6", "higher", _pesq, "pesq"),
+    "stoi": Measure("STOI", "0 to 1", "higher", _stoi, "pystoi"),
+    "dnsmos": Measure("DNSMOS", "MOS, 1 to 5", "higher", _dnsmos, "speechmos"),
+}
+"""What is measured on sound, by the name of a column."""
+
+
+def available() -> tuple[str, ...]:
+    """Return the names of those `MEASURES` whose package is there."""
+    return tuple(n for n, each in MEASURES.items() if not each.package or find_spec(each.package))
+
+
+def measured(
+    x: Tensor, moved: Tensor, sample_rate: int, names: tuple[str, ...]
+) -> Iterator[dict[str, float]]:
+    """Yield for each utterance what has become of its sound, by the name of the measure.
+
+    Args:
+        x: Clean waveforms (B, T) on [-1, 1].
+        moved: The same after a change.
+        sample_rate: Theirs, in Hz.
+        names: Of the `MEASURES`.
+
+    Raises:
+        ShapeError: The shapes differ, or there are no utterances.
+        ServaxError: A package of the extra ``quality`` is missing.
+    """
+    check_pair(x, moved)
+    for pair in zip(x, moved, strict=True):
+        clean, found = (_at_heard_rate(each, sample_rate) for each in pair)
+        yield {name: MEASURES[name].of(clean, found) for name in names}
+
+
+def _at_heard_rate(waveform: Tensor, sample_rate: int) -> Samples:
+    sound: Samples = waveform.detach().cpu().double().numpy()
+    if sample_rate == HEARD_RATE:
+        return sound
+    resampled: Samples = load_extra("soxr", what="a measure").resample(
+        sound, sample_rate, HEARD_RATE
+    )
+    return resampled
+
+
+def words_understood(stoi: float) -> float:
+    """Return the share of words that listeners understand at a STOI: Taal et al. 2011, eq. 8.
+
+    The curve is theirs for the IEEE sentences, 1 / (1 + exp(-17.4906 d + 9.6921)).
+    """
+    return 1.0 / (1.0 + float(np.exp(-17.4906 * stoi + 9.6921)))
 
 
 def signal_to_noise_ratio(x: Tensor, moved: Tensor) -> Tensor:
@@ -48,6 +192,13 @@ def largest_change_db(x: Tensor, moved: Tensor, scale: Scaling) -> Tensor:
     check_pair(x, moved)
     change = scale.inverse(moved.double()) - scale.inverse(x.double())
     return change.abs().flatten(1).amax(dim=1)
+
+
+def mean_change_db(x: Tensor, moved: Tensor, scale: Scaling) -> Tensor:
+    """Return the mean absolute change of a cell of each log-Mel in dB, (B,); as the largest."""
+    check_pair(x, moved)
+    change = scale.inverse(moved.double()) - scale.inverse(x.double())
+    return change.abs().flatten(1).mean(dim=1)
 
 
 def check_pair(x: Tensor, moved: Tensor) -> None:

@@ -110,7 +110,7 @@ def read_results(path: str | Path) -> Records | AuditResult:
         frames = {
             # null is what was not measured
             name: None if (rows := told.get(name)) is None else pd.DataFrame(rows).infer_objects()
-            for name in ("measures", "realisability", "detection", "answers")
+            for name in ("measures", "realisability", "detection", "answers", "speech")
         }
         frames = {n: None if f is None else f.replace({None: np.nan}) for n, f in frames.items()}
         measures = frames.pop("measures")
@@ -230,8 +230,8 @@ def document(audit: AuditResult) -> dict[str, Any]:
     figures), `passed` (null where nothing was asked), `fail_under_percent`, `judged_by`, `radius`,
     `radius_db`, `chance`, `classes`, `corpus`, `target`, `utterances`, `speakers`, `no_interval`
     (why `low` and `high` are null, where they are), `systems`, `findings`, `measures`,
-    `realisability`, `detection`, `answers` (where a system is random), `clips` (without their
-    sound), `card`.
+    `realisability`, `detection`, `answers` (where a system is random), `speech` (where one was
+    listened to), `clips` (without their sound), `card`.
     A system has `name`, `clean`, `worst_case` (over all attacks), `by_knowledge` (knowledge →
     worst case) and `attacks` (a row per attack, knowledge and strength). UARs are shares.
     """
@@ -278,6 +278,7 @@ def document(audit: AuditResult) -> dict[str, Any]:
         "realisability": _rows(audit.realisability),
         "detection": _rows(audit.detection),
         **({} if audit.answers is None else {"answers": _rows(audit.answers)}),
+        **({} if audit.speech is None else {"speech": _rows(audit.speech)}),
         "clips": clips,
         "card": audit.card,
     }

@@ -95,6 +95,12 @@ class AuditResult:
     as often as `answers` says: `right_once`, `right_in_mean`, `right_in_all` (shares); None where
     nothing is random."""
 
+    speech: pd.DataFrame | None = None
+    """A row per defence, attack and knowledge: `utterances` and, of clean or attacked speech that
+    passed the defence beside the clean one that went in, the median of each measure of
+    `servax.evaluation.distortion.MEASURES`, or of log-Mels `log_mel_distance_db`; None where none
+    was taken."""
+
     def __post_init__(self) -> None:
         if not (math.isfinite(self.radius) and self.radius > 0):
             raise SettingError("radius", self.radius, "a finite number above 0")

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pandas as pd
 
 from servax.evaluation.checks import SEVERITIES
+from servax.evaluation.distortion import ANOTHER, words_understood
 from servax.evaluation.records import WORST_CASE
 from servax.evaluation.statistics import RESAMPLES, SEED
 from servax.report.audit_result import (
@@ -46,6 +48,16 @@ FOOLED = (
     (0.0005, "This model was hard to fool with the attacks that were tried"),
 )
 """From which share of the right answers on that turn wrong a model is called what."""
+WORDS = (
+    (0.95, "leaves its words as they are"),
+    (0.5, "blurs its words"),
+    (0.0, "loses its words, so what the model answers is not about the speech that went in"),
+)
+"""From which share of words that listeners would understand on a defence is said to do what."""
+QUALITY = ((4.5, "excellent"), (3.5, "good"), (2.5, "fair"), (1.5, "poor"), (-math.inf, "bad"))
+"""From which mean opinion score on a sound is called what: the scale of ITU-T P.800, rounded."""
+AS_FAR = 0.5
+"""From which share of the distance to another clip on a log-Mel is no longer the one before."""
 _COUNTED = ("error", "warning", "note")
 """Severities that have a plural."""
 _NARROW = "\N{NO-BREAK SPACE}"
@@ -115,6 +127,7 @@ def verdict(audit: AuditResult) -> list[str]:
         *_again(audit, shown),
         *_led(audit, shown),
         *_on_sound(audit, shown),
+        *_same_speech(audit),
         *filter(None, [audit.no_interval]),
         *_checks(audit),
         *_demanded(audit),
@@ -260,6 +273,59 @@ def _on_sound(audit: AuditResult, system: str) -> list[str]:
         f"{percent_sign(100 * row['uar_logmel'])}; the same way, without attack, leaves "
         f"{percent_sign(100 * row['uar_clean_round_trip'])}."
     ]
+
+
+def _same_speech(audit: AuditResult) -> list[str]:
+    """Return what the defences do to the speech itself."""
+    table = audit.speech
+    if table is None:
+        return []
+    clean = table[table["attack"] == "none"].set_index("defence")
+    if "log_mel_distance_db" in table:
+        return list(_moved(audit, clean["log_mel_distance_db"].astype(float)))
+    if not {"stoi", "pesq"} <= set(table):
+        return [
+            "Whether words stay as they are is not known: STOI, PESQ or DNSMOS were not measured "
+            "(pip install 'servax[quality]')."
+        ]
+    told = []
+    for name in (each for each in audit.defences if each in clean.index):
+        stoi, pesq = (clean[each].astype(float)[name] for each in ("stoi", "pesq"))
+        if math.isnan(stoi) or math.isnan(pesq):
+            continue
+        understood = words_understood(stoi)
+        words_told = next(words for least, words in WORDS if understood >= least)
+        quality = next(word for least, word in QUALITY if pesq >= least)
+        under = table[(table["defence"] == name) & (table["attack"] != "none")]["stoi"].dropna()
+        attacked = f"; of attacked speech {_stoi(under.min())}" if len(under) else ""
+        told.append(
+            f"Of clean speech, {name} {words_told} ({_stoi(stoi)}, with which listeners understand "
+            f"{percent_sign(100 * understood)} of words{attacked}), and the sound is {quality} "
+            f"(PESQ{_NARROW}{number(pesq, digits=1)})."
+        )
+    return told
+
+
+def _stoi(value: float) -> str:
+    return f"STOI{_NARROW}{number(value, digits=2)}"
+
+
+def _moved(audit: AuditResult, distance: pd.Series[float]) -> Iterator[str]:
+    """Yield how far the defences move clean log-Mels."""
+    another = float(distance.get(ANOTHER, math.nan))
+    for name in (each for each in audit.defences if each in distance.index):
+        moved = float(distance[name])
+        far = (
+            " It may be that it writes what it heard instead of the speech that went in."
+            if moved >= AS_FAR * another
+            else ""
+        )
+        beside = "" if math.isnan(another) else f"; another clip of the class is {_db(another)} off"
+        yield f"{name} moves a cell of a clean log-Mel by {_db(moved)} on average{beside}.{far}"
+
+
+def _db(value: float) -> str:
+    return f"{number(value, digits=1)}{_NARROW}dB"
 
 
 def _checks(audit: AuditResult) -> list[str]:

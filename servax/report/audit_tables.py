@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from servax.evaluation.checks import SEVERITIES
+from servax.evaluation.distortion import ANOTHER
+from servax.evaluation.distortion import MEASURES as MEASURES_OF_SOUND
 from servax.report.audit_result import ATTACKERS, SLACK, AuditResult
 from servax.report.audit_sentences import led, size
 from servax.report.tables import (
@@ -18,6 +20,7 @@ from servax.report.tables import (
     Head,
     Row,
     Table,
+    listed,
     listing,
     number,
     pivot,
@@ -59,6 +62,7 @@ def audit_tables(audit: AuditResult) -> tuple[Table, ...]:
         checks_table(audit),
         realisability_table(audit),
         detection_table(audit),
+        speech_table(audit),
     )
     return tuple(table for table in made if table.rows)
 
@@ -259,6 +263,32 @@ def realisability_table(audit: AuditResult) -> Table:
         "scored again; the clean round trip is the same without attack. A large gap says that the "
         "attack on log-Mels overstates what sound can do.",
         name="realisability",
+        columns_named=3,
+    )
+
+
+def speech_table(audit: AuditResult) -> Table:
+    """Return what becomes of speech before the model hears it."""
+    rows = _known(audit.speech)
+    measures = [
+        _number(name, each.title, each.unit, digits=1 if each.unit == "dB" else 2)
+        for name, each in MEASURES_OF_SOUND.items()
+        if name in rows
+    ]
+    if "log_mel_distance_db" in rows:
+        measures.append(_number("log_mel_distance_db", "distance", "mean dB of a cell"))
+    lower = [each.title for each in MEASURES_OF_SOUND.values() if each.better == "lower"]
+    return listing(
+        rows,
+        [*_names(), *measures, _number("utterances", "utterances", digits=0)],
+        title="Is it still the same speech?",
+        note="Medians over utterances, each compared with the clean one that went in (DNSMOS alone "
+        "compares with nothing). Higher is better, but for "
+        f"{listed([*lower, 'distance'])}. {ANOTHER.capitalize()} of the same class by "
+        "another speaker shows what a defence would get that writes its own answer into the sound; "
+        "undefended, that attacks change the sound too. A dash: nothing changed, or it cannot be "
+        "told.",
+        name="speech",
         columns_named=3,
     )
 

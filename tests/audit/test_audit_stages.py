@@ -332,6 +332,7 @@ def test_another_defence_changes_its_own_stages_and_those_that_all_share(
         "transfer mi-di-other",
         "to sound and back: oblivious all",
         "what a notices",
+        "is it still the same speech: undefended",
     } & set(first)
     assert all(name in changed for name in first if name.endswith(" a"))
 

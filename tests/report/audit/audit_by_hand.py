@@ -160,6 +160,18 @@ DETECTION = pd.DataFrame(
 )
 
 
+SPEECH = pd.DataFrame(
+    [
+        ("undefended", "none", "none", 8, None, 1.0, 4.64),
+        ("another clip", "none", "none", 8, -3.0, 0.2, 1.1),
+        ("ssad", "none", "none", 8, 12.0, 0.75, 2.6),
+        ("ssad", "pgd-15", "adaptive", 8, 9.0, 0.629, 1.9),
+    ],
+    columns=["defence", "attack", "knowledge", "utterances", "snr_db", "stoi", "pesq"],
+)
+"""Of a model of sound, whatever that of the other tables is."""
+
+
 def make_result(
     right: Mapping[tuple[str, str, float, str], str] = RIGHT, **changes: Any
 ) -> AuditResult:

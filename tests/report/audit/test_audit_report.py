@@ -15,16 +15,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from audit_by_hand import RIGHT, frame, make_clip, make_result
+from audit_by_hand import RIGHT, SPEECH, frame, make_clip, make_result
 from bootstrap_by_hand import speaker_interval
 
 from servax.errors import ServaxError, SettingError, ShapeError
 from servax.evaluation.checks import Finding
 from servax.evaluation.metrics import uar
 from servax.report import ReportPaths
-from servax.report.audit import curve, main_table, picture, verdict, write_audit
-from servax.report.audit_result import KNOWING, UNKNOWING
-from servax.report.audit_tables import attack_table, detection_table
+from servax.report.audit import curve, document, main_table, picture, verdict, write_audit
+from servax.report.audit_result import KNOWING, UNKNOWING, AuditResult
+from servax.report.audit_tables import attack_table, detection_table, speech_table
 
 UNDEFENDED = {key: kept for key, kept in RIGHT.items() if key[0] == "undefended"}
 CLEAN = {key: kept for key, kept in RIGHT.items() if key[1] == "none"}
@@ -427,3 +427,48 @@ def test_one_speaker_and_nothing_but_numbers(tmp_path: Path) -> None:
     assert told["radius_db"] is None
     assert told["detection"] is None
     assert math.isnan(bare.clean("ssad").low)
+
+
+def said(result: AuditResult) -> str:
+    return " ".join(verdict(result)).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_what_a_defence_does_to_speech_is_said_in_words() -> None:
+    result = make_result(speech=SPEECH)
+    # 1 / (1 + exp(-17.4906 * .75 + 9.6921)) = .9685
+    told = said(result)
+    assert "Of clean speech, ssad leaves its words as they are (STOI 0.75, with which" in told
+    assert "listeners understand 96.9 % of words; of attacked speech STOI 0.63)" in told
+    assert "and the sound is fair (PESQ 2.6)." in told
+    table = speech_table(result)
+    assert [row[0].text for row in table.rows] == list(SPEECH["defence"])
+    assert document(result)["speech"][1]["stoi"] == 0.2
+
+
+def test_who_loses_the_words_is_no_purifier() -> None:
+    lost = SPEECH.assign(stoi=0.3)
+    assert "ssad loses its words, so what the model answers is not about" in said(
+        make_result(speech=lost)
+    )
+
+
+def test_measures_that_nobody_could_take_are_missed() -> None:
+    told = said(make_result(speech=SPEECH.drop(columns=["stoi", "pesq"])))
+    assert "is not known: STOI, PESQ or DNSMOS were not measured (pip install 'serv" in told
+
+
+@pytest.mark.parametrize(("moved", "suspected"), [(2.0, False), (6.0, True)])
+def test_how_far_a_log_mel_is_moved_is_said_beside_another_clip(
+    moved: float, suspected: bool
+) -> None:
+    rows = [("ssad", moved), ("another clip", 10.0)]
+    frame = pd.DataFrame(
+        [
+            {"defence": d, "attack": "none", "knowledge": "none", "log_mel_distance_db": v}
+            for d, v in rows
+        ]
+    )
+    told = said(make_result(speech=frame))
+    sentence = f"ssad moves a cell of a clean log-Mel by {moved} dB on average; another clip of the"
+    assert sentence in told
+    assert ("instead of the speech that went in" in told) is suspected
