@@ -14,9 +14,14 @@ from servax.audit.settings import Audit
 from servax.evaluation.suites import TOWARDS
 from servax.evaluation.systems import System
 from servax.evaluation.threats import KNOWLEDGE, MEANING
-from servax.perturbation import L2
 
 GOAL = "untargeted: any class but the true one"
+NORMS = {
+    "linf": "L-inf per element",
+    "l2": "L2 per utterance",
+    "snr": "L2 per utterance, as a share of its own: a signal-to-noise ratio",
+}
+"""What a norm measures."""
 CHOSEN = f"; {TOWARDS}*: the class in its name"
 
 
@@ -33,12 +38,12 @@ def evaluation_card(audit: Audit, planned: list[Planned], measures: pd.DataFrame
     tried = {each.knowledge for each in threats if not isinstance(each.attack, RandomNoise)}
     ratio = measures["median_snr_db"].dropna() if "median_snr_db" in measures else pd.Series()
     decibels = None  # of a ball that has no meaning in dB
-    if subject.scale is not None and s.budget.ball is not L2:
+    if subject.scale is not None and s.budget.norm == "linf":
         decibels = round(float(subject.scale.epsilon_db(s.budget.radius)), 4)
     pairs = enumerate(zip(subject.labels, audit.dataset.names, strict=True))
     attacks = {
         f"{each.knowledge} {each.name}": described(each.attack)
-        | ({"strengths": list(each.sweep)} if each.sweep else {})
+        | ({"strengths": list(each.strengths)} if each.sweep else {})
         | ({"code": each.code} if each.code else {})
         for each in threats
     }
@@ -47,7 +52,7 @@ def evaluation_card(audit: Audit, planned: list[Planned], measures: pd.DataFrame
         "threat model": {
             "goal": GOAL + CHOSEN * any(threat.towards for threat in threats),
             "where": "log-Mel on [0, 1]" if subject.inputs == "logmel" else "waveform on [-1, 1]",
-            "norm": "L2 per utterance" if s.budget.ball is L2 else "L-inf per element",
+            "norm": NORMS[s.budget.norm],
             "knowledge": {name: MEANING[name] for name in KNOWLEDGE if name in tried},
         },
         "radius": s.budget.radius,

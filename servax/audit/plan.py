@@ -215,11 +215,13 @@ class _Plan:
 
         through = source or system
         each = audit.speeds[through.name].of_attack(threat, len(audit.dataset))
-        settings = {
+        settings: dict[str, Any] = {
             "threat": repr(threat),
             "source": {through.name: through.fingerprint},
             "code": threat.code,
         }
+        if threat.sweep and threat.attack.in_16_bits:  # which no attack tells of itself
+            settings["sixteen_bit"] = True
         who = [] if source else [system.name]
         return self._planned(
             "attack",

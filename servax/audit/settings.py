@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Self, get_args
 
 from servax.audit.speed import Speed
 from servax.corpora import Selection
@@ -17,11 +17,13 @@ from servax.evaluation.engine import AttackEngine, Identity
 from servax.evaluation.options import defended, surrogate
 from servax.evaluation.own_code import own_attacks
 from servax.evaluation.records import UNDEFENDED
-from servax.evaluation.suites import TIERS, Suite
+from servax.evaluation.sound_grid import SoundGrid
+from servax.evaluation.suites import TIERS, Suite, sound_grid
 from servax.evaluation.systems import System
 from servax.evaluation.threats import KNOWLEDGE, Budget, Knowledge, Threat
 from servax.evaluation.trial import shut
 from servax.kinds import COUNT, Choice, Precision, Rule, Rules, Tier, check_types
+from servax.perturbation import Bounds, SignalToNoise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,9 @@ class AuditSettings:
     batch_size: int = 16
     """Utterances attacked together."""
     snr_db: float = 30.0
-    """Budget of the attack on the sound: its signal-to-noise ratio at least, in dB."""
+    """Least signal-to-noise ratio of the attack on the sound before a front-end, in dB."""
+    ratios_db: tuple[float, ...] = ()
+    """Least ratios of the attacks on a model of sound, where the budget is one."""
     gradients: Precision = "float32"
     """`bfloat16` is the fast mode: predictions stay in float32, and records and report name it."""
     speech: int = 8
@@ -56,6 +60,24 @@ class AuditSettings:
 
     def __post_init__(self) -> None:
         check_types(self)
+        if (self.budget.norm == "snr") != bool(self.ratios_db):
+            raise SettingError("ratios_db", self.ratios_db, "some for a budget of norm snr alone")
+
+    @classmethod
+    def on_sound(cls, snr_db: Sequence[float], *, bounds: Bounds, **settings: Any) -> Self:
+        """Return settings whose budgets are ratios in dB, for a model of sound; others as usual."""
+        ratios = SoundGrid(snr_db=tuple(snr_db)).snr_db
+        budget = Budget(radius=SignalToNoise(ratios[-1]).radius, norm="snr", bounds=bounds)
+        return cls(budget=budget, ratios_db=ratios, **settings)
+
+    def suite(self, subject: System) -> Suite:
+        """Return the attacks of the tier on a model; one on the sound where it has a front-end."""
+        if not self.ratios_db:
+            return Suite(
+                self.tier, self.budget, self.snr_db if subject.inputs == "logmel" else None
+            )
+        grid = sound_grid(self.tier, self.ratios_db, subject.sample_rate)
+        return Suite(self.tier, self.budget, sound=grid)
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as a JSON object."""
@@ -63,6 +85,7 @@ class AuditSettings:
         del told["speech"]  # decides no answer
         if self.gradients == "float32":  # audits of before say nothing, and compare
             del told["gradients"]
+        del told["snr_db" if self.ratios_db else "ratios_db"]
         return told
 
 
@@ -95,9 +118,8 @@ class Audit:
 
     @property
     def suite(self) -> Suite:
-        """The attacks of its tier; one on the sound where there is a front-end before the model."""
-        s = self.settings
-        return Suite(s.tier, s.budget, s.snr_db if self.subject.inputs == "logmel" else None)
+        """The attacks of its tier."""
+        return self.settings.suite(self.subject)
 
     @cached_property
     def engine(self) -> AttackEngine:
@@ -150,7 +172,7 @@ class Audit:
                 ",".join(settings.knowledge),
                 "adaptive among them: attacks of your own go through the whole system",
             )
-        own = own_attacks(attacks, Suite(settings.tier, settings.budget)) if attacks else []
+        own = own_attacks(attacks, settings.suite(subject)) if attacks else []
         subject, dataset = gather(subject, settings.selection, progress=progress)
         batch = slice(0, settings.batch_size)
         x, y = dataset.x[batch], dataset.y[batch]
@@ -195,4 +217,4 @@ def _refuse_what_cannot_be(settings: AuditSettings, subject: System) -> None:
     known: list[Knowledge] = [name for name in settings.knowledge if name == "black_box"]
     if subject.gradients:
         known.append("adaptive")
-    Suite(settings.tier, settings.budget).threats(known)
+    settings.suite(subject).threats(known)

@@ -48,11 +48,13 @@ class Audit(Selection):
     their code is run, and they know the whole system."""
     radius: float | None = None
     """Size of the attacks, in units of the input; default .02 on the log-Mel of [0, 1] (1.6 dB; 1
-    for l2), .002 on waveforms (-54 dBFS; .1 for l2)."""
-    norm: Literal["linf", "l2"] = "linf"
-    """linf (per element) or l2 (per utterance)."""
-    snr: float = 30.0
-    """Least signal-to-noise ratio of attacks on the sound before a front-end, in dB."""
+    for l2); on waveforms, with a norm, .002 (-54 dBFS; .1 for l2)."""
+    norm: Literal["auto", "linf", "l2"] = "auto"
+    """linf (per element) or l2 (per utterance). auto is linf on log-Mel; on waveforms it is the
+    ratios of --snr, or linf where a radius is given."""
+    snr: str | None = listed(None)
+    """Least signal-to-noise ratio of attacks on sound, in dB: of a model of waveforms several with
+    commas between (default 60,50,40,30,20; smoke 50,40,30), before a front-end one (30)."""
     labels: str | None = listed(None)
     """The model's classes in the order of its logits, with commas between, where it does not say
     them itself or calls them otherwise than the corpus."""

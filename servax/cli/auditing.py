@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from servax.audit.estimates import Estimate, of_attacks, of_audit
 from servax.audit.plan import plan
@@ -19,7 +20,9 @@ from servax.corpora import Selection
 from servax.errors import SettingError
 from servax.evaluation.loading import Value, load_system
 from servax.evaluation.statistics import no_interval
-from servax.evaluation.threats import Budget, known
+from servax.evaluation.suites import RATIOS_DB
+from servax.evaluation.systems import System
+from servax.evaluation.threats import LINF_OF_SOUND, Budget, known
 from servax.experiments.provenance import provenance
 from servax.report.audit import (
     MEASURES,
@@ -37,7 +40,7 @@ UNTRUSTED = 4
 DEFAULT_RADIUS = {
     ("logmel", "linf"): 0.02,
     ("logmel", "l2"): 1.0,
-    ("waveform", "linf"): 0.002,
+    ("waveform", "linf"): LINF_OF_SOUND,
     ("waveform", "l2"): 0.1,
 }
 """Radius by what the model takes and the norm, where none is given."""
@@ -76,6 +79,32 @@ def audit(command: Audit) -> int:
     return _show(command, audited)
 
 
+def _settings(command: Audit, system: System, **others: Any) -> AuditSettings:
+    """Return the settings of an audit, with the budget that suits what the model takes."""
+    ratios, plain = _ratios(command.snr), command.norm == "auto" and command.radius is None
+    if system.inputs == "waveform" and plain:
+        snr_db = RATIOS_DB[command.tier] if ratios is None else ratios
+        return AuditSettings.on_sound(snr_db, bounds=system.bounds, **others)
+    if ratios is not None and (system.inputs == "waveform" or len(ratios) != 1):
+        expected = "one before a front-end, several on waveforms without --radius and --norm"
+        raise SettingError("snr", command.snr, expected)
+    if ratios is not None:
+        others["snr_db"] = ratios[0]
+    norm = "linf" if command.norm == "auto" else command.norm
+    usual = DEFAULT_RADIUS[system.inputs, norm]
+    radius = usual if command.radius is None else command.radius
+    return AuditSettings(budget=Budget(radius=radius, norm=norm, bounds=system.bounds), **others)
+
+
+def _ratios(option: str | None) -> tuple[float, ...] | None:
+    """Return the ratios of an option, in dB."""
+    try:
+        return None if option is None else tuple(map(float, names(option) or ()))
+    except ValueError:
+        expected = "numbers of dB with commas between, such as 50,40,30"
+        raise SettingError("snr", option, expected) from None
+
+
 def _prepared(command: Audit) -> Prepared:
     """Return what is audited, with everything loaded that it takes."""
     if command.sounds < 0:
@@ -92,17 +121,14 @@ def _prepared(command: Audit) -> Prepared:
         seconds=command.seconds,
         init=arguments(command.init),
     )
-    radius = (
-        DEFAULT_RADIUS[system.inputs, command.norm] if command.radius is None else command.radius
-    )
-    settings = AuditSettings(
+    settings = _settings(
+        command,
+        system,
         selection=part(Selection, command),
         tier=command.tier,
-        budget=Budget(radius=radius, norm=command.norm, bounds=system.bounds),
         knowledge=knowledge,
         seed=command.seed,
         batch_size=command.batch_size,
-        snr_db=command.snr,
         gradients=command.gradients,
         speech=command.speech,
     )

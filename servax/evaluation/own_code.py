@@ -153,8 +153,8 @@ def own_attacks(wanted: Sequence[str], suite: Suite) -> list[Threat]:
     """
     budget, taken, found = suite.budget, {threat.name for threat in suite.threats()}, []
     # Classes written for servax 0.1 call their epsilon radius.
-    sizes = {"epsilon": budget.radius, "radius": budget.radius}
-    reach = {**sizes, "norm": budget.ball, "bounds": budget.bounds}
+    reach = {**budget.given, "radius": budget.given["epsilon"]}
+    ball = budget.ball(budget.given["epsilon"])
     for option in wanted:
         name, _, path = option.rpartition("=")
         if ":" not in path:
@@ -170,13 +170,12 @@ def own_attacks(wanted: Sequence[str], suite: Suite) -> list[Threat]:
             raise PathError(
                 path, f"makes a {type(attack).__name__}, expected a servax.attacks.Attack"
             )
-        if attack.ball != budget.ball(budget.radius) or attack.bounds != budget.bounds:
+        if attack.ball != ball or attack.bounds != budget.bounds:
             raise SettingError(
                 "attack",
                 path,
                 "one with the ball and the bounds of the audit, "
-                f"{budget.ball(budget.radius)} and {budget.bounds}: take epsilon (norm, bounds) as "
-                "settings",
+                f"{ball} and {budget.bounds}: take epsilon (norm, bounds) as settings",
             )
         told = hashlib.sha256(b"\0".join(code(module, attack))).hexdigest()
         steps = int(getattr(attack, "steps", 1))

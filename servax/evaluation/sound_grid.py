@@ -8,7 +8,7 @@ rounding of others alone takes what a high ratio allows.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from servax.attacks import (
@@ -31,8 +31,6 @@ from servax.perturbation import PsychoacousticMask, SignalToNoise
 RATIO = Rule("a ratio in [0, 90] dB: 16 bits hold no more", lambda decibels: 0 <= decibels <= 90)
 STEP = 0.25
 """Length of a step, as a share of the ball: after four the rim is reached."""
-MANY = 0.05
-"""The same for the starts of many steps."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class SoundGrid:
     targeted: int = 0
     """Steps of APGD towards each other class."""
     restarts: int = 0
-    """Random starts of PGD, of four times as many steps."""
+    """Random starts of PGD, each of as many steps."""
     masked: int = 0
     """Steps of PGD under the psychoacoustic masking threshold, at the lowest ratio."""
     square: int = 100
@@ -122,14 +120,9 @@ class SoundGrid:
             gradients = 3 * (self.targeted + 1)
             yield self._threat("apgd-targeted", "adaptive", attack, gradients=gradients)
         if self.restarts:
-            start = PGD(
-                **self._ball(),
-                step=MANY,
-                steps=4 * self.steps,
-                random_start=True,
-                early_stop=True,
-            )
-            restarts, gradients = Restarts(start, self.restarts), 4 * self.steps * self.restarts
+            step = max(2.5 / self.steps, 0.05)
+            start = replace(self._walk(early_stop=True), step=step, random_start=True)
+            restarts, gradients = Restarts(start, self.restarts), self.steps * self.restarts
             yield self._threat("pgd-restarts", "adaptive", restarts, gradients=gradients)
         if self.masked:
             mask = PsychoacousticMask(sample_rate=self.sample_rate)

@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal, get_args
 
 from servax.attacks import (
@@ -35,6 +35,7 @@ from servax.attacks.ensemble import RAND_DRAWS
 from servax.attacks.gradient import STRIDE
 from servax.errors import SettingError
 from servax.evaluation.calibration_grid import CalibrationGrid
+from servax.evaluation.sound_grid import SoundGrid
 from servax.evaluation.threats import KNOWLEDGE, Budget, Knowledge, Threat
 from servax.kinds import (
     COUNT,
@@ -187,6 +188,33 @@ STANDARD = Effort(50, 50, 20, 5, 50, 20, 200, 200, 0, 20, 16, 20, 0)
 FULL = Effort(100, 100, 50, 10, 200, 50, 5000, 2000, 1000, 100, 32, 100, 100)
 TIERS: Mapping[Tier, Effort] = {"smoke": SMOKE, "standard": STANDARD, "full": FULL}
 """What each tier of an audit spends."""
+RATIOS_DB: Mapping[Tier, tuple[float, ...]] = {
+    "smoke": (50.0, 40.0, 30.0),
+    "standard": SoundGrid.snr_db,
+    "full": SoundGrid.snr_db,
+}
+"""The ratios at which a model of sound is attacked where no others are told."""
+
+
+def sound_grid(tier: Tier, snr_db: tuple[float, ...], sample_rate: int) -> SoundGrid:
+    """Return what a tier spends on a model of sound.
+
+    Args:
+        tier: How much.
+        snr_db: At these ratios, in dB.
+        sample_rate: Of the model, in Hz.
+    """
+    e = TIERS[tier]
+    return SoundGrid(
+        snr_db=snr_db,
+        steps=e.apgd,
+        targeted=e.targeted,
+        restarts=e.restarts,
+        masked=e.waveform * (tier != "smoke"),
+        square=e.square,
+        estimated=e.estimated,
+        sample_rate=sample_rate,
+    )
 
 
 @dataclass(frozen=True)
@@ -197,6 +225,8 @@ class Suite:
     budget: Budget
     snr_db: float | None = None
     """Least signal-to-noise ratio of the attack on the sound, in dB; none for no such attack."""
+    sound: SoundGrid | None = field(default=None, repr=False)
+    """The attacks on a model of sound, up to the budget; none on one of log-Mel."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -222,15 +252,27 @@ class Suite:
             classes: Each is led to by an attack of its own, where the tier has such.
             surrogates: Names of models whose gradients a transfer attack takes.
         """
+        grid, chain = self.sound, itertools.chain
         parts: dict[Knowledge, Iterator[Threat]] = {
             "oblivious": self._oblivious(),
-            "transfer": itertools.chain.from_iterable(map(self._transfer, surrogates)),
-            "black_box": self._black_box(),
+            "transfer": chain.from_iterable(map(self._transfer, surrogates)),
+            "black_box": chain(self._black_box(), self._votes()),
             "bpda": self._bpda(),
-            "adaptive": itertools.chain(self._adaptive(), self._towards(classes)),
+            "adaptive": chain(self._adaptive(), self._towards(classes)),
         }
-        noise = RandomNoise(**self._ball())
-        threats = [Threat("noise", "black_box", noise, queries=1)]
+        noise = Threat("noise", "black_box", RandomNoise(**self._ball()), queries=1)
+        if grid is not None:
+            noise = grid.noise()
+            parts = {
+                "oblivious": map(_kept, grid.oblivious()),
+                "transfer": chain.from_iterable(map(grid.transfer, surrogates)),
+                "black_box": chain(grid.black_box(), self._votes()),
+                "bpda": iter(grid.bpda()),
+                "adaptive": chain(
+                    map(_kept, grid.adaptive()), self._random(), self._towards(classes)
+                ),
+            }
+        threats = [noise]
         threats += [threat for known in KNOWLEDGE if known in knowledge for threat in parts[known]]
         of_source = ("oblivious", "transfer")
         return tuple(replace(each, everyone=each.knowledge in of_source) for each in threats)
@@ -260,17 +302,21 @@ class Suite:
         e, ball = self.effort, self._ball()
         yield Threat("square", "black_box", Square(**ball, queries=e.square), queries=e.square)
         if e.estimated:
-            nes = NES(**ball, step=self.budget.radius / 4, queries=e.estimated)
-            yield Threat("nes", "black_box", nes, queries=e.estimated)
+            yield Threat("nes", "black_box", self._nes(), queries=e.estimated)
         if e.decisions:
             jump = Foolbox.preset("hop-skip-jump", queries=e.decisions, **ball)
             yield Threat("hop-skip-jump", "black_box", jump, queries=e.decisions)
-        if self.tier == "smoke":
-            return
-        square = Square(**ball, queries=e.square)
-        yield self._voted("square-vote", square, e.square)
+
+    def _nes(self) -> NES:
+        return NES(**self._ball(), step=self.budget.unit / 4, queries=self.effort.estimated)
+
+    def _votes(self) -> Iterator[Threat]:
+        """Yield the attacks that ask a random system several times at each point."""
+        e = self.effort
+        if self.tier != "smoke":
+            yield self._voted("square-vote", Square(**self._ball(), queries=e.square), e.square)
         if self.tier == "full":
-            yield self._voted("nes-vote", nes, e.estimated)
+            yield self._voted("nes-vote", self._nes(), e.estimated)
 
     def _voted(self, name: str, attack: Attack, queries: int) -> Threat:
         """Return an attack each of whose questions is answered by the mean of several draws."""
@@ -384,7 +430,7 @@ class Suite:
 
     def _pgd(self, steps: int, *, early_stop: bool = True) -> PGD:
         # The paper's step and radius, .003 in .02, for any radius; more steps are as long as that.
-        step = STRIDE * self.budget.radius
+        step = STRIDE * self.budget.unit
         return PGD(**self._ball(), step=step, steps=steps, early_stop=early_stop)
 
     def _sizes(self, shares: tuple[float, ...]) -> tuple[float, ...]:
@@ -393,11 +439,12 @@ class Suite:
         return tuple(radius if each == 1 else float(f"{each * radius:.9g}") for each in shares)
 
     def _ball(self) -> dict[str, Any]:
-        return {
-            "norm": self.budget.ball,
-            "epsilon": self.budget.radius,
-            "bounds": self.budget.bounds,
-        }
+        return self.budget.given
+
+
+def _kept(threat: Threat) -> Threat:
+    """Return a threat whose inputs are kept, if it is the one that an audit plays."""
+    return replace(threat, kept=True) if threat.name == "pgd" else threat
 
 
 def _fit(name: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, ClassVar, Literal, cast
 
@@ -20,6 +21,11 @@ from servax.perturbation import L2, Bounds, Linf, SignalToNoise
 Knowledge = Literal["oblivious", "transfer", "black_box", "bpda", "adaptive"]
 KNOWLEDGE = cast("tuple[Knowledge, ...]", records.KNOWLEDGE[1:])
 """From the attacker who knows least of the defence to the one who knows all."""
+NormName = Literal["linf", "l2", "snr"]
+BALLS: Mapping[NormName, Norm] = {"linf": Linf, "l2": L2, "snr": SignalToNoise}
+"""The kind of ball of each norm."""
+LINF_OF_SOUND = 0.002
+"""Largest change of a sample where an attack on sound is told no other budget (-54 dBFS)."""
 MEANING = {
     "oblivious": "gradients of the bare model; the defence is not known",
     "transfer": "gradients of a surrogate with weights of its own; nothing else is known",
@@ -44,12 +50,12 @@ class Budget:
     """How far an attacker may go."""
 
     radius: float = 0.02
-    """Size of the ball, in units of the input."""
-    norm: Literal["linf", "l2"] = "linf"
-    """Norm of the ball."""
+    """Size of the ball, in units of the input; for a ratio a share of an utterance's norm."""
+    norm: NormName = "linf"
+    """Norm of the ball; `snr` is the L2 norm as a share of the utterance's own."""
     bounds: Bounds = (0.0, 1.0)
     """Range of valid inputs."""
-    RULES: ClassVar[Rules] = {"radius": POSITIVE, "norm": Choice(("linf", "l2"))}
+    RULES: ClassVar[Rules] = {"radius": POSITIVE, "norm": Choice(BALLS)}
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -57,7 +63,30 @@ class Budget:
     @property
     def ball(self) -> Norm:
         """The kind of ball."""
-        return Linf if self.norm == "linf" else L2
+        return BALLS[self.norm]
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What attacks are given: norm, epsilon and bounds, of a ratio also that they round."""
+        if self.norm != "snr":
+            return {"norm": self.ball, "epsilon": self.radius, "bounds": self.bounds}
+        decibels = round(-20.0 * math.log10(self.radius), 9)
+        return {
+            "norm": self.ball,
+            "epsilon": decibels,
+            "bounds": self.bounds,
+            "sixteen_bit": True,
+        }
+
+    @property
+    def unit(self) -> float:
+        """What a step is told as a share of: the radius, or 1 where it is a share already."""
+        return 1.0 if self.norm == "snr" else self.radius
+
+    @property
+    def same_for_all(self) -> Budget:
+        """This budget, or L-inf of `LINF_OF_SOUND` in place of a ratio: one ball for all inputs."""
+        return replace(self, norm="linf", radius=LINF_OF_SOUND) if self.norm == "snr" else self
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,11 @@ class AuditResult:
         model = self.card.get("model")
         return isinstance(model, Mapping) and model.get("inputs") == "waveform"
 
+    @property
+    def by_ratio(self) -> bool:
+        """Whether strengths are shares of an utterance's norm, told as signal-to-noise ratios."""
+        return self.card.get("norm") == "snr"
+
     def decibels(self, strength: float) -> float:
         """Return a strength in dB of the log-Mel, ``nan`` where that has no meaning."""
         known = self.card.get("radius in dB")

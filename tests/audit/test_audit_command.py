@@ -12,6 +12,7 @@ import pytest
 
 from servax.audit.sounds import of_utterance
 from servax.cli import main
+from servax.evaluation.records import read as read_records
 from servax.report.audit import write_audit
 
 
@@ -165,16 +166,26 @@ def test_what_makes_no_sense_is_refused_in_a_sentence(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("budget", "strengths"),
+    [
+        (["--radius", "0.05"], (0.05,)),
+        (["--snr", "30,10"], (10**-1.5, 10**-0.5)),
+    ],
+)
 def test_a_model_of_waveforms_is_audited_whole(
     command: list[str],
     own: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    budget: list[str],
+    strengths: tuple[float, ...],
 ) -> None:
     command[1], command[command.index("--utterances") + 1] = f"{own}:Sound", "2"
+    at = command.index("--radius")
+    command[at : at + 2] = budget
     given = ["--defences", "low-pass:4000,soft=mp3:0.5", "--knowledge", "bpda,adaptive"]
     given += ["--seconds", "0.5"]  # for the time a test may take
-    command[command.index("--radius") + 1] = "0.05"
     assert main([*command, *given, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["realisability"] is None
@@ -187,3 +198,8 @@ def test_a_model_of_waveforms_is_audited_whole(
     assert "adaptive" not in found["soft"]
     page = (tmp_path / "out/report/report.html").read_text(encoding="utf-8")
     assert page.count("<audio") >= len(told["clips"])
+    frame = read_records(tmp_path / "out/records/audit.parquet").frame
+    found_at = sorted(set(frame[frame["attack"] == "pgd"]["strength"]))
+    assert found_at == pytest.approx(strengths)
+    if budget[0] == "--snr":
+        assert "a signal-to-noise ratio of 10\N{NO-BREAK SPACE}dB" in page

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from servax.attacks import FGSM, AutoAttack
 from servax.audit.settings import AuditSettings
 from servax.errors import ServaxError, SettingError
 from servax.evaluation.suites import TIERS, Suite
+from servax.evaluation.systems import System
 from servax.evaluation.threats import KNOWLEDGE, Budget, Threat, known
 from servax.kinds import Tier
-from servax.perturbation import L2, Linf
+from servax.perturbation import L2, Linf, SignalToNoise
 
 
 @pytest.mark.parametrize(
@@ -72,7 +75,7 @@ def test_a_threat_without_meaning_is_refused(changes: dict[str, Any], sentence: 
     [
         ({"radius": 0.0}, "radius is 0.0, expected a finite number above 0"),
         ({"radius": float("nan")}, "radius is nan"),
-        ({"norm": "l1"}, "norm is 'l1', expected one of l2, linf"),
+        ({"norm": "l1"}, "norm is 'l1', expected one of l2, linf, snr"),
     ],
 )
 def test_a_budget_without_meaning_is_refused(changes: dict[str, Any], sentence: str) -> None:
@@ -88,6 +91,7 @@ def test_a_budget_without_meaning_is_refused(changes: dict[str, Any], sentence: 
         ({"gradients": "float16"}, "gradients is 'float16', expected one of"),
         ({"snr_db": 95.0}, "snr_db is 95.0, expected a ratio in"),
         ({"snr_db": float("nan")}, "snr_db is nan"),
+        ({"ratios_db": (30.0,)}, "expected some for a budget of norm snr alone"),
     ],
 )
 def test_settings_without_meaning_are_refused(changes: dict[str, Any], sentence: str) -> None:
@@ -123,6 +127,43 @@ FULL = STANDARD | {
     "black_box": STANDARD["black_box"] | {"hop-skip-jump", "nes-vote"},
     "adaptive": STANDARD["adaptive"] | {"deepfool", "autoattack"},
 }
+
+
+SOUND_SMOKE = SMOKE | {
+    "oblivious": {"pgd"},
+    "adaptive": {"pgd", "apgd-ce", "pgd-half-draws"},
+}
+SOUND_STANDARD = {
+    "oblivious": {"pgd"},
+    "transfer": {"pgd-other", "mi-di-other"},
+    "black_box": {"noise", "square", "nes", "square-vote"},
+    "bpda": {"pgd"},
+    "adaptive": {
+        *("pgd", "apgd-ce", "apgd-targeted", "pgd-restarts", "pgd-masked"),
+        *("pgd-half-draws", "pgd-fixed-draws", "pgd-mean-logits", "apgd-eot"),
+    },
+}
+SOUND_FULL = SOUND_STANDARD | {"black_box": SOUND_STANDARD["black_box"] | {"nes-vote"}}
+
+
+@pytest.mark.parametrize(
+    ("tier", "names"),
+    [("smoke", SOUND_SMOKE), ("standard", SOUND_STANDARD), ("full", SOUND_FULL)],
+)
+def test_each_tier_has_each_attacker_of_sound(tier: Tier, names: dict[str, set[str]]) -> None:
+    selection: Any = None
+    settings = AuditSettings.on_sound(
+        [20, 40.0], bounds=(-1.0, 1.0), selection=selection, tier=tier
+    )
+    subject = System(name="m", model=nn.Identity(), inputs="waveform")
+    found = of(settings.suite(subject))
+    told = {knowledge: {threat.name for threat in each} for knowledge, each in found.items()}
+    assert told == names
+    for each in itertools.chain.from_iterable(found.values()):
+        assert each.attack.in_16_bits
+        assert each.attack.ball == SignalToNoise(20.0)
+        assert each.strengths in {(0.01, 0.1), (0.1,)}
+        assert each.everyone == (each.knowledge in ("oblivious", "transfer"))
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ class Case:
         stands something else: silence behind a waveform, the same sound backwards in the frames
         that a front-end filled up; none where a log-Mel is full.
         """
-        count, budget = suite.effort.probes, suite.budget
+        count, budget = suite.effort.probes, suite.budget.same_for_all
         some, few = slice(0, 4 * count), slice(0, batch_size)
         size = min(count, batch_size)
         right = predict(system.model, dataset.x[some], batch_size=size) == dataset.y[some]
