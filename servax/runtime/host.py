@@ -1,16 +1,18 @@
-"""What the machine offers: optional libraries, and its CPUs to share work out among."""
+"""What the machine offers: optional libraries, and the CPUs and memory that may be used."""
 
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 from servax.errors import ServaxError
@@ -20,6 +22,8 @@ Found = TypeVar("Found")
 INSTALL = "pip install '.[{}]' in its checkout, or with its wheel in place of the dot"
 """How an extra comes. Nothing is published under the name: an index would give somebody else's
 package."""
+OWN_GROUPS = Path("/proc/self/cgroup")
+GROUPS = Path("/sys/fs/cgroup")
 AHEAD = 2
 """Pieces that wait for each thread, so that none waits for the reader."""
 
@@ -53,10 +57,60 @@ def quiet() -> Iterator[None]:
 
 
 def cpus() -> int:
-    """Return how many CPUs this process may use."""
+    """Return how many CPUs this process may use: all it may run on, or its share of their time.
+
+    A container that may use 1.5 of 16 CPUs sees all 16; 2 are taken.
+    """
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        there = len(os.sched_getaffinity(0))
+    else:
+        there = os.cpu_count() or 1
+    shares = [_share(said) for said in _of_groups("cpu", "cpu.max")]
+    quotas = _of_groups("cpu", "cpu.cfs_quota_us")
+    periods = _of_groups("cpu", "cpu.cfs_period_us")
+    shares += [_share(f"{q} {p}") for q, p in zip(quotas, periods, strict=False)]
+    return max(1, math.ceil(min([there, *shares])))
+
+
+def memory_bytes() -> int | None:
+    """Return how much memory this process and its children may use; none where nothing tells."""
+    said = [*_of_groups("memory", "memory.max"), *_of_groups("memory", "memory.limit_in_bytes")]
+    limits = [int(each) for each in said if each.isdecimal()]
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(limits, default=None)
+
+
+def _share(said: str) -> float:
+    """Return how many CPUs a quota and its period allow, both in microseconds."""
+    quota, _, period = said.partition(" ")
+    limited = quota.isdecimal() and period.isdecimal() and int(period) > 0  # else "max", or -1
+    return int(quota) / int(period) if limited else math.inf
+
+
+def _of_groups(controller: str, name: str) -> list[str]:
+    """Return what a file says in the control groups of this process, up to the outermost.
+
+    Of version 2 all controllers share one tree, of version 1 (cgroups(7)) each has its own.
+    """
+    try:
+        lines = OWN_GROUPS.read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:  # no Linux
+        return []
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        top = GROUPS / controller if controllers else GROUPS
+        # In a container the path may be that of the machine outside: then only the top is there.
+        own = top / path.lstrip("/")
+        for folder in (own, *own.parents):
+            if not folder.is_relative_to(top):
+                break
+            with suppress(OSError):
+                found.append((folder / name).read_text("ascii").strip())
+    return found
 
 
 @contextmanager
