@@ -9,6 +9,8 @@ SNR, segmental SNR and log-spectral distance of the purified sound to the origin
 
 leaves `results/purified_sound/figures.json`, which docs/sound.md tells of; `--corrections 0 --out
 results/purified_sound/uncorrected.json` is the same with the change of the log-Mel applied once.
+`--mix .75 .5 .25 --limit-db 6 12 --out results/purified_sound/mixed.json` also hears sound of which
+less of the change was let through.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from servax.models import WaveformClassifier
 from servax.purifier import Purifier
 from servax.purifier import purifier as sound_path
 from servax.recognition import Recogniser
+from servax.runtime.stream import Mixture
 
 RESULTS = Path("results/purified_sound")
 WAYS = ("undefended", "direct", "sound", "stream")
@@ -57,6 +60,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "figures.json")
     parser.add_argument("--snr", type=float, default=30.0, help="of the attack, in dB")
     parser.add_argument("--steps", type=int, default=15, help="of the attack")
+    parser.add_argument("--mix", nargs="*", type=float, default=[], help="shares of the change")
+    parser.add_argument("--limit-db", nargs="*", type=float, default=[], help="below the sound")
     given = parser.parse_args()
     torch.set_num_threads(1)
     sound_path.CORRECTIONS = given.corrections
@@ -66,6 +71,10 @@ def main() -> None:
     front_end = recogniser.logmel
     model = recogniser.network.eval()
     cleaner = purifier.frozen()
+    mixtures = {f"mix {share:g}": Mixture(mix=share) for share in given.mix}
+    mixtures |= {f"limit {db:g} dB": Mixture(limit_db=db) for db in given.limit_db}
+    less = {name: cleaner.mixed(mixture) for name, mixture in mixtures.items()}
+    ways = (*WAYS, *less)
     attack = WaveformPGD(snr_db=given.snr, steps=given.steps)
     listener = WaveformClassifier(front_end, model)
     rate = recogniser.front_end.logmel.sample_rate
@@ -75,6 +84,7 @@ def main() -> None:
     speakers: list[str] = []
     answers: dict[str, list[dict[str, int]]] = {state: [] for state in STATES}
     apart: list[dict[str, float]] = []
+    ratios: list[list[float]] = []
     spent = seconds = 0.0
     for group in given.groups:
         for row in folds[group - 1].test.utterances.to_dict("records"):
@@ -88,9 +98,15 @@ def main() -> None:
                 cleaned = torch.from_numpy(cleaner.purify(heard[0].numpy(), rate))[None]
                 spent += time.monotonic() - start
                 seconds += heard.shape[1] / rate
-                answers[state].append(answers_of(model, front_end, cleaner, heard, cleaned))
+                mixed = [made.purify(heard[0].numpy(), rate) for made in less.values()]
+                told = answers_of(model, front_end, cleaner, heard, cleaned)
+                for name, sound in zip(less, mixed, strict=True):
+                    told[name] = answer_of(model, front_end, sound)
+                answers[state].append(told)
                 if state == "clean":
                     apart.append(distances(x, cleaned))
+                    made = [torch.from_numpy(each)[None] for each in mixed]
+                    ratios.append([float(signal_to_noise_ratio(x, each)) for each in made])
         print(f"group {group}: {time.monotonic() - began:.0f} s", flush=True)
     y_all = np.array(labels)
     record = {
@@ -103,7 +119,7 @@ def main() -> None:
         "uar": {
             state: {
                 way: round(100 * uar(y_all, np.array([each[way] for each in told])), 1)
-                for way in WAYS
+                for way in ways
             }
             for state, told in answers.items()
         },
@@ -121,6 +137,11 @@ def main() -> None:
             ]
             for name in apart[0]
         },
+        **(
+            {"median_snr": dict(zip(less, np.median(ratios, axis=0).round(1), strict=True))}
+            if less
+            else {}
+        ),
         "seconds_of_sound_per_second": round(seconds / spent, 1),
         "seconds": round(time.monotonic() - began),
         **provenance(shlex.join(["python", *sys.argv])),
@@ -141,6 +162,12 @@ def answers_of(
     sounds = (cleaned, torch.from_numpy(live)[None])
     inputs = (mel, cleaner(mel), *(front_end(sound) for sound in sounds))
     return {way: int(model(x).argmax()) for way, x in zip(WAYS, inputs, strict=True)}
+
+
+@torch.no_grad()
+def answer_of(model: nn.Module, front_end: nn.Module, sound: NDArray[np.float32]) -> int:
+    """Return the class of a sound (T,)."""
+    return int(model(front_end(torch.from_numpy(sound)[None])).argmax())
 
 
 def from_direct(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from servax.purifier.surrogates import DecisionSSA, SurrogateTrainer, SurrogateTraining
     from servax.purifier.training import PurifierTrainer, PurifierTraining
     from servax.purifier.transformers_pipeline import protected_pipeline
-    from servax.runtime.stream import SoundStream
+    from servax.runtime.stream import Mixture, SoundStream
 
 __all__ = [
     "PRESETS",
@@ -24,6 +24,7 @@ __all__ = [
     "DecisionSSA",
     "Level",
     "LossWeights",
+    "Mixture",
     "Preset",
     "Purifier",
     "PurifierTrainer",
@@ -39,7 +40,7 @@ _HOMES = {
     "losses": ("LossWeights",),
     "transformers_pipeline": ("protected_pipeline",),
     "presets": ("PRESETS", "Level", "Preset", "preset"),
-    "purifier": ("Purifier", "SoundPurifier", "SoundStream"),
+    "purifier": ("Mixture", "Purifier", "SoundPurifier", "SoundStream"),
     "ssa": ("SSA",),
     "surrogates": ("DecisionSSA", "SurrogateTrainer", "SurrogateTraining"),
     "training": ("PurifierTrainer", "PurifierTraining"),

@@ -38,9 +38,9 @@ from servax.models import Stored, frozen
 from servax.recognition import Pretrained
 from servax.runtime.limiter import TARGET, triangle
 from servax.runtime.samples import STEP_16_BIT, Samples
-from servax.runtime.stream import ClipCleaner, SoundStream
+from servax.runtime.stream import ALL, ClipCleaner, Mixture, SoundStream
 
-__all__ = ["Purifier", "SoundPurifier", "SoundStream"]
+__all__ = ["Mixture", "Purifier", "SoundPurifier", "SoundStream"]
 
 CORRECTIONS = 2
 """More change little (`research/purified_sound.py`)."""
@@ -179,7 +179,8 @@ cleaned = purifier.purify(waveform, sample_rate=16_000)
 
     def frozen(self) -> Purifier:
         """Return a copy for inference: evaluation mode, no parameter gradients."""
-        return Purifier(frozen(self.network), self.scale, self.front_end, self.speakers).eval()
+        copied = Purifier(frozen(self.network), self.scale, self.front_end, self.speakers).eval()
+        return copied.mixed(self.mixture)
 
     @classmethod
     def _of(
@@ -211,7 +212,7 @@ class SoundPurifier(nn.Module):
         if sample_rate != purifier.rate:
             expected = f"{purifier.rate} Hz, which the purifier hears"
             raise SettingError("sample_rate", sample_rate, expected)
-        self.purifier = purifier.frozen()
+        self.purifier, self.mixture = purifier.frozen(), purifier.mixture
         self.way = Resynthesis(LogMel(purifier.front_end.logmel)).to(device_of(purifier))
         self.windows = purifier.windows(sample_rate)
 
@@ -255,6 +256,11 @@ class SoundPurifier(nn.Module):
 
     def _clip(self, sound: Tensor) -> Tensor:
         cleaned = self.purifier.change(sound, self.way)
+        if self.mixture != ALL:
+            change = cleaned - sound
+            # At exactly 0 a root has no gradient.
+            level, changed = (s.square().mean().clamp(min=1e-24).sqrt() for s in (sound, change))
+            cleaned = sound + self.mixture.share(level, changed) * change
         given, made = (s.square().mean().sqrt() for s in (sound, cleaned))
         levelled: Tensor = cleaned * (given / made.clamp(min=1e-12))
         return levelled

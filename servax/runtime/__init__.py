@@ -2,5 +2,6 @@
 
 from servax.runtime.noise_wiener import NoiseWiener
 from servax.runtime.purifier import Purifier
+from servax.runtime.stream import Mixture
 
-__all__ = ["NoiseWiener", "Purifier"]
+__all__ = ["Mixture", "NoiseWiener", "Purifier"]

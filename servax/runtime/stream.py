@@ -8,19 +8,20 @@ moment is one window, however long the sound.
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from servax.errors import ServaxError, SettingError, ShapeError
-from servax.kinds import check_number, check_types
+from servax.kinds import Rule, Rules, check_number, check_types
 from servax.runtime import limiter
 from servax.runtime.host import load_extra
 from servax.runtime.limiter import Limited, Limiter
@@ -37,6 +38,44 @@ from servax.runtime.samples import (
 NOTHING: Samples = np.zeros(0, dtype=np.float32)
 HOP_SECONDS = 0.5
 LOOK_AHEAD_SECONDS = 0.25
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How much of the change that purifies a clip is let through.
+
+    Less of it is heard less, and protects less (docs/sound.md).
+    """
+
+    mix: float = 1.0
+    """Share of the change; 1 is all of it, 0 none."""
+    limit_db: float | None = None
+    """How far the change of a clip (about 6 s) stays below the clip, in dB; default as it is."""
+
+    RULES: ClassVar[Rules] = {
+        "mix": Rule("a number from 0 to 1", lambda v: 0 <= v <= 1),
+        "limit_db": Rule("a number from 0 to 96 (dB)", lambda v: 0 <= v <= 96),
+    }
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+    def share(self, clip_level: Any, change_level: Any) -> Any:
+        """Return the factor for a change: a number, or a tensor through which gradients pass.
+
+        Args:
+            clip_level: Root of the mean square of the clip.
+            change_level: That of the change.
+        """
+        if self.limit_db is None:
+            return self.mix
+        most = 10.0 ** (-self.limit_db / 20.0) * clip_level / (change_level + TINY)
+        return most if most < self.mix else self.mix
+
+
+ALL = Mixture()
+"""The whole change."""
 
 
 class SoundCleaner(ABC):
@@ -97,6 +136,8 @@ class ClipCleaner(SoundCleaner):
     sounds than those of its training (about 6 s) are cut into windows that fade into each other.
     """
 
+    mixture: Mixture = ALL
+
     @property
     @abstractmethod
     def rate(self) -> int:
@@ -110,6 +151,12 @@ class ClipCleaner(SoundCleaner):
     @abstractmethod
     def difference(self, clip: Samples) -> Samples:
         """Return what purification adds to a clip (T,) at `rate`, at any level."""
+
+    def mixed(self, mixture: Mixture) -> Self:
+        """Return a copy, with the same weights, that lets less of the change through."""
+        other = copy.copy(self)
+        other.mixture = mixture
+        return other
 
     def whole_stream(self, sample_rate: int) -> SoundStream:
         """Return a stream that gives, chunk by chunk, what `whole` gives at once."""
@@ -181,12 +228,15 @@ class ClipCleaner(SoundCleaner):
             difference = resample(self.difference(heard), self.rate, sample_rate, "HQ")
         result = original.copy()
         length = min(len(original), len(difference))
-        result[:length] += difference[:length]
+        share = self.mixture.share(_level(original), _level(difference[:length]))
+        result[:length] += np.float32(share) * difference[:length]
         # At the level of the original: smoothing takes energy away.
-        wanted, given = (
-            float(np.sqrt(np.mean(np.square(s, dtype=np.float64)))) for s in (original, result)
-        )
+        wanted, given = _level(original), _level(result)
         return result * np.float32(wanted / given) if given > 0 else result
+
+
+def _level(samples: Samples) -> float:
+    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
 
 
 @dataclass(frozen=True)

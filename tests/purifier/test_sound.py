@@ -17,7 +17,7 @@ from servax.features import (
     ScaleSettings,
     waveform_batch,
 )
-from servax.purifier import Purifier, SoundPurifier
+from servax.purifier import Mixture, Purifier, SoundPurifier
 from servax.runtime.limiter import limited
 
 
@@ -116,6 +116,30 @@ def test_the_differentiable_way_gives_the_same_sound() -> None:
     cleaned.square().sum().backward()
     assert x.grad is not None
     assert float(x.grad.abs().min(dim=1).values) >= 0
+    assert torch.isfinite(x.grad).all()
+
+
+def rms(sound: NDArray[np.float32]) -> float:
+    return float(np.sqrt(np.mean(sound.astype(np.float64) ** 2)))
+
+
+@pytest.mark.parametrize("mixture", [Mixture(mix=0.25), Mixture(limit_db=20.0), Mixture(mix=0.0)])
+def test_as_much_of_the_change_is_let_through_as_is_asked_for(mixture: Mixture) -> None:
+    cleaner, sound = purifier(DampHigh()), voice(3.0)
+    change = cleaner.difference(sound)
+    if mixture.limit_db is None:
+        expected = sound + mixture.mix * change
+    else:
+        expected = sound + change * (rms(sound) / rms(change) / 10.0)  # 20 dB are a factor of 10
+    expected *= rms(sound) / rms(expected)
+    found = cleaner.mixed(mixture).purify(sound, 16_000)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert cleaner.mixture == Mixture()
+    x = torch.from_numpy(sound).unsqueeze(0).requires_grad_()
+    through = SoundPurifier(cleaner.mixed(mixture), 16_000)(x)
+    np.testing.assert_allclose(through[0].detach(), found, atol=1e-5)
+    through.square().sum().backward()
+    assert x.grad is not None
     assert torch.isfinite(x.grad).all()
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 import pytest
 
-from servax import audio, runtime
+from servax import audio, pretrained, runtime
 from servax.errors import CheckpointError, ServaxError, SettingError, ShapeError
 from servax.purifier import Purifier
-from servax.purifier.export import export_purifier
+from servax.runtime import Mixture
 
 Pair = tuple[Purifier, runtime.Purifier]
 TOLERANCE = 1e-4
@@ -25,11 +25,9 @@ def pair(exported: tuple[Purifier, Path]) -> Pair:
 
 
 @pytest.fixture(scope="session")
-def packaged(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    folder = tmp_path_factory.mktemp("packaged")
-    purifier = Purifier.from_pretrained("ssad-plus-ravdess")
-    export_purifier(purifier, folder / "purifier.onnx", names=["ssad-plus-ravdess"])
-    return purifier, runtime.Purifier.load(folder, threads=1)
+def packaged() -> Pair:
+    folder = pretrained.folder("ssad-plus-ravdess")
+    return Purifier.from_pretrained(folder), runtime.Purifier.load(folder, threads=1)
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.7, 6.3, 13.0])
@@ -69,6 +67,12 @@ def test_a_stream_gives_what_that_of_torch_gives(pair: Pair, noisy_voice: np.nda
     ]
     assert len(made[1]) == len(noisy_voice)
     np.testing.assert_allclose(made[1], made[0], atol=TOLERANCE)
+
+
+def test_less_of_the_change_is_let_through_as_by_torch(pair: Pair, noisy_voice: np.ndarray) -> None:
+    for mixture in (Mixture(mix=0.5), Mixture(limit_db=12.0), Mixture(mix=0.1, limit_db=12.0)):
+        expected, found = (each.mixed(mixture).purify(noisy_voice, 16_000) for each in pair)
+        np.testing.assert_allclose(found, expected, atol=TOLERANCE)
 
 
 def test_silence_stays_silence(pair: Pair) -> None:
