@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentError
 
 from servax.cli.commands import parsed
-from servax.cli.output import say
+from servax.cli.output import QUIET, say
 from servax.errors import ServaxError, closed
 
 BAD_USE = 2
@@ -28,12 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    if "--quiet" in given:
+        os.environ[QUIET] = "1"
     if arguments is None:
         sleep_while_waiting()
         if given[:1] and given[0] in HEAVY:
             keep_freed_memory()
     try:
-        return parsed([word for word in given if word != "--debug"])()
+        return parsed([word for word in given if word not in ("--debug", "--quiet")])()
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else BAD_USE
     except KeyboardInterrupt:

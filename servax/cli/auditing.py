@@ -14,7 +14,7 @@ from servax.audit.settings import Audit as Prepared
 from servax.audit.settings import AuditSettings
 from servax.cli.audit import Audit
 from servax.cli.commands import part
-from servax.cli.output import bar, command_line, duration, print_json, print_table, say
+from servax.cli.output import bar, command_line, duration, note, print_json, print_table
 from servax.cli.status import run_bars
 from servax.corpora import Selection
 from servax.errors import SettingError
@@ -168,8 +168,8 @@ def _show(command: Audit, audited: Audited) -> int:
         table = main_table(result)
         print_table(table.title, table.columns, table.texts)
         for sentence in (*summary(result), *verdict(result)):
-            say(sentence)
-    say(f"report: {audited.paths.html}")
+            note(sentence)
+    note(f"report: {audited.paths.html}")
     if result.untrusted:
         return UNTRUSTED
     return BELOW if result.below else 0
@@ -178,7 +178,7 @@ def _show(command: Audit, audited: Audited) -> int:
 def _say_estimate(audit: Prepared, found: list[Estimate]) -> None:
     rest = sum(each.seconds for each in found if not each.done)
     done = sum(each.done for each in found)
-    say(
+    note(
         f"{len(audit.dataset)} utterances, {len(audit.systems)} systems, {len(found)} parts "
         f"({done} done): at most {duration(rest)} on this machine; less where utterances fall early"
     )

@@ -12,7 +12,7 @@ import pandas as pd
 
 from servax.cli.calibrate import Calibrate
 from servax.cli.commands import part
-from servax.cli.output import bar, command_line, print_json, print_table, say
+from servax.cli.output import bar, command_line, note, print_json, print_table
 from servax.corpora import Fold, cache_folder, load
 from servax.errors import SettingError
 from servax.evaluation.calibration import PAPER_FLAT, PAPER_RISK, RULE, risks, spread, summary
@@ -71,7 +71,7 @@ def calibrate(command: Calibrate) -> int:
         print_json(found)
     else:
         _show(pairs, found)
-    say(f"curves, table and picture: {command.out}")
+    note(f"curves, table and picture: {command.out}")
     return 0
 
 
@@ -178,4 +178,4 @@ def _show(pairs: pd.DataFrame, found: Mapping[str, Any]) -> None:
         f"{found['corpus']}, group {found['fold']}"
     )
     print_table(title, columns, rows)
-    say(f"chosen: {RULE}.")
+    note(f"chosen: {RULE}.")

@@ -8,6 +8,7 @@ so that ``servax --help`` answers at once.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, field, fields
 from importlib import import_module
@@ -16,13 +17,14 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from servax import __version__
 from servax.errors import SettingError
 
 Settings = TypeVar("Settings")
 Commands = Mapping[str, "str | Commands"]
 
 ABOUT = """Vaccinate speech emotion recognition against adversarial attacks. Add --debug to any
-command for a traceback."""
+command for a traceback, --quiet to hear of failures alone."""
 COMMANDS: Commands = {
     "demo": "run:Demo",
     "corpus": {
@@ -52,6 +54,15 @@ COMMANDS: Commands = {
 """Module and class of each command; of a group, its sentence and its commands."""
 
 
+class Parser(ArgumentParser):
+    """A parser whose help spells options with dashes, as they are typed."""
+
+    def format_help(self, formatter: Any = None) -> str:
+        """Return the help."""
+        text: str = super().format_help(formatter)
+        return re.sub(r"--\w+", lambda option: option[0].replace("_", "-"), text)
+
+
 def parsed(words: Sequence[str]) -> Callable[[], int]:
     """Return the command that the words of a command line name, with its options.
 
@@ -63,7 +74,7 @@ def parsed(words: Sequence[str]) -> Callable[[], int]:
     path, called = _called(given)
     if not isinstance(called, Mapping):
         given = [*path, *arranged(loaded(called), given[len(path) :])]
-    parser = ArgumentParser(prog="servax", exit_on_error=False, description=ABOUT)
+    parser = Parser(prog="servax", exit_on_error=False, description=ABOUT, version=__version__)
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     _fill(parser, COMMANDS, given)
     found = parser.parse_args(given)
@@ -171,7 +182,7 @@ def _fill(parser: ArgumentParser, names: str | Commands, words: Sequence[str]) -
     for name, inner in names.items():
         if name:
             told = inner.get("") if isinstance(inner, Mapping) else _told(inner)
-            below = ArgumentParser(exit_on_error=False, description=told)
+            below = Parser(exit_on_error=False, description=told)
             commands.add_subcommand(name, below, help=told)
             if configured or words[:1] == [name]:
                 _fill(below, inner, words if configured else words[1:])

@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
-from servax.cli.output import bar, print_json, print_table, say, show
+from servax.cli.output import bar, note, print_json, print_table, say, show
 from servax.corpora import NAMES, Corpus, Scheme, data_folder, describe, fetch, load
 
 
@@ -63,7 +63,7 @@ class Info:
         if self.json:
             print_json(story)
         else:
-            print_table(d.title, ["", "value"], list(story.items()))
+            print_table(d.title, ["what", "value"], list(story.items()))
         return 0
 
 
@@ -102,7 +102,7 @@ class Verify(_Chosen):
             ("hours", f"{found.seconds / 3600:.2f}"),
             *found.counts.items(),
         ]
-        print_table(found.name, ["", "count"], rows)
+        print_table(found.name, ["what", "count"], rows)
         for sentence in found.known_defects:
             say(f"known defect: {sentence}")
         for sentence in found.problems:
@@ -166,5 +166,5 @@ class Fetch:
         """Load it and say where it is."""
         with bar(f"loading {self.name}") as update:
             folder = fetch(self.name, self.root, url=self.url, sha256=self.sha256, progress=update)
-        say(f"{self.name}: {folder}")
+        note(f"{self.name}: {folder}")
         return 0

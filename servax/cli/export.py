@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, asdict, dataclass
 
-from servax.cli.output import bar, print_json, print_table, say
+from servax.cli.output import bar, note, print_json, print_table
 from servax.errors import SettingError
 from servax.files import expanded
 from servax.purifier.folders import sounds_below
@@ -68,7 +68,7 @@ class Export:
             heard = cleaner if behind is None else behind
             with bar("hearing") as update:
                 clips = export.calibration_clips(sounds, heard, logmel=self.logmel, told=update)
-        say("exporting; this takes about a minute")
+        note("exporting; this takes about a minute")
         made = export.export_purifier(
             cleaner,
             path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -42,7 +43,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     """Print a table on stdout; into a pipe or a file it is as wide as it needs to be."""
     # A cell is text, whatever it looks like: a file may be called "[b].wav".
     console = Console(width=room() or 200, markup=False, emoji=False)
-    table = Table(title=visible(title), title_justify="left")
+    table = Table(title=visible(title), title_justify="left", show_header=any(columns))
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
@@ -84,9 +85,19 @@ def duration(seconds: float | None) -> str:
     return " ".join(f"{count} {unit}" for count, unit in counts[first : first + 2] if count)
 
 
+QUIET = "SERVAX_QUIET"
+"""A variable of the environment, so that processes that are begun are quiet too."""
+
+
 def say(sentence: str) -> None:
     """Print a line on stderr, where progress stands too."""
     sys.stderr.write(visible(sentence) + "\n")
+
+
+def note(sentence: str) -> None:
+    """Print a line that tells of no failure, unless nothing else is wanted."""
+    if QUIET not in os.environ:
+        say(sentence)
 
 
 @contextmanager
@@ -113,5 +124,6 @@ def progress_bars() -> Progress:
         TimeRemainingColumn(elapsed_when_finished=False),
         TextColumn("{task.fields[note]}"),
         console=console,
+        disable=QUIET in os.environ,
         speed_estimate_period=120.0,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from servax.cli.output import command_line, print_json, print_table, room, say
+from servax.cli.output import command_line, note, print_json, print_table, room
 from servax.cli.status import run_bars
 from servax.experiments import AnyRecipe, Finished, report_run, run
 from servax.report import Measures, Table, collect, home_of, table_1, write_comparison
@@ -21,7 +21,7 @@ def finished(
         done = run(recipe, place, command=command_line(), watcher=bars, engine=engine)
     code = _show(done, as_json=as_json)
     if is_url(place):
-        say(f"all results: {without_password(place)}")
+        note(f"all results: {without_password(place)}")
     return code
 
 
@@ -37,7 +37,7 @@ def _print(grid: Table, page: Path, *, as_json: bool) -> int:
         kept = fitting(grid.columns, room())
         columns, *rows = ([row[i] for i in kept] for row in (grid.columns, *grid.texts))
         print_table(grid.title, columns, rows)
-    say(f"report: {page}")
+    note(f"report: {page}")
     return 0
 
 
@@ -77,7 +77,7 @@ def compared(a: Path, b: Path, out: str | None, *, as_json: bool) -> int:
     else:
         columns = [*table.columns[:2], f"A: {names[0]}", f"B: {names[1]}", *table.columns[4:]]
         print_table(table.title, columns, table.texts)
-    say(f"report: {written.html}")
+    note(f"report: {written.html}")
     return 0
 
 

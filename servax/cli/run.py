@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from servax.cli.commands import operand
-from servax.cli.output import say
+from servax.cli.output import note
 from servax.errors import SettingError
 
 DEMO = "demo.yaml"
@@ -31,7 +31,7 @@ class Demo:
 
         with as_file(files("servax.experiments") / DEMO) as path:
             recipe = load_recipe(path)
-        say(
+        note(
             "The demo speaks a synthetic corpus: its figures show that the system works, nothing "
             "more."
         )

@@ -5,14 +5,17 @@ What computes is loaded when it does: help comes at once.
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from servax.cli.commands import loaded
-from servax.cli.output import bar, print_json, print_table, say
+from servax.cli.output import bar, note, print_json, print_table, say
 from servax.errors import AudioError, SettingError
 from servax.files import expanded, remove_unfinished
 from servax.pretrained import PURIFIER
@@ -22,12 +25,16 @@ from servax.purifier.plans import (
     MANIFESTS,
     Outcome,
     Plan,
+    SampleFormat,
     check_manifest,
     plan_attack,
     plan_purification,
     write_manifest,
 )
+from servax.runtime.stream import Mixture
 
+PIPE = "-"
+"""In place of a file: stdin or stdout."""
 STATUSES = ("done", "skipped", "failed", "not_sound")
 
 
@@ -103,17 +110,27 @@ class Purify:
     """
 
     sounds: str
-    """A sound file, a folder of them (its structure is kept), or a CSV or Parquet manifest (columns
-    path, label, speaker; the output has a manifest.csv)."""
+    """A sound file, a folder of them (its structure is kept), a CSV or Parquet manifest (columns
+    path, label, speaker; the output has a manifest.csv), or - for a sound on stdin."""
     _: KW_ONLY
     out: str | None = None
-    """File (.wav or .flac) or folder to write, 16 bits, or floats (.wav) where the source is beyond
-    full scale (needed; -o for short). In a folder a.wav stays a.wav, a.mp3 becomes a.mp3.wav."""
+    """File (.wav or .flac) or folder to write, or - for a WAV on stdout (needed; -o for short). In
+    a folder a.wav stays a.wav, a.mp3 becomes a.mp3.wav."""
     purifier: str = PURIFIER
     """Folder of a purifier, or a packaged one, or a Hugging Face hub id; or what begins at once,
     without torch: a .onnx file of servax export, or noise-wiener:20, white noise 20 dB below the
     sound, drawn anew each time, and a filter that knows it. The default comes with servax; it was
     trained on RAVDESS and is CC BY-NC-SA 4.0: not for commercial use."""
+    mix: float = Mixture.mix
+    """Share of the change that is let through, from 0 to 1; less is heard less and protects less
+    (docs/sound.md)."""
+    limit_db: float | None = Mixture.limit_db
+    """Keep the change at least so many dB below the sound; default does not."""
+    format: SampleFormat = "keep"
+    """Samples of 16 or 24 bits, or floats (.wav); keep writes those of the source, 16 bits for MP3
+    and the like. What goes beyond full scale is written as floats always."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:N, mps, or auto for the fastest there is; an ONNX file runs on the cpu."""
     overwrite: bool = False
     """Replace files that are there already."""
     engine: Literal["local", "ray"] = "local"
@@ -135,30 +152,45 @@ class Purify:
             raise SettingError("out", None, "a file or folder to write, given as -o OUT")
         if self.engine == "local" and self.address is not None:
             raise SettingError("address", self.address, "none: it belongs to --engine ray")
+        mixture = Mixture(mix=self.mix, limit_db=self.limit_db)
+        with _piped(self.sounds, self.out, as_json=self.json) as (source, target):
+            return self._purified(source, target, mixture)
+
+    def _purified(self, source: Path, target: Path, mixture: Mixture) -> int:
         from servax.purifier import bulk
 
-        source, target = expanded(self.sounds), expanded(self.out)
         one = source.is_file() and source.suffix.lower() not in MANIFESTS
         if self.engine == "local" and self.workers is not None and one:
             expected = "none for one sound: it belongs to --engine ray, or to many sounds"
             raise SettingError("workers", self.workers, expected)
         plan = plan_purification(source, target)
+        plan = replace(plan, jobs=tuple(replace(job, format=self.format) for job in plan.jobs))
         _refuse_existing(plan, source, overwrite=self.overwrite)
         if plan.rows and not self.overwrite:
             check_manifest(plan, target)
         remove_unfinished(target)
-        given: dict[str, Any] = {"overwrite": self.overwrite, "workers": self.workers}
+        # Several processes would share one GPU.
+        workers = self.workers if self.device == "cpu" else self.workers or 1
+        given: dict[str, Any] = {"overwrite": self.overwrite, "workers": workers}
+        given |= {"mixture": mixture, "device": self.device}
         purify: Callable[..., Iterable[Outcome]] = bulk.purify_here
         if self.engine == "ray":
             purify, given = bulk.purify_on_ray, given | {"address": self.address}
         with _watched("purifying", plan) as (told, tell):
             for outcome in purify(self.purifier, plan.jobs, **given):
-                tell(outcome)
+                tell(self._named(outcome, source))
         self._show(plan, told, target)
-        code = _end(plan, told, target)
+        code = _end(plan, told, Path("stdout") if self.out == PIPE else target)
         if plan.rows:
             write_manifest(plan, told, target)  # last: the rest is told, whether it can be
         return code
+
+    def _named(self, outcome: Outcome, source: Path) -> Outcome:
+        """Return an outcome that says stdin where its file stands for that."""
+        if self.sounds != PIPE:
+            return outcome
+        said = outcome.sentence.replace(str(source), "stdin")
+        return replace(outcome, source="stdin", sentence=said)
 
     def _show(self, plan: Plan, told: Sequence[Outcome], target: Path) -> None:
         limited = [each for each in told if each.limited_samples]
@@ -174,15 +206,43 @@ class Purify:
                 ["failed", count["failed"], ""],
                 ["not sound, by their ending", count["not_sound"], ""],
                 ["limited (lowered in places, to stay within full scale)", len(limited), ""],
-                ["written as floats (the source is beyond full scale)", floats, ""],
+                ["written as floats", floats, ""],
             ]
-            print_table(f"Purified into {target}", ["", "files", "minutes of sound"], rows)
+            print_table(f"Purified into {target}", ["what", "files", "minutes of sound"], rows)
         elif floats:
-            say("written as 32-bit floats: the source goes beyond full scale")
+            note("written as 32-bit floats")
         if limited:
             most = max(each.limited_db for each in limited)
             lowered = sum(each.limited_samples for each in limited)
-            say(f"limited: {lowered} samples by at most {most:.1f} dB, to stay within full scale")
+            note(f"limited: {lowered} samples by at most {most:.1f} dB, to stay within full scale")
+
+
+@contextmanager
+def _piped(sounds: str, out: str, *, as_json: bool) -> Iterator[tuple[Path, Path]]:
+    """Yield the files that are read and written; those for - are there meanwhile.
+
+    A WAV says first how long it is, so nothing of it leaves before all is known.
+
+    Raises:
+        SettingError: stdout is to hold JSON too, or more than one sound.
+    """
+    if out == PIPE and as_json:
+        raise SettingError("json", True, "false where the sound goes to stdout")
+    if out == PIPE and sounds != PIPE and not expanded(sounds).is_file():
+        raise SettingError("out", out, "a folder: stdout holds one sound")
+    with TemporaryDirectory(prefix="servax-") as folder:
+        source, target = expanded(sounds), expanded(out)
+        if sounds == PIPE:
+            source = Path(folder, "stdin.wav")
+            with source.open("wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+        if out == PIPE:
+            target = Path(folder, "stdout.wav")
+        yield source, target
+        if out == PIPE and target.is_file():
+            with target.open("rb") as file:
+                shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
 
 
 def _refuse_existing(plan: Plan, source: Path, *, overwrite: bool) -> None:
@@ -237,10 +297,10 @@ def _end(plan: Plan, told: Sequence[Outcome], target: Path) -> int:
             f"{', …' if len(names) > MOST_NAMES else ''})"
             for ending, names in sorted(endings.items())
         )
-        say(f"not sound, by ending: {listed}")
-    for note in plan.notes:
-        say(note)
+        note(f"not sound, by ending: {listed}")
+    for told_of_plan in plan.notes:
+        note(told_of_plan)
     more = f", {count['not_sound']} not sound" if endings else ""
     done = f"{count['done']} done, {count['skipped']} skipped, {count['failed']} failed"
-    say(f"{done}{more}: {target}")
+    note(f"{done}{more}: {target}")
     return 1 if count["failed"] else 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from servax.cli.commands import part
-from servax.cli.output import bar, say
+from servax.cli.output import bar, note
 from servax.corpora import COLUMN_SCHEMES, FoldChoice, cache_folder, load
 from servax.defences import (
     SCHEDULES,
@@ -427,4 +427,4 @@ def _identity(parts: Parts, **settings: Any) -> str:
 def _say(sentence: str) -> None:
     """Say something, in one of several processes that train together."""
     if current().main:
-        say(sentence)
+        note(sentence)

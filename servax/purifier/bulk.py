@@ -37,6 +37,8 @@ from servax.purifier.plans import LOGMEL, FileJob, Outcome
 from servax.runtime.host import cpus, one_thread
 from servax.runtime.stream import SoundCleaner
 
+Load = Callable[[], SoundCleaner]
+"""Returns what purifies; it travels to other processes."""
 BYTES_WORTH_A_WORKER = 16 * 2**20
 """A worker begins in about 3 s, in which one that is there purifies so much 16-bit sound."""
 IN_FLIGHT = 2
@@ -53,6 +55,7 @@ def purify_here(
     *,
     overwrite: bool = False,
     workers: int | None = None,
+    **how: Any,
 ) -> Iterator[Outcome]:
     """Yield what became of each job, as it is done; with several workers in any order.
 
@@ -65,6 +68,7 @@ def purify_here(
         overwrite: Replace targets that are there.
         workers: Processes, of one thread each; default as many as there are CPUs where there is
             work for them (`workers_for`), and no more than there are jobs.
+        how: As `cleaner_of` takes it.
 
     Raises:
         SettingError: `workers` is below 1.
@@ -72,9 +76,10 @@ def purify_here(
     """
     _check_workers(workers)
     count = min(workers or workers_for(jobs), max(1, len(jobs)))
-    cleaner = cleaner_of(purifier)  # refused here, before others begin
+    load = partial(cleaner_of, purifier, **how)
+    cleaner = load()  # refused here, before others begin
     if count > 1:
-        yield from _spread(purifier, jobs, overwrite, count)
+        yield from _spread(load, jobs, overwrite, count)
         return
     for job in jobs:
         with one_thread():
@@ -97,11 +102,9 @@ def workers_for(jobs: Sequence[FileJob]) -> int:
     return min(cpus(), 1 + held // BYTES_WORTH_A_WORKER)
 
 
-def _spread(
-    purifier: str, jobs: Sequence[FileJob], overwrite: bool, count: int
-) -> Iterator[Outcome]:
+def _spread(load: Load, jobs: Sequence[FileJob], overwrite: bool, count: int) -> Iterator[Outcome]:
     pool = ProcessPoolExecutor(
-        count, get_context("spawn"), initializer=_begin, initargs=(purifier, overwrite)
+        count, get_context("spawn"), initializer=_begin, initargs=(load, overwrite)
     )
     waiting = iter(jobs)
     try:
@@ -126,10 +129,10 @@ AT_WORK: list[Callable[[FileJob], Outcome]] = []
 """What this process does with a job, where it is one of several."""
 
 
-def _begin(purifier: str, overwrite: bool) -> None:
+def _begin(load: Load, overwrite: bool) -> None:
     # Ends at Ctrl-C without a traceback; a file half written is removed on the way.
     signal.signal(signal.SIGINT, lambda number, _: sys.exit(128 + number))
-    AT_WORK.append(partial(_alone, cleaner_of(purifier), overwrite))
+    AT_WORK.append(partial(_alone, load(), overwrite))
 
 
 def _purify(job: FileJob) -> Outcome:
@@ -145,13 +148,13 @@ class RayWorker:
     """Purifies batches of files that travel as text.
 
     Args:
-        purifier: As `cleaner_of` takes it.
+        load: Returns what purifies.
         overwrite: Replace targets that are there.
         run: `this_process` of the process that gave out the work.
     """
 
-    def __init__(self, purifier: str, overwrite: bool, run: str) -> None:
-        self.purifier, self.overwrite, self.run = cleaner_of(purifier), overwrite, run
+    def __init__(self, load: Load, overwrite: bool, run: str) -> None:
+        self.purifier, self.overwrite, self.run = load(), overwrite, run
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
         """Return the outcomes of a batch of jobs, each as JSON."""
@@ -186,6 +189,7 @@ def purify_on_ray(
     overwrite: bool = False,
     address: str | None = None,
     workers: int | None = None,
+    **how: Any,
 ) -> Iterator[Outcome]:
     """Yield what became of each job, as it is done, in any order.
 
@@ -196,6 +200,7 @@ def purify_on_ray(
         address: ``HOST:PORT`` of a cluster's head, or ``auto``; none starts Ray here.
         workers: How many, of one CPU each; default as many as there are CPUs, and no more than
             there are batches.
+        how: As `cleaner_of` takes it.
 
     Raises:
         SettingError: `address` or `workers` is outside its rule.
@@ -210,7 +215,8 @@ def purify_on_ray(
     try:
         with joined(ray, address, workers):
             most = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-            for row in _purified_data(ray, purifier, jobs, overwrite, most).iter_rows():
+            load = partial(cleaner_of, purifier, **how)
+            for row in _purified_data(ray, load, jobs, overwrite, most).iter_rows():
                 outcome = Outcome(**json.loads(row["outcome"]))
                 if outcome.status == "skipped" and outcome.target not in there:
                     sound = not outcome.target.endswith(LOGMEL)
@@ -225,7 +231,7 @@ def purify_on_ray(
 
 
 def _purified_data(
-    ray: Any, purifier: str, jobs: Sequence[FileJob], overwrite: bool, workers: int
+    ray: Any, load: Load, jobs: Sequence[FileJob], overwrite: bool, workers: int
 ) -> Any:
     """Return the dataset of outcomes, each as JSON, that Ray computes as it is read."""
     context = ray.data.DataContext.get_current()
@@ -238,7 +244,7 @@ def _purified_data(
     # One block a batch: Ray Data never joins small blocks of several workers by itself.
     return ray.data.from_items(rows, override_num_blocks=batches).map_batches(
         RayWorker,
-        fn_constructor_args=(purifier, overwrite, this_process()),
+        fn_constructor_args=(load, overwrite, this_process()),
         batch_size=size,
         compute=ray.data.ActorPoolStrategy(size=min(workers, batches)),
         num_cpus=1,

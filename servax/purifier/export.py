@@ -214,7 +214,8 @@ def _onnx_file(graph: Graph, metadata: dict[str, str]) -> bytes:
         ServaxError: A library of the extra onnx is missing, or the graph cannot be exported.
     """
     onnx = load_extra("onnx", extra="onnx", what="servax export")
-    load_extra("onnxscript", extra="onnx", what="servax export")
+    for module in ("onnxscript", "onnxruntime"):  # before the minute that it takes
+        load_extra(module, extra="onnx", what="servax export")
     shapes = {axis: torch.export.Dim(name, min=least) for axis, (name, least) in graph.free.items()}
     try:
         # It tells of optional libraries that nothing here needs, and of what a GRU keeps.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 
@@ -14,41 +15,70 @@ from numpy.typing import NDArray
 
 from servax import audio
 from servax.errors import AudioError, PathError, SettingError, ShapeError, unwritable
-from servax.files import write_whole
+from servax.files import expanded, write_whole
+from servax.pretrained import resolve
 from servax.purifier.folders import same_file
 from servax.purifier.plans import ITSELF, LOGMEL, FileJob, Outcome
+from servax.runtime.host import load_extra
 from servax.runtime.limiter import Limited
 from servax.runtime.noise_wiener import NoiseWiener
 from servax.runtime.purifier import Purifier as ExportedPurifier
 from servax.runtime.samples import SHORTEST_SECONDS
-from servax.runtime.stream import SoundCleaner
+from servax.runtime.stream import ALL, Mixture, SoundCleaner
 
 BLOCK_SECONDS = 30.0
-EXPORTED = ".onnx"
+EXPORTED = "purifier.onnx"
+"""What a folder calls its purifier as ``servax export`` writes it."""
 BEYOND_FULL_SCALE = (
     *audio.FLOATS,
     *("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"),
 )
 """Encodings whose samples may lie beyond full scale."""
+KEPT = {"PCM_24": "PCM_24", "PCM_32": "PCM_24", "FLOAT": "FLOAT", "DOUBLE": "FLOAT"}
+"""How samples of a source are written; all others with 16 bits."""
+SUBTYPES = {"16": "PCM_16", "24": "PCM_24", "float": "FLOAT"}
 
 
-def cleaner_of(purifier: str) -> SoundCleaner:
+def cleaner_of(
+    purifier: str, *, light: bool = False, mixture: Mixture = ALL, device: str = "cpu"
+) -> SoundCleaner:
     """Return what purifies sound: a network by torch, or what ``servax export`` wrote without it.
 
     Args:
         purifier: Folder, name of a packaged one, or hub id; an ONNX file; or ``noise-wiener:20``,
             noise of so many dB and the filter that knows it.
+        light: Take the exported file of a folder that holds both. It is taken too where torch is
+            not installed.
+        mixture: How much of the change is let through.
+        device: Where torch computes; as of `Compute`.
 
     Raises:
-        ServaxError: It cannot be read, or onnxruntime is not installed.
+        SettingError: There is no such device, or an ONNX file should run on it.
+        ServaxError: It cannot be read, or onnxruntime or torch is not installed.
     """
     if NoiseWiener.is_named(purifier):
+        if mixture != ALL or device != "cpu":
+            raise SettingError("purifier", purifier, "one without --mix, --limit-db and --device")
         return NoiseWiener.named(purifier)
-    if purifier.endswith(EXPORTED):
-        return ExportedPurifier.load(purifier, threads=1)
+    file = exported_of(purifier)
+    if file is not None and (light or file == expanded(purifier) or find_spec("torch") is None):
+        if device != "cpu":
+            raise SettingError("device", device, "cpu: there an ONNX file runs")
+        return ExportedPurifier.load(file, threads=1).mixed(mixture)
+    load_extra("torch", what=f"the purifier {purifier}, which is no ONNX file,")
     from servax.purifier.purifier import Purifier
+    from servax.training import Compute
 
-    return Purifier.from_pretrained(purifier).frozen()
+    place = Compute(device=device).resolve() if device != "cpu" else device
+    return Purifier.from_pretrained(purifier).frozen().mixed(mixture).to(place)
+
+
+def exported_of(purifier: str) -> Path | None:
+    """Return the ONNX file that a purifier is or has in its folder, or none."""
+    path = resolve(purifier)
+    if path.suffix == Path(EXPORTED).suffix:
+        return path
+    return path / EXPORTED if (path / EXPORTED).is_file() else None
 
 
 def carry_out(
@@ -107,11 +137,7 @@ def work_of(purifier: SoundCleaner, job: FileJob) -> Callable[[FileJob], Outcome
 
 def _purify_sound(purifier: SoundCleaner, job: FileJob) -> Outcome:
     source, target = Path(job.source), Path(job.target)
-    container = audio.WRITABLE[target.suffix.lower()]
-    subtype = _subtype(job, source)
-    if subtype in audio.FLOATS and not soundfile.check_format(container, subtype):
-        reason = f"goes beyond full scale, which {container} cannot hold; write a .wav, or scale it"
-        raise AudioError(source, reason, cause="too_loud")
+    subtype = _subtype(job, source, audio.WRITABLE[target.suffix.lower()])
     with audio.opened(source) as sound:
         rate, channels = int(sound.samplerate), int(sound.channels)
         first, last = audio.stretch(sound, source, job.start, job.end)
@@ -141,15 +167,30 @@ def _purify_sound(purifier: SoundCleaner, job: FileJob) -> Outcome:
     )
 
 
-def _subtype(job: FileJob, source: Path) -> str:
-    """Return how the purified sound of a job is written; that depends on the loudest sample."""
+def _subtype(job: FileJob, source: Path, container: str) -> str:
+    """Return how the purified sound of a job is written; that depends on the loudest sample.
+
+    Raises:
+        AudioError: The container holds no floats, and they are needed.
+    """
+    floats = soundfile.check_format(container, "FLOAT")
     with audio.opened(source) as sound:
-        if sound.subtype not in BEYOND_FULL_SCALE:
-            return "PCM_16"
-        first, last = audio.stretch(sound, source, job.start, job.end)
-        size = round(BLOCK_SECONDS * sound.samplerate)
-        found = audio.blocks(sound, source, first=first, last=last, size=size)
-        return audio.subtype_of(max(float(np.abs(block).max()) for block in found))
+        wanted = SUBTYPES.get(job.format) or KEPT.get(sound.subtype, "PCM_16")
+        if wanted == "FLOAT" and floats:
+            return wanted
+        if sound.subtype in BEYOND_FULL_SCALE:
+            first, last = audio.stretch(sound, source, job.start, job.end)
+            size = round(BLOCK_SECONDS * sound.samplerate)
+            found = audio.blocks(sound, source, first=first, last=last, size=size)
+            peak = max(float(np.abs(block).max()) for block in found)
+            if audio.subtype_of(peak) == "FLOAT":
+                if floats:
+                    return "FLOAT"
+                reason = f"goes beyond full scale, which {container} cannot hold"
+                raise AudioError(source, f"{reason}; write a .wav, or scale it", cause="too_loud")
+    if job.format == "float":
+        raise AudioError(source, f"cannot become floats in {container}; write a .wav")
+    return "PCM_24" if wanted == "FLOAT" else wanted
 
 
 def _purify_logmel(purifier: SoundCleaner, job: FileJob) -> Outcome:

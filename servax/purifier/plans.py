@@ -37,6 +37,11 @@ COLUMNS = ["path", "label", "speaker", "gender", "session", "text", "utterance"]
 ITSELF = "is the sound itself; give another place to write"
 
 
+SampleFormat = Literal["keep", "16", "24", "float"]
+"""Bits of the samples of a sound that is written; keep: those of its source, 16 for MP3 and the
+like. What goes beyond full scale is written as floats always."""
+
+
 @dataclass(frozen=True)
 class FileJob:
     """One sound, or one log-Mel, to work on."""
@@ -49,6 +54,8 @@ class FileJob:
     """First moment wanted, in seconds."""
     end: float | None = None
     """Moment after the last one wanted, in seconds; none is the end of the file."""
+    format: SampleFormat = "keep"
+    """How samples are written."""
 
 
 @dataclass(frozen=True)
