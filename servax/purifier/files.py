@@ -73,6 +73,11 @@ def cleaner_of(
     return Purifier.from_pretrained(purifier).frozen().mixed(mixture).to(place)
 
 
+def needs_torch(purifier: str) -> bool:
+    """Say whether `cleaner_of` cannot do without torch."""
+    return exported_of(purifier) is None and not NoiseWiener.is_named(purifier)
+
+
 def exported_of(purifier: str) -> Path | None:
     """Return the ONNX file that a purifier is or has in its folder, or none."""
     path = resolve(purifier)

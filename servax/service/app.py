@@ -184,18 +184,20 @@ def guarded_routes(
         headers = dict(zip(LIMITED, limited, strict=True))
         return Response(made.content, media_type=MEDIA[container], headers=headers)
 
-    @router.post(
-        "/v1/classify",
-        tags=["sound"],
-        summary="Probabilities before and after purification, and the score of the detector",
-        responses=problems(*TAKEN),
-        openapi_extra=SOUND,
-    )
     async def classified(request: Request) -> Classification:
         only(request)
         found: Classification = await handler.sound(request, classify, together=True)
         metrics.residual.observe(found.residual)
         return found
+
+    if not handler.settings.purify_only:
+        router.post(
+            "/v1/classify",
+            tags=["sound"],
+            summary="Probabilities before and after purification, and the score of the detector",
+            responses=problems(*TAKEN),
+            openapi_extra=SOUND,
+        )(classified)
 
     async def attacked(
         request: Request,

@@ -27,7 +27,7 @@ from servax.perturbation import into_16_bit
 from servax.purifier import Purifier, SoundPurifier
 from servax.runtime.limiter import limited
 from servax.service.decoding import Decoded
-from servax.service.inference import Models, is_silent, silent
+from servax.service.inference import Models, is_silent, silent, verdict
 from servax.service.responses import AttackMethod, Heard, Knowledge, Refusal, Spectrogram, Trial
 
 STEPS = {"fgsm": 1, "pgd": 15}
@@ -133,7 +133,7 @@ def _heard(models: Models, bare: nn.Module, sound: Tensor) -> Heard:
     classes_of(logits)  # NaN is no answer
     file = encoded(sound[0].numpy()[:, None], settings.sample_rate, "wav", "PCM_16")
     return Heard(
-        **asdict(models.verdict(logits.softmax(1)[0])),
+        **asdict(verdict(models.recogniser.labels, logits.softmax(1)[0])),
         sound=base64.b64encode(file).decode("ascii"),
         spectrogram=spectrogram(LogMel(settings)(sound)[0, 0], settings),
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from servax.service.responses import Refusal
 from servax.service.settings import ServiceSettings
@@ -173,6 +174,7 @@ class Dispatcher:
         self._pending: set[Ticket] = set()
         self._task_seconds: float | None = None
         self._began_once: set[int] = set()
+        self._loaded = asyncio.Event()
         self.closing = False
         """Whether nothing new is accepted."""
         metrics.in_flight.set_function(lambda: len(self._places))
@@ -184,11 +186,24 @@ class Dispatcher:
         """Gets the reason once it is known that no worker can ever work."""
 
     def start(self) -> None:
-        """Begin all workers; returns before they have loaded."""
-        self._lanes = [
+        """Begin all workers, unless they have begun; returns before they have loaded."""
+        self._lanes = self._lanes or [
             asyncio.create_task(self._lane(number, worker))
             for number, worker in enumerate(self._workers)
         ]
+
+    async def loaded(self) -> None:
+        """Return once a worker has loaded its networks.
+
+        Raises:
+            UnusableError: No worker can.
+        """
+        loaded: asyncio.Future[Any] = asyncio.ensure_future(self._loaded.wait())
+        waits: set[asyncio.Future[Any]] = {loaded, self.failed}
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        loaded.cancel()
+        if self.failed.done():
+            raise self.failed.result()
 
     @property
     def workers_ready(self) -> int:
@@ -300,6 +315,7 @@ class Dispatcher:
                 return
             pause = 0.5
             self._began_once.add(number)
+            self._loaded.set()
             self._log.info("worker_ready", worker=number, pid=pid)
             while worker.alive:
                 tickets = await self._waiting.take(lambda: worker.alive)

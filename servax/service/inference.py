@@ -1,4 +1,4 @@
-"""What a worker computes: purified sound, and what the recogniser says before and after."""
+"""What a worker computes that also classifies: what a recogniser says before and after."""
 
 from __future__ import annotations
 
@@ -7,24 +7,22 @@ from dataclasses import dataclass
 from itertools import compress
 
 import numpy as np
-import soundfile
 import torch
 from numpy.typing import NDArray
 
-from servax.audio import encoded, subtype_of
 from servax.errors import SettingError
 from servax.features.frontend import SILENCE_RMS
 from servax.models import classes_of, frozen
 from servax.purifier import Purifier
 from servax.recognition import Recogniser
 from servax.runtime import NoiseWiener
-from servax.runtime.limiter import Limited
 from servax.service.decoding import Decoded
-from servax.service.responses import Classification, Container, Purified, Refusal, Verdict
+from servax.service.purifying import Purifying
+from servax.service.responses import Classification, Refusal, Verdict
 
 
 @dataclass(frozen=True)
-class Models:
+class Models(Purifying):
     """A purifier and a recogniser that fit each other, both for inference on the CPU."""
 
     purifier: Purifier | NoiseWiener
@@ -51,29 +49,6 @@ class Models:
             )
         return cls(cleaner, heard)
 
-    def purify(self, sound: Decoded, container: Container) -> Purified:
-        """Return a WAV or FLAC file with each channel of a decoded sound purified.
-
-        It has 16 bits, or floats where the sound that was sent goes beyond full scale.
-
-        Raises:
-            Refusal: FLAC is asked for, and cannot hold the rate or the floats of the sound.
-        """
-        subtype = subtype_of(float(np.abs(sound.samples).max()))
-        channels, limits = zip(
-            *(self.purifier.whole(each, sound.rate) for each in sound.samples.T), strict=True
-        )
-        purified = np.stack(channels, axis=1)  # (T, channels)
-        try:
-            file = encoded(purified, sound.rate, container, subtype)
-        except (soundfile.LibsndfileError, ValueError):
-            what = f"sound of {sound.rate} Hz" if subtype == "PCM_16" else "sound beyond full scale"
-            raise Refusal(
-                406, "not_as_flac", f"FLAC cannot hold {what}; ask for WAV with ?format=wav."
-            ) from None
-        limited = Limited.together(limits)
-        return Purified(file, limited.samples, limited.decibels)
-
     @torch.inference_mode()
     def classify(self, sounds: Sequence[Decoded]) -> list[Classification | Refusal]:
         """Return what the recogniser says about sounds, all at once, or why it says nothing.
@@ -97,8 +72,8 @@ class Models:
         residual = (x - purified).abs().flatten(1).mean(1)  # (B,)
         return [
             Classification(
-                before=self.verdict(p),
-                after=self.verdict(q),
+                before=verdict(self.recogniser.labels, p),
+                after=verdict(self.recogniser.labels, q),
                 residual=float(score),
                 seconds=sound.seconds,
                 heard_seconds=len(self._heard(sound)) / sound.rate,
@@ -119,16 +94,21 @@ class Models:
     def _heard(self, sound: Decoded) -> NDArray[np.float32]:
         """Return the mean of the channels where the recogniser hears it, (T,)."""
         settings = self.recogniser.front_end
-        most = round(settings.frames * settings.logmel.hop_seconds * sound.rate)
-        skipped = max(0, len(sound.samples) - most) // 2
-        mono: NDArray[np.float32] = sound.samples[skipped : skipped + most].mean(axis=1)
-        return mono
+        return middle(sound, settings.frames * settings.logmel.hop_seconds)
 
-    def verdict(self, probabilities: torch.Tensor) -> Verdict:
-        """Return the most probable class by probabilities (C,), with all of them."""
-        labels = self.recogniser.labels
-        values = dict(zip(labels, probabilities.tolist(), strict=True))
-        return Verdict(labels[int(probabilities.argmax())], values)
+
+def middle(sound: Decoded, seconds: float) -> NDArray[np.float32]:
+    """Return the mean of the channels in the middle of a sound, (T,)."""
+    most = round(seconds * sound.rate)
+    skipped = max(0, len(sound.samples) - most) // 2
+    mono: NDArray[np.float32] = sound.samples[skipped : skipped + most].mean(axis=1)
+    return mono
+
+
+def verdict(labels: Sequence[str], probabilities: torch.Tensor) -> Verdict:
+    """Return the most probable class by probabilities (C,), with all of them."""
+    values = dict(zip(labels, probabilities.tolist(), strict=True))
+    return Verdict(labels[int(probabilities.argmax())], values)
 
 
 def is_silent(samples: NDArray[np.float32]) -> bool:

@@ -21,7 +21,7 @@ def networks(settings: ServiceSettings, *, attack: bool) -> Networks:
         attack: Whether it attacks sounds too.
     """
     return Networks(
-        recogniser=describe(settings.model),
+        recogniser=None if settings.purify_only else describe(settings.model),
         purifier=describe(settings.purifier),
         max_bytes=settings.max_bytes,
         attack_seconds=settings.attack_seconds if attack else None,
@@ -37,7 +37,7 @@ def describe(where: str) -> Network:
     stored, card = _settings(folder), _card(folder / "README.md")
     speakers = (stored.get("extra") or {}).get("speakers")
     return Network(
-        name=folder.name if folder.is_dir() else where,
+        name=folder.name if folder.exists() else where,
         architecture=stored.get("network"),
         datasets=card.get("datasets"),
         speakers=len(speakers) if speakers else None,

@@ -190,8 +190,8 @@ class Network(Described):
 class Networks(Described):
     """What answers, and within which limits."""
 
-    recogniser: Network
-    """Tells the classes apart."""
+    recogniser: Network | None
+    """Tells the classes apart; null where the service only purifies."""
     purifier: Network
     """Stands before it."""
     max_bytes: int

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from servax.errors import SettingError
-from servax.runtime.host import load_extra
+from servax.runtime.host import cpus, load_extra, memory_bytes
 from servax.service.app import build_app
 from servax.service.dispatcher import Dispatcher
 from servax.service.middleware import ALWAYS
@@ -21,6 +21,7 @@ from servax.service.responses import Refusal
 from servax.service.settings import ServiceSettings
 from servax.service.telemetry import Log, Metrics, forward_libraries
 from servax.service.tokens import Tokens
+from servax.service.worker import UnusableError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -123,17 +124,20 @@ def serve(
         settings: How the service works.
         endpoint: Where it listens.
         log: One line an event.
-        announce: Gets the URL as soon as connections are taken.
+        announce: Gets the URL as soon as requests are answered: networks have loaded then.
         page: As of `build_app`.
 
     Raises:
         SettingError: It cannot listen there.
         ServaxError: The extra is missing, or the networks cannot be used.
     """
-    for module in ("fastapi", "uvicorn"):
+    for module in ("fastapi", "uvicorn", "prometheus_client"):
         load_extra(module, extra="serve", what="servax serve")
     import uvicorn
 
+    if page and settings.purify_only:
+        raise SettingError("page", page, "false beside --purify-only: attacks need a recogniser")
+    workers = settings.worker_count  # too many are refused here
     listener = open_socket(endpoint)
     with listener:
         host, port = listener.getsockname()[:2]
@@ -147,9 +151,21 @@ def serve(
             forward_libraries(log)
             server: Any = uvicorn.Server(uvicorn_config(app))
             server.handle_exit = _on_signal(server, dispatcher, log)
+            dispatcher.start()
+            try:
+                await dispatcher.loaded()
+            except UnusableError:
+                await dispatcher.stop()
+                raise
             announce(url)
             log.info(
-                "listening", url=url, workers=settings.worker_count, tokens=bool(endpoint.tokens)
+                "listening",
+                url=url,
+                tokens=bool(endpoint.tokens),
+                workers=workers,
+                cpus=cpus(),
+                memory_mib=(memory_bytes() or 0) // 2**20 or None,
+                torch=not settings.light,
             )
             await _until_end(server, dispatcher, listener)
             log.info("ended")

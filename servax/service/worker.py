@@ -25,6 +25,7 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
 from servax.errors import PathError, ServaxError
+from servax.purifier.files import cleaner_of
 from servax.service.decoding import Decoded, decode
 from servax.service.responses import (
     AttackMethod,
@@ -39,10 +40,12 @@ from servax.service.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from servax.service.inference import Models
+    from servax.service.other_models import OtherModel
+    from servax.service.purifying import Purifying
 
 LOAD_SECONDS = 300.0
 """A machine may be busy; a worker that takes longer than this to load never will."""
-_loaded: list[Models] = []
+_loaded: list[Purifying] = []
 """Those of this process."""
 
 
@@ -50,7 +53,7 @@ _loaded: list[Models] = []
 class Task:
     """One sound and what is to be done with it."""
 
-    work: Callable[[Models, list[Decoded]], Sequence[Any]]
+    work: Callable[[Any, list[Decoded]], Sequence[Any]]
     """Makes a result or a refusal of each sound; a function of the top level of a module, or a
     partial one."""
     body: bytes
@@ -88,18 +91,18 @@ class Broke:
 Result = Done | Refusal | Broke
 
 
-def purify(models: Models, sounds: list[Decoded], container: Container) -> list[Purified]:
+def purify(models: Purifying, sounds: list[Decoded], container: Container) -> list[Purified]:
     """Return the purified sound of each sound, as a file."""
     return [models.purify(sound, container) for sound in sounds]
 
 
-def classify(models: Models, sounds: list[Decoded]) -> list[Classification | Refusal]:
+def classify(models: Models | OtherModel, sounds: list[Decoded]) -> list[Classification | Refusal]:
     """Return what the recogniser says about each sound, or that there is nothing to hear."""
     return models.classify(sounds)
 
 
 def attack(
-    models: Models,
+    models: Models | OtherModel,
     sounds: list[Decoded],
     method: AttackMethod,
     snr_db: float,
@@ -107,7 +110,11 @@ def attack(
 ) -> list[Trial]:
     """Return what an attacker gets of each sound."""
     from servax.service.attacking import trial
+    from servax.service.inference import Models
 
+    if not isinstance(models, Models):
+        told = "Only a recogniser of log-Mels is attacked here; servax audit takes this model."
+        raise Refusal(422, "unusable", told)
     return [trial(models, sound, method, snr_db, knowledge) for sound in sounds]
 
 
@@ -162,7 +169,7 @@ class Worker:
         )
         self._executor = executor
         try:
-            future = executor.submit(_load, self._settings.purifier, self._settings.model)
+            future = executor.submit(_load, self._settings)
             # Without await between the two, no other worker can have begun one.
             begun = [each for each in multiprocessing.active_children() if each.pid not in before]
             self._process = begun[0] if begun else None
@@ -237,24 +244,48 @@ def _end_with_server() -> None:
         os._exit(1)
 
 
-def _load(purifier: str, recogniser: str) -> int:
+def _load(settings: ServiceSettings) -> int:
     """Load the networks of this worker; return the id of its process.
 
     Raises:
         UnusableError: They are missing, broken or do not fit each other.
     """
-    import torch
-
-    from servax.service.inference import Models
-
-    torch.set_num_threads(1)
     try:
-        _loaded[:] = [Models.load(purifier, recogniser)]
+        _loaded[:] = [_purifying(settings) if settings.purify_only else _models(settings)]
     except ServaxError as error:
         unusable = UnusableError(str(error))
         unusable.exit_code = error.exit_code
         raise unusable from None
     return os.getpid()
+
+
+def _purifying(settings: ServiceSettings) -> Purifying:
+    from servax.service.purifying import Purifying
+
+    loaded = Purifying(cleaner_of(settings.purifier, light=True))
+    if "torch" in sys.modules:
+        _one_thread()
+    return loaded
+
+
+def _models(settings: ServiceSettings) -> Models | OtherModel:
+    from servax.evaluation.loading import HUB, folder_of
+    from servax.recognition import EncoderRecogniser, Recogniser
+    from servax.service.inference import Models
+    from servax.service.other_models import OtherModel
+
+    _one_thread()
+    model, folder = settings.model, folder_of(settings.model)
+    other = model.startswith(HUB) or folder.suffix == ".onnx" or (folder / "config.json").is_file()
+    if other or isinstance(Recogniser.from_pretrained(folder), EncoderRecogniser):
+        return OtherModel.load(settings.purifier, model)
+    return Models.load(settings.purifier, str(folder))
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _work(tasks: Sequence[Task]) -> list[Result]:

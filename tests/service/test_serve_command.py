@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,14 @@ COMMAND = (sys.executable, "-m", "servax", "serve", "--port", "0", "--workers", 
 NETWORKS = ("--model", RECOGNISER, "--purifier", PURIFIER)
 
 
+def served(*options: str) -> AbstractContextManager[tuple[subprocess.Popen[str], str]]:
+    return run_served(*COMMAND, *NETWORKS, *options)
+
+
 @contextmanager
-def served(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def run_served(*command: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     process = subprocess.Popen(
-        [*COMMAND, *NETWORKS, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     url = process.stdout.readline().strip()
@@ -80,7 +84,7 @@ def test_what_was_accepted_is_finished_after_a_signal() -> None:
         _, logged = process.communicate(timeout=30)
         assert process.returncode == 0
         events = [json.loads(line)["event"] for line in logged.splitlines()]
-        assert events[0] == "listening"
+        assert events[:2] == ["worker_ready", "listening"]
         assert events[-1] == "ended"
         wait_for(lambda: not any(child.is_running() for child in children))
 
