@@ -166,7 +166,8 @@ def main() -> None:
     parser.add_argument("--corpus", default="ravdess")
     parser.add_argument("--held-out", type=int, default=1)
     parser.add_argument("--utterances", type=int, default=40)
-    parser.add_argument("--snr", type=float, nargs="+", default=[50.0, 40.0, 30.0])
+    parser.add_argument("--scheme", default="four")
+    parser.add_argument("--snr", type=float, nargs="*", default=[50.0, 40.0, 30.0])
     parser.add_argument("--adaptive", type=float, nargs="*", default=[50.0, 40.0])
     parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--steps", type=int, default=40)
@@ -176,11 +177,13 @@ def main() -> None:
     torch.set_num_threads(1)
     bare = load_system(given.model)
     recogniser = Recogniser.from_pretrained(given.model)
-    corpus = load(given.corpus, None, scheme="four")
+    corpus = load(given.corpus, None, scheme=given.scheme)
     test = corpus.folds(6)[given.held_out - 1].test
     rows = test.utterances[chosen(test, given.utterances, seed=0)]
     file = given.out / ("quality.csv" if given.quality else "answers.csv")
     done = pd.read_csv(file) if file.is_file() else pd.DataFrame()
+    if len(done) and not given.quality:
+        write_summary(done, given.out / "summary.json")
     for _, row in rows.sample(frac=1.0, random_state=0).iterrows():
         name = row["utterance"]
         if len(done) and (done["utterance"] == name).any():
@@ -198,7 +201,7 @@ def main() -> None:
             write_whole(file, done.round(4).to_csv(index=False).encode())
             continue
         y = torch.tensor([recogniser.labels.index(row["label"])])
-        kept = given.kept / name
+        kept = given.kept / given.out.name / name
         kept.mkdir(parents=True, exist_ok=True)
         found = pd.DataFrame(measured(systems, x, y, given, kept))
         found["said"] = [recogniser.labels[index] for index in found["said"]]
@@ -206,13 +209,17 @@ def main() -> None:
         found.insert(1, "label", row["label"])
         done = pd.concat([done, found], ignore_index=True)
         write_whole(file, done.to_csv(index=False).encode())
+        write_summary(done, given.out / "summary.json")
         print(name, summary(done).to_string(), sep="\n", flush=True)
     if given.quality:
-        print(done.groupby("system").mean(numeric_only=True).round(3).to_string())
-        return
+        print(done.groupby("system").mean(numeric_only=True).round(4).to_string())
+
+
+def write_summary(done: pd.DataFrame, file: Path) -> None:
+    """Write what the answers come to, and where they come from."""
     told = {"figures": summary(done).to_dict("records"), "utterances": done["utterance"].nunique()}
     told |= provenance(shlex.join(["python", *sys.argv]))
-    write_whole(given.out / "summary.json", f"{json_text(told, indent=1)}\n".encode())
+    write_whole(file, f"{json_text(told, indent=1)}\n".encode())
 
 
 if __name__ == "__main__":

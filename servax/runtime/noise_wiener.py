@@ -37,7 +37,7 @@ from servax.runtime.stream import NOTHING, SoundCleaner, Stream
 
 SMOOTHING = 0.98
 FLOOR = 0.1
-HOP_SECONDS = 0.008
+HOP_MILLISECONDS = 8
 HOPS = 4
 """In a frame; the squares of Hann windows that lie so add up to `OVERLAP` everywhere."""
 OVERLAP = 1.5
@@ -214,8 +214,8 @@ class NoiseWienerStream(Stream):
 
 
 def hop_at(sample_rate: int) -> int:
-    """Return the hop at a rate, in samples."""
-    return round(HOP_SECONDS * sample_rate)
+    """Return the hop at a rate, in samples; a multiple of eight, whose transforms are quick."""
+    return HOP_MILLISECONDS * round(sample_rate / 1_000)
 
 
 def relative_deviation(snr_db: float, sample_rate: int) -> float:

@@ -37,7 +37,7 @@ def textbook(x, noise, snr_db, rate):
 
     Spectra are those of scipy, which divides them by the sum of the window.
     """
-    hop = round(0.008 * rate)
+    hop = 8 * round(rate / 1_000)
     window = signal.get_window("hann", 4 * hop)
     sigma = np.sqrt(np.mean(x**2)) * 10 ** (-snr_db / 20) * np.sqrt(rate / 16_000)
     clean = np.zeros(len(noise))
