@@ -17,7 +17,7 @@ from servax.errors import ServaxError, closed
 
 BAD_USE = 2
 FAILED = 1
-HEAVY = ("demo", "run", "train", "attack", "audit", "calibrate")
+HEAVY = ("demo", "run", "train", "attack", "audit", "calibrate", "certify")
 """Commands whose process computes on large tensors and ends with it."""
 
 

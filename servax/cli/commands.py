@@ -45,6 +45,7 @@ COMMANDS: Commands = {
     "attack": "sound:AttackSounds",
     "audit": "audit:Audit",
     "calibrate": "calibrate:Calibrate",
+    "certify": "certify:Certify",
     "purify": "sound:Purify",
     "export": "export:Export",
     "run": "run:Run",

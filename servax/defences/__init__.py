@@ -13,18 +13,16 @@ from servax.defences.adversarial_training import (
     AdversarialTrainer,
     AdversarialTraining,
 )
+from servax.defences.certificates import ABSTAIN, Certificate, certify, certify_sound
 from servax.defences.defended import Bpda, Defended, Detector, Score, StraightThrough, threshold_at
 from servax.defences.denoiser import DenoiserTrainer, DenoiserTraining, train_denoiser
 from servax.defences.enhancement import DeepFilterNet, RNNoise, SpectralGate
 from servax.defences.noise_wiener import NoiseWiener
 from servax.defences.random_models import (
-    ABSTAIN,
-    Certificate,
     ExpectationOverDraws,
     Mean,
     SameDraws,
     Smoothed,
-    certify,
     draws_until_flat,
     generators_of,
 )
@@ -77,6 +75,7 @@ __all__ = [
     "Vanilla",
     "WhiteNoise",
     "certify",
+    "certify_sound",
     "draws_until_flat",
     "generators_of",
     "threshold_at",

@@ -1,40 +1,26 @@
-"""Random models: what an attacker must average, and what their mean promises.
+"""Random models: what an attacker must average, and a defence that is such a mean.
 
 An attack on a defence that draws random numbers needs the expected gradient: the expectation over
 transformation of Athalye et al. 2018 (section 4.2), `ExpectationOverDraws`. Whether an attack gains
 by other means is to be tried: the mean of the logits instead, or `SameDraws` in every step.
-
-Randomised smoothing makes a defence of such a mean (Cohen, Rosenfeld & Kolter, ICML 2019). The
-smoothed classifier g(x) is the class that a base classifier f returns most often for x plus white
-Gaussian noise (eq. 1). Where that class has a probability of at least p > 1/2, no change of x
-shorter than sigma Phi^-1(p) in the Euclidean norm moves g (theorem 1, with p_B = 1 - p_A). The
-noise is not clamped: on clamped inputs the theorem does not hold.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal, get_args
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor, nn
 
 from servax.attacks import Problem, cross_entropy, logits_of
 from servax.attacks.base import check_inputs
-from servax.features import check_tensor
 from servax.kinds import COUNT, POSITIVE, Choice, Rule, typed
-from servax.models import classes_of, evaluating
+from servax.models import evaluating
 from servax.perturbation import input_gradient
 from servax.training import global_seed
 
 Mean = Literal["probabilities", "logits"]
-
-ABSTAIN = -1
-"""Stands in place of a class where no radius could be certified."""
 
 
 def generators_of(model: nn.Module) -> list[torch.Generator]:
@@ -154,7 +140,8 @@ class Smoothed(ExpectationOverDraws):
     """A classifier of inputs (B, ...) that averages the probabilities of `model` over noise.
 
     Its logits are the logarithm of the mean probability, so gradients pass, exact ones per draw
-    (the soft version of Salman et al. 2019; Cohen et al. count classes, as `certify` does here).
+    (the soft version of Salman et al. 2019; Cohen et al. count classes, as
+    `servax.defences.certify` does).
 
     Args:
         model: From inputs (B, ...) to logits (B, C).
@@ -174,104 +161,10 @@ class Smoothed(ExpectationOverDraws):
 
     def one_draw(self, x: Tensor) -> Tensor:
         """Return the logits (B, C) of noisy inputs."""
-        return logits_of(self.model, _noisy(x, self.standard_deviation, self.generator))
+        return logits_of(self.model, noisy(x, self.standard_deviation, self.generator))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Certificate:
-    """What randomised smoothing promises for each of B inputs."""
-
-    prediction: Tensor
-    """Class of the smoothed classifier, (B,) int64; `ABSTAIN` where none is sure enough."""
-    radius: Tensor
-    """Euclidean norm in the input's unit below which no change moves it, (B,) float64; 0 where it
-    abstains."""
-
-    @property
-    def abstained(self) -> Tensor:
-        """Where there is no prediction, (B,) bool."""
-        return self.prediction == ABSTAIN
-
-    def certified_accuracy(self, y: Tensor, radius: float) -> float:
-        """Return the share of inputs that are right, and stay so under any change up to `radius`.
-
-        Args:
-            y: True classes (B,).
-            radius: Euclidean norm in the input's unit.
-        """
-        right = (self.prediction == y.cpu()) & (self.radius > radius)
-        return float(right.double().mean())
-
-
-@typed
-def certify(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    standard_deviation: float,
-    draws_to_select: int = 100,
-    draws_to_estimate: int = 10_000,
-    alpha: float = 0.001,
-    generator: torch.Generator,
-    batch_size: int = 100,
-) -> Certificate:
-    """Return a prediction and a radius for each input: algorithm CERTIFY of Cohen et al. 2019.
-
-    Each certificate is wrong with a probability of at most `alpha`.
-
-    Args:
-        model: The base classifier f, from inputs (B, ...) to logits (B, C); in evaluation mode
-            during the call.
-        x: Inputs (B, ...).
-        standard_deviation: Sigma, in the input's unit.
-        draws_to_select: n0, noisy copies that choose the class.
-        draws_to_estimate: n, further copies that bound its probability from below.
-        alpha: Allowed probability of a wrong certificate.
-        generator: Draws the noise (on the CPU).
-        batch_size: Noisy copies in one pass.
-
-    Raises:
-        SettingError: A setting is outside its rule.
-    """
-    check_tensor("x", x)
-    POSITIVE.check("standard_deviation", standard_deviation)
-    COUNT.check("draws_to_select", draws_to_select)
-    COUNT.check("draws_to_estimate", draws_to_estimate)
-    COUNT.check("batch_size", batch_size)
-    Rule("a probability in (0, 1)", lambda v: 0 < v < 1).check("alpha", alpha)
-
-    def vote(clip: Tensor, draws: int) -> NDArray[np.int64]:
-        """Return how often each class wins on noisy copies of an input (...): SampleUnderNoise."""
-        counts = np.zeros(0, dtype=np.int64)
-        for start in range(0, draws, batch_size):
-            copies = clip.expand(min(batch_size, draws - start), *clip.shape)
-            logits = logits_of(model, _noisy(copies, standard_deviation, generator))
-            found = np.bincount(classes_of(logits).cpu(), minlength=logits.shape[1])
-            counts = counts + found if len(counts) else found
-        return counts
-
-    predictions, radii = [], []
-    with evaluating(model), torch.no_grad():
-        for clip in x.detach():
-            top = int(vote(clip, draws_to_select).argmax())
-            hits = int(vote(clip, draws_to_estimate)[top])
-            p = lower_bound(hits, draws_to_estimate, alpha)
-            predictions.append(top if p > 0.5 else ABSTAIN)
-            radii.append(standard_deviation * float(stats.norm.ppf(p)) if p > 0.5 else 0.0)
-    return Certificate(
-        prediction=torch.tensor(predictions, dtype=torch.int64),
-        radius=torch.tensor(radii, dtype=torch.float64),
-    )
-
-
-def lower_bound(hits: int, draws: int, alpha: float) -> float:
-    """Return a bound that a binomial probability exceeds with a probability of 1 - alpha.
-
-    One-sided and exact (Clopper & Pearson 1934): LowerConfBound of Cohen et al. 2019.
-    """
-    return float(stats.beta.ppf(alpha, hits, draws - hits + 1)) if hits else 0.0
-
-
-def _noisy(x: Tensor, standard_deviation: float, generator: torch.Generator) -> Tensor:
+def noisy(x: Tensor, standard_deviation: float, generator: torch.Generator) -> Tensor:
+    """Return inputs (B, ...) with white Gaussian noise, which is not clamped."""
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
     return x + standard_deviation * noise

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from servax.report.comparison import write_comparison
-from servax.report.figures import protection_curves, risk_curves, spectrogram_triple, uar_curves
+from servax.report.figures import (
+    certified_shares,
+    protection_curves,
+    risk_curves,
+    spectrogram_triple,
+    uar_curves,
+)
 from servax.report.measures import Measures
 from servax.report.predictions import CLEAN, Condition, Predictions, collect
 from servax.report.rendering import ReportPaths
@@ -23,6 +29,7 @@ __all__ = [
     "Predictions",
     "ReportPaths",
     "Table",
+    "certified_shares",
     "collect",
     "home_of",
     "png",

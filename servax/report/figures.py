@@ -130,6 +130,24 @@ def ratio_curves(
     return figure
 
 
+def certified_shares(table: pd.DataFrame) -> Figure:
+    """Return the share of utterances that no change above a signal-to-noise ratio moves.
+
+    Args:
+        table: `noise_db`, a curve for each; `snr_db` and `firm_and_right` (shares).
+    """
+    figure = new_figure(3.0, width_inches=4.6)
+    axes = figure.subplots()
+    tidy(axes, x="SNR of the change, dB", y="right, and proved so, %")
+    curves = {f"noise {noise:g} dB below": rows for noise, rows in table.groupby("noise_db")}
+    for name, rows in curves.items():
+        points = zip(rows["snr_db"], 100 * rows["firm_and_right"], strict=True)
+        curve(axes, name, list(curves), points)
+    axes.set_ylim(0, 100)
+    legend(figure, axes)
+    return figure
+
+
 def _adaptive_band(axes: Axes, run: Measures, values: Mapping[str, float]) -> None:
     """Mark what the adaptive attacker leaves, one mark per defence, in a tinted band at the right.
 

@@ -10,7 +10,7 @@ from scipy import stats
 from torch import nn
 
 from servax.defences import Certificate, Smoothed, certify
-from servax.defences.random_models import ABSTAIN, lower_bound
+from servax.defences.certificates import ABSTAIN, lower_bound
 from servax.errors import SettingError
 from servax.models import evaluating
 
