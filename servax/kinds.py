@@ -170,6 +170,7 @@ NUMBER = Rule("a whole number of at least 0", lambda n: n >= 0)
 COUNT = Rule("a whole number of at least 1", lambda n: n >= 1 and float(n).is_integer())
 POSITIVE = Rule("a finite number above 0", lambda v: 0 < v < math.inf)
 NOT_NEGATIVE = Rule("a finite number of at least 0", lambda v: 0 <= v < math.inf)
+DECIBELS = Rule("a ratio in [0, 90] dB", lambda v: 0 <= v <= 90)
 
 
 def check_types(settings: Any, *, whole: bool = True) -> None:

@@ -161,6 +161,17 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         defences.certify,
         {"model": MODEL, "x": X, "draws_to_select": 2, "draws_to_estimate": 4, **SIGMA},
     ),
+    "certify_sound": (
+        defences.certify_sound,
+        {
+            "model": MODEL,
+            "x": WAVES,
+            "noise_db": 20.0,
+            "draws_to_select": 2,
+            "draws_to_estimate": 4,
+            "generator": SIGMA["generator"],
+        },
+    ),
     "draws_until_flat": (defences.draws_until_flat, {"model": MODEL, "x": X, "y": Y}),
     "GaussianNoise": (defences.GaussianNoise, SIGMA),
     "MeanFilter": (defences.MeanFilter, {"size": 3}),

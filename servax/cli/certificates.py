@@ -9,7 +9,8 @@ from servax.cli.certify import Certify
 from servax.cli.commands import part
 from servax.cli.output import bar, command_line, print_json, print_table, say
 from servax.corpora import Selection
-from servax.evaluation.certifying import Certifying, certified, shares
+from servax.evaluation.certificates import certified, shares
+from servax.evaluation.certifying import Certifying
 from servax.evaluation.dataset import gather
 from servax.evaluation.loading import load_system
 from servax.evaluation.options import defended

@@ -24,14 +24,13 @@ from servax.attacks import logits_of
 from servax.defences.random_models import noisy
 from servax.errors import SettingError
 from servax.features import check_tensor, check_waveforms
-from servax.kinds import COUNT, POSITIVE, Rule, typed
+from servax.kinds import COUNT, DECIBELS, POSITIVE, Rule, typed
 from servax.models import classes_of, evaluating
 
 ABSTAIN = -1
 """Stands in place of a class where no radius could be certified."""
 LEVEL_DBFS = -26.0
 """RMS level to which sound is brought before noise is added."""
-DECIBELS = Rule("a ratio in [0, 90] dB", lambda v: 0 <= v <= 90)
 
 
 @dataclass(frozen=True, kw_only=True)

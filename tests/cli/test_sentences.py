@@ -20,7 +20,8 @@ from servax.cli import main
 FILE = Path(__file__).with_name("sentences.txt")
 HELP = [
     "",
-    *(["demo", "run", "report", "calibrate", "audit", "attack", "purify", "export", "serve"]),
+    *(["demo", "run", "report", "calibrate", "certify", "audit", "attack", "purify", "export"]),
+    "serve",
     *(f"corpus {name}" for name in ("", "list", "info", "verify", "folds", "fetch")),
     *(f"train {name}" for name in ("", "recogniser", "purifier", "adversarial", "denoiser")),
     *(f"export {name}" for name in ("onnx",)),
@@ -55,6 +56,11 @@ calibrate synthetic nofolder
 calibrate synthetic crnn-synthetic --steps 0
 calibrate synthetic crnn-synthetic --radii [0]
 calibrate synthetic crnn-synthetic --utterances 0
+certify crnn-synthetic --corpus synthetic
+certify crnn-synthetic --noise [] --corpus synthetic
+certify crnn-synthetic --noise 20 100
+certify crnn-synthetic --draws 0
+certify nofolder
 attack
 attack synthetic nofolder
 attack nofile.wav --model crnn-synthetic

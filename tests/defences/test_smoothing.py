@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from servax.defences import Certificate, Smoothed, certify
+from servax.defences import Certificate, Smoothed, certify, certify_sound
 from servax.defences.certificates import ABSTAIN, lower_bound
 from servax.errors import SettingError
 from servax.models import evaluating
@@ -161,6 +161,83 @@ def test_certified_accuracy_counts_what_is_right_and_certified_beyond_the_radius
     assert certificate.certified_accuracy(y, 0.0) == 0.5
     assert certificate.certified_accuracy(y, 0.2) == 0.25
     assert certificate.certified_accuracy(y, 0.3) == 0.0
+
+
+# Sound: noise and changes as signal-to-noise ratios
+
+
+def plane(length, seed=0):
+    """Return a classifier of waveforms (B, T) by the side of a plane through silence."""
+    normal = torch.randn(length, generator=seeded(seed), dtype=torch.float64)
+    layer = nn.Linear(length, 2, bias=False).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.stack([normal / normal.norm(), torch.zeros(length)]))
+    return layer, normal / normal.norm()
+
+
+def for_sound():
+    settings = given(draws_to_select=100, noise_db=10.0)
+    del settings["standard_deviation"]
+    return settings
+
+
+def sound_at(normal, sine, length=0.3, seed=1):
+    """Return a sound (1, T) that leaves the plane of a normal (T,) under an angle of this sine."""
+    other = torch.randn(len(normal), generator=seeded(seed), dtype=torch.float64)
+    other -= (other @ normal) * normal
+    direction = sine * normal + math.sqrt(1 - sine**2) * other / other.norm()
+    return length * direction[None]
+
+
+@pytest.mark.parametrize("sine", [0.05, 0.1, -0.2])
+def test_a_sounds_certificate_is_below_the_change_that_moves_a_plane(sine):
+    # The smallest change that crosses a plane through silence is |x| sin(angle); noise moves none.
+    model, normal = plane(8)
+    settings = for_sound()
+    found = certify_sound(model, sound_at(normal, sine), **settings)
+    assert found.prediction.tolist() == [0 if sine > 0 else 1]
+    assert 0 < float(found.radius) < abs(sine)
+    assert float(found.radius) > 0.75 * abs(sine)  # nor does it give away much
+    assert float(found.snr_db) == pytest.approx(-20 * math.log10(float(found.radius)))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.6, 0.95])
+def test_no_change_moves_the_direction_of_a_sound_further_than_is_counted(share):
+    """By brute force over all changes of a length, of all angles to the sound."""
+    angles = np.linspace(0, math.pi, 100_001)
+    moved = np.array([1 + share * np.cos(angles), share * np.sin(angles)])
+    furthest = np.linalg.norm(moved / np.linalg.norm(moved, axis=0) - [[1], [0]], axis=0).max()
+    assert furthest * math.sqrt(1 - furthest**2 / 4) == pytest.approx(share, rel=1e-6)
+
+
+def test_loudness_changes_no_certificate_and_more_samples_cost_decibels():
+    model, normal = plane(8)
+    settings = for_sound()
+    radii = [
+        float(
+            certify_sound(
+                model, gain * sound_at(normal, 0.1), **settings | {"generator": seeded()}
+            ).radius
+        )
+        for gain in (1.0, 1e-3, 50.0)
+    ]
+    assert radii[0] == pytest.approx(radii[1]) == pytest.approx(radii[2])
+    # Where no draw errs, the bound is sigma Phi^-1(p) with sigma = 10^(-dB / 20) / sqrt(T).
+    for count in (8, 800):
+        sure = certify_sound(
+            Scripted([0] * 4_100, 2), torch.ones(1, count), **settings | {"noise_db": 20.0}
+        )
+        chord = 0.1 / math.sqrt(count) * stats.norm.ppf(0.001 ** (1 / 4_000))
+        assert float(sure.radius) == pytest.approx(chord * math.sqrt(1 - chord**2 / 4))
+
+
+def test_what_is_silent_or_no_ratio_has_no_certificate():
+    model, _ = plane(8)
+    settings = for_sound()
+    with pytest.raises(SettingError, match="x is 'silent', expected sound"):
+        certify_sound(model, torch.zeros(1, 8), **settings)
+    with pytest.raises(SettingError, match=r"noise_db is 91\.0, expected a ratio in"):
+        certify_sound(model, torch.ones(1, 8), **settings | {"noise_db": 91.0})
 
 
 def test_a_smoothed_classifier_is_the_logarithm_of_the_mean_probability():
