@@ -23,6 +23,7 @@ from servax.attacks.logits import (
 )
 from servax.attacks.score_based import NES, SPSA, Found, QueryAttack
 from servax.attacks.square import Square
+from servax.attacks.universal import Universal
 from servax.attacks.waveform import WaveformPGD
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Restarts",
     "Square",
     "TargetedAPGD",
+    "Universal",
     "WaveformPGD",
     "class_loss",
     "cross_entropy",

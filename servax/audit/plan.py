@@ -17,12 +17,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from servax.attacks import RandomNoise
+from servax.attacks import RandomNoise, Universal
 from servax.audit import checking, speech
 from servax.audit.settings import Audit
 from servax.evaluation import records
 from servax.evaluation.answers import Answers
 from servax.evaluation.checks import MODEL_CHECKS
+from servax.evaluation.dataset import training_waveforms
 from servax.evaluation.distortion import available
 from servax.evaluation.engine import covers
 from servax.evaluation.realisability import gaps
@@ -30,10 +31,12 @@ from servax.evaluation.records import UNDEFENDED
 from servax.evaluation.systems import System
 from servax.evaluation.threats import Knowledge, Threat
 from servax.stages import Stage, Task, Watcher, make_stage
-from servax.training import global_seed
+from servax.training import generator, global_seed
 
 TABLE = "records.parquet"
 INPUTS = "inputs.safetensors"
+FITTED_ON = 200
+"""Utterances of training speakers that one sound for everybody is fitted on, at most."""
 Kind = Literal["clean", "attack", "probes", "sound", "detector", "speech"]
 Work = Callable[[Stage, Watcher], Mapping[str, Any]]
 
@@ -202,7 +205,7 @@ class _Plan:
                 found = engine.on_source(threat, source.model, systems)
             else:
                 predictions = None if first is None else self._predictions(first, system)
-                found = engine.on_system(threat, system, predictions)
+                found = engine.on_system(self._fitted(threat, system), system, predictions)
             known, bare = found.frame["knowledge"], found.frame["defence"] == UNDEFENDED
             frame = found.frame.assign(
                 knowledge=known.mask(bare & (known == "oblivious"), "adaptive")
@@ -220,6 +223,10 @@ class _Plan:
             "source": {through.name: through.fingerprint},
             "code": threat.code,
         }
+        if isinstance(threat.attack, Universal):
+            settings["fitted on"] = FITTED_ON
+            rows = threat.attack.steps * threat.attack.batch_size
+            each += rows * audit.speeds[through.name].gradient
         if threat.sweep and threat.attack.in_16_bits:  # which no attack tells of itself
             settings["sixteen_bit"] = True
         who = [] if source else [system.name]
@@ -234,6 +241,16 @@ class _Plan:
             needs=[first] if first else [],
             threat=threat,
         )
+
+    def _fitted(self, threat: Threat, system: System) -> Threat:
+        """Return a threat whose attack is fitted on training speakers, where it must be."""
+        if not isinstance(threat.attack, Universal):
+            return threat
+        audit, seed = self.audit, self.audit.settings.seed
+        x, y = training_waveforms(audit.subject, audit.settings.selection, FITTED_ON)
+        model, _ = audit.engine.faced(threat, system)
+        fitted = threat.attack.fit(model, x, y, generator=generator(seed, "universal", system.name))
+        return replace(threat, attack=fitted)
 
     def _probes(self, system: System) -> Planned:
         """Return the checks of one system that need the model itself."""

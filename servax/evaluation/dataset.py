@@ -215,6 +215,24 @@ def _waveforms(system: System, corpus: Corpus, progress: Progress | None) -> Ten
     return into_16_bit(torch.from_numpy(np.stack(rows)), system.bounds)
 
 
+def training_waveforms(system: System, selection: Selection, count: int) -> tuple[Tensor, Tensor]:
+    """Return what a model of waveforms hears of training speakers, (N, T), and their classes (N,).
+
+    Args:
+        system: The model.
+        selection: Whose held-out group is not heard.
+        count: How many at most; classes and speakers in equal shares.
+
+    Raises:
+        CorpusError: The corpus is not there.
+        SettingError: Its labels are not the model's.
+    """
+    train = selection.fold().train
+    part = train.subset(chosen(train, count, seed=selection.seed))
+    order = align_labels(system.labels, part.labels)
+    return _waveforms(system, part, None), order[torch.from_numpy(part.label_index.copy())]
+
+
 def align_labels(labels: Sequence[str], corpus_labels: Sequence[str]) -> Tensor:
     """Return where each class of a corpus stands among the logits of a model.
 

@@ -29,6 +29,7 @@ from servax.attacks import (
     Restarts,
     Square,
     TargetedAPGD,
+    Universal,
     WaveformPGD,
 )
 from servax.attacks.ensemble import RAND_DRAWS
@@ -269,7 +270,10 @@ class Suite:
                 "black_box": chain(grid.black_box(), self._votes()),
                 "bpda": iter(grid.bpda()),
                 "adaptive": chain(
-                    map(_kept, grid.adaptive()), self._random(), self._towards(classes)
+                    map(_kept, grid.adaptive()),
+                    self._universal(grid.snr_db),
+                    self._random(),
+                    self._towards(classes),
                 ),
             }
         threats = [noise]
@@ -369,6 +373,13 @@ class Suite:
             sound = WaveformPGD(snr_db=self.snr_db, steps=e.waveform)
             name = f"pgd-waveform-{self.snr_db:g}dB"
             yield Threat(name, "adaptive", sound, gradients=e.waveform, waveform=True)
+
+    def _universal(self, snr_db: tuple[float, ...]) -> Iterator[Threat]:
+        """Yield one sound for everybody, as loud as each ratio allows; whoever attacks fits it."""
+        if self.tier != "smoke":
+            attack = Universal(**self._ball(), steps=self.effort.pgd)
+            queries = len(snr_db)
+            yield Threat("universal", "adaptive", attack, queries=queries, sweep=snr_db)
 
     def _random(self) -> Iterator[Threat]:
         """Yield what only a random system meets: other ways to average its draws."""

@@ -139,7 +139,7 @@ SOUND_STANDARD = {
     "black_box": {"noise", "square", "nes", "square-vote"},
     "bpda": {"pgd"},
     "adaptive": {
-        *("pgd", "apgd-ce", "apgd-targeted", "pgd-restarts", "pgd-masked"),
+        *("pgd", "apgd-ce", "apgd-targeted", "pgd-restarts", "pgd-masked", "universal"),
         *("pgd-half-draws", "pgd-fixed-draws", "pgd-mean-logits", "apgd-eot"),
     },
 }
