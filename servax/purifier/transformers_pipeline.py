@@ -18,14 +18,16 @@ import soxr
 from servax.audio import read_whole
 from servax.errors import ServaxError, SettingError, ShapeError
 from servax.kinds import check_kind
+from servax.purifier.files import cleaner_of
 from servax.purifier.purifier import Purifier
 from servax.runtime.samples import Samples, as_file, heard
+from servax.runtime.stream import SoundCleaner
 
 LONGEST_WAIT_SECONDS = 60.0
 """For a server, when a sound is a URL."""
 
 
-def protected_pipeline(classify: Any, purifier: Purifier | str | Path) -> Any:
+def protected_pipeline(classify: Any, purifier: SoundCleaner | str | Path) -> Any:
     """Return a copy of a pipeline that hears everything through a purifier; weights are shared.
 
     It takes what the pipeline takes, one or many: paths, URLs and bytes (channels are averaged),
@@ -35,8 +37,9 @@ def protected_pipeline(classify: Any, purifier: Purifier | str | Path) -> Any:
 
     Args:
         classify: What ``transformers.pipeline("audio-classification", ...)`` gave.
-        purifier: The purifier, or what `Purifier.from_pretrained` takes; it computes on the device
-            of the pipeline.
+        purifier: The purifier, which computes on the device of the pipeline, or what
+            `Purifier.from_pretrained` takes; an exported one (``purifier.onnx``); or a
+            `servax.runtime.NoiseWiener` or its name (``noise-wiener:20``).
 
     Raises:
         SettingError: `classify` is no such pipeline, or `purifier` no purifier.
@@ -55,17 +58,19 @@ def protected_pipeline(classify: Any, purifier: Purifier | str | Path) -> Any:
             "an audio-classification pipeline: transformers.pipeline('audio-classification', ...)",
         )
     if isinstance(purifier, str | Path):
-        purifier = Purifier.from_pretrained(purifier)
-    check_kind("purifier", purifier, Purifier)
+        purifier = cleaner_of(str(purifier))
+    check_kind("purifier", purifier, SoundCleaner)
+    if isinstance(purifier, Purifier):
+        purifier = purifier.frozen().to(classify.device)
     behind = copy.copy(classify)
-    behind.preprocess = _Preprocess(classify, purifier.frozen().to(classify.device), int(rate))
+    behind.preprocess = _Preprocess(classify, purifier, int(rate))
     return behind
 
 
 class _Preprocess:
     """The pipeline's own preprocessing, of purified sound; a class, so that workers can load it."""
 
-    def __init__(self, classify: Any, purifier: Purifier, rate: int) -> None:
+    def __init__(self, classify: Any, purifier: SoundCleaner, rate: int) -> None:
         self.original, self.purifier, self.rate = classify.preprocess, purifier, rate
 
     def __call__(self, inputs: Any, **settings: Any) -> Any:

@@ -18,6 +18,8 @@ import torch
 
 import servax as sx
 from servax.errors import CheckpointError, ServaxError, SettingError, ShapeError
+from servax.runtime import NoiseWiener
+from servax.runtime.stream import SoundCleaner
 
 transformers = pytest.importorskip("transformers")
 
@@ -48,7 +50,7 @@ def behind(bare: Any, purifier: sx.Purifier) -> Any:
     return sx.protected_pipeline(bare, purifier)
 
 
-def expected(bare: Any, purifier: sx.Purifier, sound: np.ndarray, **settings: Any) -> Any:
+def expected(bare: Any, purifier: SoundCleaner, sound: np.ndarray, **settings: Any) -> Any:
     return bare({"raw": purifier.purify(sound, RATE), "sampling_rate": RATE}, **settings)
 
 
@@ -95,6 +97,14 @@ def test_files_of_any_rate_and_channels_without_ffmpeg(
     assert same(behind(kind(tmp_path / "b.wav")), expected(bare, purifier, mono))
     found = behind({"array": sound.mean(axis=1), "sampling_rate": 44_100})
     assert same(found, expected(bare, purifier, mono))
+
+
+def test_noise_and_its_filter_stand_before_it(bare) -> None:
+    found, again = (sx.protected_pipeline(bare, "noise-wiener:20")(SOUNDS[0]) for _ in "ab")
+    seeded = [NoiseWiener(20.0, np.random.default_rng(0)) for _ in "ab"]
+    wanted = expected(bare, seeded[0], SOUNDS[0])
+    assert same(sx.protected_pipeline(bare, seeded[1])(SOUNDS[0]), wanted)
+    assert found != again
 
 
 def test_a_url(bare, behind, purifier, tmp_path: Path) -> None:
@@ -192,7 +202,9 @@ def test_what_is_no_pipeline_is_refused(given: Any, purifier) -> None:
 
 @pytest.mark.parametrize("given", [None, 3, torch.nn.Identity()])
 def test_what_is_no_purifier_is_refused(given: Any, bare) -> None:
-    with pytest.raises(SettingError, match=r"purifier is .*, expected an instance of servax's Pur"):
+    with pytest.raises(
+        SettingError, match=r"purifier is .*, expected an instance of servax's SoundC"
+    ):
         sx.protected_pipeline(bare, given)
 
 
