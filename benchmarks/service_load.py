@@ -411,7 +411,7 @@ def arguments() -> argparse.Namespace:
     add("--requests", type=int, default=5000, help="requests in all (%(default)s)")
     add("--clients", type=int, default=64, help="clients at once (%(default)s)")
     add("--queue", type=int, default=64, help="--queue of the service (%(default)s)")
-    add("--batch", type=int, default=8, help="--batch of the service (%(default)s)")
+    add("--batch", type=int, default=4, help="--batch of the service (%(default)s)")
     add("--workers", type=int, help="--workers of the service (one for each CPU)")
     add("--purify-share", type=float, default=0.5, help="the rest is classified (%(default)s)")
     add("--kill-every", type=float, default=0.0, help="seconds between two kills (0: none)")

@@ -55,8 +55,8 @@ class ServiceSettings:
     than fit the memory."""
     queue: int = 64
     """Requests accepted and not yet answered; the next gets 429."""
-    batch: int = 8
-    """Sounds classified at once."""
+    batch: int = 4
+    """Sounds classified at once; more take as long for each, and all wait for the last."""
     batch_wait: float = 2.0
     """How long a sound to classify waits for others, in milliseconds."""
     deadline: float = 30.0
