@@ -261,6 +261,7 @@ async def load(
         seconds = time.monotonic() - begun
         for each in beside:
             each.cancel()
+    async with httpx.AsyncClient(base_url=url) as web:  # no connection that others made end
         numbers = (await web.get("/metrics")).text
     return {
         "seconds": round(seconds, 2),

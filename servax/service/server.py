@@ -271,7 +271,9 @@ def patient_protocol(
             of_peer = [each for each in idle if each.peer == self.peer]
             if len(of_peer) > most_idle or len(there) > most:
                 chosen = of_peer if len(of_peer) > most_idle else idle
-                min(chosen, key=lambda each: each._idle_since).transport.close()
+                # One that was asked before may be asked again this moment.
+                key = [(each.cycle is not None, each._idle_since) for each in chosen]
+                chosen[key.index(min(key))].transport.close()
 
         def on_response_complete(self) -> None:
             self._idle_since = self.loop.time()

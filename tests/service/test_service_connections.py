@@ -101,29 +101,30 @@ def test_what_is_not_http_is_refused_by_the_server(service: Running, request_byt
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-async def hello(scope: Any, receive: Any, send: Any) -> None:
-    if scope["path"] == "/slow":
-        await asyncio.sleep(0.5)
-    await send({"type": "http.response.start", "status": 204, "headers": []})
-    await send({"type": "http.response.body"})
-
-
 @asynccontextmanager
-async def patient(**limits: Any) -> AsyncIterator[int]:
-    """Yield the port of a server that says hello."""
+async def patient(**limits: Any) -> AsyncIterator[tuple[int, asyncio.Event]]:
+    """Yield the port of a server that says hello, and what its answers to /slow wait for."""
+    go = asyncio.Event()
+
+    async def hello(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/slow":
+            await go.wait()
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
     protocol = patient_protocol(**limits)
     config = uvicorn.Config(hello, http=protocol, lifespan="off", log_config=None, ws="none")
     server = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0))
     serving = asyncio.ensure_future(server.serve(sockets=[listener]))
-    yield listener.getsockname()[1]
+    yield listener.getsockname()[1], go
     server.should_exit = True
     await serving
 
 
 def test_a_connection_that_asks_for_nothing_ends() -> None:
     async def story() -> None:
-        async with patient(idle_seconds=0.2) as port:
+        async with patient(idle_seconds=0.2) as (port, _):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(GET + b"GET / HTTP/1.1\r\nHost: ")
             begun = time.monotonic()
@@ -139,24 +140,29 @@ def test_the_longest_idle_connection_makes_room_and_none_that_is_served(
     limits: dict[str, int],
 ) -> None:
     async def story() -> None:
-        async with patient(**limits) as port:
-            served, asks = await asyncio.open_connection("127.0.0.1", port)
-            asks.write(GET.replace(b" / ", b" /slow "))
-            await asyncio.sleep(0.1)
+        async with patient(**limits) as (port, go):
+
+            async def answered(connection: Any) -> bool:
+                return b"204" in await asyncio.wait_for(connection[0].readuntil(b"\r\n\r\n"), 5)
+
+            served, old = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+            served[1].write(GET.replace(b" / ", b" /slow "))
+            old[1].write(GET)
+            assert await answered(old)  # it may be asked again
             others = []
             for _ in range(6):
                 others.append(await asyncio.open_connection("127.0.0.1", port))
                 await asyncio.sleep(0.02)
-            kept = 3 - ("most" in limits)  # the one that is served counts among all
+            kept = 2 - ("most" in limits)  # the one that is served counts among all
             for reader, _ in others[:-kept]:
                 assert await asyncio.wait_for(reader.read(), 5) == b""
-            for reader, writer in others[-kept:]:
-                writer.write(GET)
-                assert b"204" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
-            assert b"204" in await asyncio.wait_for(served.readuntil(b"\r\n\r\n"), 5)
-            for _, writer in others:
+            for each in (old, *others[-kept:]):
+                each[1].write(GET)
+                assert await answered(each)
+            go.set()
+            assert await answered(served)
+            for _, writer in (served, old, *others):
                 writer.close()
-            asks.close()
 
     asyncio.run(story())
 
