@@ -6,7 +6,7 @@ length and rate that was sent, probabilities must sum to 1. Who gets 429 waits a
 and sends again. The clients share the processors with the service. With ``--kill-every`` a worker
 drawn at random gets SIGKILL again and again; every request must still get an answer. With
 ``--stalled`` and ``--idle`` others hold connections meanwhile: some send the start of a body and no
-more, some send nothing; who is shut out comes again at once, and /healthz is asked every second.
+more, some send nothing; who is shut out comes again a second later, and /healthz is asked.
 
     python benchmarks/service_load.py --requests 5000 --clients 64
     python benchmarks/service_load.py --requests 5000 --clients 64 --kill-every 5 --name killed
@@ -210,8 +210,9 @@ async def hold(url: str, kind: str, told: Told) -> None:
             await reader.read(1)  # nothing comes but an end, or a refusal
             writer.close()
         except OSError:
-            await asyncio.sleep(0.1)
+            pass
         told.shut_out[kind] += 1
+        await asyncio.sleep(1.0)
 
 
 async def probe(url: str, told: Told) -> None:

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 KEEP_ALIVE_SECONDS = 15
 FLUSH_SECONDS = 5
 """For the last bytes of answers, after all are known."""
-BACKLOG = 512
+BACKLOG = 256
+"""Connections taken at once: fewer than `MOST_IDLE`, so that each is read before it makes room."""
 IDLE_SECONDS = 10.0
 """A connection between requests, or whose headers are incomplete, ends after once to twice this."""
 MOST_CONNECTIONS = 900
@@ -186,6 +187,7 @@ def uvicorn_config(app: FastAPI) -> Any:
         log_level="warning",
         access_log=False,
         server_header=False,
+        backlog=BACKLOG,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=FLUSH_SECONDS,
