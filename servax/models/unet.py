@@ -172,6 +172,12 @@ class TextureShuffle(nn.Module):
     fit the recogniser's gradient sign by sign, is scattered. The map is linear and orthogonal: an
     attacker who knows the pattern sees through it.
 
+    Signs of transform coefficients flipped by a key are those of Taran et al. (CVPR 2019,
+    "Defending against adversarial attacks by randomized diversification") and of key-based
+    diversified aggregation, KDA (Taran et al. 2020, EURASIP J. Inf. Secur.); AprilPyone & Kiya
+    (ICIP 2020) move pixels in blocks by one. Differs in: their keys are secret and the classifier
+    is trained behind them; this pattern is public, of seed 0 in every purifier, and no key.
+
     Args:
         keep: Coefficients of order u + v below it keep their sign, from 1 to 14.
         seed: Of the pattern, which is saved with the weights.
