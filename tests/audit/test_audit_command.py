@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,9 @@ def test_a_model_of_waveforms_is_audited_whole(
     assert main([*command, *given, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["realisability"] is None
+    heard = {row["defence"] for row in told["speech"] if row["knowledge"] in ("adaptive", "bpda")}
+    assert heard == {"undefended", "low-pass-4000", "soft"}
+    assert all(math.isfinite(r["snr_db"]) for r in told["speech"] if r["defence"] != "undefended")
     assert {clip["kind"] for clip in told["clips"]} == {"clean", "attacked"}
     assert {clip["seconds"] for clip in told["clips"]} == {0.5}
     found = {system["name"]: set(system["by_knowledge"]) for system in told["systems"]}

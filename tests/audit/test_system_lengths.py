@@ -121,6 +121,7 @@ def test_the_command_gives_a_class_its_arguments(
     out = tmp_path / "out"
     command = ["audit", f"{module}:Fixed", "--corpus", str(voices), "--groups", "3"]
     command += ["--tier", "smoke", "--utterances", "2", "--seconds", "2", "--sounds", "0"]
+    command += ["--speech", "0"]
     code = main([*command, "--radius", "0.01", "--init", option, "--out", str(out), "--json"])
     assert code in (0, 4)  # an untrained model may do worse than its checks want
     assert f"({source})" in capsys.readouterr().out
@@ -203,5 +204,6 @@ def test_a_torchscript_file_is_audited_whole(
     path = scripted(tmp_path / "model.pt", Scripted())
     command = ["audit", str(path), "--corpus", str(voices), "--groups", "3", "--tier", "smoke"]
     command += ["--utterances", "2", "--seconds", "0.5", "--radius", "0.05", "--sounds", "1"]
+    command += ["--speech", "0"]
     assert main([*command, "--out", str(tmp_path / "out")]) in (0, 4)
     assert "report:" in capsys.readouterr().err
