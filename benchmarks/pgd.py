@@ -56,7 +56,7 @@ def by_foolbox(network: nn.Module, pgd: PGD) -> Run:
     """Return PGD of foolbox."""
     import foolbox
 
-    model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
+    model = foolbox.PyTorchModel(network, bounds=pgd.bounds, device="cpu")
     attack = foolbox.attacks.LinfPGD(abs_stepsize=pgd.step, steps=pgd.steps, random_start=False)
     return lambda x, y: cast(Tensor, attack(model, x, y, epsilons=pgd.epsilon)[1])
 
@@ -72,7 +72,7 @@ def by_art(network: nn.Module, pgd: PGD) -> Run:
             loss=nn.CrossEntropyLoss(),
             input_shape=tuple(x.shape[1:]),
             nb_classes=classes,
-            clip_values=(0.0, 1.0),
+            clip_values=pgd.bounds,
             device_type="cpu",
         )
         attack = ProjectedGradientDescent(
@@ -85,7 +85,8 @@ def by_art(network: nn.Module, pgd: PGD) -> Run:
         )
         return torch.from_numpy(attack.generate(x.numpy(), y.numpy()).astype(np.float32))
 
-    classes = network.settings.classes  # type: ignore[union-attr]
+    # A speech encoder has its classes in its head.
+    classes = getattr(network, "head", network).settings.classes  # type: ignore[union-attr]
     return run
 
 
