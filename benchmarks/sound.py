@@ -4,7 +4,10 @@ All take the same steps from the same clean clips of one recogniser that hears w
 batch in each round. servax is timed to the end too, and as audits attack: who is fooled leaves the
 batch (``early stop``). Beside them stand the gradients alone, one for each step (``floor``), and an
 answer for each clip (``answers``). The accuracy left must be the same for all. Ratios are told by
-the clock and, for a machine that does other work too, of the processor's seconds.
+the clock and, for a machine that does other work too, of the processor's seconds. The kept figures
+are of a recogniser that was trained by
+
+    servax train recogniser ravdess --encoder openai/whisper-tiny.en --held_out 1 -o runs/whisper
 
     python benchmarks/sound.py --model runs/whisper/model
 """
@@ -15,7 +18,7 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -92,8 +95,8 @@ def rows(given: argparse.Namespace, times: dict[str, Times], left: dict[str, flo
     """Return the rows of the attack and of the answers."""
     rival, ours = fastest({name: times[name] for name in ("foolbox", "art")}), times["servax"]
     floor = times["floor"].cpu_seconds.median / ours.cpu_seconds.median
-    attacked = 100.0 / given.batch_size * ours.seconds.median
-    answered = 1_000.0 / given.batch_size * times["answers"].seconds.median
+    attacked = 100.0 / given.batch_size
+    answered = 1_000.0 / given.batch_size
     what = f"speech encoder on {given.seconds:g} s of sound, batch {given.batch_size}"
     apart = max(left.values()) - min(left.values())
 
@@ -119,20 +122,22 @@ def rows(given: argparse.Namespace, times: dict[str, Times], left: dict[str, flo
             what=f"PGD-{given.steps} on 100 clips, {what}",
             against="—",
             target=f"≤ {ATTACKED_SECONDS:g} s",
-            measured=f"{attacked:.0f} s, from {given.batch_size} clips; "
-            f"{100.0 / given.batch_size * ours.cpu_seconds.median:.0f} processor seconds",
-            met=attacked <= ATTACKED_SECONDS,
+            **_told(attacked, ours, ATTACKED_SECONDS),
         ),
         Row(
             what=f"answers to 1,000 clips, {what}",
             against="—",
             target=f"≤ {ANSWERED_SECONDS:g} s",
-            measured=f"{answered:.0f} s, from {given.batch_size} clips; "
-            f"{1_000.0 / given.batch_size * times['answers'].cpu_seconds.median:.0f} processor "
-            "seconds",
-            met=answered <= ANSWERED_SECONDS,
+            **_told(answered, times["answers"], ANSWERED_SECONDS),
         ),
     ]
+
+
+def _told(batches: float, times: Times, most: float) -> dict[str, Any]:
+    """Return what so many batches take; the processor's seconds are those of an idle core."""
+    busy, clock = (batches * each.median for each in (times.cpu_seconds, times.seconds))
+    told = f"{busy:.0f} s of the processor, reckoned from one batch; {clock:.0f} s on this clock"
+    return {"measured": told, "met": busy <= most}
 
 
 def main() -> int:
