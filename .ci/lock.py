@@ -1,7 +1,8 @@
-"""Writes requirements.txt and requirements-dev.txt from pyproject.toml, with torch pinned."""
+"""Writes requirements.txt, requirements-dev.txt and deploy/requirements.txt, with torch pinned."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,9 @@ FLAGS = [
     "--quiet",
 ]
 BASE_TITLE = "# The base install, pinned. Written by `make lock`; edit pyproject.toml instead.\n"
+LIGHT = {"jsonargparse", "numpy", "pyyaml", "rich", "soundfile", "soxr"}
+"""Of the base install, what ``servax purify`` and ``servax serve --purify-only`` load."""
+LIGHT_TITLE = "# What purifies and serves without torch, pinned. Written by `make lock`.\n"
 DEV_TITLE = "# The base install and everything the checks need, pinned. Written by `make lock`.\n"
 
 
@@ -42,3 +46,8 @@ lock(
     Path("requirements-dev.txt"),
     DEV_TITLE,
 )
+extras = project["optional-dependencies"]
+light = [name for name in base if re.split(r"\W", name)[0] in LIGHT]
+runtime = next(name for name in extras["onnx"] if name.startswith("onnxruntime"))
+pinned = "-c " + str(Path("requirements-dev.txt").resolve())
+lock([pinned, *light, runtime, *extras["serve"]], Path("deploy/requirements.txt"), LIGHT_TITLE)
