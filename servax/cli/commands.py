@@ -8,6 +8,7 @@ so that ``servax --help`` answers at once.
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, field, fields
@@ -74,7 +75,8 @@ def parsed(words: Sequence[str]) -> Callable[[], int]:
     given = ["--out" if word == "-o" else word for word in words] or ["--help"]
     path, called = _called(given)
     if not isinstance(called, Mapping):
-        given = [*path, *arranged(loaded(called), given[len(path) :])]
+        command = loaded(called)
+        given = [*path, *arranged(command, with_environment(command, given[len(path) :]))]
     parser = Parser(prog="servax", exit_on_error=False, description=ABOUT, version=__version__)
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     _fill(parser, COMMANDS, given)
@@ -84,8 +86,8 @@ def parsed(words: Sequence[str]) -> Callable[[], int]:
         name = found["subcommand"]
         found, names = found[name], names[name]
     values = {key: value for key, value in found.items() if key != "config"}
-    command: Callable[[], int] = loaded(names)(**values)
-    return command
+    made: Callable[[], int] = loaded(names)(**values)
+    return made
 
 
 def listed(default: Any) -> Any:
@@ -102,6 +104,23 @@ def part(kind: type[Settings], command: Any) -> Settings:
     """Return the settings of a kind that a command inherits the options of."""
     names = [each.name for each in fields(kind)]  # type: ignore[arg-type]
     return kind(**{name: getattr(command, name) for name in names})
+
+
+def with_environment(command: type, words: Sequence[str]) -> list[str]:
+    """Return the words of a command and, behind its file of settings, those of the environment.
+
+    So the command line wins over the environment, and that over the file. A command has variables
+    if it says how their names begin, as ``ENVIRONMENT``.
+    """
+    prefix, place = getattr(command, "ENVIRONMENT", None), 0
+    if prefix is None:
+        return list(words)
+    names = {f"{prefix}{each.name.upper()}": each.name for each in fields(command)}
+    found = [f"--{names[key]}={os.environ[key]}" for key in names if key in os.environ]
+    for number, word in enumerate(words):
+        if word.partition("=")[0] == "--config":
+            place = number + (1 if "=" in word else 2)
+    return [*words[:place], *found, *words[place:]]
 
 
 def arranged(command: type, words: Sequence[str]) -> list[str]:

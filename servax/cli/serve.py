@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import ClassVar
 
 from servax.cli.commands import part
 from servax.cli.output import say
@@ -23,8 +24,11 @@ class Serve(ServiceSettings):
     """Serve purification and classification over HTTP; ends on SIGTERM or Ctrl-C.
 
     POST a sound to /v1/purify or /v1/classify; /healthz, /readyz, /metrics and /openapi.json tell
-    the rest. Logs are JSON lines on stderr. Needs the extra serve.
+    the rest. Logs are JSON lines on stderr. Needs the extra serve. Options may also stand in a YAML
+    file (--config FILE) or in variables (SERVAX_SERVE_WORKERS=4); the command line wins over them.
     """
+
+    ENVIRONMENT: ClassVar[str] = "SERVAX_SERVE_"
 
     host: str = "127.0.0.1"
     """Address to listen at. Any but this machine's own (127.0.0.1, ::1, localhost) needs

@@ -188,24 +188,7 @@ class ClipCleaner(SoundCleaner):
             SettingError: A rate or a time is outside its rule.
             ServaxError: soxr is needed and not installed.
         """
-        check_rate(sample_rate)
-        check_number("hop_seconds", hop_seconds)
-        check_number("look_ahead_seconds", look_ahead_seconds)
-        if not SHORTEST_SECONDS <= hop_seconds < math.inf:
-            raise SettingError("hop_seconds", hop_seconds, f"at least {SHORTEST_SECONDS} s")
-        longest = int(self.clip_seconds * sample_rate)
-        most = longest / sample_rate
-        if not 0 <= look_ahead_seconds <= most - hop_seconds:
-            raise SettingError(
-                "look_ahead_seconds", look_ahead_seconds, f"0 to {most:.2f} s together with the hop"
-            )
-        hop, look_ahead = (round(s * sample_rate) for s in (hop_seconds, look_ahead_seconds))
-        # A whole number of hops: windows of a sound that is heard at once end at the same places.
-        length = look_ahead + hop * ((longest - look_ahead) // hop)
-        guard, hold = limiter.lengths(sample_rate)
-        guard = min(guard, look_ahead)
-        fade = min(hop // 2, look_ahead // 2, look_ahead - guard)
-        windows = SoundWindows(length, hop, look_ahead, fade, guard, hold)
+        windows = live_windows(self.clip_seconds, sample_rate, hop_seconds, look_ahead_seconds)
         return SoundStream(self.clip_at(sample_rate), windows, sample_rate)
 
     def clip_at(self, sample_rate: int) -> Callable[[Samples], Samples]:
@@ -305,6 +288,37 @@ class SoundWindows:
             weights[given - start : given - start + self.fade] = 1.0 - self.ramp
             yield start, stop, weights
             stop = min(stop + self.hop, total)
+
+
+def live_windows(
+    clip_seconds: float,
+    sample_rate: int,
+    hop_seconds: float = HOP_SECONDS,
+    look_ahead_seconds: float = LOOK_AHEAD_SECONDS,
+) -> SoundWindows:
+    """Return the windows of a live sound, of whole hops; arguments as of `ClipCleaner.stream`.
+
+    Raises:
+        SettingError: A rate or a time is outside its rule.
+    """
+    check_rate(sample_rate)
+    check_number("hop_seconds", hop_seconds)
+    check_number("look_ahead_seconds", look_ahead_seconds)
+    if not SHORTEST_SECONDS <= hop_seconds < math.inf:
+        raise SettingError("hop_seconds", hop_seconds, f"at least {SHORTEST_SECONDS} s")
+    longest = int(clip_seconds * sample_rate)
+    most = longest / sample_rate
+    if not 0 <= look_ahead_seconds <= most - hop_seconds:
+        raise SettingError(
+            "look_ahead_seconds", look_ahead_seconds, f"0 to {most:.2f} s together with the hop"
+        )
+    hop, look_ahead = (round(s * sample_rate) for s in (hop_seconds, look_ahead_seconds))
+    # A whole number of hops: windows of a sound that is heard at once end at the same places.
+    length = look_ahead + hop * ((longest - look_ahead) // hop)
+    guard, hold = limiter.lengths(sample_rate)
+    guard = min(guard, look_ahead)
+    fade = min(hop // 2, look_ahead // 2, look_ahead - guard)
+    return SoundWindows(length, hop, look_ahead, fade, guard, hold)
 
 
 class Stream(ABC):

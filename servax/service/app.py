@@ -12,15 +12,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from servax.runtime.samples import HIGHEST_RATE, LOWEST_RATE
 from servax.service.middleware import RequestMiddleware
 from servax.service.networks import networks
-from servax.service.requests import RequestHandler
+from servax.service.parts import FORM, JSON, MOST_SOUNDS
+from servax.service.requests import RequestHandler, kind_of
 from servax.service.responses import (
     MEDIA,
     AttackMethod,
     Classification,
     Networks,
     Purified,
+    PurifiedPart,
+    PurifiedParts,
     Refusal,
     State,
     Trial,
@@ -29,6 +33,7 @@ from servax.service.responses import (
     problems,
 )
 from servax.service.settings import HIGHEST_SNR_DB, LOWEST_SNR_DB
+from servax.service.streaming import LiveSound, is_elsewhere
 from servax.service.telemetry import Log, Metrics
 from servax.service.tokens import Tokens
 from servax.service.worker import classify, purify
@@ -47,13 +52,36 @@ LIMITED = {
     "X-Limited-Decibels": "By how much at most.",
 }
 BINARY = {"schema": {"type": "string", "format": "binary"}}
-SOUND = {
+SOUND: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "The sound itself: WAV, FLAC, OGG, MP3, AIFF ... as it lies in a file.",
         "content": {"audio/*": BINARY, "application/octet-stream": BINARY},
     }
 }
+SOUNDS = {
+    "requestBody": {
+        **SOUND["requestBody"],
+        "content": {
+            **SOUND["requestBody"]["content"],
+            FORM: {"schema": {"type": "object", "additionalProperties": BINARY["schema"]}},
+            JSON: {
+                "schema": {
+                    "type": "object",
+                    "required": ["sounds"],
+                    "properties": {
+                        "sounds": {
+                            "type": "array",
+                            "maxItems": MOST_SOUNDS,
+                            "items": {"type": "string", "contentEncoding": "base64"},
+                        }
+                    },
+                }
+            },
+        },
+    }
+}
+"""Or several sounds: then the answer is JSON."""
 TAKEN = (401, 408, 413, 415, 422, 429, 500, 503, 504)
 """How a sound may be answered that is not answered with what was asked for."""
 
@@ -89,6 +117,7 @@ def build_app(
     )  # fmt: skip
     app.include_router(open_routes(handler))
     app.include_router(guarded_routes(handler, tokens, metrics, page=page))
+    _take_streams(app, handler, tokens, log, metrics)
     if page:
         _serve_page(app)
     add_handlers(app)
@@ -140,7 +169,7 @@ def guarded_routes(
 ) -> "APIRouter":
     """Return the routes that ask for a token where there are any."""
     from fastapi import APIRouter, Depends, Query, Request, Response
-    from fastapi.responses import StreamingResponse
+    from fastapi.responses import JSONResponse, StreamingResponse
     from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
     bearer = HTTPBearer(auto_error=False, description="One of the tokens in --token-file.")
@@ -171,13 +200,18 @@ def guarded_routes(
                     for name, said in LIMITED.items()
                 },
                 "content": dict.fromkeys(MEDIA.values(), BINARY),
+                "model": PurifiedParts,
             },
             **problems(406, *TAKEN),
         },
-        openapi_extra=SOUND,
+        openapi_extra=SOUNDS,
     )
     async def purified(request: Request, format: Literal["wav", "flac"] | None = None) -> Response:
         only(request, "format")
+        if kind_of(request.headers) in (FORM, JSON):
+            work = partial(purify, container=format or "wav")
+            parts = [PurifiedPart.of(each) for each in await handler.sounds(request, work)]
+            return JSONResponse(asdict(PurifiedParts(parts)))
         container = format or accepted(request.headers.get("accept"))
         made: Purified = await handler.sound(request, partial(purify, container=container))
         limited = (str(made.limited_samples), f"{made.limited_db:.2f}")
@@ -242,6 +276,36 @@ def guarded_routes(
         return Response(text, headers={"Content-Type": kind})
 
     return router
+
+
+def _take_streams(
+    app: "FastAPI", handler: RequestHandler, tokens: Tokens, log: Log, metrics: Metrics
+) -> None:
+    """Let live sound in over a WebSocket, whoever it comes from asked for as elsewhere."""
+    from fastapi import Query, WebSocket
+    from fastapi.responses import JSONResponse
+    from fastapi.security.utils import get_authorization_scheme_param
+
+    async def stream(
+        socket: WebSocket, sample_rate: Annotated[int, Query(ge=LOWEST_RATE, le=HIGHEST_RATE)]
+    ) -> None:
+        scheme, token = get_authorization_scheme_param(socket.headers.get("authorization"))
+        refusal = None
+        if tokens and not (scheme.lower() == "bearer" and tokens.know(token)):
+            refusal = Refusal(401, "unauthorised", "A bearer token is needed, as elsewhere.")
+        elif is_elsewhere(socket):
+            refusal = Refusal(403, "other_origin", "Pages of other hosts may not stream here.")
+        if refusal is not None:
+            await socket.send_denial_response(JSONResponse(refusal.body, refusal.status))
+            metrics.requests.labels("/v1/stream", refusal.status).inc()
+            return
+        await socket.accept()
+        told = await LiveSound(handler, socket, sample_rate).run()
+        metrics.requests.labels("/v1/stream", 101).inc()
+        metrics.sound_seconds.labels("/v1/stream").inc(told.get("sound_seconds", 0.0))
+        log.info("stream", **told)
+
+    app.add_api_websocket_route("/v1/stream", stream)
 
 
 def only(request: Any, *names: str) -> None:

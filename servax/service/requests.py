@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from servax.service.dispatcher import SLOWEST_BODY, Dispatcher, later
+from servax.service.parts import FORM, JSON, sounds_of
 from servax.service.responses import AttackMethod, Knowledge, Refusal, Trial, client_gone, internal
 from servax.service.settings import ATTACKS_WAITING
 from servax.service.telemetry import Log
-from servax.service.worker import Broke, Task, attack
+from servax.service.worker import Broke, Done, Result, Task, attack
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -68,6 +69,32 @@ class RequestHandler:
         """
         body = await self._body(request)
         return await self._done(request, Task(work, body, self.settings, together))
+
+    async def sounds(self, request: Request, work: Any) -> list[Any]:
+        """Return what workers make of the sounds in the body of a request, or why they do not.
+
+        As many are at work at once as there are workers, so that others come between.
+
+        Args:
+            request: As it came, its body unread.
+            work: As of a `Task`.
+
+        Raises:
+            Refusal: As of `sound`, of the body as a whole.
+        """
+        bodies = await sounds_of(request.headers, await self._body(request, (FORM, JSON)))
+        free = asyncio.Semaphore(self.settings.worker_count)
+
+        async def one(body: bytes) -> Any:
+            async with free:
+                try:
+                    task = Task(work, body, self.settings)
+                    return await self._done(request, task, watch=False)
+                except Refusal as refusal:
+                    request.scope["servax"].told["code"] = refusal.code
+                    return refusal
+
+        return await asyncio.gather(*map(one, bodies))
 
     async def attack(
         self, request: Request, method: AttackMethod, snr_db: float
@@ -139,14 +166,18 @@ class RequestHandler:
     def _leave(self) -> None:
         self._attacks -= 1
 
-    async def _body(self, request: Request) -> bytes:
+    async def _body(self, request: Request, kinds: Collection[str] = ()) -> bytes:
         """Return the body of a request, which takes a place until its answer has left.
+
+        Args:
+            request: As it came, its body unread.
+            kinds: What it may be beside sound.
 
         Raises:
             Refusal: It is too large, no sound, compressed, empty, cut off, or arrives too slowly.
         """
         settings, record = self.settings, request.scope["servax"]
-        check_headers(request.headers, settings.max_bytes)
+        check_headers(request.headers, settings.max_bytes, kinds)
         place = record.held.enter_context(self.dispatcher.place())
         record.until = asyncio.get_running_loop().time() + settings.deadline
         body = bytearray()
@@ -189,23 +220,27 @@ class RequestHandler:
             record.told["queued_ms"] = round(1000 * ticket.waited, 1)
             if not ticket.answer.done():
                 raise client_gone() if gone is not None and gone.done() else self._late()
-            result = ticket.answer.result()
-            if isinstance(result, Refusal):
-                raise result
-            if isinstance(result, Broke):
-                self._log.error(
-                    "worker_broke",
-                    request=record.request_id,
-                    error=result.error,
-                    where=list(result.where[-8:]),
-                )
-                raise internal()
+            result = self.done(ticket.answer.result(), record.request_id)
             record.told |= result.facts
             return result.content
         finally:
             ticket.answer.cancel()
             if gone is not None:
                 gone.cancel()
+
+    def done(self, result: Result, request_id: str) -> Done:
+        """Return what a worker gave, where it gave something.
+
+        Raises:
+            Refusal: It did not.
+        """
+        if isinstance(result, Refusal):
+            raise result
+        if isinstance(result, Broke):
+            where = list(result.where[-8:])
+            self._log.error("worker_broke", request=request_id, error=result.error, where=where)
+            raise internal()
+        return result
 
     def _late(self) -> Refusal:
         return Refusal(
@@ -216,18 +251,19 @@ class RequestHandler:
         )
 
 
-def check_headers(headers: Mapping[str, str], most: int) -> None:
+def check_headers(headers: Mapping[str, str], most: int, kinds: Collection[str] = ()) -> None:
     """Refuse a body for what its headers say.
 
     Args:
         headers: Of the request; names in any case.
         most: Largest number of bytes.
+        kinds: What the body may be beside sound.
 
     Raises:
         Refusal: It is too large, no sound, or compressed.
     """
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if not (kind.startswith("audio/") or kind == "application/octet-stream"):
+    kind = kind_of(headers)
+    if not (kind.startswith("audio/") or kind in ("application/octet-stream", *kinds)):
         raise Refusal(
             415,
             "not_audio_type",
@@ -241,6 +277,11 @@ def check_headers(headers: Mapping[str, str], most: int) -> None:
         raise _too_large(most)
     if length == 0 or (length is None and "transfer-encoding" not in headers):
         raise _empty()
+
+
+def kind_of(headers: Mapping[str, str]) -> str:
+    """Return what Content-Type says, without its parameters."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def stated_length(headers: Mapping[str, str]) -> int | None:

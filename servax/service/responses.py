@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -240,6 +241,36 @@ class Purified:
     """How many samples were lowered to stay within full scale."""
     limited_db: float
     """By how much at most."""
+
+
+@dataclass(frozen=True)
+class PurifiedPart(Described):
+    """One of several sounds: purified, or why it is not."""
+
+    sound: str | None
+    """The purified sound as a file, in base64; null where there is an error."""
+    limited_samples: int
+    """How many samples were lowered to stay within full scale."""
+    limited_db: float
+    """By how much at most."""
+    error: Problem | None
+    """Why there is no sound."""
+
+    @classmethod
+    def of(cls, made: Purified | Refusal) -> PurifiedPart:
+        """Return what is told of a sound."""
+        if isinstance(made, Refusal):
+            return cls(None, 0, 0.0, Problem(made.code, str(made)))
+        file = base64.b64encode(made.content).decode("ascii")
+        return cls(file, made.limited_samples, made.limited_db, None)
+
+
+@dataclass(frozen=True)
+class PurifiedParts(Described):
+    """Several sounds, in the order in which they were sent."""
+
+    sounds: list[PurifiedPart]
+    """One for each."""
 
 
 def accepted(accept: str | None) -> Container:

@@ -19,6 +19,7 @@ from servax.service.middleware import ALWAYS
 from servax.service.requests import RequestHandler
 from servax.service.responses import Refusal
 from servax.service.settings import ServiceSettings
+from servax.service.streaming import LARGEST_CHUNK
 from servax.service.telemetry import Log, Metrics, forward_libraries
 from servax.service.tokens import Tokens
 from servax.service.worker import UnusableError
@@ -132,7 +133,7 @@ def serve(
         SettingError: It cannot listen there.
         ServaxError: The extra is missing, or the networks cannot be used.
     """
-    for module in ("fastapi", "uvicorn", "prometheus_client"):
+    for module in ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "websockets"):
         load_extra(module, extra="serve", what="servax serve")
     import uvicorn
 
@@ -181,7 +182,9 @@ def uvicorn_config(app: FastAPI) -> Any:
     return uvicorn.Config(
         app,
         http=patient_protocol(),
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=LARGEST_CHUNK,
+        ws_per_message_deflate=False,  # a small message must not unfold into a large one
         lifespan="on",
         log_config=None,
         log_level="warning",
@@ -261,6 +264,12 @@ def patient_protocol(
             self._look = self.loop.call_later(idle_seconds, self._end_if_idle)
             if len(self.connections) > min(most, most_idle):
                 self._make_room()
+
+        def handle_websocket_upgrade(self, event: Any) -> None:
+            # What waits there has a patience of its own (`streaming`).
+            if self._look is not None:
+                self._look.cancel()
+            super().handle_websocket_upgrade(event)
 
         def _make_room(self) -> None:
             # Those that were closed a moment ago are still listed.

@@ -96,6 +96,17 @@ def purify(models: Purifying, sounds: list[Decoded], container: Container) -> li
     return [models.purify(sound, container) for sound in sounds]
 
 
+def purify_clip(models: Purifying, sounds: list[Decoded]) -> list[Any]:
+    """Return the purified samples (T,) of each sound, which is no longer than a clip."""
+    cleaner: Any = models.purifier
+    return [cleaner.clip_at(sound.rate)(sound.samples[:, 0]) for sound in sounds]
+
+
+def clip_seconds(models: Purifying, sounds: list[Decoded]) -> list[float | None]:
+    """Return how long a clip is at most, for each sound; none where the purifier knows no clips."""
+    return [getattr(models.purifier, "clip_seconds", None) for _ in sounds]
+
+
 def classify(models: Models | OtherModel, sounds: list[Decoded]) -> list[Classification | Refusal]:
     """Return what the recogniser says about each sound, or that there is nothing to hear."""
     return models.classify(sounds)

@@ -120,6 +120,21 @@ def test_bad_use_is_one_sentence(
     assert not told.out
 
 
+def test_settings_come_from_a_file_and_the_environment_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text("queue: 0\nport: 0\n")
+    config = ("serve", "--config", str(file))
+    assert main(config) == 2
+    assert "queue is 0" in capsys.readouterr().err
+    monkeypatch.setenv("SERVAX_SERVE_QUEUE", "-1")
+    assert main(config) == 2
+    assert "queue is -1" in capsys.readouterr().err
+    assert main([*config, "--queue", "-2"]) == 2
+    assert "queue is -2" in capsys.readouterr().err
+
+
 def test_networks_that_are_missing_end_it_with_one_sentence() -> None:
     ended = subprocess.run(
         [*COMMAND, "--model", "no-such-model"], capture_output=True, text=True, timeout=120

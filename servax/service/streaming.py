@@ -1,0 +1,156 @@
+"""Live sound over a WebSocket: chunks in, purified chunks out, at a latency that is said first.
+
+Messages are samples of one channel, 16 bits, the smaller byte first. The service begins with a JSON
+text ``{"sample_rate": ..., "latency_seconds": ...}``; the client ends with any text, and gets the
+rest and ``{"samples": ..., "limited_samples": ..., "limited_db": ...}``. Windows are purified by
+the workers, as `ClipCleaner.stream` would; here they are cut and joined.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from servax.audio import as_written, encoded
+from servax.errors import ServaxError
+from servax.runtime.samples import SHORTEST_SECONDS, Samples
+from servax.runtime.stream import SoundStream, live_windows
+from servax.service.dispatcher import later
+from servax.service.requests import RequestHandler
+from servax.service.responses import Refusal
+from servax.service.worker import Task, clip_seconds, purify_clip
+
+if TYPE_CHECKING:
+    from starlette.websockets import WebSocket
+
+LARGEST_CHUNK = 2**20
+"""In bytes."""
+FULL_SCALE = 32_768
+TRY_LATER, REFUSED, BROKEN = 1013, 1008, 1011
+"""How a connection is closed (RFC 6455, 7.4.1, and its registry)."""
+
+
+def is_elsewhere(socket: WebSocket) -> bool:
+    """Say whether a browser shows a page of another host, which may not ask here."""
+    origin = socket.headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != socket.headers.get("host")
+
+
+class LiveSound:
+    """One stream; it takes a place of the service until it ends.
+
+    Args:
+        handler: The way to the workers.
+        socket: A connection that was accepted.
+        sample_rate: Of the samples, in Hz.
+    """
+
+    def __init__(self, handler: RequestHandler, socket: WebSocket, sample_rate: int) -> None:
+        self._handler, self._socket, self._rate = handler, socket, sample_rate
+        self._dispatcher = handler.dispatcher
+        self._limits = replace(
+            handler.settings, max_seconds=3600.0, max_bytes=2**30, decode_seconds=60.0
+        )
+        self._loop = asyncio.get_running_loop()
+
+    async def run(self) -> dict[str, Any]:
+        """Purify until the client ends it or a limit is reached; return what is logged of it."""
+        told: dict[str, Any] = {"rate": self._rate}
+        try:
+            with self._dispatcher.place():
+                stream = await self._begun()
+                told["sound_seconds"] = 0.0
+                while (chunk := await self._chunk()) is not None:
+                    await self._send(await asyncio.to_thread(stream.feed, chunk))
+                    told["sound_seconds"] = round(stream.heard / self._rate, 3)
+                    if self._dispatcher.closing:
+                        raise later(503, "shutting_down", "The service is ending.")
+                await self._send(await asyncio.to_thread(stream.finish))
+                done = {"samples": stream.heard, "limited_samples": stream.limited.samples}
+                await self._tell({**done, "limited_db": round(stream.limited.decibels, 2)})
+                await self._socket.close()
+        except Refusal as refusal:
+            told["code"] = refusal.code
+            await self._refuse(refusal)
+        except ServaxError as error:
+            told["code"] = "unusable"
+            await self._refuse(Refusal(422, "unusable", str(error)))
+        return told
+
+    async def _begun(self) -> SoundStream:
+        silence = np.zeros(round(2 * SHORTEST_SECONDS * self._rate), dtype=np.float32)
+        seconds = await self._worked(clip_seconds, silence)
+        if seconds is None:
+            raise Refusal(422, "unusable", "This purifier is not streamed here.")
+        windows = live_windows(seconds, self._rate)
+        stream = SoundStream(self._clip, windows, self._rate)
+        await self._tell({"sample_rate": self._rate, "latency_seconds": stream.latency_seconds})
+        return stream
+
+    def _clip(self, samples: Samples) -> Samples:
+        """Return a purified window (T,); called in a thread, which waits for a worker."""
+        work = self._worked(purify_clip, samples)
+        made: Samples = asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        return made
+
+    async def _worked(self, work: Any, samples: Samples) -> Any:
+        body = encoded(samples[:, None], self._rate, "WAV", "FLOAT")
+        ticket = self._dispatcher.put(Task(work, body, self._limits))
+        try:
+            result = await asyncio.wait_for(ticket.answer, self._handler.settings.deadline)
+        except TimeoutError:
+            raise later(504, "deadline", "The workers are too busy for live sound.") from None
+        return self._handler.done(result, "stream").content
+
+    async def _chunk(self) -> NDArray[np.float32] | None:
+        """Return the samples (T,) of the next message; none at the end.
+
+        Raises:
+            Refusal: None came in time, or it holds half a sample.
+        """
+        seconds = self._handler.settings.body_timeout
+        try:
+            message = await asyncio.wait_for(self._socket.receive(), seconds)
+        except TimeoutError:
+            raise Refusal(408, "slow_body", f"No chunk came within {seconds:g} s.") from None
+        if message["type"] == "websocket.disconnect":
+            raise Refusal(499, "client_gone", "The client left.")
+        data = message.get("bytes")
+        if data is None:
+            return None
+        if len(data) % 2:
+            raise Refusal(422, "bad_chunk", "A chunk holds half a sample of 16 bits.")
+        samples = np.frombuffer(data, dtype="<i2").astype(np.float32)
+        return samples / np.float32(FULL_SCALE)
+
+    async def _send(self, samples: Samples) -> None:
+        if len(samples):
+            whole = np.rint(as_written(samples, "PCM_16") * FULL_SCALE).astype("<i2")
+            await self._in_time(self._socket.send_bytes(whole.tobytes()))
+
+    async def _tell(self, said: dict[str, Any]) -> None:
+        await self._in_time(self._socket.send_json(said))
+
+    async def _in_time(self, sending: Any) -> None:
+        try:
+            await asyncio.wait_for(sending, self._handler.settings.body_timeout)
+        except TimeoutError:
+            raise Refusal(408, "slow_reader", "The client does not read.") from None
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        """Say why, and close; a client that left hears nothing."""
+        if refusal.status in (408, 499):
+            closing = 1000 if refusal.status == 499 else REFUSED
+        else:
+            closing = {422: REFUSED, 500: BROKEN}.get(refusal.status, TRY_LATER)
+        try:
+            if refusal.status != 499:
+                await asyncio.wait_for(self._socket.send_json(refusal.body), 1.0)
+                await self._socket.close(closing)
+        except (RuntimeError, TimeoutError):  # it has left meanwhile
+            return

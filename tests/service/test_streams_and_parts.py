@@ -1,0 +1,128 @@
+"""Several sounds in one body, and live sound over a WebSocket, on a service that runs."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from service_running import PURIFIER, Running, samples_of, sound
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from servax.purifier import Purifier
+from servax.service import Tokens
+
+BODIES = [sound(0.6, seed=1), sound(1.0, 8_000, channels=2, seed=2)]
+
+
+def as_json(*sounds: bytes) -> bytes:
+    return json.dumps({"sounds": [base64.b64encode(each).decode() for each in sounds]}).encode()
+
+
+def test_several_sounds_come_back_as_each_alone(service: Running) -> None:
+    alone = [service.post("/v1/purify", body).content for body in BODIES]
+    form = service.client.post("/v1/purify", files=[("a", ("é.wav", each)) for each in BODIES])
+    given = service.post("/v1/purify", as_json(*BODIES), Content_Type="application/json")
+    for answer in (form, given):
+        assert answer.status_code == 200
+        told = answer.json()["sounds"]
+        assert [base64.b64decode(each["sound"]) for each in told] == alone
+        assert [each["error"] for each in told] == [None, None]
+
+
+def test_one_bad_sound_does_not_keep_the_others_back(service: Running) -> None:
+    body = as_json(BODIES[0], b"no sound")
+    answer = service.post("/v1/purify?format=flac", body, Content_Type="application/json")
+    good, bad = answer.json()["sounds"]
+    assert base64.b64decode(good["sound"]).startswith(b"fLaC")
+    assert bad["sound"] is None
+    assert bad["error"]["code"] == "not_sound"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/json", b"{"),
+        ("application/json", b"[" * 100_000),
+        ("application/json", b'{"sounds": ["\xff"]}'),
+        ("application/json", b'{"sounds": ["?"]}'),
+        ("application/json", b'{"sounds": []}'),
+        ("application/json", as_json(*[b"x"] * 33)),
+        ("multipart/form-data", b"no boundary"),
+        ("multipart/form-data; boundary=x", b"--x\r\nno header\r\n\r\n--x--"),
+        ("multipart/form-data; boundary=x", b"--x--\r\n"),
+    ],
+)
+def test_bodies_that_hold_no_parts_are_refused(service: Running, kind: str, body: bytes) -> None:
+    answer = service.post("/v1/purify", body, Content_Type=kind)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "bad_parts")
+
+
+def opened(service: Running, rate: int = 16_000, **more: Any) -> ClientConnection:
+    url = f"{service.url.replace('http', 'ws')}/v1/stream?sample_rate={rate}"
+    return connect(url, compression=None, open_timeout=60, **more)
+
+
+def streamed(socket: ClientConnection, samples: np.ndarray, chunk: int) -> tuple[Any, Any, Any]:
+    """Return what is said first, the samples that come back, and what is said last."""
+    said = json.loads(socket.recv(60))
+    for start in range(0, len(samples), chunk):
+        socket.send(samples[start : start + chunk].tobytes())
+    socket.send("end")
+    parts = []
+    while isinstance(message := socket.recv(60), bytes):
+        parts.append(message)
+    return said, np.frombuffer(b"".join(parts), dtype="<i2"), json.loads(message)
+
+
+@pytest.mark.parametrize(("rate", "chunk"), [(16_000, 1_600), (8_000, 5_001)])
+def test_a_stream_gives_what_the_stream_of_the_library_gives(
+    service: Running, rate: int, chunk: int
+) -> None:
+    samples = np.rint(samples_of(sound(3.0, rate))[0][:, 0] * 32_768).astype("<i2")
+    with opened(service, rate) as socket:
+        said, found, told = streamed(socket, samples, chunk)
+    stream = Purifier.from_pretrained(PURIFIER).frozen().stream(rate)
+    expected = np.concatenate([stream.feed(samples / np.float32(32_768)), stream.finish()])
+    assert said == {"sample_rate": rate, "latency_seconds": stream.latency_seconds}
+    assert told["samples"] == len(found) == len(samples)
+    np.testing.assert_allclose(found / 32_768, np.clip(expected, -1, 1), atol=2 * 2.0**-15)
+
+
+def test_samples_come_back_within_the_latency_that_is_said(service: Running) -> None:
+    samples = np.rint(samples_of(sound(1.0))[0][:, 0] * 32_768).astype("<i2")
+    with opened(service) as socket:
+        latency = round(json.loads(socket.recv(60))["latency_seconds"] * 16_000)
+        socket.send(samples.tobytes())
+        assert len(socket.recv(60)) // 2 >= len(samples) - latency
+
+
+def test_what_no_stream_takes_is_refused(service: Running) -> None:
+    with opened(service) as socket:
+        socket.recv(60)
+        socket.send(b"odd")
+        assert json.loads(socket.recv(60))["error"]["code"] == "bad_chunk"
+        with pytest.raises(ConnectionClosed):
+            socket.recv(60)
+    with opened(service) as socket:  # body_timeout is 1 s here
+        socket.recv(60)
+        assert json.loads(socket.recv(60))["error"]["code"] == "slow_body"
+    with pytest.raises(InvalidStatus, match="403"):
+        opened(service, origin="http://elsewhere.example")
+    with pytest.raises(InvalidStatus, match="403"):
+        opened(service, 10)
+    lines = [line for line in service.lines() if line["event"] == "stream"]
+    assert {"bad_chunk", "slow_body"} <= {line.get("code") for line in lines}
+
+
+def test_a_stream_asks_for_a_token() -> None:
+    with Running(tokens=Tokens(["a-token-of-sixteen"])) as running:
+        running.wait(lambda: running.dispatcher.ready)
+        with pytest.raises(InvalidStatus, match="401"):
+            opened(running)
+        known = {"Authorization": "Bearer a-token-of-sixteen"}
+        with opened(running, additional_headers=known) as socket:
+            assert "latency_seconds" in str(socket.recv(60))
