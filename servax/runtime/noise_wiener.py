@@ -160,8 +160,8 @@ class NoiseWienerStream(Stream):
             measured = round(LEVEL_SECONDS * self.sample_rate)
             if len(self._waiting) < measured and not last:
                 return NOTHING
-            power = np.mean(np.square(self._waiting[:measured], dtype=np.float64))
-            self._level = float(np.sqrt(power)) if self.heard else 0.0
+            power = np.square(self._waiting[:measured], dtype=np.float64)
+            self._level = float(np.sqrt(power.mean())) if self.heard else 0.0
         if last:
             behind = -len(self._waiting) % self._hop + (HOPS - 1) * self._hop
             self._waiting = np.concatenate([self._waiting, np.zeros(behind, dtype=np.float32)])

@@ -148,6 +148,12 @@ def test_full_sound_stays_within_full_scale_and_only_a_seed_makes_it_the_same():
     assert not np.array_equal(seeded[0].purify(x, 16_000), first[0])
 
 
+def test_a_stream_of_nothing_gives_nothing():
+    cleaner = runtime.NoiseWiener(20.0)
+    for stream in (cleaner.whole_stream(16_000), cleaner.stream(16_000, level_dbfs=-26.0)):
+        assert len(stream.finish()) == 0
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
