@@ -154,9 +154,8 @@ class TrainRecogniser(_Training):
     --vaccinate 6."""
     vaccinate: float | None = None
     """With --encoder: level in dB of each sound above white noise that the recogniser adds itself
-    and is trained for, 15 for example. Keeps most answers where an attack stays 50 dB below the
-    sound, also one that knows of the noise; each answer is the mean of 8 draws and costs 8 passes.
-    Default none."""
+    and is trained for, 15 for example, so that attacks must be louder. Each answer is the mean of
+    8 draws: it costs 8 passes, and differs a little each time. Default none."""
     network: NetworkName = "vgg16"
     """vgg16 (the paper's; extractors must be one), resnet (ResNet-18) or crnn."""
     width: int = 64
