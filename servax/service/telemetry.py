@@ -64,6 +64,8 @@ def forward_libraries(log: Log) -> None:
         logger = logging.getLogger(name)
         logger.handlers = [_Forward(log)]
         logger.propagate = False
+    parser = logging.getLogger("python_multipart")  # quotes what it cannot read: a refusal tells
+    parser.handlers, parser.propagate = [logging.NullHandler()], False
 
 
 class _Forward(logging.Handler):
