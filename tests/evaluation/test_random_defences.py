@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,14 +13,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from servax.attacks import PGD
 from servax.corpora import COLUMNS, Corpus
 from servax.defences import GaussianNoise
 from servax.evaluation.checks import MODEL_CHECKS, RECORD_CHECKS, Case, Finding
 from servax.evaluation.dataset import EvaluationSet
-from servax.evaluation.engine import Identity, run
+from servax.evaluation.engine import AttackEngine, Identity, run
 from servax.evaluation.suites import Suite
 from servax.evaluation.systems import System, before
-from servax.evaluation.threats import Budget
+from servax.evaluation.threats import Budget, Threat
 from servax.training import global_seed
 
 LABELS = ("angry", "happy", "sad")
@@ -98,3 +100,32 @@ def test_noise_that_hides_gradients_is_caught(bare: System, heard: EvaluationSet
     errors = {name for name, f in found.items() if f.severity == "error"}
     assert "white-box-at-least-black-box" in errors
     assert found["planted"].severity != "passed"
+
+
+def test_attackers_average_as_their_threat_says(bare: System, heard: EvaluationSet) -> None:
+    system = before(bare, GaussianNoise(NOISE, seeded()), "drawn")
+    identity = Identity(target="head", fold=1, seed=0)
+    engine = AttackEngine(dataset=heard, identity=identity, reseeds=True)
+    attack, x = PGD(steps=2), heard.x[:4]
+
+    def faced(**said: Any) -> tuple[nn.Module, int]:
+        given: dict[str, Any] = {"name": "pgd", "knowledge": "adaptive", "attack": attack}
+        return engine.faced(Threat(**given | said), system)
+
+    model, draws = faced()
+    assert draws >= 2
+    assert not torch.equal(model(x), model(x))
+    assert faced(halved=True)[1] == draws // 2
+    held, same = faced(fixed=True)
+    assert same == draws
+    assert torch.equal(held(x), held(x))
+    assert faced(knowledge="black_box") == (system.model, 1)
+    assert faced(knowledge="black_box", draws=8)[1] == 8
+    assert faced(draws=20)[1] == 20
+    # Of two draws the mean of logits is no mean of probabilities.
+    engine.reseed(system, "x")
+    logits = faced(draws=2, mean="logits")[0](x)
+    engine.reseed(system, "x")
+    each = torch.stack([system.model(x) for _ in range(2)])
+    assert torch.allclose(logits, each.mean(0).log_softmax(1))
+    assert engine.faced(Threat("pgd", "adaptive", attack), bare) == (bare.model, 1)
