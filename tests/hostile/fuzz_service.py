@@ -2,6 +2,7 @@
 
     python tests/hostile/fuzz_service.py --requests 10000 --out results/hostile/service.json
     python tests/hostile/fuzz_service.py --attacks --out results/hostile/attack.json
+    python tests/hostile/fuzz_service.py --only form --out results/hostile/form.json
 
 Starts ``servax serve --page`` with the packaged synthetic networks, a token, and small limits.
 Meanwhile slow clients hold connections, and good requests are sent after every hundred hostile
@@ -21,8 +22,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from bodies import BODIES
 from fuzz_sound import RECORDINGS, recordings, seeds_of
-from messages import ATTACKS, ROUTES, Draw, Message, message, request
+from messages import ATTACKS, ROUTES, Builder, Draw, Message, message, request
 from served import Answer, Served, wrong
 
 from servax.experiments.provenance import provenance
@@ -40,6 +42,7 @@ def attack(
     seed: int,
     slow: int = SLOW_CLIENTS,
     routes: tuple[str, ...] = ROUTES,
+    builders: tuple[Builder, ...] = (),
 ) -> dict[str, Any]:
     """Return what became of the requests `seed`, 0 … `requests` - 1.
 
@@ -50,6 +53,7 @@ def attack(
         seed: Names the run.
         slow: How many clients send a byte now and then meanwhile.
         routes: Where they go.
+        builders: As of a `Draw`.
     """
     began = time.perf_counter()
     faults: list[dict[str, Any]] = []
@@ -59,7 +63,7 @@ def attack(
     idle = SlowClients(served, slow, sounds)
 
     def one(number: int) -> tuple[int, Message, Answer]:
-        sent = message(sounds, Draw(f"{seed}/{number}", routes))
+        sent = message(sounds, Draw(f"{seed}/{number}", routes, builders))
         return number, sent, served.send(sent)
 
     with idle, ThreadPoolExecutor(CLIENTS) as pool:
@@ -168,12 +172,16 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--attacks", action="store_true", help="send them to /v1/attack alone")
+    parser.add_argument("--only", choices=[*BODIES], help="send bodies of this kind alone")
     parser.add_argument("--out", type=Path, help="JSON record")
     given = parser.parse_args()
     sounds = seeds_of(recordings(given.recordings))
     with Served() as served:
         routes = ATTACKS if given.attacks else ROUTES
-        record = attack(served, sounds, given.requests, given.seed, routes=routes)
+        builders = BODIES[given.only] if given.only else ()
+        record = attack(
+            served, sounds, given.requests, given.seed, routes=routes, builders=builders
+        )
         record |= finished(served)
     record |= {
         "routes": list(routes),

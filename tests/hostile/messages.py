@@ -27,13 +27,17 @@ class Draw(random.Random):
     Args:
         seed: Names the message.
         routes: Where messages go that are not about paths.
+        builders: What makes them; default `BUILDERS`.
     """
 
-    def __init__(self, seed: str, routes: tuple[str, ...] = ROUTES) -> None:
+    def __init__(
+        self, seed: str, routes: tuple[str, ...] = ROUTES, builders: tuple[Builder, ...] = ()
+    ) -> None:
         super().__init__(seed)
         self.routes = routes
+        self.builders = builders or BUILDERS
 
-    def __new__(cls, *_: object) -> Draw:
+    def __new__(cls, *_: object, **__: object) -> Draw:
         return super().__new__(cls)
 
 
@@ -53,7 +57,7 @@ class Message:
 
 def message(sounds: Sounds, draw: Draw) -> Message:
     """Return one request."""
-    builder = draw.choice(BUILDERS)
+    builder = draw.choice(draw.builders)
     return builder(sounds, draw)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/hostile.md").read_text(encoding="utf-8")
-MODES = ("body", "file", "service")
+MODES = ("body", "file", "service", "attack")
 ACCEPTED = ("purified", "purify_done", "decoded")
 
 
@@ -22,7 +22,7 @@ def record(mode: str) -> dict[str, Any]:
 
 def table() -> dict[str, list[str]]:
     """Return the cells of the table of figures, by the first of each row."""
-    rows = [line for line in PAGE.splitlines() if line.startswith("|") and line.count("|") == 5]
+    rows = [line for line in PAGE.splitlines() if line.startswith("|") and line.count("|") == 6]
     split = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     return {first: rest for first, *rest in split}
 
@@ -66,7 +66,8 @@ def test_the_record_is_without_fault(mode: str) -> None:
     assert found.get("complaints", []) == found.get("log_leaks", []) == []
 
 
-def test_good_requests_were_answered_meanwhile() -> None:
-    assert record("service")["good_requests"] == {
+@pytest.mark.parametrize("mode", ["service", "attack"])
+def test_good_requests_were_answered_meanwhile(mode: str) -> None:
+    assert record(mode)["good_requests"] == {
         f"{path} 200": 100 for path in ("/v1/classify", "/v1/purify", "/healthz")
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from bodies import BODIES
 from fuzz_service import attack, finished
 from messages import ATTACKS, BUILDERS, TOKEN, Draw, Message, message, request
 from served import Answer, Served, read_answer, wrong
@@ -41,6 +42,17 @@ def test_hostile_sounds_are_not_attacked(served: Served) -> None:
     assert record["faults"] == []
     assert record["workers_same"]
     assert {"200 ok", "415 not_sound", "413 too_large"} <= set(record["statuses"])
+
+
+@pytest.mark.parametrize(
+    ("only", "seen"),
+    [("form", "200 ok"), ("json", "422 bad_parts")],
+)
+def test_hostile_bodies_of_other_forms_are_refused(served: Served, only: str, seen: str) -> None:
+    record = attack(served, SOUNDS, 60, seed=3, slow=0, builders=BODIES[only])
+    assert record["faults"] == []
+    assert record["workers_same"]
+    assert seen in record["statuses"]
 
 
 def test_bytes_of_a_bad_mp3_stay_out_of_the_log(served: Served) -> None:
