@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -39,11 +40,13 @@ MOST_CONNECTIONS = 900
 MOST_IDLE = 512
 """Connections of one address on which nothing is asked; for the next the longest idle is closed."""
 
+HANDSHAKE_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
+"""16 bytes in base64 (RFC 6455, 4.1)."""
 NO_HTTP = Refusal(
     400,
     "not_http",
-    "What was sent is no request of HTTP/1.1, or its headers are too long; send it with an HTTP "
-    "library.",
+    "What was sent is no handshake of a WebSocket (version 13) and no request of HTTP/1.1, or its "
+    "headers are too long; send it with a library.",
 )
 
 
@@ -227,6 +230,14 @@ def _on_signal(server: Any, dispatcher: Dispatcher, log: Log) -> Callable[[int, 
     return lambda number, _: loop.call_soon_threadsafe(begin, number)
 
 
+def _is_handshake(method: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
+    """Say whether a request opens a WebSocket: what does not is refused in plain text otherwise."""
+    names = (b"sec-websocket-version", b"sec-websocket-key")
+    versions, keys = ([value for name, value in headers if name == each] for each in names)
+    key = len(keys) == 1 and HANDSHAKE_KEY.fullmatch(keys[0])
+    return method == b"GET" and versions == [b"13"] and bool(key)
+
+
 def patient_protocol(
     idle_seconds: float = IDLE_SECONDS, most: int = MOST_CONNECTIONS, most_idle: int = MOST_IDLE
 ) -> Any:
@@ -266,6 +277,9 @@ def patient_protocol(
                 self._make_room()
 
         def handle_websocket_upgrade(self, event: Any) -> None:
+            if not _is_handshake(event.method, self.headers):
+                self.send_400_response("")
+                return
             # What waits there has a patience of its own (`streaming`).
             if self._look is not None:
                 self._look.cancel()

@@ -60,6 +60,8 @@ class LiveSound:
 
     async def run(self) -> dict[str, Any]:
         """Purify until the client ends it or a limit is reached; return what is logged of it."""
+        from starlette.websockets import WebSocketDisconnect
+
         told: dict[str, Any] = {"rate": self._rate}
         try:
             with self._dispatcher.place():
@@ -74,6 +76,8 @@ class LiveSound:
                 done = {"samples": stream.heard, "limited_samples": stream.limited.samples}
                 await self._tell({**done, "limited_db": round(stream.limited.decibels, 2)})
                 await self._socket.close()
+        except WebSocketDisconnect:  # while something was sent
+            told["code"] = "client_gone"
         except Refusal as refusal:
             told["code"] = refusal.code
             await self._refuse(refusal)
@@ -144,6 +148,8 @@ class LiveSound:
 
     async def _refuse(self, refusal: Refusal) -> None:
         """Say why, and close; a client that left hears nothing."""
+        from starlette.websockets import WebSocketDisconnect
+
         if refusal.status in (408, 499):
             closing = 1000 if refusal.status == 499 else REFUSED
         else:
@@ -152,5 +158,5 @@ class LiveSound:
             if refusal.status != 499:
                 await asyncio.wait_for(self._socket.send_json(refusal.body), 1.0)
                 await self._socket.close(closing)
-        except (RuntimeError, TimeoutError):  # it has left meanwhile
+        except (RuntimeError, TimeoutError, WebSocketDisconnect):  # it has left meanwhile
             return

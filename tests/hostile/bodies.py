@@ -1,4 +1,4 @@
-"""Several sounds in one body, as no client should send them."""
+"""Several sounds in one body, and live sound, as no client should send them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import base64
 import json
 from random import Random
 
-from messages import LIMIT, Builder, Draw, Message, Sounds, request
+from messages import LIMIT, TOKEN, Builder, Draw, Message, Sounds, request
 from mutants import mutant
+
+KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
 
 
 def sound(sounds: Sounds, draw: Random) -> bytes:
@@ -74,4 +76,59 @@ def of_json(sounds: Sounds, draw: Draw) -> Message:
     )
 
 
-BODIES: dict[str, tuple[Builder, ...]] = {"form": (form,), "json": (of_json,)}
+def frame(
+    payload: bytes, draw: Random, opcode: int = 2, first: int = 0x80, *, masked: bool = True
+) -> bytes:
+    """Return a frame of a WebSocket (RFC 6455, 5.2)."""
+    size, flag = len(payload), 0x80 * masked
+    if size < 126:
+        length = bytes([flag | size])
+    elif size < 1 << 16:
+        length = bytes([flag | 126]) + size.to_bytes(2, "big")
+    else:
+        length = bytes([flag | 127]) + size.to_bytes(8, "big")
+    key = draw.randbytes(4)
+    mask = (key * (size // 4 + 1))[:size]
+    hidden = (int.from_bytes(payload, "big") ^ int.from_bytes(mask, "big")).to_bytes(size, "big")
+    return bytes([first | opcode]) + length + (key + hidden if masked else payload)
+
+
+def stream(sounds: Sounds, draw: Draw) -> Message:
+    """Ask for live sound, and send samples, or what is none, in frames that are right or wrong."""
+    rate = draw.choice((b"16000",) * 5 + (b"8000", b"0", b"-1", b"9" * 40, b"x", b"44100.5", b""))
+    head = [
+        draw.choice((b"GET",) * 9 + (b"POST",)) + b" /v1/stream?sample_rate=" + rate + b" HTTP/1.1",
+        b"Host: service",
+        b"Upgrade: " + draw.choice((b"websocket",) * 9 + (b"h2c",)),
+        b"Connection: Upgrade, close",
+        b"Sec-WebSocket-Version: " + draw.choice((b"13",) * 9 + (b"8",)),
+        draw.choice((KEY,) * 9 + (b"Sec-WebSocket-Key: x",)),
+        b"Authorization: Bearer " + draw.choice((TOKEN.encode(),) * 9 + (b"x" * 40,)),
+        *draw.choice(((),) * 9 + ((b"Origin: https://other",),)),
+    ]
+    end = frame(b"end", draw, 1) + frame(b"\x03\xe8", draw, 8)
+    chunk = draw.randbytes(2 * draw.choice((0, 1, 800, 8_000)))
+    frames = draw.choice(
+        (
+            frame(chunk, draw) * 3 + end,
+            frame(chunk + b"x", draw) + end,
+            frame(chunk, draw, first=0) + frame(chunk, draw, 0) + end,
+            frame(chunk, draw, masked=False) + end,
+            frame(chunk, draw, 0) + end,
+            frame(chunk, draw, draw.choice((3, 7, 11, 15))) + end,
+            frame(chunk, draw, first=0xC0) + end,
+            frame(b"a" * 100, draw, 9) * 300 + end,
+            frame(b"a" * 200, draw, 9) + end,
+            frame(b"\xff\xfe", draw, 1),
+            frame(bytes((1 << 20) + 2), draw) + end,
+            b"\x82\xff" + b"\x7f" + b"\xff" * 11,
+            frame(b"\x00", draw, 8),
+            frame(b"\x00\x05", draw, 8),
+            draw.randbytes(300),
+            frame(b"", draw, 1) + frame(chunk, draw) * 5,
+        )
+    )
+    return Message("stream", b"\r\n".join(head) + b"\r\n\r\n", frames)
+
+
+BODIES: dict[str, tuple[Builder, ...]] = {"form": (form,), "json": (of_json,), "stream": (stream,)}

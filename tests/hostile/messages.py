@@ -49,6 +49,8 @@ class Message:
     """Which builder made it."""
     sent: bytes
     """The whole of it."""
+    upgraded: bytes = b""
+    """What is sent once the connection is one of a WebSocket."""
     answered: bool = True
     """Whether the service owes an answer: not for half a request."""
     statuses: tuple[int, ...] = ()
@@ -114,7 +116,7 @@ def wrong_length(sounds: Sounds, draw: Draw) -> Message:
             (b"%d\r\nTransfer-Encoding: chunked" % size, False),
         )
     )
-    return Message("length", request(path(draw), body, length=told), answered)
+    return Message("length", request(path(draw), body, length=told), answered=answered)
 
 
 def chunked(sounds: Sounds, draw: Draw) -> Message:

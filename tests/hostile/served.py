@@ -119,10 +119,12 @@ class Served:
                 wire.sendall(message.sent)
             try:
                 while part := wire.recv(1 << 16):
+                    if not heard and part.startswith(b"HTTP/1.1 101 "):
+                        wire.sendall(message.upgraded)
                     heard += part
             except TimeoutError:
                 late = True
-            except ConnectionResetError:
+            except (BrokenPipeError, ConnectionResetError):
                 pass
         seconds = time.perf_counter() - began
         return Answer(*read_answer(heard, late), seconds)
