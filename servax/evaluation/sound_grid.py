@@ -28,7 +28,10 @@ from servax.evaluation.threats import Knowledge, Threat
 from servax.kinds import COUNT, NOT_NEGATIVE, Rule, Rules, check_list, check_types
 from servax.perturbation import PsychoacousticMask, SignalToNoise
 
-RATIO = Rule("a ratio in [0, 90] dB: 16 bits hold no more", lambda decibels: 0 <= decibels <= 90)
+RATIO = Rule(
+    "a ratio above 0 dB, the level of the utterance, and at most 90: 16 bits hold no more",
+    lambda decibels: 0 < decibels <= 90,
+)
 STEP = 0.25
 """Length of a step, as a share of the ball: after four the rim is reached."""
 

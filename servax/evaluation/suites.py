@@ -36,6 +36,7 @@ from servax.attacks.ensemble import RAND_DRAWS
 from servax.attacks.gradient import STRIDE
 from servax.errors import SettingError
 from servax.evaluation.calibration_grid import CalibrationGrid
+from servax.evaluation.sound_grid import STEP as SOUND_STEP
 from servax.evaluation.sound_grid import SoundGrid
 from servax.evaluation.threats import KNOWLEDGE, Budget, Knowledge, Threat
 from servax.kinds import (
@@ -271,6 +272,7 @@ class Suite:
                 "bpda": iter(grid.bpda()),
                 "adaptive": chain(
                     map(_kept, grid.adaptive()),
+                    self._beside(grid),
                     self._universal(grid.snr_db),
                     self._random(),
                     self._towards(classes),
@@ -373,6 +375,14 @@ class Suite:
             sound = WaveformPGD(snr_db=self.snr_db, steps=e.waveform)
             name = f"pgd-waveform-{self.snr_db:g}dB"
             yield Threat(name, "adaptive", sound, gradients=e.waveform, waveform=True)
+
+    def _beside(self, grid: SoundGrid) -> Iterator[Threat]:
+        """Yield what PGD on sound is held against by checks: one step, and twice as many."""
+        fgsm, steps = FGSM(**self._ball()), 2 * grid.steps
+        yield Threat("fgsm", "adaptive", fgsm, gradients=1, sweep=grid.snr_db)
+        pgd = PGD(**self._ball(), step=SOUND_STEP, steps=steps, early_stop=True)
+        gradients = steps * len(grid.snr_db)
+        yield Threat("pgd-2x", "adaptive", pgd, gradients=gradients, sweep=grid.snr_db)
 
     def _universal(self, snr_db: tuple[float, ...]) -> Iterator[Threat]:
         """Yield one sound for everybody, as loud as each ratio allows; whoever attacks fits it."""

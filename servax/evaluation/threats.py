@@ -70,7 +70,7 @@ class Budget:
         """What attacks are given: norm, epsilon and bounds, of a ratio also that they round."""
         if self.norm != "snr":
             return {"norm": self.ball, "epsilon": self.radius, "bounds": self.bounds}
-        decibels = round(-20.0 * math.log10(self.radius), 9)
+        decibels = abs(round(20.0 * math.log10(self.radius), 9))
         return {
             "norm": self.ball,
             "epsilon": decibels,

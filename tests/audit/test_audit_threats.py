@@ -131,7 +131,7 @@ FULL = STANDARD | {
 
 SOUND_SMOKE = SMOKE | {
     "oblivious": {"pgd"},
-    "adaptive": {"pgd", "apgd-ce", "pgd-half-draws"},
+    "adaptive": {"fgsm", "pgd", "pgd-2x", "apgd-ce", "pgd-half-draws"},
 }
 SOUND_STANDARD = {
     "oblivious": {"pgd"},
@@ -140,7 +140,7 @@ SOUND_STANDARD = {
     "bpda": {"pgd"},
     "adaptive": {
         *("pgd", "apgd-ce", "apgd-targeted", "pgd-restarts", "pgd-masked", "universal"),
-        *("pgd-half-draws", "pgd-fixed-draws", "pgd-mean-logits", "apgd-eot"),
+        *("pgd-half-draws", "pgd-fixed-draws", "pgd-mean-logits", "apgd-eot", "fgsm", "pgd-2x"),
     },
 }
 SOUND_FULL = SOUND_STANDARD | {"black_box": SOUND_STANDARD["black_box"] | {"nes-vote"}}

@@ -39,7 +39,7 @@ def test_a_standard_audit_fits_it_and_adds_it_at_each_ratio(
     own: str, selection: Selection, tmp_path: Path
 ):
     settings = AuditSettings.on_sound(
-        [20, 0], bounds=(-1.0, 1.0), selection=selection, tier="standard"
+        [20, 1], bounds=(-1.0, 1.0), selection=selection, tier="standard"
     )
     audit = Audit.of(
         settings,
@@ -62,5 +62,5 @@ def test_a_standard_audit_fits_it_and_adds_it_at_each_ratio(
         for each in chosen
         if each.threat
     }
-    assert list(wrong["universal"].index) == pytest.approx([0.1, 1.0])
-    assert wrong["universal"][1.0] > wrong["noise"][1.0]
+    assert list(wrong["universal"].index) == pytest.approx([0.1, 10**-0.05])
+    assert wrong["universal"].iloc[1] > wrong["noise"].iloc[1]

@@ -113,7 +113,8 @@ def test_everyone_tries_every_ratio(heard: EvaluationSet):
         ),
         (
             {"snr_db": (99,)},
-            "snr_db is 99.0, expected a ratio in [0, 90] dB: 16 bits hold no more.",
+            "snr_db is 99.0, expected a ratio above 0 dB, the level of the utterance, and at most "
+            "90: 16 bits hold no more.",
         ),
         ({"steps": 0}, "steps is 0, expected a whole number of at least 1."),
         ({"restarts": -1}, "restarts is -1, expected a finite number of at least 0."),
