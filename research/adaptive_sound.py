@@ -1,9 +1,9 @@
 """Attack what stands before a recogniser of sound, by who knows it, over draws of its noise.
 
     servax train recogniser ravdess --encoder ../shared/models/whisper-tiny-en --held_out 1 \
-        -o runs/whisper
-    python research/adaptive_sound.py runs/whisper/model noise-wiener:20 noise-wiener:15 \
-        --held-out 1 -o results/noise_wiener
+        --draws 0 -o runs/whisper-unaware
+    python research/adaptive_sound.py runs/whisper-unaware/model noise-wiener:20 noise-wiener:15 \
+        -o results/noise_wiener
 
 Each utterance of a held-out group is heard as it is, then attacked by PGD with momentum at a lowest
 signal-to-noise ratio (L2, steps of .15 of the radius): 20 steps on the bare recogniser (oblivious),
