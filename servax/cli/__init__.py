@@ -59,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A model of the user's own raised it, whatever it is.
         told = " ".join(f"{type(error).__name__}: {error}".split())
         return _refuse(f"the model fails ({told}); {notes[0]}.", FAILED, debug=debug)
+    finally:
+        if "--quiet" in given:
+            os.environ.pop(QUIET, None)
 
 
 def _refuse(sentence: str, code: int, *, debug: bool) -> int:

@@ -16,13 +16,6 @@ from servax.cli import main
 PURIFIER = str(pretrained.folder("ssad-plus-ravdess") / "purifier.onnx")
 
 
-@pytest.fixture(autouse=True)
-def _heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What --quiet sets in the environment ends with the test."""
-    monkeypatch.setenv("SERVAX_QUIET", "")
-    monkeypatch.delenv("SERVAX_QUIET")
-
-
 def sound(place: Path | io.BytesIO, subtype: str = "PCM_16", form: str = "WAV") -> np.ndarray:
     samples = 0.1 * np.random.default_rng(0).normal(size=16_000)
     soundfile.write(place, samples, 16_000, subtype, format=form)
