@@ -405,16 +405,39 @@ def fooled_most(
     return best, at
 
 
-def measure(name: str, place: str, known: tuple[Attack, ...], utterances: int) -> None:
-    """Ask a trial under all conditions, and keep each answer as it comes."""
+def measure(name: str, place: str, asked: dict[str, Attack | None], utterances: int) -> None:
+    """Ask a trial under some conditions, and write what is known of it."""
     network = target(place)
     cleaner = cleaner_of(name, network.encoder)
+    table = RESULTS / f"{name}.csv"
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    if asked:
+        ask(cleaner, place, asked, table, utterances)
+    record = {
+        "trial": name,
+        "settings": asdict(TRIALS[name]),
+        "parameters": sum(p.numel() for p in cleaner.parameters()),
+        "validation": apart(cleaner, network.encoder),
+        "figures": summary(pd.read_csv(table)) if table.is_file() else {},
+        **{key: provenance("").get(key) for key in ("commit",)},
+    }
+    write_whole(RESULTS / f"{name}.json", (json_text(record, indent=1) + "\n").encode())
+    print(name, json.dumps(record["figures"]), flush=True)
+
+
+def ask(
+    cleaner: NoiseThenGain,
+    place: str,
+    asked: dict[str, Attack | None],
+    table: Path,
+    utterances: int,
+) -> None:
+    """Add the answers that are missing to a table, each as it comes."""
+    network = target(place)
     answering = Heard(cleaner, network, max(DRAWS), half=False)
     corpus, fold = group_one()
     test = fold.test
     under_attack = chosen(test, utterances, seed=0)
-    table = RESULTS / f"{name}.csv"
-    RESULTS.mkdir(parents=True, exist_ok=True)
     done = set()
     if table.is_file():
         done = set(map(tuple, pd.read_csv(table)[["condition", "utterance"]].to_numpy()))
@@ -424,7 +447,7 @@ def measure(name: str, place: str, known: tuple[Attack, ...], utterances: int) -
         writer = csv.writer(file, lineterminator="\n")
         if not done:
             writer.writerow(columns)
-        for condition, attack in conditions(known).items():
+        for condition, attack in asked.items():
             began = time.monotonic()
             for number, row in enumerate(test.utterances.to_dict("records")):
                 if (condition, row["utterance"]) in done or (attack and not under_attack[number]):
@@ -448,29 +471,20 @@ def measure(name: str, place: str, known: tuple[Attack, ...], utterances: int) -
                 told.append(f"{float(each[:, y].mean()):.4f}")
                 writer.writerow([condition, row["utterance"], *told])
                 file.flush()
-            print(f"{name} {condition} {time.monotonic() - began:.0f} s", flush=True)
-    answers = pd.read_csv(table)
-    heard = answers["utterance"].isin(test.utterances["utterance"][under_attack])
-    figures = summary(answers[heard | (answers["condition"] == "clean")])
-    record = {
-        "trial": name,
-        "settings": asdict(TRIALS[name]),
-        "parameters": sum(p.numel() for p in cleaner.parameters()),
-        "validation": apart(cleaner, network.encoder),
-        "figures": figures,
-        **{key: provenance("").get(key) for key in ("commit",)},
-    }
-    write_whole(RESULTS / f"{name}.json", (json_text(record, indent=1) + "\n").encode())
-    print(name, json.dumps(figures), flush=True)
+            print(f"{table.stem} {condition} {time.monotonic() - began:.0f} s", flush=True)
 
 
 def summary(answers: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Return for each condition the UAR in percent of 1, 4 and 8 draws, and the output's SNR."""
+    """Return for each condition the UAR in percent of 1, 4 and 8 draws, and the output's SNR.
+
+    Where it was asked for, also the mean probability of the true class in each draw, in percent.
+    """
     found = {}
     for condition, rows in answers.groupby("condition", sort=False):
         figures = {f"uar_{n}": 100 * uar(rows["label"], rows[f"said_{n}"]) for n in DRAWS}
         figures |= {"utterances": len(rows), "output_snr_db": rows["output_snr_db"].mean()}
-        figures["probability"] = 100 * rows["probability"].mean()
+        if rows["probability"].notna().all():
+            figures["probability"] = 100 * rows["probability"].mean()
         found[str(condition)] = {key: round(float(value), 1) for key, value in figures.items()}
     return found
 
@@ -482,6 +496,8 @@ def main() -> None:
     )
     parser.add_argument("encoder")
     parser.add_argument("trials", nargs="+", choices=TRIALS, metavar="TRIAL")
+    kinds = ("clean", "adaptive", "oblivious")
+    parser.add_argument("--ask", nargs="*", choices=kinds, default=kinds)
     parser.add_argument("--adaptive", type=float, nargs="*", default=[50.0, 40.0], metavar="DB")
     parser.add_argument("--utterances", type=int, default=16, help="under attack")
     parser.add_argument("--steps", type=int, default=40, help="of the adaptive attack")
@@ -490,7 +506,9 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in given.trials:
         known = tuple(Attack(snr_db, given.steps, given.draws) for snr_db in given.adaptive)
-        measure(name, given.encoder, known, given.utterances)
+        asked = conditions(known)
+        kept = {each: asked[each] for each in asked if each.partition("-")[0] in given.ask}
+        measure(name, given.encoder, kept, given.utterances)
 
 
 if __name__ == "__main__":
