@@ -164,7 +164,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "certify_sound": (
         defences.certify_sound,
         {
-            "model": MODEL,
+            "model": nn.Linear(1_600, 3),
             "x": WAVES,
             "noise_db": 20.0,
             "draws_to_select": 2,
