@@ -27,8 +27,10 @@ PINS = ROOT / "requirements.txt"
 DEV_PINS = ROOT / "requirements-dev.txt"
 ASKED = {
     "attacks": "foolbox",
+    "baselines": "noisereduce",
     "hf": "transformers",
     "onnx": "onnxruntime",
+    "quality": "pystoi",
     "ray": "ray",
     "serve": "fastapi",
 }
