@@ -7,7 +7,7 @@ answer for each clip (``answers``). The accuracy left must be the same for all. 
 of the processor, since the machine of the kept figures did other work too. They are of a recogniser
 that was trained by
 
-    servax train recogniser ravdess --encoder openai/whisper-tiny.en --held_out 1 -o runs/whisper
+    servax train recogniser ravdess --encoder openai/whisper-tiny.en --held-out 1 -o runs/whisper
 
     python benchmarks/sound.py --model runs/whisper/model
 """

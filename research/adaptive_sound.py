@@ -1,6 +1,6 @@
 """Attack what stands before a recogniser of sound, by who knows it, over draws of its noise.
 
-    servax train recogniser ravdess --encoder ../shared/models/whisper-tiny-en --held_out 1 \
+    servax train recogniser ravdess --encoder ../shared/models/whisper-tiny-en --held-out 1 \
         --draws 0 -o runs/whisper-unaware
     python research/adaptive_sound.py runs/whisper-unaware/model noise-wiener:20 noise-wiener:15 \
         -o results/noise_wiener

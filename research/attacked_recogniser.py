@@ -1,7 +1,7 @@
 """How often is a recogniser on a speech encoder still right, when its sound is attacked?
 
     servax train recogniser ravdess --encoder ../shared/models/whisper-tiny-en \
-        --scheme four --groups 6 --held_out 1 --vaccinate 15 -o runs/v15
+        --scheme four --groups 6 --held-out 1 --vaccinate 15 -o runs/v15
     python research/attacked_recogniser.py runs/v15/model ravdess --group 1 \
         -o results/ravdess_whisper_vaccinated/15_db
 
