@@ -256,16 +256,20 @@ class Attack(ABC):
         x: Tensor,
         y: Tensor,
         epsilons: Sequence[float],
+        *,
+        leaves: bool | None = None,
         **given: Unpack[Given],
     ) -> Iterator[tuple[float, Tensor]]:
         """Yield each radius of the ball, the smallest first, with the result of the attack in it.
 
         What fools the model in a small ball does so in every larger one, so an utterance that fell
-        is not attacked again, unless the attack has no `early_stop`: what is to fool other models
-        too is made to the end in every ball. All other settings stay. Other arguments and errors as
-        for a call.
+        `leaves`, and is not attacked again. What is to fool other models too, or one that draws, is
+        made to the end in every ball: by default that of an attack whose `early_stop` is False. All
+        other settings stay. Other arguments and errors as for a call.
         """
-        attacks, leaves = self.of_sizes(epsilons), getattr(self, "early_stop", True)
+        attacks = self.of_sizes(epsilons)
+        if leaves is None:
+            leaves = getattr(self, "early_stop", True)
         with self.facing(model, x, y, **given) as problem:
             found = problem.x.clone()
             still = torch.arange(len(found), device=found.device)

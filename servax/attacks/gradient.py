@@ -130,6 +130,8 @@ class FGSM(BallAttack):
         x: Tensor,
         y: Tensor,
         epsilons: Sequence[float],
+        *,
+        leaves: bool | None = None,
         **given: Unpack[Given],
     ) -> Iterator[tuple[float, Tensor]]:
         """Yield each radius, the smallest first, with its result, all from a single gradient.

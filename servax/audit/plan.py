@@ -249,6 +249,7 @@ class _Plan:
         audit, seed = self.audit, self.audit.settings.seed
         x, y = training_waveforms(audit.subject, audit.settings.selection, FITTED_ON)
         model, _ = audit.engine.faced(threat, system)
+        audit.engine.reseed(system, "universal")  # not where an earlier stage left off
         fitted = threat.attack.fit(model, x, y, generator=generator(seed, "universal", system.name))
         return replace(threat, attack=fitted)
 

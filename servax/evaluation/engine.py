@@ -287,6 +287,9 @@ class AttackEngine:
             free = None if threat.waveform else heard.mask
             mask = None if free is None else free[positions].to(device)
             starts = generator(self.identity.seed, threat.name, threat.knowledge, number)
+            if apart and self.reseeds:
+                # Not the draws that it is scored with, nor where the last batch left off.
+                _start(source, self.identity.seed, "source", threat.name, threat.knowledge, number)
             for strength, attacked in threat.moved(counting, x, y, generator=starts, mask=mask):
                 for system in systems:
                     key = strength, system.name
@@ -463,8 +466,14 @@ def draws_needed(model: nn.Module, x: Tensor, y: Tensor) -> int:
 
 def reseed(system: System, seed: int, *purpose: str) -> None:
     """Start the draws of a random defence anew."""
-    for drawing in generators_of(system.model):
-        drawing.manual_seed(generator(seed, "defence", system.name, *purpose).initial_seed())
+    _start(system.model, seed, "defence", system.name, *purpose)
+
+
+def _start(model: nn.Module, seed: int, *purpose: str | int) -> None:
+    """Start all that a model draws anew, each of its generators with draws of its own."""
+    for number, drawing in enumerate(generators_of(model)):
+        own = (*purpose, number) if number else purpose
+        drawing.manual_seed(generator(seed, *own).initial_seed())
 
 
 def front_of(system: System) -> tuple[FrontEndSettings, Scaling]:

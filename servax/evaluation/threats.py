@@ -136,6 +136,8 @@ class Threat:
     """Whether it is tried on random systems only."""
     if_random: Threat | None = field(default=None, repr=False)
     """What is tried in its place on a random system."""
+    to_the_end: bool = field(default=False, repr=False)
+    """Whether a sweep goes on with who fell in a smaller ball: a draw that errs may be luck."""
     code: str = field(default="", repr=False)
     """Hash of the code of an attack that is not of servax."""
 
@@ -155,9 +157,8 @@ class Threat:
         """
         if self.if_random is not None:
             return self.if_random
-        return replace(
-            self, attack=_to_the_end(self.attack), everyone=self.everyone or not self.towards
-        )
+        attack, everyone = _to_the_end(self.attack), self.everyone or not self.towards
+        return replace(self, attack=attack, everyone=everyone, to_the_end=True)
 
     @property
     def epsilon(self) -> float:
@@ -196,7 +197,10 @@ class Threat:
             yield from ((float(k), moved) for k, moved in enumerate(walk, start=1))
         elif self.sweep:
             sizes = self.sweep
-            yield from self.attack.sweep(model, x, y, sizes, generator=generator, mask=mask)
+            leaves = False if self.to_the_end else None
+            yield from self.attack.sweep(
+                model, x, y, sizes, leaves=leaves, generator=generator, mask=mask
+            )
         else:
             yield self.strength, self.attack(model, x, y, generator=generator, mask=mask)
 

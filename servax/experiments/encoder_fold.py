@@ -17,7 +17,8 @@ from typing import Any
 import pandas as pd
 
 from servax.corpora import cache_folder
-from servax.defences import generators_of
+from servax.defences import ExpectationOverDraws, generators_of
+from servax.errors import SettingError
 from servax.evaluation import records
 from servax.evaluation.dataset import chosen, heard_by
 from servax.evaluation.engine import AttackEngine, Identity, as_adaptive, covers
@@ -27,7 +28,7 @@ from servax.evaluation.records import UNDEFENDED, Records
 from servax.evaluation.systems import Said, System, system_of
 from servax.evaluation.threats import Threat
 from servax.experiments.fold import RunData, file_name
-from servax.experiments.recipe import TWIN, EncoderRecipe
+from servax.experiments.recipe import TARGET, TWIN, EncoderRecipe
 from servax.experiments.scoring import TABLE
 from servax.experiments.training import train_encoder_recogniser
 from servax.models import EncoderClassifier, EncoderHead
@@ -114,10 +115,11 @@ class EncoderFold:
             "corpus": asdict(self.recipe.corpus) | {"root": None},
             "encoder": asdict(data.hearing.settings),
         }
-        heads = {"target": self.recipe.head, TWIN: self.recipe.head, **self.recipe.rivals}
+        heads = {TARGET: self.recipe.head, TWIN: self.recipe.head, **self.recipe.rivals}
         self.networks = {role: self._head(role, training) for role, training in heads.items()}
         """The trainings that leave a recogniser, by its name."""
         self.systems = (UNDEFENDED, *self.recipe.rivals, *self.recipe.defences)
+        self._refuse_who_has_heard()
 
     @property
     def tasks(self) -> list[Task]:
@@ -141,7 +143,8 @@ class EncoderFold:
 
     def tables(self) -> Records:
         """Return the tables of all attacks as one, with what made each."""
-        known = list(self.recipe.attacks.adaptive())
+        draws = self.recipe.head.vaccinate_db is not None
+        known = [] if draws else list(self.recipe.attacks.adaptive())
         tables = []
         for task, threat in self.attacks:
             table = records.read(task.stage.folder / TABLE)
@@ -154,6 +157,21 @@ class EncoderFold:
                     if covers(threat, each)
                 ]
         return records.concat(tables)
+
+    def _refuse_who_has_heard(self) -> None:
+        """Refuse a defence that was trained on speakers of this fold's test part."""
+        test = set(map(str, self.fold.test.speakers))
+        for name, system in self.fronts.defences.items():
+            purifier = getattr(system.front, "purifier", system.front)
+            known = sorted(test & set(getattr(purifier, "speakers", ())))
+            if known:
+                raise SettingError(
+                    f"defences.{name}",
+                    self.recipe.defences[name],
+                    f"one that was not trained on speakers who are held out in fold "
+                    f"{self.index + 1} ({', '.join(known)}): leave it out, or hold out other "
+                    "groups (held_out)",
+                )
 
     def _head(self, role: str, training: HeadTraining) -> Task:
         """Return the training of one head.
@@ -201,11 +219,15 @@ class EncoderFold:
         for name in self.systems:
             front = self.fronts.defences.get(name)
             exact = front is None or front.exact
-            threats = [grid.noise(), *grid.black_box(), *(grid.bpda() if front and exact else ())]
+            draws = front is not None and bool(generators_of(front.model))
+            identity = grid.bpda() if front and exact and not draws else ()
+            threats = [grid.noise(), *grid.black_box(), *identity]
+            # A target that draws is attacked through its mean by who knows it, not obliviously.
+            made = () if self.recipe.head.vaccinate_db is not None else grid.oblivious()
             adaptive = [
                 each
                 for each in grid.adaptive()
-                if name != UNDEFENDED or not any(covers(e, each) for e in grid.oblivious())
+                if name != UNDEFENDED or not any(covers(e, each) for e in made)
             ]
             threats += [each if exact else replace(each, knowledge="bpda") for each in adaptive]
             for threat in threats:
@@ -218,7 +240,9 @@ class EncoderFold:
 
         def attacked(engine: AttackEngine, systems: Sequence[System]) -> pd.DataFrame:
             if not apart:
-                return engine.on_system(threat, systems[0]).frame
+                random = engine.random(systems[0])
+                through = threat.on_random() if random else threat
+                return engine.on_system(through, systems[0]).frame
             model = (self._source(source) if source else systems[0]).model
             return engine.on_source(threat, model, systems).frame
 
@@ -276,8 +300,10 @@ class EncoderFold:
 
         settings = {
             "systems": {name: self._identity(name) for name in names},
-            "target": self.networks["target"].stage.key,
+            "target": self.networks[TARGET].stage.key,
+            "in every row": asdict(self.identity),
             "utterances": corpus.utterances["utterance"].tolist(),
+            "draws": r.draws,
             "seconds": r.seconds,
             "batch_size": r.batch_size,
             "seed": self.seed,
@@ -304,12 +330,16 @@ class EncoderFold:
         return self._trained(name) if name in self.networks else self.fronts.surrogates[name]
 
     def _system(self, name: str) -> System:
-        bare = replace(self._trained("target"), name=UNDEFENDED)
+        bare = replace(self._trained(TARGET), name=UNDEFENDED)
         if name == UNDEFENDED:
             return bare
         if name in self.networks:
             return replace(self._trained(name), name=name)
-        return defended(bare, f"{name}={self.recipe.defences[name]}", seed=self.seed)
+        system = defended(bare, f"{name}={self.recipe.defences[name]}", seed=self.seed)
+        if generators_of(system.model):
+            mean = ExpectationOverDraws(system.model, self.recipe.draws).eval()
+            return replace(system, model=mean)
+        return system
 
     def _trained(self, role: str) -> System:
         folder = self.networks[role].stage.folder / MODEL

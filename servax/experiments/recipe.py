@@ -44,6 +44,10 @@ SMALLEST_INPUT = 32
 """VGG-16 halves its input five times."""
 TWIN = "twin"
 """A recogniser that differs from the target by its seed alone; transfer attacks start at it."""
+TARGET = "target"
+"""The attacked recogniser."""
+TAKEN = (UNDEFENDED, TARGET, TWIN)
+"""What no defence may be called."""
 LARGEST_SEED = 2**63
 """Records keep seeds in 64 bits."""
 Made = Callable[[float], Objective]
@@ -369,6 +373,8 @@ class EncoderRecipe(Experiment):
     """What stands before the target, by name, as `servax audit --defences` takes it."""
     surrogates: dict[str, str] = field(default_factory=dict)
     """Recognisers beside the twin that transfer starts at, by name: a folder or a packaged one."""
+    draws: int = 8
+    """Draws of a random defence whose mean is one answer."""
     seconds: float = 4.0
     """How much of each utterance is heard, in s: its middle; a shorter one is repeated."""
     utterances: int | None = None
@@ -378,6 +384,7 @@ class EncoderRecipe(Experiment):
 
     RULES: ClassVar[Rules] = {
         "seconds": Rule("a length in [.05, 30] s", lambda seconds: 0.05 <= seconds <= 30),
+        "draws": COUNT,
     }
 
     def __post_init__(self) -> None:
@@ -385,11 +392,14 @@ class EncoderRecipe(Experiment):
         for key in ("layers", "utterances"):
             if getattr(self, key) is not None:
                 COUNT.check(key, getattr(self, key))
+        if self.head.draws == 0:
+            expected = "at least 1: the twin of the target differs by its noisy copies alone"
+            raise SettingError("head.draws", 0, expected)
         for key in ("rivals", "defences", "surrogates"):
             for name in getattr(self, key):
-                taken = name in {UNDEFENDED, TWIN} or (key != "rivals" and name in self.rivals)
+                taken = name in TAKEN or (key != "rivals" and name in self.rivals)
                 if taken or not re.fullmatch(r"\w[\w.+-]*", name):
-                    expected = f"letters, digits, '.', '_', '+' and '-'; not {UNDEFENDED} or {TWIN}"
+                    expected = f"letters, digits, '.', '_', '+' and '-'; not {', '.join(TAKEN)}"
                     raise SettingError(key, name, f"a name of its own of {expected}")
 
     def hearing(self) -> EncoderStatistics:

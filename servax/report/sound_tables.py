@@ -1,7 +1,7 @@
 """The tables of a run on sound: who knows what, at which signal-to-noise ratio.
 
-A budget is a ratio in dB, and at each the **worst** of all attacks counts per utterance: one that
-any of them turns wrong is wrong. So a defence is never judged by the attack that suits it.
+A budget is a ratio in dB, and at each the **worst** of all attacks within it counts per utterance:
+one that any of them turns wrong is wrong. So a defence is never judged by the attack that suits it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from servax.evaluation.records import SINCE_VERSION_2
 from servax.report.figures import ratio_curves
 from servax.report.measures import Measures, percent
 from servax.report.predictions import CLEAN, UNDEFENDED, Condition
@@ -30,7 +31,7 @@ from servax.report.tables import (
 )
 
 WORST = "worst"
-KNOWING: Mapping[str, tuple[str, ...]] = {
+ATTACKERS: Mapping[str, tuple[str, ...]] = {
     "oblivious": ("oblivious",),
     "transfer": ("transfer",),
     "black_box": ("black_box",),
@@ -57,13 +58,10 @@ def _ratio(condition: Condition) -> float | None:
     """Return the signal-to-noise ratio of a budget, in dB; none of one on log-Mel."""
     if not condition.settings:
         return None
-    told = dict(zip(_SETTINGS, condition.settings, strict=True))
+    told = dict(zip(SINCE_VERSION_2, condition.settings, strict=True))
     if told["space"] != "waveform" or told["norm"] != "l2" or told["epsilon"] <= 0:
         return None
     return round(-20.0 * math.log10(told["epsilon"]), 6)
-
-
-_SETTINGS = ("norm", "epsilon", "steps", "step_size", "restarts", "draws", "space")
 
 
 def frame_of(run: Measures) -> pd.DataFrame:
@@ -80,10 +78,10 @@ def frame_of(run: Measures) -> pd.DataFrame:
         clean = percent(found.labels, found.cells[defence, CLEAN][None])
         rows.append(_row(run, defence, "none", math.inf, [CLEAN], clean))
         cells = [c for name, c in found.cells if name == defence and c != CLEAN]
-        for attacker, knowledge in KNOWING.items():
+        for attacker, knowledge in ATTACKERS.items():
             known = [c for c in cells if c.knowledge in knowledge]
             for snr in sorted({_ratio(c) or 0.0 for c in known}, reverse=True):
-                at = [c for c in known if _ratio(c) == snr]
+                at = [c for c in known if (_ratio(c) or 0.0) >= snr]  # what moved less lies within
                 rows.append(_row(run, defence, attacker, snr, at, clean))
     return pd.DataFrame(rows)
 
@@ -131,9 +129,9 @@ def _table(run: Measures, part: pd.DataFrame, attacker: str) -> Table:
         [Field(_head(*key), text, key, "uar_percent") for key in _columns(part)],
         rows=run.defences,
         title=f"UAR (%) under attack on sound {TITLES[attacker]}",
-        note="An utterance counts as wrong where any of the attacks at that signal-to-noise ratio "
-        "turns it wrong. Below a number: the share of the defence's own clean UAR that is kept. "
-        "Bold: the best defence of a column.",
+        note="An utterance counts as wrong where any of the attacks at that signal-to-noise ratio, "
+        "or at a higher one, turns it wrong. Below a number: the share of the defence's own clean "
+        "UAR that is kept. Bold: the best defence of a column.",
         name=names.get(attacker, f"table-1-{attacker.replace('_', '-')}"),
         numbers=part.drop(columns="column"),
     )

@@ -19,6 +19,7 @@ from servax.experiments import EncoderRecipe, Finished, estimate, load_recipe, r
 from servax.experiments.fold import RunData
 from servax.experiments.run import Plan
 from servax.stages import Watcher
+from servax.training import HeadTraining
 
 RECIPE = """
 name: tiny-sound
@@ -29,7 +30,8 @@ encoder: {encoder}
 layers: 1
 head: {{draws: 1}}
 rivals: {{noisy: {{draws: 2, highest_snr_db: 10.0}}}}
-defences: {{low-pass: "low-pass:3000", mp3: "mp3:0.5"}}
+defences: {{low-pass: "low-pass:3000", mp3: "mp3:0.5", noise: "white-noise:20"}}
+draws: 2
 seconds: 0.5
 utterances: 8
 attacks: {{snr_db: [60, 40], steps: 2, square: 4}}
@@ -61,7 +63,7 @@ def finished(recipe: EncoderRecipe, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_every_system_meets_every_attacker(finished: Finished) -> None:
     frame = finished.records.frame
-    assert set(frame["defence"]) == {"undefended", "noisy", "low-pass", "mp3"}
+    assert set(frame["defence"]) == {"undefended", "noisy", "low-pass", "mp3", "noise"}
     assert set(frame["space"]) == {"waveform"}
     for system, rows in frame.groupby("defence"):
         known = set(rows["knowledge"])
@@ -146,6 +148,8 @@ def test_an_estimate_before_anything_is_done(recipe: EncoderRecipe, tmp_path: Pa
     [
         ({"defences": {"undefended": "mp3:0.5"}}, "defences is 'undefended'"),
         ({"defences": {"noisy": "mp3:0.5"}}, "defences is 'noisy'"),
+        ({"rivals": {"target": None}}, "rivals is 'target'"),
+        ({"head": HeadTraining(draws=0)}, "head.draws is 0, expected at least 1"),
         ({"rivals": {"a/b": None}}, "rivals"),
         ({"seconds": 0.0}, r"seconds is 0.0, expected a length in \[.05, 30\] s"),
         ({"utterances": 0}, "utterances is 0"),
@@ -156,6 +160,17 @@ def test_wrong_values_are_refused(
 ) -> None:
     with pytest.raises(SettingError, match=sentence):
         dataclasses.replace(recipe, **change)
+
+
+def test_a_purifier_that_has_heard_the_test_speakers_is_refused(
+    recipe: EncoderRecipe, tmp_path: Path
+) -> None:
+    """`ssad-plus-synthetic` was trained on speakers 06m7 and later, so on group 6 too."""
+    heard = dataclasses.replace(
+        recipe, held_out=(6,), defences={"ssad-plus": "ssad-plus-synthetic"}
+    )
+    with pytest.raises(ServaxError, match=r"held out in fold 6 \("):
+        run(heard, tmp_path / "run", command="x")
 
 
 def test_a_defence_that_does_not_fit_is_refused_before_any_training(

@@ -37,7 +37,7 @@ def test_shipped_recipes_parse_and_tell_their_story(path: Path) -> None:
     assert recipe.name == path.stem
     of_another_task = ("fsdd_digits_loso", "ravdess_gender", "ravdess_speaker")
     if isinstance(recipe, EncoderRecipe):
-        assert "ssad-plus-ravdess" in recipe.defences
+        assert "noise-wiener-20" in recipe.defences
     else:
         assert ("ssad-plus" if path.stem in of_another_task else "ssad") in recipe.purifiers
     head = path.read_text(encoding="utf-8")

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CLASSES, PROVENANCE
 from matplotlib.figure import Figure
 from sklearn.metrics import recall_score
 
@@ -17,10 +16,12 @@ from servax.evaluation.records import Records
 from servax.report import Measures, collect, write_report
 from servax.report.sound_tables import on_sound, ratio_figure, sound_tables, sound_verdict
 
+CLASSES = ("angry", "happy", "neutral", "sad")
+PROVENANCE = {"command": "servax run recipe.yaml", "commit": "0123abc", "corpus": "made-up"}
 SPEAKERS, EACH = 6, 12
 BUDGETS = {60.0: 0.001, 40.0: 0.01}
 TRIED = (("pgd", "oblivious"), ("apgd", "oblivious"), ("pgd-twin", "transfer"), ("pgd", "adaptive"))
-SYSTEMS = {"undefended": (0.9, 0.2), "low-pass": (0.8, 0.5), "mp3": (0.85, 0.6)}
+SYSTEMS = {"undefended": (0.9, 0.6), "low-pass": (0.8, 0.85), "mp3": (0.85, 0.95)}
 
 
 def made() -> pd.DataFrame:
@@ -98,7 +99,7 @@ def test_the_worst_of_all_is_that_of_the_rows() -> None:
         rows = frame[frame["defence"] == system]
         assert told[system, np.inf] == pytest.approx(uar(rows[rows["attack"] == "none"]), abs=0.06)
         for decibels, epsilon in BUDGETS.items():
-            at = rows[rows["epsilon"] == epsilon]
+            at = rows[(rows["epsilon"] > 0) & (rows["epsilon"] <= epsilon)]
             assert told[system, decibels] == pytest.approx(uar(at), abs=0.06)
             through = at[at["knowledge"].isin(["adaptive", "bpda"])]
             assert known[system, decibels] == pytest.approx(uar(through), abs=0.06)
