@@ -7,7 +7,7 @@ from pathlib import Path
 
 from servax.cli.certify import Certify
 from servax.cli.commands import part
-from servax.cli.output import bar, command_line, print_json, print_table, say
+from servax.cli.output import bar, command_line, note, print_json, print_table
 from servax.corpora import Selection
 from servax.evaluation.certificates import certified, shares
 from servax.evaluation.certifying import Certifying
@@ -75,5 +75,5 @@ def certify(command: Certify) -> int:
         rows.append(["no attack", *(f"{100 * v:.1f}" for v in clean["right"])])
         title = f"Right, and no change above the ratio moves it: % of {len(heard)} utterances"
         print_table(title, columns, rows)
-    say(f"answers, shares and picture: {folder}")
+    note(f"answers, shares and picture: {folder}")
     return 0

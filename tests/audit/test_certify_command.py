@@ -55,10 +55,13 @@ def test_noise_that_turns_no_answer_certifies_what_the_draws_allow(folder: Path)
     assert np.isinf(found.loc[found["answer"] == "", "snr_db"]).all()
 
 
-def test_what_is_certified_is_not_heard_again(folder: Path, words: list[str]) -> None:
+def test_what_is_certified_is_not_heard_again(
+    folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     stages = {path: path.stat().st_mtime_ns for path in folder.glob("stages/*/done.json")}
     assert len(stages) == 12
-    assert main([*words, "--utterances", "8"]) == 0
+    assert main([*words, "--utterances", "8", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
     again = {path: path.stat().st_mtime_ns for path in folder.glob("stages/*/done.json")}
     assert stages.items() <= again.items()
     assert len(again) == 16
