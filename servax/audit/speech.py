@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -38,8 +39,8 @@ def changes(
 
     Returns:
         A row for each of them, and for the bare model one of `ANOTHER` clip in place of each:
-        `defence`, `attack`, `knowledge`, `utterances` and the median of each measure, which is
-        none where it could not be told or is infinite.
+        `defence`, `attack`, `knowledge`, `utterances` and the median of each measure over those
+        of which it can be told; none where that is not one, or the median is infinite.
     """
     count = audit.settings.speech
     x, size = audit.dataset.x[:count], audit.settings.batch_size
@@ -68,7 +69,7 @@ def _row(
     else:
         each = list(measured(x, found, audit.subject.sample_rate, available()))
         values = {name: np.array([one[name] for one in each]) for name in available()}
-    medians = {name: float(np.median(column)) for name, column in values.items()}
+    medians = {name: float(pd.Series(column).median()) for name, column in values.items()}
     told = {name: value if np.isfinite(value) else None for name, value in medians.items()}
     who = {"defence": name, "attack": attack, "knowledge": knowledge, "utterances": len(x)}
     return who | told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import nan
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,7 +19,7 @@ from servax.attacks import PGD
 from servax.audit.settings import Audit
 from servax.audit.speech import changes
 from servax.defences import Defended
-from servax.evaluation.distortion import ANOTHER, available
+from servax.evaluation.distortion import ANOTHER, Measure, available
 from servax.evaluation.records import UNDEFENDED
 from servax.evaluation.systems import System
 from servax.evaluation.threats import Threat
@@ -108,6 +109,21 @@ def test_another_clip_is_of_the_class_and_of_another_speaker() -> None:
     assert [row["defence"] for row in rows] == [UNDEFENDED, ANOTHER]
     assert rows[0]["log_mel_distance_db"] == 0.0
     assert rows[1]["log_mel_distance_db"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_clip_that_cannot_be_told_leaves_the_median_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measures = {  # of the level of a clip: told of loud ones, and of none
+        "loud": Measure("", "", "higher", lambda _, found: found[0] if found[0] > 0.1 else nan),
+        "none": Measure("", "", "higher", lambda _, found: nan),
+    }
+    monkeypatch.setattr("servax.evaluation.distortion.MEASURES", measures)
+    x = torch.tensor([0.1, 0.4, 0.8])[:, None].expand(3, 400)
+    (row,) = changes(audit_of(x, "waveform"), system_of(Halve()), [], tick=lambda: None)
+    assert row["loud"] == pytest.approx((0.2 + 0.4) / 2)
+    assert row["none"] is None
+    assert row["utterances"] == 3
 
 
 @pytest.fixture(scope="module")
