@@ -151,8 +151,6 @@ def built(trial: Trial) -> NoiseThenGain:
             "none": lambda: None,
             "wiener": WienerGains,
             "mask": Mask,
-            "statistics": STATISTICS,
-            "statistics-15": replace(STATISTICS, snr_db=15.0, weights="statistics"),
             "mask-alone": lambda: Mask(informed=False),
         }[trial.cleaner]()
     return NoiseThenGain(trial.snr_db, gains, generator(trial.seed, "noise"))
