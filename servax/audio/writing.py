@@ -21,6 +21,8 @@ IN_RANGE = 1.0 + STEP_16_BIT
 """Peak of a sound within full scale; less than a step of 16 bits beyond 1 is rounding."""
 LARGEST_OF_16_BITS = 1.0 - STEP_16_BIT
 """The largest number of 16 bits lies one step below full scale."""
+LARGEST = {"PCM_24": 1.0 - 2.0**-23, "PCM_32": 1.0 - 2.0**-31}
+"""The same of more bits; as float32 that of 32 bits is 1, which libsndfile cuts to it."""
 FLOATS = ("FLOAT", "DOUBLE")
 WRITABLE = {".wav": "WAV", ".flac": "FLAC"}
 HEADER_BYTES = 4096
@@ -146,8 +148,10 @@ def subtype_of(peak: float) -> str:
 
 
 def as_written(samples: npt.NDArray[np.float32], subtype: str) -> npt.NDArray[np.float32]:
-    """Return samples as they are written: what 16 bits would round beyond their range is cut."""
-    return samples if subtype in FLOATS else np.clip(samples, -1.0, LARGEST_OF_16_BITS)
+    """Return samples as they are written: what its bits would round beyond their range is cut."""
+    if subtype in FLOATS:
+        return samples
+    return np.clip(samples, -1.0, LARGEST.get(subtype, LARGEST_OF_16_BITS))
 
 
 def _forget_hour(file: BinaryIO) -> None:
