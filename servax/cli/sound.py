@@ -105,8 +105,9 @@ class Purify:
 
     What is within full scale stays so: where needed a limiter lowers it, and says so. Sound of any
     length, in memory that does not grow with it; each channel on its own. A log-Mel (.npy, as
-    servax attack writes it) becomes a log-Mel. Of a folder or a manifest, what is there already is
-    skipped, so an interrupted run goes on; a bad file never stops the others.
+    servax attack writes it) becomes a log-Mel; mix, limit_db and format are of sound alone. Of a
+    folder or a manifest, what is there already is skipped, so an interrupted run goes on; a bad
+    file never stops the others.
     """
 
     sounds: str
@@ -224,12 +225,17 @@ def _piped(sounds: str, out: str, *, as_json: bool) -> Iterator[tuple[Path, Path
     A WAV says first how long it is, so nothing of it leaves before all is known.
 
     Raises:
-        SettingError: stdout is to hold JSON too, or more than one sound.
+        SettingError: stdout is to hold JSON too, more than one sound, or a log-Mel.
     """
     if out == PIPE and as_json:
         raise SettingError("json", True, "false where the sound goes to stdout")
-    if out == PIPE and sounds != PIPE and not expanded(sounds).is_file():
-        raise SettingError("out", out, "a folder: stdout holds one sound")
+    if out == PIPE and sounds != PIPE:
+        given = expanded(sounds)
+        ending = given.suffix.lower()
+        if given.is_dir() or ending in MANIFESTS:
+            raise SettingError("out", out, f"a folder for {sounds}: stdout holds one sound")
+        if ending == LOGMEL:
+            raise SettingError("out", out, f"a {LOGMEL} file for {sounds}: stdout holds a WAV")
     with TemporaryDirectory(prefix="servax-") as folder:
         source, target = expanded(sounds), expanded(out)
         if sounds == PIPE:

@@ -34,7 +34,10 @@ BEYOND_FULL_SCALE = (
     *("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"),
 )
 """Encodings whose samples may lie beyond full scale."""
-KEPT = {"PCM_24": "PCM_24", "PCM_32": "PCM_24", "FLOAT": "FLOAT", "DOUBLE": "FLOAT"}
+KEPT = {
+    **dict.fromkeys(("PCM_24", "PCM_32", "ALAC_20", "ALAC_24", "ALAC_32"), "PCM_24"),
+    **dict.fromkeys(audio.FLOATS, "FLOAT"),
+}
 """How samples of a source are written; all others with 16 bits."""
 SUBTYPES = {"16": "PCM_16", "24": "PCM_24", "float": "FLOAT"}
 
@@ -50,20 +53,21 @@ def cleaner_of(
         light: Take the exported file of a folder that holds both. It is taken too where torch is
             not installed.
         mixture: How much of the change is let through.
-        device: Where torch computes; as of `Compute`.
+        device: Where torch computes; as of `Compute`. What needs no torch is on the CPU.
 
     Raises:
         SettingError: There is no such device, or an ONNX file should run on it.
         ServaxError: It cannot be read, or onnxruntime or torch is not installed.
     """
+    on_cpu = device in ("auto", "cpu")
     if NoiseWiener.is_named(purifier):
-        if mixture != ALL or device != "cpu":
+        if mixture != ALL or not on_cpu:
             raise SettingError("purifier", purifier, "one without --mix, --limit-db and --device")
         return NoiseWiener.named(purifier)
     file = exported_of(purifier)
     if file is not None and (light or file == expanded(purifier) or find_spec("torch") is None):
-        if device != "cpu":
-            raise SettingError("device", device, "cpu: there an ONNX file runs")
+        if not on_cpu:
+            raise SettingError("device", device, "cpu or auto: there an ONNX file runs")
         return ExportedPurifier.load(file, threads=1).mixed(mixture)
     load_extra("torch", what=f"the purifier {purifier}, which is no ONNX file,")
     from servax.purifier.purifier import Purifier
@@ -201,11 +205,13 @@ def _subtype(job: FileJob, source: Path, container: str) -> str:
 def _purify_logmel(purifier: SoundCleaner, job: FileJob) -> Outcome:
     import torch
 
-    from servax.purifier.purifier import Purifier
+    from servax.purifier.purifier import Purifier, device_of
 
     source = Path(job.source)
     if not isinstance(purifier, Purifier):
         raise PathError(source, "is a log-Mel, and this purifier takes sound alone")
+    if purifier.mixture != ALL or job.format != FileJob.format:
+        raise PathError(source, "is a log-Mel; --mix, --limit-db and --format are of sound alone")
     try:
         with audio.regular(source) as file:
             x = np.load(file, allow_pickle=False)
@@ -217,7 +223,8 @@ def _purify_logmel(purifier: SoundCleaner, job: FileJob) -> Outcome:
     if x.dtype.kind != "f" or not (np.isfinite(x).all() and x.min() >= 0 and x.max() <= 1):
         raise SettingError("log-Mel", "outside", "finite numbers in [0, 1], the purifier's scale")
     with torch.inference_mode():
-        purified = purifier(torch.from_numpy(x.astype(np.float32))[None, None])
+        given = torch.from_numpy(x.astype(np.float32))[None, None]
+        purified = purifier(given.to(device_of(purifier))).cpu()
     write_array(Path(job.target), purified[0, 0].numpy())
     return Outcome(job.source, job.target, "done")
 

@@ -191,6 +191,30 @@ def test_a_logmel_goes_through_the_network(cleaner: Purifier, tmp_path: Path) ->
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), expected)
 
 
+def test_a_logmel_goes_where_the_network_is(tmp_path: Path) -> None:
+    elsewhere = Purifier.from_pretrained(folder(PACKAGED)).frozen().to("meta")
+    heard: list[str] = []
+    elsewhere.network.register_forward_pre_hook(lambda _, given: heard.append(given[0].device.type))
+    np.save(tmp_path / "x.npy", np.zeros((64, 100), dtype=np.float32))
+    told = purify_file(elsewhere, FileJob(str(tmp_path / "x.npy"), str(tmp_path / "y.npy")))
+    assert heard == ["meta"]
+    assert "Cannot copy out of meta tensor" in told.sentence  # there it has no values
+
+
+@pytest.mark.parametrize(
+    "option", [("--mix", "0.5"), ("--limit-db", "20"), ("--format", "float")], ids=lambda o: o[0]
+)
+def test_what_is_of_sound_alone_is_refused_for_a_logmel(
+    option: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((64, 100), dtype=np.float32))
+    given = [str(tmp_path / "x.npy"), "-o", str(tmp_path / "y.npy"), "--purifier", PACKAGED]
+    assert main(["purify", *given, *option]) == 1
+    said = "x.npy: is a log-Mel; --mix, --limit-db and --format are of sound alone."
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "y.npy").exists()
+
+
 def test_a_folder_keeps_its_structure_and_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
