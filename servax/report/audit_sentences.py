@@ -28,6 +28,7 @@ from servax.report.audit_result import (
 from servax.report.predictions import UNDEFENDED
 from servax.report.rendering import words
 from servax.report.tables import listed, number, percent_sign, percentage, short
+from servax.runtime.host import INSTALL
 
 LOUDNESS = (
     (40.0, "a change that nobody hears"),
@@ -293,7 +294,7 @@ def _same_speech(audit: AuditResult) -> list[str]:
     if not {"stoi", "pesq"} <= set(table):
         return [
             "Whether words stay as they are is not known: STOI, PESQ or DNSMOS were not measured "
-            "(pip install 'servax[quality]')."
+            f"({INSTALL.format('quality')})."
         ]
     told = []
     for name in (each for each in audit.defences if each in clean.index):

@@ -223,7 +223,7 @@ def test_fewer_targets_try_the_most_likely_classes_only(inputs):
         ),
         (
             lambda: APGD(norm="L2"),
-            "norm is 'L2', expected servax.perturbation.Linf or L2 (the class).",
+            "norm is 'L2', expected servax.perturbation.Linf, L2 or SignalToNoise (the class).",
         ),
         (lambda: TargetedAPGD(epsilon=-1.0), "epsilon is -1.0, expected a finite number of at "),
         (lambda: TargetedAPGD(targets=0), "targets is 0, expected a whole number of at least 1."),

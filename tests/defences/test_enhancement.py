@@ -96,5 +96,5 @@ def test_a_missing_package_is_refused_at_once(denoiser, module, name, monkeypatc
     DeepFilterNet.library.cache_clear()
     monkeypatch.setitem(sys.modules, module, None)
     sentence = f"the defence {name} needs {module} ("
-    with pytest.raises(ServaxError, match=f"^{re.escape(sentence)}.*'servax\\[baselines\\]'"):
+    with pytest.raises(ServaxError, match=f"^{re.escape(sentence)}.*'\\.\\[baselines\\]'"):
         denoiser(RATE)

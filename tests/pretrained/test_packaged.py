@@ -41,14 +41,15 @@ def test_the_defaults_are_packaged() -> None:
 @pytest.mark.parametrize("name", names())
 def test_a_folder_holds_weights_settings_and_a_card_only(name: str) -> None:
     files = sorted(path.name for path in folder(name).iterdir())
-    assert files == ["README.md", "settings.json", "weights.safetensors"]
+    graph = ["purifier.onnx"] if name == "ssad-plus-ravdess" else []  # the default needs no torch
+    assert files == sorted([*graph, "README.md", "settings.json", "weights.safetensors"])
     tensors = load_file(folder(name) / "weights.safetensors")
     assert {t.dtype for t in tensors.values() if t.is_floating_point()} == {torch.float32}
 
 
 def test_all_weights_together_stay_small() -> None:
     sizes = [path.stat().st_size for name in names() for path in folder(name).iterdir()]
-    assert sum(sizes) < 8 * MEGABYTE
+    assert sum(sizes) < 10 * MEGABYTE
 
 
 @pytest.mark.parametrize("name", names())

@@ -399,7 +399,9 @@ def test_openapi_is_valid_and_complete(service: Running) -> None:
     assert set(document["paths"]) == set(ROUTES) - {"/openapi.json"}
     for path in ("/v1/purify", "/v1/classify", "/v1/attack"):
         told = document["paths"][path]["post"]
-        assert set(told["requestBody"]["content"]) == {"audio/*", "application/octet-stream"}
+        several = {"application/json", "multipart/form-data"} if path == "/v1/purify" else set()
+        kinds = {"audio/*", "application/octet-stream"}
+        assert set(told["requestBody"]["content"]) == kinds | several
         assert {"200", "401", "408", "413", "415", "422", "429", "500", "503", "504"} <= set(
             told["responses"]
         )
@@ -407,7 +409,7 @@ def test_openapi_is_valid_and_complete(service: Running) -> None:
             "$ref": "#/components/schemas/ErrorAnswer"
         }
     assert set(document["paths"]["/v1/purify"]["post"]["responses"]["200"]["content"]) == {
-        "audio/wav", "audio/flac",
+        "audio/wav", "audio/flac", "application/json",
     }  # fmt: skip
     residual = document["components"]["schemas"]["Classification"]["properties"]["residual"]
     assert "attack" in residual["description"]

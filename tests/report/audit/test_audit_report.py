@@ -454,7 +454,7 @@ def test_who_loses_the_words_is_no_purifier() -> None:
 
 def test_measures_that_nobody_could_take_are_missed() -> None:
     told = said(make_result(speech=SPEECH.drop(columns=["stoi", "pesq"])))
-    assert "is not known: STOI, PESQ or DNSMOS were not measured (pip install 'serv" in told
+    assert "is not known: STOI, PESQ or DNSMOS were not measured (pip install '.[qua" in told
 
 
 @pytest.mark.parametrize(("moved", "suspected"), [(2.0, False), (6.0, True)])
