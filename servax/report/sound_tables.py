@@ -81,7 +81,8 @@ def frame_of(run: Measures) -> pd.DataFrame:
         for attacker, knowledge in ATTACKERS.items():
             known = [c for c in cells if c.knowledge in knowledge]
             for snr in sorted({_ratio(c) or 0.0 for c in known}, reverse=True):
-                at = [c for c in known if (_ratio(c) or 0.0) >= snr]  # what moved less lies within
+                # What moved less lies within, no change at all too.
+                at = [CLEAN, *(c for c in known if (_ratio(c) or 0.0) >= snr)]
                 rows.append(_row(run, defence, attacker, snr, at, clean))
     return pd.DataFrame(rows)
 
@@ -102,7 +103,7 @@ def _row(
         "low_percent": low,
         "high_percent": high,
         "over_clean": uar / clean if clean else math.nan,
-        "attacks": len({c.attack for c in at}),
+        "attacks": len({c.attack for c in at} - {CLEAN.attack}),
     }
 
 
@@ -130,8 +131,8 @@ def _table(run: Measures, part: pd.DataFrame, attacker: str) -> Table:
         rows=run.defences,
         title=f"UAR (%) under attack on sound {TITLES[attacker]}",
         note="An utterance counts as wrong where any of the attacks at that signal-to-noise ratio, "
-        "or at a higher one, turns it wrong. Below a number: the share of the defence's own clean "
-        "UAR that is kept. Bold: the best defence of a column.",
+        "or at a higher one, or none at all turns it wrong. Below a number: the share of the "
+        "defence's own clean UAR that is kept. Bold: the best defence of a column.",
         name=names.get(attacker, f"table-1-{attacker.replace('_', '-')}"),
         numbers=part.drop(columns="column"),
     )
