@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from servax.runtime.samples import HIGHEST_RATE, LOWEST_RATE
+from servax.runtime.samples import LOWEST_RATE
 from servax.service.middleware import RequestMiddleware
 from servax.service.networks import networks
 from servax.service.parts import FORM, JSON, MOST_SOUNDS
-from servax.service.requests import RequestHandler, kind_of
+from servax.service.requests import RequestHandler, is_elsewhere, kind_of
 from servax.service.responses import (
     MEDIA,
     AttackMethod,
@@ -30,10 +30,11 @@ from servax.service.responses import (
     Trial,
     accepted,
     add_handlers,
+    bad_parameter,
     problems,
 )
 from servax.service.settings import HIGHEST_SNR_DB, LOWEST_SNR_DB
-from servax.service.streaming import LiveSound, is_elsewhere
+from servax.service.streaming import HIGHEST_STREAM_RATE, LiveSound
 from servax.service.telemetry import Log, Metrics
 from servax.service.tokens import Tokens
 from servax.service.worker import classify, purify
@@ -82,7 +83,7 @@ SOUNDS = {
     }
 }
 """Or several sounds: then the answer is JSON."""
-TAKEN = (401, 408, 413, 415, 422, 429, 500, 503, 504)
+TAKEN = (401, 403, 408, 413, 415, 422, 429, 500, 503, 504)
 """How a sound may be answered that is not answered with what was asked for."""
 
 
@@ -283,21 +284,29 @@ def _take_streams(
 ) -> None:
     """Let live sound in over a WebSocket, whoever it comes from asked for as elsewhere."""
     from fastapi import Query, WebSocket
+    from fastapi.exceptions import WebSocketRequestValidationError
     from fastapi.responses import JSONResponse
     from fastapi.security.utils import get_authorization_scheme_param
 
+    async def denied(socket: WebSocket, refusal: Refusal) -> None:
+        await socket.send_denial_response(JSONResponse(refusal.body, refusal.status))
+        metrics.requests.labels("/v1/stream", refusal.status).inc()
+
+    async def unfit(socket: WebSocket, error: Any) -> None:
+        await denied(socket, bad_parameter(error))
+
     async def stream(
-        socket: WebSocket, sample_rate: Annotated[int, Query(ge=LOWEST_RATE, le=HIGHEST_RATE)]
+        socket: WebSocket,
+        sample_rate: Annotated[int, Query(ge=LOWEST_RATE, le=HIGHEST_STREAM_RATE)],
     ) -> None:
         scheme, token = get_authorization_scheme_param(socket.headers.get("authorization"))
         refusal = None
         if tokens and not (scheme.lower() == "bearer" and tokens.know(token)):
             refusal = Refusal(401, "unauthorised", "A bearer token is needed, as elsewhere.")
-        elif is_elsewhere(socket):
+        elif is_elsewhere(socket.headers):
             refusal = Refusal(403, "other_origin", "Pages of other hosts may not stream here.")
         if refusal is not None:
-            await socket.send_denial_response(JSONResponse(refusal.body, refusal.status))
-            metrics.requests.labels("/v1/stream", refusal.status).inc()
+            await denied(socket, refusal)
             return
         await socket.accept()
         told = await LiveSound(handler, socket, sample_rate).run()
@@ -306,6 +315,7 @@ def _take_streams(
         log.info("stream", **told)
 
     app.add_api_websocket_route("/v1/stream", stream)
+    app.add_exception_handler(WebSocketRequestValidationError, unfit)
 
 
 def only(request: Any, *names: str) -> None:

@@ -41,6 +41,8 @@ class Place:
     """Bytes of the body so far."""
     given_away: bool = False
     """Whether another request has it now."""
+    stream: bool = False
+    """Whether it is that of live sound, which stays as long as its client likes."""
 
     def give_away(self) -> None:
         """End the wait for the body: another request has the place now."""
@@ -233,23 +235,30 @@ class Dispatcher:
         return slowest if slowest is not None and slowest.rate(now) < SLOWEST_BODY else None
 
     @contextmanager
-    def place(self) -> Iterator[Place]:
+    def place(self, *, stream: bool = False) -> Iterator[Place]:
         """Hold one of the places inside; taken before the body of a request is read.
 
-        Where all are taken it is that of the body that stalls most.
+        Where all are taken it is that of the body that stalls most. Streams get a quarter of all.
+
+        Args:
+            stream: Whether it is for live sound.
 
         Raises:
             Refusal: All are taken, or the service is ending.
         """
         if self.closing:
             raise later(503, "shutting_down", "The service is ending; send this to another one.")
+        streams = sum(each.stream for each in self._places)
+        if stream and streams >= max(1, self.settings.queue // 4):
+            told = f"{streams} streams are open, as many as there is room for; try again later."
+            raise later(429, "busy", told)
         if len(self._places) >= self.settings.queue:
             stalled = self._stalled()
             if stalled is None:
                 raise self._busy()
             self._places.discard(stalled)
             stalled.give_away()
-        place = Place(asyncio.get_running_loop().time())
+        place = Place(asyncio.get_running_loop().time(), stream=stream)
         self._places.add(place)
         self._empty.clear()
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sized
 from typing import TYPE_CHECKING
 
 from servax.service.responses import Refusal
@@ -33,8 +33,7 @@ async def sounds_of(headers: Headers, body: bytes) -> list[bytes]:
     """
     form = headers["content-type"].partition(";")[0].strip().lower() == FORM
     sounds = await _of_form(headers, body) if form else _of_json(body)
-    if not 1 <= len(sounds) <= MOST_SOUNDS:
-        raise _bad(f"holds {len(sounds)} sounds")
+    _check_number(sounds)
     return sounds
 
 
@@ -50,7 +49,7 @@ async def _of_form(headers: Headers, body: bytes) -> list[bytes]:
 
     try:
         form = await InMemory(headers, whole(), max_files=MOST_SOUNDS, max_fields=0).parse()
-    except MultiPartException:
+    except (MultiPartException, UnicodeError):  # UnicodeError: charset=undefined
         raise _bad("is no such form") from None
     try:
         files = [file for _, file in form.multi_items() if isinstance(file, UploadFile)]
@@ -60,14 +59,23 @@ async def _of_form(headers: Headers, body: bytes) -> list[bytes]:
 
 
 def _of_json(body: bytes) -> list[bytes]:
+    # Each value becomes an object of its own: twenty million commas would be a GB.
+    if body.count(b",") > MOST_SOUNDS + 8 or body.count(b"[") + body.count(b"{") > 8:
+        raise _bad("holds more values than sounds need")
     try:
         given = json.loads(body)
         sounds = given["sounds"] if isinstance(given, dict) else None
         if not isinstance(sounds, list) or not all(isinstance(each, str) for each in sounds):
             raise ValueError
+        _check_number(sounds)
         return [base64.b64decode(each, validate=True) for each in sounds]
     except (ValueError, KeyError, RecursionError, binascii.Error):
         raise _bad("is no such JSON") from None
+
+
+def _check_number(sounds: Sized) -> None:
+    if not 1 <= len(sounds) <= MOST_SOUNDS:
+        raise _bad(f"holds {len(sounds)} sounds")
 
 
 def _bad(what: str) -> Refusal:

@@ -8,7 +8,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from servax.service.decoding import MOST_SAMPLES
 from servax.service.dispatcher import SLOWEST_BODY, Dispatcher, later
 from servax.service.parts import FORM, JSON, sounds_of
 from servax.service.responses import AttackMethod, Knowledge, Refusal, Trial, client_gone, internal
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 UNREAD_BYTES = 2**20
 """What is left of a refused body is read and thrown away up to here; else the connection ends."""
+TINY_SECONDS = 1e-9
+"""Less than a sample: no sound is as short."""
 ATTACKERS: tuple[Knowledge, ...] = ("oblivious", "adaptive")
 
 
@@ -73,7 +77,8 @@ class RequestHandler:
     async def sounds(self, request: Request, work: Any) -> list[Any]:
         """Return what workers make of the sounds in the body of a request, or why they do not.
 
-        As many are at work at once as there are workers, so that others come between.
+        Together they are bounded as one sound is, and one is at work at a time: how much of the
+        bound is left for the next is known when a sound was decoded.
 
         Args:
             request: As it came, its body unread.
@@ -83,18 +88,25 @@ class RequestHandler:
             Refusal: As of `sound`, of the body as a whole.
         """
         bodies = await sounds_of(request.headers, await self._body(request, (FORM, JSON)))
-        free = asyncio.Semaphore(self.settings.worker_count)
-
-        async def one(body: bytes) -> Any:
-            async with free:
-                try:
-                    task = Task(work, body, self.settings)
-                    return await self._done(request, task, watch=False)
-                except Refusal as refusal:
-                    request.scope["servax"].told["code"] = refusal.code
-                    return refusal
-
-        return await asyncio.gather(*map(one, bodies))
+        told, most = request.scope["servax"].told, self.settings.max_seconds
+        made: list[Any] = []
+        seconds, left = 0.0, most
+        for body in bodies:
+            limits = replace(self.settings, max_seconds=max(left, TINY_SECONDS))
+            try:
+                made.append(await self._done(request, Task(work, body, limits)))
+            except Refusal as refusal:
+                if refusal.status == 499:
+                    raise
+                told["code"] = refusal.code
+                made.append(refusal)
+                continue
+            samples = told["sound_seconds"] * told["rate"] * told["channels"]
+            left -= max(told["sound_seconds"], most * samples / MOST_SAMPLES)
+            seconds += told["sound_seconds"]
+        if seconds:
+            told["sound_seconds"] = round(seconds, 3)
+        return made
 
     async def attack(
         self, request: Request, method: AttackMethod, snr_db: float
@@ -174,7 +186,7 @@ class RequestHandler:
             kinds: What it may be beside sound.
 
         Raises:
-            Refusal: It is too large, no sound, compressed, empty, cut off, or arrives too slowly.
+            Refusal: As of `check_headers`; or it is empty, cut off, or arrives too slowly.
         """
         settings, record = self.settings, request.scope["servax"]
         check_headers(request.headers, settings.max_bytes, kinds)
@@ -260,8 +272,10 @@ def check_headers(headers: Mapping[str, str], most: int, kinds: Collection[str] 
         kinds: What the body may be beside sound.
 
     Raises:
-        Refusal: It is too large, no sound, or compressed.
+        Refusal: A page of another host sends it; it is too large, no sound, or compressed.
     """
+    if is_elsewhere(headers):
+        raise Refusal(403, "other_origin", "Pages of other hosts may not send sound here.")
     kind = kind_of(headers)
     if not (kind.startswith("audio/") or kind in ("application/octet-stream", *kinds)):
         raise Refusal(
@@ -277,6 +291,18 @@ def check_headers(headers: Mapping[str, str], most: int, kinds: Collection[str] 
         raise _too_large(most)
     if length == 0 or (length is None and "transfer-encoding" not in headers):
         raise _empty()
+
+
+def is_elsewhere(headers: Mapping[str, str]) -> bool:
+    """Say whether a browser shows a page of another host, which may not ask here."""
+    origin = headers.get("origin")
+    # Set by the browser alone; it is right where a proxy in front changes Host.
+    if origin is None or headers.get("sec-fetch-site") == "same-origin":
+        return False
+    try:
+        return urlsplit(origin).netloc != headers.get("host")
+    except ValueError:  # http://[
+        return True
 
 
 def kind_of(headers: Mapping[str, str]) -> str:

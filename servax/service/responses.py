@@ -35,6 +35,7 @@ HTTP_REFUSALS = {
 }
 MEANINGS = {
     401: "No token, or an unknown one.",
+    403: "A page of another host asks.",
     406: "Neither WAV nor FLAC is accepted, or FLAC cannot hold the sound.",
     408: "The body arrived too slowly.",
     413: "The body is too large.",
@@ -317,6 +318,12 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorAnswer, "description": MEANINGS[status]} for status in statuses}
 
 
+def bad_parameter(error: Any) -> Refusal:
+    """Return what is answered to parameters that FastAPI found unfit."""
+    first = error.errors()[0]
+    return Refusal(422, "bad_parameter", f"{str(first['loc'][-1])[:80]}: {first['msg']}.")
+
+
 def add_handlers(app: FastAPI) -> None:
     """Let an application answer every failure in one form: ``{"error": {"code", "message"}}``."""
     from fastapi.exceptions import RequestValidationError
@@ -333,9 +340,7 @@ def add_handlers(app: FastAPI) -> None:
                 error.headers,
             )
         elif isinstance(error, RequestValidationError):
-            first = error.errors()[0]
-            name = str(first["loc"][-1])[:80]
-            refusal = Refusal(422, "bad_parameter", f"{name}: {first['msg']}.")
+            refusal = bad_parameter(error)
         else:
             refusal = error
         request.scope["servax"].told["code"] = refusal.code

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from servax.runtime.samples import SHORTEST_SECONDS, Samples
 from servax.runtime.stream import SoundStream, live_windows
 from servax.service.dispatcher import later
 from servax.service.requests import RequestHandler
-from servax.service.responses import Refusal
+from servax.service.responses import Refusal, client_gone
 from servax.service.worker import Task, clip_seconds, purify_clip
 
 if TYPE_CHECKING:
@@ -30,15 +29,13 @@ if TYPE_CHECKING:
 
 LARGEST_CHUNK = 2**20
 """In bytes."""
+CHUNK_SECONDS = 5.0
+"""A chunk may play so long: what of it is at work when the client leaves is done in vain."""
+HIGHEST_STREAM_RATE = 96_000
+"""In Hz."""
 FULL_SCALE = 32_768
 TRY_LATER, REFUSED, BROKEN = 1013, 1008, 1011
 """How a connection is closed (RFC 6455, 7.4.1, and its registry)."""
-
-
-def is_elsewhere(socket: WebSocket) -> bool:
-    """Say whether a browser shows a page of another host, which may not ask here."""
-    origin = socket.headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc != socket.headers.get("host")
 
 
 class LiveSound:
@@ -57,6 +54,8 @@ class LiveSound:
             handler.settings, max_seconds=3600.0, max_bytes=2**30, decode_seconds=60.0
         )
         self._loop = asyncio.get_running_loop()
+        self._next: asyncio.Future[Any] | None = None
+        self._lag = 0.0
 
     async def run(self) -> dict[str, Any]:
         """Purify until the client ends it or a limit is reached; return what is logged of it."""
@@ -64,14 +63,12 @@ class LiveSound:
 
         told: dict[str, Any] = {"rate": self._rate}
         try:
-            with self._dispatcher.place():
+            with self._dispatcher.place(stream=True):
                 stream = await self._begun()
                 told["sound_seconds"] = 0.0
                 while (chunk := await self._chunk()) is not None:
                     await self._send(await asyncio.to_thread(stream.feed, chunk))
                     told["sound_seconds"] = round(stream.heard / self._rate, 3)
-                    if self._dispatcher.closing:
-                        raise later(503, "shutting_down", "The service is ending.")
                 await self._send(await asyncio.to_thread(stream.finish))
                 done = {"samples": stream.heard, "limited_samples": stream.limited.samples}
                 await self._tell({**done, "limited_db": round(stream.limited.decibels, 2)})
@@ -84,6 +81,9 @@ class LiveSound:
         except ServaxError as error:
             told["code"] = "unusable"
             await self._refuse(Refusal(422, "unusable", str(error)))
+        finally:
+            if self._next is not None:
+                self._next.cancel()
         return told
 
     async def _begun(self) -> SoundStream:
@@ -103,6 +103,10 @@ class LiveSound:
         return made
 
     async def _worked(self, work: Any, samples: Samples) -> Any:
+        if self._dispatcher.closing:
+            raise later(503, "shutting_down", "The service is ending.")
+        if self._next is not None and self._next.done():
+            _check_connected(self._next.result())
         body = encoded(samples[:, None], self._rate, "WAV", "FLOAT")
         ticket = self._dispatcher.put(Task(work, body, self._limits))
         try:
@@ -115,20 +119,32 @@ class LiveSound:
         """Return the samples (T,) of the next message; none at the end.
 
         Raises:
-            Refusal: None came in time, or it holds half a sample.
+            Refusal: The client left, its sound falls behind the clock, or the message holds half
+                a sample or too many.
         """
-        seconds = self._handler.settings.body_timeout
+        most, begun = self._handler.settings.body_timeout, self._loop.time()
+        coming = self._next or asyncio.ensure_future(self._socket.receive())
+        self._next = None
         try:
-            message = await asyncio.wait_for(self._socket.receive(), seconds)
+            # Only waits for the client count: not what the workers take.
+            message = await asyncio.wait_for(coming, most - max(0.0, self._lag))
         except TimeoutError:
-            raise Refusal(408, "slow_body", f"No chunk came within {seconds:g} s.") from None
-        if message["type"] == "websocket.disconnect":
-            raise Refusal(499, "client_gone", "The client left.")
+            told = f"The sound is {most:g} s behind the clock; send silence in a pause."
+            raise Refusal(408, "slow_body", told) from None
+        _check_connected(message)
         data = message.get("bytes")
         if data is None:
             return None
         if len(data) % 2:
             raise Refusal(422, "bad_chunk", "A chunk holds half a sample of 16 bits.")
+        seconds = len(data) / 2 / self._rate
+        if seconds > CHUNK_SECONDS:
+            told = f"A chunk plays {seconds:g} s, expected at most {CHUNK_SECONDS:g} s."
+            raise Refusal(422, "bad_chunk", told)
+        self._lag += self._loop.time() - begun - seconds
+        self._next = asyncio.ensure_future(
+            self._socket.receive()
+        )  # a client that leaves is seen at once
         samples = np.frombuffer(data, dtype="<i2").astype(np.float32)
         return samples / np.float32(FULL_SCALE)
 
@@ -160,3 +176,8 @@ class LiveSound:
                 await self._socket.close(closing)
         except (RuntimeError, TimeoutError, WebSocketDisconnect):  # it has left meanwhile
             return
+
+
+def _check_connected(message: Any) -> None:
+    if message["type"] == "websocket.disconnect":
+        raise client_gone()

@@ -185,6 +185,24 @@ def test_retry_after_follows_the_pace() -> None:
     play(story)
 
 
+def test_streams_get_a_quarter_of_the_places() -> None:
+    async def story() -> None:
+        scene = Scene(queue=8)
+        with scene.dispatcher.place(stream=True):
+            with scene.dispatcher.place(stream=True):
+                with pytest.raises(Refusal) as refused, scene.dispatcher.place(stream=True):
+                    pass
+                assert (refused.value.status, refused.value.code) == (429, "busy")
+                with scene.dispatcher.place():  # others come in still
+                    pass
+            with scene.dispatcher.place(stream=True):
+                pass
+        with Scene(queue=1).dispatcher.place(stream=True):
+            pass
+
+    play(story)
+
+
 def test_what_expired_in_the_queue_is_not_computed() -> None:
     async def story() -> None:
         scene = Scene(deadline=0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -51,9 +52,14 @@ def test_one_bad_sound_does_not_keep_the_others_back(service: Running) -> None:
         ("application/json", b'{"sounds": ["?"]}'),
         ("application/json", b'{"sounds": []}'),
         ("application/json", as_json(*[b"x"] * 33)),
+        ("application/json", b'{"sounds": [""], "x": [' + b"0," * 100_000 + b"0]}"),
         ("multipart/form-data", b"no boundary"),
         ("multipart/form-data; boundary=x", b"--x\r\nno header\r\n\r\n--x--"),
         ("multipart/form-data; boundary=x", b"--x--\r\n"),
+        (
+            "multipart/form-data; boundary=x; charset=undefined",
+            b'--x\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\n1\r\n--x--\r\n',
+        ),
     ],
 )
 def test_bodies_that_hold_no_parts_are_refused(service: Running, kind: str, body: bytes) -> None:
@@ -61,7 +67,32 @@ def test_bodies_that_hold_no_parts_are_refused(service: Running, kind: str, body
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "bad_parts")
 
 
-def opened(service: Running, rate: int = 16_000, **more: Any) -> ClientConnection:
+def test_sounds_of_one_body_share_the_limit_of_one(service: Running) -> None:
+    body = as_json(*[sound(2.0, 8_000, seed=seed) for seed in range(4)])  # max_seconds is 5 here
+    sounds = service.post("/v1/purify", body, Content_Type="application/json").json()["sounds"]
+    codes = [each["error"] and each["error"]["code"] for each in sounds]
+    assert codes == [None, None, "too_long", "too_long"]
+    (line,) = (each for each in service.lines() if each.get("bytes") == len(body))
+    assert line["sound_seconds"] == 4.0
+
+
+@pytest.mark.parametrize("origin", ["http://elsewhere.example", "null", "http://["])
+def test_pages_of_other_hosts_send_no_sound(service: Running, origin: str) -> None:
+    answer = service.post("/v1/purify", BODIES[0], Origin=origin)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "other_origin")
+    form = service.client.post("/v1/purify", files={"a": BODIES[0]}, headers={"Origin": origin})
+    assert form.status_code == 403
+    with pytest.raises(InvalidStatus, match="403"):
+        opened(service, origin=origin)
+
+
+def test_the_page_of_this_host_sends_sound(service: Running) -> None:
+    behind_a_proxy = {"Origin": "https://sound.example", "Sec_Fetch_Site": "same-origin"}
+    for headers in ({"Origin": service.url}, behind_a_proxy):
+        assert service.post("/v1/purify", BODIES[0], **headers).status_code == 200
+
+
+def opened(service: Running, rate: Any = 16_000, **more: Any) -> ClientConnection:
     url = f"{service.url.replace('http', 'ws')}/v1/stream?sample_rate={rate}"
     return connect(url, compression=None, open_timeout=60, **more)
 
@@ -110,10 +141,23 @@ def test_what_no_stream_takes_is_refused(service: Running) -> None:
     with opened(service) as socket:  # body_timeout is 1 s here
         socket.recv(60)
         assert json.loads(socket.recv(60))["error"]["code"] == "slow_body"
-    with pytest.raises(InvalidStatus, match="403"):
-        opened(service, origin="http://elsewhere.example")
-    with pytest.raises(InvalidStatus, match="403"):
-        opened(service, 10)
+    with opened(service, 1_000) as socket:
+        socket.recv(60)
+        socket.send(bytes(2 * 5_001))
+        assert json.loads(socket.recv(60))["error"]["code"] == "bad_chunk"
+    with opened(service) as socket:  # a sample now and then holds no place
+        socket.recv(60)
+        message = None
+        for _ in range(40):
+            if message is None:
+                socket.send(bytes(2))
+                with suppress(TimeoutError):
+                    message = socket.recv(0.2)
+        assert json.loads(message or "")["error"]["code"] == "slow_body"
+    for rate in (10, 96_001, "x"):
+        with pytest.raises(InvalidStatus, match="422") as denied:
+            opened(service, rate)
+        assert json.loads(denied.value.response.body)["error"]["code"] == "bad_parameter"
     lines = [line for line in service.lines() if line["event"] == "stream"]
     assert {"bad_chunk", "slow_body"} <= {line.get("code") for line in lines}
 
