@@ -21,6 +21,7 @@ from servax.errors import SettingError
 from servax.evaluation.certifying import Certifying
 from servax.evaluation.dataset import EvaluationSet, Progress
 from servax.evaluation.systems import System
+from servax.perturbation import ratio_of
 from servax.stages import Watcher
 from servax.stages.stage import Task, make_stage
 from servax.training import generator
@@ -86,7 +87,7 @@ def certified(
             )
             told = Task(stage, "attack", (), 1, 1.0, work).perform(Watcher())
             answer = heard.names[told["prediction"]] if told["radius"] else ""
-            ratio = -20.0 * math.log10(told["radius"]) if told["radius"] else math.inf
+            ratio = ratio_of(told["radius"]) if told["radius"] else math.inf
             rows.append((noise, *utterance, answer, ratio))
             if progress:
                 progress(len(rows), len(table) * len(settings.noise))

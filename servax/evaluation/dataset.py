@@ -48,9 +48,14 @@ _PLAIN = {other: name for name, others in SPELLINGS.items() for other in others}
 
 def heard(selection: Selection, test: Corpus) -> Corpus:
     """Return the utterances of `test` that are heard."""
-    if selection.utterances is None or selection.utterances >= len(test):
+    return some(test, selection.utterances, seed=selection.seed)
+
+
+def some(test: Corpus, count: int | None, *, seed: int) -> Corpus:
+    """Return `count` utterances of `test`, or all; classes and speakers in equal shares."""
+    if count is None or count >= len(test):
         return test
-    return test.subset(chosen(test, selection.utterances, seed=selection.seed))
+    return test.subset(chosen(test, count, seed=seed))
 
 
 def chosen(corpus: Corpus, count: int, *, seed: int) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, ClassVar, Literal, cast
@@ -16,7 +15,7 @@ from servax.defences import Mean
 from servax.errors import SettingError
 from servax.evaluation import records
 from servax.kinds import POSITIVE, Choice, Rules, check_types
-from servax.perturbation import L2, Bounds, Linf, SignalToNoise
+from servax.perturbation import L2, Bounds, Linf, SignalToNoise, ratio_of
 
 Knowledge = Literal["oblivious", "transfer", "black_box", "bpda", "adaptive"]
 KNOWLEDGE = cast("tuple[Knowledge, ...]", records.KNOWLEDGE[1:])
@@ -70,7 +69,7 @@ class Budget:
         """What attacks are given: norm, epsilon and bounds, of a ratio also that they round."""
         if self.norm != "snr":
             return {"norm": self.ball, "epsilon": self.radius, "bounds": self.bounds}
-        decibels = abs(round(20.0 * math.log10(self.radius), 9))
+        decibels = abs(round(ratio_of(self.radius), 9))
         return {
             "norm": self.ball,
             "epsilon": decibels,

@@ -20,7 +20,7 @@ from servax.corpora import cache_folder
 from servax.defences import ExpectationOverDraws, generators_of
 from servax.errors import SettingError
 from servax.evaluation import records
-from servax.evaluation.dataset import chosen, heard_by
+from servax.evaluation.dataset import heard_by, some
 from servax.evaluation.engine import AttackEngine, Identity, as_adaptive, covers
 from servax.evaluation.loading import load_system
 from servax.evaluation.options import defended, surrogate
@@ -278,10 +278,8 @@ class EncoderFold:
             attacked: Makes the records.
             threat: What is done; none on clean input.
         """
-        r, test = self.recipe, self.fold.test
-        corpus = test
-        if r.utterances is not None and r.utterances < len(test):
-            corpus = test.subset(chosen(test, r.utterances, seed=self.seed))
+        r = self.recipe
+        corpus = some(self.fold.test, r.utterances, seed=self.seed)
 
         def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
             systems = [self._system(name) for name in names]

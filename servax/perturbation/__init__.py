@@ -1,7 +1,16 @@
 """How far and in which direction: balls, and the one projected-ascent loop."""
 
 from servax.perturbation.ascent import Objective, ascend, input_gradient, into_reach
-from servax.perturbation.balls import L2, Ball, Limit, Linf, Masked, SignalToNoise, per_utterance
+from servax.perturbation.balls import (
+    L2,
+    Ball,
+    Limit,
+    Linf,
+    Masked,
+    SignalToNoise,
+    per_utterance,
+    ratio_of,
+)
 from servax.perturbation.masking import PsychoacousticMask
 from servax.perturbation.rounding import (
     Bounds,
@@ -38,5 +47,6 @@ __all__ = [
     "into_bounds",
     "into_reach",
     "per_utterance",
+    "ratio_of",
     "straight_through",
 ]

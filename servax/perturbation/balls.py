@@ -167,6 +167,14 @@ class Masked:
         return torch.where(self.mask, change, torch.zeros_like(change))
 
 
+def ratio_of(share: float) -> float:
+    """Return the signal-to-noise ratio in dB at which a change has a share of the utterance's norm.
+
+    The inverse of `SignalToNoise.radius`.
+    """
+    return -20.0 * math.log10(share)
+
+
 @dataclass(frozen=True)
 class SignalToNoise:
     """A budget in dB; `around` makes it a ball once the utterances are known."""

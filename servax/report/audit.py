@@ -17,6 +17,7 @@ from servax.errors import PathError
 from servax.evaluation.checks import Finding
 from servax.evaluation.records import Records
 from servax.files import json_text
+from servax.perturbation import ratio_of
 from servax.report.audit_result import (
     ATTACKERS,
     KNOWING,
@@ -27,7 +28,7 @@ from servax.report.audit_result import (
     Standing,
     demand_of,
 )
-from servax.report.audit_sentences import definitions, snr_db, summary, terms, verdict
+from servax.report.audit_sentences import definitions, summary, terms, verdict
 from servax.report.audit_tables import attack_rows, audit_tables, main_table, plain
 from servax.report.figures import Lines, size_curves
 from servax.report.predictions import UNDEFENDED
@@ -209,7 +210,9 @@ def picture(audit: AuditResult) -> Picture | None:
     decibels = audit.decibels(audit.radius)
     unit = f", {audit.radius:g} is {decibels:.1f} dB" if decibels >= 0 else ""
     if audit.by_ratio:
-        unit = f", shares of an utterance's norm; {audit.radius:g} is {snr_db(audit.radius):.4g} dB"
+        unit = (
+            f", shares of an utterance's norm; {audit.radius:g} is {ratio_of(audit.radius):.4g} dB"
+        )
     sides = " Left, the attacker does not know the defence; right, the attacker does."
     classes = len(audit.found.classes)
     return Picture(

@@ -18,6 +18,7 @@ from servax.evaluation.checks import SEVERITIES
 from servax.evaluation.distortion import ANOTHER, words_understood
 from servax.evaluation.records import WORST_CASE
 from servax.evaluation.statistics import RESAMPLES, SEED
+from servax.perturbation import ratio_of
 from servax.report.audit_result import (
     CONTROL,
     KNOWING,
@@ -65,15 +66,10 @@ _NARROW = "\N{NO-BREAK SPACE}"
 _LEAST = 0.05  # points that a percentage with one decimal shows
 
 
-def snr_db(share: float) -> float:
-    """Return the ratio in dB of an utterance to a change of this share of its norm."""
-    return -20.0 * math.log10(share)
-
-
 def size(audit: AuditResult) -> str:
     """Return the radius as text: ``ε .02 (1.6 dB)``, or the signal-to-noise ratio that it is."""
     if audit.by_ratio:
-        return f"a signal-to-noise ratio of {snr_db(audit.radius):.4g}{_NARROW}dB"
+        return f"a signal-to-noise ratio of {ratio_of(audit.radius):.4g}{_NARROW}dB"
     decibels = audit.decibels(audit.radius)
     known = f" ({number(decibels, digits=1)}{_NARROW}dB)" if decibels >= 0 else ""
     return f"ε{_NARROW}{short(audit.radius)}{known}"

@@ -11,8 +11,9 @@ import pandas as pd
 from servax.evaluation.checks import SEVERITIES
 from servax.evaluation.distortion import ANOTHER
 from servax.evaluation.distortion import MEASURES as MEASURES_OF_SOUND
+from servax.perturbation import ratio_of
 from servax.report.audit_result import ATTACKERS, SLACK, AuditResult
-from servax.report.audit_sentences import led, size, snr_db
+from servax.report.audit_sentences import led, size
 from servax.report.tables import (
     MISSING,
     Cell,
@@ -127,7 +128,7 @@ def attack_rows(audit: AuditResult) -> pd.DataFrame:
             standing = audit.standing(system, [c])
             decibels = np.nan if audit.apart(c) else audit.decibels(c.strength)
             if audit.by_ratio:
-                decibels = snr_db(c.strength)
+                decibels = ratio_of(c.strength)
             shares = (standing.uar, standing.low, standing.high)
             rows.append((system, c.attack, c.knowledge, c.strength, decibels, *shares))
     frame = pd.DataFrame(rows, columns=[*_ATTACK, "strength_db", "uar", "low", "high"])

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from servax.evaluation.records import SINCE_VERSION_2
+from servax.perturbation import ratio_of
 from servax.report.figures import ratio_curves
 from servax.report.measures import Measures, percent
 from servax.report.predictions import CLEAN, UNDEFENDED, Condition
@@ -61,7 +62,7 @@ def _ratio(condition: Condition) -> float | None:
     told = dict(zip(SINCE_VERSION_2, condition.settings, strict=True))
     if told["space"] != "waveform" or told["norm"] != "l2" or told["epsilon"] <= 0:
         return None
-    return round(-20.0 * math.log10(told["epsilon"]), 6)
+    return round(ratio_of(told["epsilon"]), 6)
 
 
 def frame_of(run: Measures) -> pd.DataFrame:
