@@ -1,9 +1,9 @@
 """Models that other libraries run, as systems: transformers (extra ``hf``), ONNX (``onnx``).
 
-Models of raw sound (wav2vec 2.0, HuBERT, WavLM, data2vec, UniSpeech, SEW) get their feature
-extractor as torch code, so exact gradients reach the waveform. The extractors of others (AST,
-Whisper) compute spectrograms in NumPy: those models are black boxes here, which an audit reports as
-an error. No code from a model's folder runs, and weights are read from safetensors only.
+The feature extractors that are published with models (of raw sound for wav2vec 2.0, HuBERT, WavLM,
+data2vec, UniSpeech and SEW; spectrograms for Whisper, AST and wav2vec2-BERT) are computed in torch,
+so exact gradients reach the waveform. No code from a model's folder runs, and weights are read from
+safetensors only.
 
 An ONNX file is a black box too (onnxruntime, on the CPU). It may say what it is in its metadata
 (``metadata_props``): ``labels``, a JSON list of the classes in the order of the logits, and
@@ -25,11 +25,12 @@ from torch import Tensor, nn
 from servax.errors import CheckpointError, ShapeError
 from servax.evaluation.systems import Said, System, hash_of_files, hash_of_model, system_of
 from servax.evaluation.trial import Inputs
+from servax.features.kaldi import KaldiFilterBank, KaldiSettings
+from servax.features.whisper import HOP, SAMPLE_RATE, WINDOW, WhisperLogMel
 from servax.models.encoder import made_up, standardised
 from servax.runtime.host import load_extra, quiet
 from servax.runtime.purifier import open_session
 
-RAW = "Wav2Vec2FeatureExtractor"
 OF_PLACE = ("transformers_version", "_name_or_path")
 """Settings of a configuration that say where it lies and who wrote it."""
 TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
@@ -37,42 +38,69 @@ RANKS: dict[int, Inputs] = {2: "waveform", 4: "logmel"}
 
 
 class WaveformModel(nn.Module):
-    """Maps (B, T) waveforms to logits (B, C) of a model of raw sound, differentiably.
+    """Maps (B, T) waveforms to logits (B, C) of a model of transformers, differentiably.
 
-    All utterances of a batch have the same length T. With `normalise` each gets zero mean and unit
-    variance first, as by `Wav2Vec2FeatureExtractor`.
+    All utterances of a batch have the same length T.
+
+    Args:
+        front: From waveforms to what the network gets.
+        network: The model.
     """
 
-    def __init__(self, network: nn.Module, *, normalise: bool) -> None:
+    def __init__(self, front: nn.Module, network: nn.Module) -> None:
         super().__init__()
-        self.network = network
-        self.normalise = normalise
-
-    def features(self, waveform: Tensor) -> Tensor:
-        """Return what the network gets (B, T) of (B, T) waveforms."""
-        return standardised(waveform) if self.normalise else waveform
+        self.front, self.network = front, network
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Return logits (B, C) of waveforms (B, T)."""
-        logits: Tensor = self.network(self.features(waveform)).logits
+        logits: Tensor = self.network(self.front(waveform)).logits
         return logits
 
 
-class ExtractedModel(nn.Module):
-    """Maps (B, T) waveforms to logits (B, C) by way of a feature extractor; no gradients."""
+class Standardised(nn.Module):
+    """Brings waveforms (B, T) to zero mean and unit variance, as `Wav2Vec2FeatureExtractor`."""
 
-    def __init__(self, network: nn.Module, extractor: Any) -> None:
-        super().__init__()
-        self.network = network
-        self.extractor = extractor
-
-    @torch.no_grad()
     def forward(self, waveform: Tensor) -> Tensor:
-        """Return logits (B, C) of waveforms (B, T)."""
-        rows, rate = list(waveform.detach().cpu().numpy()), self.extractor.sampling_rate
-        features = self.extractor(rows, sampling_rate=rate, return_tensors="pt")
-        logits: Tensor = self.network(**features.to(waveform.device)).logits
-        return logits
+        """Return waveforms (B, T)."""
+        return standardised(waveform)
+
+
+class Filled(nn.Module):
+    """Cuts waveforms (B, T) to a length, or fills them with silence up to it.
+
+    Args:
+        samples: The length.
+    """
+
+    def __init__(self, samples: int) -> None:
+        super().__init__()
+        self.samples = samples
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Return waveforms (B, samples)."""
+        heard = waveform[:, : self.samples]
+        return nn.functional.pad(heard, (0, self.samples - heard.shape[1]))
+
+
+def _front(extractor: Any, place: str) -> nn.Module:
+    """Return what a feature extractor of transformers computes, in torch.
+
+    Differs in the last frame that Whisper hears of a sound of 30 s and more: it mirrors the end of
+    what it hears, and silence stands there here.
+    """
+    kind = type(extractor).__name__
+    if kind == "Wav2Vec2FeatureExtractor":
+        return Standardised() if extractor.do_normalize else nn.Identity()
+    if kind in ("ASTFeatureExtractor", "SeamlessM4TFeatureExtractor"):
+        return KaldiFilterBank(KaldiSettings.of(extractor))
+    sizes = [getattr(extractor, name, 0) for name in ("sampling_rate", "n_fft", "hop_length")]
+    if kind != "WhisperFeatureExtractor" or sizes != [SAMPLE_RATE, WINDOW, HOP]:
+        raise CheckpointError(
+            place,
+            f"hears through {kind} {sizes}, expected the extractor of Whisper "
+            f"{[SAMPLE_RATE, WINDOW, HOP]}, wav2vec 2.0 and its kin, AST or wav2vec2-BERT",
+        )
+    return nn.Sequential(Filled(extractor.n_samples), WhisperLogMel(extractor.feature_size))
 
 
 def load_hugging_face(place: str, said: Said, *, local: bool = True) -> System:
@@ -90,17 +118,14 @@ def load_hugging_face(place: str, said: Said, *, local: bool = True) -> System:
     """
     transformers = load_extra("transformers", extra="hf", what="a Hugging Face model")
     network, extractor = _read(transformers, place, local=local)
-    kind, names = type(extractor).__name__, network.config.id2label
-    raw = kind == RAW
+    names = network.config.id2label
     settings = [
         {name: value for name, value in each.to_dict().items() if name not in OF_PLACE}
         for each in (network.config, extractor)
     ]
     told = [json.dumps(each, sort_keys=True, default=str).encode() for each in settings]
     return system_of(
-        WaveformModel(network, normalise=bool(extractor.do_normalize))
-        if raw
-        else ExtractedModel(network, extractor),
+        WaveformModel(_front(extractor, place), network),
         said,
         Said(
             inputs="waveform",
@@ -111,7 +136,7 @@ def load_hugging_face(place: str, said: Said, *, local: bool = True) -> System:
         place=place,
         source=f"Hugging Face {place} ({type(network).__name__})",
         fingerprint=hash_of_model(network, *told),
-        shut_by="" if raw else f"{kind} computes its features in NumPy",
+        shut_by="",
     )
 
 
