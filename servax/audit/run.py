@@ -91,7 +91,7 @@ def gathered(
         name: each.inputs
         for each in (kept if clips else ())
         for name in each.systems
-        if each.knowledge(name) in ("adaptive", "bpda")
+        if each.knowledge(name) in records.KNOWING
     }
     attacks = {each.threat.name for each in kept if each.threat}
     led = {each.threat.name for each in planned if each.threat and each.threat.towards}

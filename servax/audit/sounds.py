@@ -12,6 +12,7 @@ from torch import Tensor
 from servax.audit.settings import Audit
 from servax.evaluation.engine import front_of, predict, reseed, sounds_of
 from servax.evaluation.realisability import realise
+from servax.evaluation.records import KNOWING
 from servax.purifier import Purifier
 from servax.report.rendering import Clip, Kind
 
@@ -38,7 +39,7 @@ def clips(
     """
     right = frame["prediction"] == frame["label"]
     clean = frame[(frame["attack"] == "none") & right]
-    known = frame["knowledge"].isin(["adaptive", "bpda"]) & frame["attack"].isin(attacks)
+    known = frame["knowledge"].isin(KNOWING) & frame["attack"].isin(attacks)
     lost = frame[known & ~right & frame["defence"].isin(list(made))]
     both = lost.merge(clean[["utterance", "defence"]]).drop_duplicates(["utterance", "defence"])
     telling = both.groupby("utterance").size().sort_values(ascending=False, kind="stable")

@@ -215,20 +215,6 @@ class Tally:
     """(K, G, C) of them right, by condition."""
 
 
-@dataclass(frozen=True)
-class Flow:
-    """Utterances of one class that were taken for another."""
-
-    truth: str
-    """True class."""
-    predicted: str
-    """Predicted class, never the true one."""
-    count: int
-    """How many utterances."""
-    share: float
-    """Share of the true class, 0 … 1; ``nan`` when no utterance has that class."""
-
-
 def tally(labels: ArrayLike, predictions: ArrayLike, groups: ArrayLike) -> Tally:
     """Count utterances and right answers by group and class.
 
@@ -289,40 +275,6 @@ def recall_by_class(labels: ArrayLike, predictions: ArrayLike) -> dict[str, floa
     counted = tally(labels, predictions, np.zeros(np.shape(labels)))
     recalls = counted.hits[:, 0].mean(axis=0) / counted.totals[0]  # (C,)
     return {str(name): float(value) for name, value in zip(counted.classes, recalls, strict=True)}
-
-
-def flows(
-    labels: ArrayLike, predictions: ArrayLike, classes: Sequence[str] | Sequence[int]
-) -> tuple[Flow, ...]:
-    """Return where wrong answers go, the largest share of a true class first.
-
-    Shares rank, not counts, since each class weighs the same in the UAR too; equal shares go by
-    count, then in the order of `classes`.
-
-    Args:
-        labels: (N,) true classes.
-        predictions: (N,) predicted classes.
-        classes: (C,) all classes.
-
-    Returns:
-        C · (C − 1) flows, those with no utterance last.
-
-    Raises:
-        ShapeError, SettingError: see `confusion`.
-    """
-    counts = confusion(labels, predictions, classes)  # (C, C)
-    totals = counts.sum(axis=1)
-    found = [
-        Flow(
-            truth=str(classes[row]),
-            predicted=str(classes[column]),
-            count=int(counts[row, column]),
-            share=float(counts[row, column] / totals[row]) if totals[row] else float("nan"),
-        )
-        for row, column in np.ndindex(*counts.shape)
-        if row != column
-    ]
-    return tuple(sorted(found, key=lambda flow: (-np.nan_to_num(flow.share), -flow.count)))
 
 
 def roc_area(clean_scores: ArrayLike, attacked_scores: ArrayLike) -> float:

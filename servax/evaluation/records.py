@@ -92,6 +92,9 @@ KEY = ("utterance", "fold", "seed", "target", "defence", "attack", "strength", "
 KNOWLEDGE = ("none", "oblivious", "transfer", "black_box", "bpda", "adaptive")
 """What the attacker knows, from least to all; ``none`` goes with attack ``none`` only."""
 
+KNOWING = ("adaptive", "bpda")
+"""Attackers who know the defence and take gradients through it."""
+
 _MUST_AGREE = ("corpus", "scheme", "classes", "fold_hash", "scale", "attacks")
 """Provenance that tables must share before their rows may be compared."""
 

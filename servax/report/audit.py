@@ -15,23 +15,21 @@ import pandas as pd
 
 from servax.errors import PathError
 from servax.evaluation.checks import Finding
-from servax.evaluation.records import Records
+from servax.evaluation.records import KNOWING, UNDEFENDED, Records
 from servax.files import json_text
 from servax.perturbation import ratio_of
 from servax.report.audit_result import (
     ATTACKERS,
-    KNOWING,
     MEASURES,
     UNKNOWING,
     AuditResult,
     Measure,
-    Standing,
     demand_of,
 )
 from servax.report.audit_sentences import definitions, summary, terms, verdict
 from servax.report.audit_tables import attack_rows, audit_tables, main_table, plain
 from servax.report.figures import Lines, size_curves
-from servax.report.predictions import UNDEFENDED
+from servax.report.predictions import Standing
 from servax.report.rendering import (
     KINDS,
     Clip,

@@ -18,10 +18,9 @@ import pandas as pd
 
 from servax.errors import ServaxError, SettingError
 from servax.evaluation.checks import Finding
-from servax.evaluation.metrics import uar
-from servax.evaluation.records import KNOWLEDGE, Records
+from servax.evaluation.records import KNOWLEDGE, UNDEFENDED, Records
 from servax.evaluation.statistics import no_interval
-from servax.report.predictions import CLEAN, UNDEFENDED, Condition, Predictions, collect
+from servax.report.predictions import CLEAN, Condition, Predictions, Standing, collect
 from servax.report.rendering import Clip
 from servax.report.tables import percent_sign
 
@@ -32,32 +31,11 @@ ATTACKERS = KNOWLEDGE[1:]
 """From the one who knows least of the defence to the one who knows all."""
 UNKNOWING = ("oblivious", "transfer")
 """Attackers who do not know that there is a defence."""
-KNOWING = ("bpda", "adaptive")
-"""Attackers who know the defence."""
 CONTROL = "noise"
 """Random noise of the size of an attack: it counts where it fools, but it tests no defence."""
 SLACK = 1e-6
 """Relative: a radius stays one number, however it was computed."""
 _ROUNDING = 1e-11  # of a share that was asked for in percent
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What a system keeps under some attacks."""
-
-    uar: float
-    """UAR, a share."""
-    low: float
-    """Lower end of the 95 % interval over speakers; ``nan`` below five speakers."""
-    high: float
-    """Upper end."""
-    attacks: tuple[str, ...] = ()
-    """Names of the attacks."""
-
-    @property
-    def told(self) -> str:
-        """The UAR as a sentence has it: ``59.7 %``."""
-        return percent_sign(100 * self.uar)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -217,13 +195,7 @@ class AuditResult:
 
     def standing(self, system: str, conditions: Sequence[Condition]) -> Standing:
         """Return what a system keeps when each utterance meets the worst of `conditions`."""
-        kept = self.found.worst(system, conditions)
-        if kept is None:
-            raise KeyError(system, conditions)
-        names = tuple(dict.fromkeys(c.attack for c in conditions if c != CLEAN))
-        return Standing(
-            uar(self.found.labels, kept), *self.found.interval(kept[None]), attacks=names
-        )
+        return self.found.standing(system, conditions)
 
     @property
     def judged(self) -> tuple[str, ...]:

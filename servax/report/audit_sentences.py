@@ -16,17 +16,11 @@ import pandas as pd
 
 from servax.evaluation.checks import SEVERITIES
 from servax.evaluation.distortion import ANOTHER, words_understood
-from servax.evaluation.records import WORST_CASE
+from servax.evaluation.records import KNOWING, UNDEFENDED, WORST_CASE
 from servax.evaluation.statistics import RESAMPLES, SEED
 from servax.perturbation import ratio_of
-from servax.report.audit_result import (
-    CONTROL,
-    KNOWING,
-    UNKNOWING,
-    AuditResult,
-    Standing,
-)
-from servax.report.predictions import UNDEFENDED
+from servax.report.audit_result import CONTROL, UNKNOWING, AuditResult
+from servax.report.predictions import Standing
 from servax.report.rendering import words
 from servax.report.tables import listed, number, percent_sign, percentage, short
 from servax.runtime.host import INSTALL

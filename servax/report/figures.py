@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from servax.evaluation import metrics
 from servax.evaluation.calibration import PAPER_FLAT, PAPER_RISK
+from servax.evaluation.records import UNDEFENDED
 from servax.report import paper
 from servax.report.measures import PROTECTION, Measures
-from servax.report.predictions import CLEAN, UNDEFENDED, Condition
+from servax.report.predictions import CLEAN, Condition
 from servax.report.run_files import Curves, Examples
 from servax.report.style import FONT_POINTS, curve, legend, look, new_figure, tidy
 from servax.report.tables import short

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from servax.evaluation import metrics
 from servax.evaluation.metrics import recall_by_class, uar_by_group
+from servax.evaluation.records import UNDEFENDED
 from servax.evaluation.statistics import interval_of, over_folds
 from servax.report import paper
 from servax.report.predictions import (
     CLEAN,
     TRAINED,
-    UNDEFENDED,
     Condition,
     Predictions,
     family,

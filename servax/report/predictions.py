@@ -22,12 +22,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from servax.errors import ServaxError
-from servax.evaluation.records import SINCE_VERSION_2, validate
+from servax.evaluation.metrics import uar
+from servax.evaluation.records import KNOWING, SINCE_VERSION_2, UNDEFENDED, validate
 from servax.evaluation.statistics import SpeakerDraws, interval_of
+from servax.report.tables import percent_sign
 
-UNDEFENDED = "undefended"
-KNOWING = ("adaptive", "bpda")
-"""Attackers who know the defence and take gradients through it."""
 _KEYS = ["fold", "seed", "utterance"]
 _CELL = ["defence", "attack", "strength", "knowledge"]
 _STRENGTH_DIGITS = 9  # 0.003 stays one number, however it was computed
@@ -48,6 +47,25 @@ class Condition:
 
 
 CLEAN = Condition("none", 0.0, "none")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a defence keeps under some attacks."""
+
+    uar: float
+    """UAR, a share."""
+    low: float
+    """Lower end of the 95 % interval over speakers; ``nan`` below five speakers."""
+    high: float
+    """Upper end."""
+    attacks: tuple[str, ...] = ()
+    """Names of the attacks."""
+
+    @property
+    def told(self) -> str:
+        """The UAR as a sentence has it: ``59.7 %``."""
+        return percent_sign(100 * self.uar)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +168,23 @@ class Predictions:
         if cells is None:
             return None
         return np.where((cells == self.labels).all(axis=0), self.labels, -1)
+
+    def standing(
+        self, defence: str, conditions: Sequence[Condition], *, times: float = 1.0
+    ) -> Standing:
+        """Return what a defence keeps when each utterance meets the worst of `conditions`.
+
+        Shares stand `times` a factor.
+
+        Raises:
+            KeyError: One of them was not measured.
+        """
+        kept = self.worst(defence, conditions)
+        if kept is None:
+            raise KeyError(defence, conditions)
+        names = tuple(dict.fromkeys(c.attack for c in conditions if c != CLEAN))
+        ends = self.interval(kept[None], times=times)
+        return Standing(times * uar(self.labels, kept), *ends, attacks=names)
 
     def interval(self, cells: NDArray[np.intp], *, times: float = 1.0) -> tuple[float, float]:
         """Return the 95 % interval over speakers of the mean UAR of (K, N) predictions.

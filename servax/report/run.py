@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from servax.errors import SettingError
-from servax.evaluation.records import Records
+from servax.evaluation.records import UNDEFENDED, Records
 from servax.evaluation.statistics import RESAMPLES, SEED, no_interval
 from servax.report import figures, paper
 from servax.report.measures import BIN_SD_DB, Measures
-from servax.report.predictions import TRAINED, UNDEFENDED, collect, family
+from servax.report.predictions import TRAINED, collect, family
 from servax.report.rendering import Picture, Prose, Report, ReportPaths, csv, words, write
 from servax.report.run_files import Examples, training_curves_of
 from servax.report.run_tables import appendix_tables, main_tables

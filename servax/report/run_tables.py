@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from servax.evaluation import metrics
+from servax.evaluation.records import UNDEFENDED
 from servax.evaluation.statistics import over_folds
 from servax.report import paper
 from servax.report.measures import PROTECTION, Column, Measures
-from servax.report.predictions import UNDEFENDED
 from servax.report.significance import mcnemar_table, significance_table
 from servax.report.tables import (
     MISSING,
@@ -155,20 +155,27 @@ def interval_table(run: Measures) -> Table | None:
     frame = run.table.merge(run.by("all", run.main), on=["defence", "column"])
     frame = frame.assign(uar_percent=frame["percent"])
     frame = frame[["defence", "column", "uar_percent", "low_percent", "high_percent"]]
+    heads = {c.heading: Head(c.heading) for c in run.main if (frame["column"] == c.heading).any()}
+    return with_intervals(run, frame, heads, title="UAR (%) with 95 % intervals over speakers")
+
+
+def with_intervals(
+    run: Measures, frame: pd.DataFrame, heads: Mapping[Any, Head], **layout: Any
+) -> Table:
+    """Return a table of UARs, each with its interval; `heads` by key of its column."""
 
     def text(row: Row) -> str:
         return with_interval(row["uar_percent"], row["low_percent"], row["high_percent"])
 
     speakers = np.unique(run.found.speakers).size
-    headings = [c.heading for c in run.main if (frame["column"] == c.heading).any()]
     return pivot(
         frame,
-        [Field(Head(heading), text, heading) for heading in headings],
+        [Field(head, text, key) for key, head in heads.items()],
         rows=run.defences,
-        title="UAR (%) with 95 % intervals over speakers",
         note=f"Speakers are resampled, not utterances; there are {speakers} of them.",
         name="intervals",
         numbers=frame,
+        **layout,
     )
 
 
@@ -376,20 +383,24 @@ def _flow_table(run: Measures, condition: str, column: Column) -> Table | None:
     if not answers or len(names) < 2:
         return None
     totals = np.bincount(found.labels, minlength=len(names))
-    rows, told, largest = [], [], []
+    rows = []
     for name, answer in answers.items():
         counts = metrics.confusion(found.labels, answer, range(len(names)))
         for i, j in (place for place in np.ndindex(*counts.shape) if totals[place[0]]):
             rows.append((name, names[i], names[j], int(counts[i, j]), counts[i, j] / totals[i]))
-        most = metrics.flows(names[found.labels], names[answer], run.found.classes)[0]
-        way = f"{most.truth} → {most.predicted}" if most.count else "none"
+    frame = pd.DataFrame(rows, columns=["defence", "true", "predicted", "count", "share"])
+    right = frame["true"] == frame["predicted"]
+    told, largest = [], []
+    # Shares rank, not counts, since each class weighs the same in the UAR too.
+    ranked = frame[~right].sort_values(["share", "count"], ascending=False, kind="stable")
+    for name in answers:
+        most = ranked[ranked["defence"] == name].iloc[0]
+        way = f"{most['true']} → {most['predicted']}" if most["count"] else "none"
         told.append((name, "largest flow", way))
         if name == UNDEFENDED or name in run.vaccines:
-            size = f" ({most.count}, {_share(most.share)})" if most.count else ""
+            size = f" ({most['count']}, {_share(most['share'])})" if most["count"] else ""
             largest.append(f"{name} {way}{size}")
-    frame = pd.DataFrame(rows, columns=["defence", "true", "predicted", "count", "share"])
     # Wrong answers first, the most frequent on top; then the right ones, so that a class adds up.
-    right = frame["true"] == frame["predicted"]
     mean = frame.groupby(["true", "predicted"])["share"].transform(lambda s: np.mean(s.to_numpy()))
     order = frame.assign(right=right, mean=-mean, place=frame["defence"].map(list(answers).index))
     frame = frame.loc[order.sort_values(["place", "right", "mean"], kind="stable").index]

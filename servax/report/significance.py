@@ -8,9 +8,10 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
+from servax.evaluation.records import UNDEFENDED
 from servax.evaluation.statistics import Comparison, holm, mcnemar, speaker_permutation
 from servax.report.measures import Column, Measures
-from servax.report.predictions import TRAINED, UNDEFENDED, family
+from servax.report.predictions import TRAINED, family
 from servax.report.tables import Field, Head, Row, Table, pivot, signed
 
 LEVEL = 0.05

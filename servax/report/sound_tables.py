@@ -13,11 +13,12 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from servax.evaluation.records import SINCE_VERSION_2
+from servax.evaluation.records import KNOWING, KNOWLEDGE, SINCE_VERSION_2, UNDEFENDED
 from servax.perturbation import ratio_of
 from servax.report.figures import ratio_curves
-from servax.report.measures import Measures, percent
-from servax.report.predictions import CLEAN, UNDEFENDED, Condition
+from servax.report.measures import Measures
+from servax.report.predictions import CLEAN, Condition
+from servax.report.run_tables import with_intervals
 from servax.report.tables import (
     Cell,
     Field,
@@ -28,7 +29,6 @@ from servax.report.tables import (
     percent_sign,
     percentage,
     pivot,
-    with_interval,
 )
 
 WORST = "worst"
@@ -36,8 +36,8 @@ ATTACKERS: Mapping[str, tuple[str, ...]] = {
     "oblivious": ("oblivious",),
     "transfer": ("transfer",),
     "black_box": ("black_box",),
-    "adaptive": ("adaptive", "bpda"),
-    WORST: ("oblivious", "transfer", "black_box", "bpda", "adaptive"),
+    "adaptive": KNOWING,
+    WORST: KNOWLEDGE[1:],
 }
 """Which attackers stand together in a table."""
 TITLES = {
@@ -69,43 +69,26 @@ def frame_of(run: Measures) -> pd.DataFrame:
     """Return UAR for each defence, kind of attacker and budget, one row each (tidy).
 
     Returns:
-        Columns ``defence``, ``attacker``, ``snr_db`` (infinite on clean input), ``column`` (both,
-        the key of tables), ``uar_percent``, ``low_percent`` and ``high_percent`` (95 % over
-        speakers), ``over_clean`` (share of the defence's own clean UAR) and ``attacks``.
+        Columns ``defence``, ``attacker``, ``snr_db`` (infinite on clean input), ``uar_percent``,
+        ``low_percent`` and ``high_percent`` (95 % over speakers), ``over_clean`` (share of the
+        defence's own clean UAR) and ``attacks``.
     """
-    rows: list[dict[str, Any]] = []
-    found = run.found
+    rows: list[tuple[Any, ...]] = []
     for defence in run.defences:
-        clean = percent(found.labels, found.cells[defence, CLEAN][None])
-        rows.append(_row(run, defence, "none", math.inf, [CLEAN], clean))
-        cells = [c for name, c in found.cells if name == defence and c != CLEAN]
+        tried = {("none", math.inf): [CLEAN]}
+        sizes = {c: _ratio(c) or 0.0 for d, c in run.found.cells if d == defence and c != CLEAN}
         for attacker, knowledge in ATTACKERS.items():
-            known = [c for c in cells if c.knowledge in knowledge]
-            for snr in sorted({_ratio(c) or 0.0 for c in known}, reverse=True):
+            known = {c: size for c, size in sizes.items() if c.knowledge in knowledge}
+            for snr in sorted(set(known.values()), reverse=True):
                 # What moved less lies within, no change at all too.
-                at = [CLEAN, *(c for c in known if (_ratio(c) or 0.0) >= snr)]
-                rows.append(_row(run, defence, attacker, snr, at, clean))
-    return pd.DataFrame(rows)
-
-
-def _row(
-    run: Measures, defence: str, attacker: str, snr: float, at: list[Condition], clean: float
-) -> dict[str, Any]:
-    answers = run.found.worst(defence, at)
-    assert answers is not None
-    uar = percent(run.found.labels, answers[None])
-    low, high = run.found.interval(answers[None], times=100)
-    return {
-        "defence": defence,
-        "attacker": attacker,
-        "snr_db": snr,
-        "column": (attacker, snr),
-        "uar_percent": uar,
-        "low_percent": low,
-        "high_percent": high,
-        "over_clean": uar / clean if clean else math.nan,
-        "attacks": len({c.attack for c in at} - {CLEAN.attack}),
-    }
+                tried[attacker, snr] = [CLEAN, *(c for c, size in known.items() if size >= snr)]
+        clean = run.found.standing(defence, [CLEAN], times=100).uar
+        for which, at in tried.items():
+            left = run.found.standing(defence, at, times=100)
+            kept = left.uar / clean if clean else math.nan
+            rows.append((defence, *which, left.uar, left.low, left.high, kept, len(left.attacks)))
+    numbers = ["uar_percent", "low_percent", "high_percent", "over_clean", "attacks"]
+    return pd.DataFrame(rows, columns=["defence", "attacker", "snr_db", *numbers])
 
 
 def sound_tables(run: Measures) -> Iterator[Table]:
@@ -113,11 +96,12 @@ def sound_tables(run: Measures) -> Iterator[Table]:
     frame = frame_of(run)
     for attacker in (WORST, "adaptive", "oblivious", "transfer", "black_box"):
         part = frame[frame["attacker"].isin([attacker, "none"])]
-        if set(part["attacker"]) == {"none"}:
-            continue
-        yield _table(run, part, attacker)
+        if set(part["attacker"]) != {"none"}:
+            yield _table(run, part, attacker)
     if run.found.draws is not None:
-        yield _intervals(run, frame[frame["attacker"].isin([WORST, "none"])])
+        part = frame[frame["attacker"].isin([WORST, "none"])]
+        title = "UAR (%) by the worst of all, with 95 % intervals over speakers"
+        yield with_intervals(run, part, _heads(part), key="snr_db", title=title)
 
 
 def _table(run: Measures, part: pd.DataFrame, attacker: str) -> Table:
@@ -128,40 +112,22 @@ def _table(run: Measures, part: pd.DataFrame, attacker: str) -> Table:
     names = {WORST: "table-1", "adaptive": "table-1-adaptive"}
     return pivot(
         part.round({"uar_percent": 1}),
-        [Field(_head(*key), text, key, "uar_percent") for key in _columns(part)],
+        [Field(head, text, snr, "uar_percent") for snr, head in _heads(part).items()],
+        key="snr_db",
         rows=run.defences,
         title=f"UAR (%) under attack on sound {TITLES[attacker]}",
         note="An utterance counts as wrong where any of the attacks at that signal-to-noise ratio, "
         "or at a higher one, or none at all turns it wrong. Below a number: the share of the "
         "defence's own clean UAR that is kept. Bold: the best defence of a column.",
         name=names.get(attacker, f"table-1-{attacker.replace('_', '-')}"),
-        numbers=part.drop(columns="column"),
+        numbers=part,
     )
 
 
-def _intervals(run: Measures, part: pd.DataFrame) -> Table:
-    def text(row: Row) -> str:
-        return with_interval(row["uar_percent"], row["low_percent"], row["high_percent"])
-
-    speakers = len(set(run.found.speakers.tolist()))
-    return pivot(
-        part,
-        [Field(_head(*key), text, key) for key in _columns(part)],
-        rows=run.defences,
-        title="UAR (%) by the worst of all, with 95 % intervals over speakers",
-        note=f"Speakers are resampled, not utterances; there are {speakers} of them.",
-        name="intervals",
-        numbers=part.drop(columns="column"),
-    )
-
-
-def _columns(part: pd.DataFrame) -> list[tuple[str, float]]:
-    keys = set(part["column"])
-    return sorted(keys, key=lambda key: -key[1])
-
-
-def _head(attacker: str, snr: float) -> Head:
-    return Head("clean" if attacker == "none" else f"{snr:g} dB")
+def _heads(part: pd.DataFrame) -> dict[float, Head]:
+    """Return the heading of each budget, clean input and the quietest change first."""
+    budgets = sorted(set(part["snr_db"]), reverse=True)
+    return {snr: Head(f"{snr:g} dB" if math.isfinite(snr) else "clean") for snr in budgets}
 
 
 def sound_verdict(run: Measures) -> list[str]:

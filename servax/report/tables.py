@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import pandas as pd
 
-from servax.report.predictions import UNDEFENDED
+from servax.evaluation.records import UNDEFENDED
 
 MISSING = "–"
 Row = Mapping[Hashable, Any]

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, recall_score
 
 from servax.errors import ShapeError
-from servax.evaluation.metrics import flows, recall_by_class, tally, uar_by_group
+from servax.evaluation.metrics import recall_by_class, tally, uar_by_group
 
 CLASSES = ["angry", "happy", "neutral", "sad"]
 
@@ -59,34 +57,6 @@ def test_tally_adds_up_to_the_confusion_matrix(answers) -> None:
         matrix = confusion_matrix(labels, cell, labels=CLASSES)
         assert counted.hits[k].sum(axis=0).tolist() == np.diagonal(matrix).tolist()
         assert counted.totals.sum(axis=0).tolist() == matrix.sum(axis=1).tolist()
-
-
-def test_flows_are_the_confusion_matrix_without_its_diagonal(answers) -> None:
-    labels, predictions, _ = answers
-    matrix = confusion_matrix(labels, predictions[0], labels=CLASSES)
-    found = flows(labels, predictions[0], CLASSES)
-    assert len(found) == 12
-    for flow in found:
-        row, column = CLASSES.index(flow.truth), CLASSES.index(flow.predicted)
-        assert row != column
-        assert flow.count == matrix[row, column]
-        assert flow.share == pytest.approx(matrix[row, column] / matrix[row].sum())
-    shares = [flow.share for flow in found]
-    assert shares == sorted(shares, reverse=True)
-
-
-def test_shares_rank_flows_before_counts() -> None:
-    labels = ["rare"] * 2 + ["often"] * 10
-    predictions = ["often"] * 2 + ["rare"] * 4 + ["often"] * 6
-    first, second = flows(labels, predictions, ["often", "rare"])
-    assert (first.truth, first.predicted, first.count, first.share) == ("rare", "often", 2, 1.0)
-    assert (second.count, second.share) == (4, 0.4)
-
-
-def test_a_class_nobody_says_has_no_share() -> None:
-    found = flows(["a", "a"], ["b", "a"], ["a", "b"])
-    assert (found[0].count, found[0].share) == (1, 0.5)
-    assert math.isnan(found[1].share)
 
 
 def test_refuses() -> None:

@@ -22,11 +22,9 @@ from scipy.optimize import linear_sum_assignment
 
 from servax.evaluation.checks.declared import SEVERITIES, RecordCheck, Severity, Verdict, percent
 from servax.evaluation.metrics import confusion, uar
-from servax.evaluation.records import UNDEFENDED, worst_case
+from servax.evaluation.records import KNOWING, UNDEFENDED, worst_case
 from servax.evaluation.statistics import FEWEST_SPEAKERS, Interval, SpeakerDraws, interval_of
 
-WHITE_BOX = ("adaptive", "bpda")
-"""Knowledge of an attacker who goes through the defence."""
 NOISE = "noise"
 """Name under which random noise stands, whatever its knowledge."""
 POINT = 0.01
@@ -44,7 +42,7 @@ def white_box(rows: pd.DataFrame) -> pd.DataFrame:
     Nothing stands before the bare target, so its oblivious attack is a white-box one.
     """
     bare = (rows["defence"] == UNDEFENDED) & (rows["knowledge"] == "oblivious")
-    return rows[(rows["knowledge"].isin(WHITE_BOX) | bare) & (rows["attack"] != NOISE)]
+    return rows[(rows["knowledge"].isin(KNOWING) | bare) & (rows["attack"] != NOISE)]
 
 
 def _at(rows: pd.DataFrame, strength: float, attack: str | None = None) -> pd.DataFrame:

@@ -21,9 +21,10 @@ from bootstrap_by_hand import speaker_interval
 from servax.errors import ServaxError, SettingError, ShapeError
 from servax.evaluation.checks import Finding
 from servax.evaluation.metrics import uar
+from servax.evaluation.records import KNOWING
 from servax.report import ReportPaths
 from servax.report.audit import curve, document, main_table, picture, verdict, write_audit
-from servax.report.audit_result import KNOWING, UNKNOWING, AuditResult
+from servax.report.audit_result import UNKNOWING, AuditResult
 from servax.report.audit_tables import attack_table, detection_table, speech_table
 
 UNDEFENDED = {key: kept for key, kept in RIGHT.items() if key[0] == "undefended"}
