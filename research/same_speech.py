@@ -27,7 +27,7 @@ from pocketsphinx import Decoder
 from resemblyzer import VoiceEncoder
 from torch import nn
 
-from servax.audit.speech import of_the_class
+from servax.audit.sounds import of_the_class
 from servax.corpora import Selection
 from servax.evaluation.dataset import gather
 from servax.evaluation.distortion import ANOTHER, available, measured

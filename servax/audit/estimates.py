@@ -19,7 +19,6 @@ from servax.audit import sounds
 from servax.audit.plan import TABLE, Planned
 from servax.audit.run import gathered
 from servax.audit.settings import Audit
-from servax.audit.speech import changes
 from servax.audit.speed import timed
 from servax.evaluation import records
 from servax.evaluation.threats import Threat
@@ -67,7 +66,7 @@ def of_audit(audit: Audit, planned: list[Planned], *, clips: int) -> list[Estima
     first = str(audit.dataset.corpus.utterances["utterance"].iloc[0])
     clip = timed(lambda: list(sounds.of_utterance(audit, 0, first, made)))
     one = replace(audit, settings=replace(audit.settings, speech=1))
-    heard = timed(lambda: changes(one, audit.systems[0], [], tick=lambda: None))
+    heard = timed(lambda: sounds.changes(one, audit.systems[0], [], tick=lambda: None))
     # An utterance becomes sound and is heard again, attacked and clean; some are listened to.
     beside = {"sound": 2 * clip, "speech": audit.settings.speech * heard}
     stages = [
@@ -85,8 +84,7 @@ def _as_if_right(audit: Audit, planned: Sequence[Planned]) -> pd.DataFrame:
     for each in planned:
         if each.kind == "attack" and each.threat is not None:
             for name in each.systems:
-                threat = replace(each.threat, knowledge=each.knowledge(name))  # type: ignore[arg-type]
-                told += [(name, threat, size) for size in threat.strengths]
+                told += [(name, each.against(name), size) for size in each.threat.strengths]
     right = audit.dataset.y
     frames = [audit.engine.rows(name, right, threat, size) for name, threat, size in told]
     return records.validate(pd.concat(frames, ignore_index=True))

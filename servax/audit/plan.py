@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from servax.attacks import RandomNoise, Universal
-from servax.audit import checking, speech
+from servax.audit import checking, sounds
 from servax.audit.settings import Audit
 from servax.evaluation import records
 from servax.evaluation.answers import Answers
@@ -79,6 +79,11 @@ class Planned:
         """
         known = self.threat.knowledge if self.threat and system in self.systems else "none"
         return "adaptive" if known == "oblivious" and system == UNDEFENDED else known
+
+    def against(self, system: str) -> Threat:
+        """Return an attack as one on a system, with what its attacker knows."""
+        assert self.threat is not None
+        return replace(self.threat, knowledge=self.knowledge(system))  # type: ignore[arg-type]
 
 
 def plan(audit: Audit) -> list[Planned]:
@@ -310,52 +315,49 @@ class _Plan:
     def _detector(self, system: System, kept: Sequence[Planned]) -> Iterator[Planned]:
         """Yield what a front that is not random notices of the attacks whose inputs are kept."""
         made = [each for each in kept if system.name in each.systems]
-        if not made or system.front is None or system.name in self.random:
-            return
-
-        def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
-            inputs = [(each.threat, each.inputs) for each in made if each.threat]
-            found = checking.detections(self.audit, system, inputs, tick=watcher.advance)
-            return {"detection": found}
-
-        yield self._planned(
-            "detector",
-            f"detector-{system.name}",
-            f"what {system.name} notices",
-            {},
-            work,
-            [system],
+        if made and system.front is not None and system.name not in self.random:
+            title = f"what {system.name} notices"
             # Each score asks for the front once and the model twice.
-            4 * (1 + len(made)) * self._asked([system]),
-            steps=1 + len(made),
-            needs=made,
-        )
+            yield self._look("detector", title, {}, checking.detections, system, made, asked=4)
 
     def _speech(self, system: System, kept: Sequence[Planned]) -> Iterator[Planned]:
         """Yield what becomes of speech before a front and the model, if it is asked for."""
         made = [each for each in kept if system.name in each.systems]
-        nothing = system.front is None and system.name != UNDEFENDED
-        if not self.audit.settings.speech or nothing:
-            return
+        count = self.audit.settings.speech
+        if count and (system.front is not None or system.name == UNDEFENDED):
+            title = f"is it still the same speech: {system.name}"
+            told = {"utterances": count, "measures": available()}
+            # Beside the listening, which an estimate measures.
+            yield self._look("speech", title, told, sounds.changes, system, made, asked=1)
+
+    def _look(
+        self,
+        kind: Literal["detector", "speech"],
+        title: str,
+        settings: Mapping[str, Any],
+        look: Callable[..., list[dict[str, Any]]],
+        system: System,
+        made: Sequence[Planned],
+        *,
+        asked: int,
+    ) -> Planned:
+        """Return a look at one system on clean input and under attacks whose inputs are kept."""
+        key = {"detector": "detection"}.get(kind, kind)
 
         def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
-            inputs = [
-                (replace(each.threat, knowledge=each.knowledge(system.name)), each.inputs)  # type: ignore[arg-type]
-                for each in made
-                if each.threat
-            ]
-            return {"speech": speech.changes(self.audit, system, inputs, tick=watcher.advance)}
+            inputs = [(each.against(system.name), each.inputs) for each in made]
+            return {key: look(self.audit, system, inputs, tick=watcher.advance)}
 
-        yield self._planned(
-            "speech",
-            f"speech-{system.name}",
-            f"is it still the same speech: {system.name}",
-            {"utterances": self.audit.settings.speech, "measures": available()},
+        inputs = 1 + len(made)
+        return self._planned(
+            kind,
+            f"{kind}-{system.name}",
+            title,
+            settings,
             work,
             [system],
-            # Beside the listening, which an estimate measures.
-            (1 + len(made)) * self._asked([system]),
-            steps=1 + len(made),
+            asked * inputs * self._asked([system]),
+            steps=inputs,
             needs=made,
         )
 

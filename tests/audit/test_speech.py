@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from servax.attacks import PGD
 from servax.audit.settings import Audit
-from servax.audit.speech import changes
+from servax.audit.sounds import changes
 from servax.defences import Defended
 from servax.evaluation.distortion import ANOTHER, Measure, available
 from servax.evaluation.records import UNDEFENDED
