@@ -7,12 +7,16 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import torch
 
+import servax as sx
 from servax.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -120,3 +124,73 @@ def test_a_hugging_face_model_is_defended(
     assert bare.partition(": ")[2] != behind.partition(": ")[2]
     for label in ("angry", "happy", "neutral", "sad"):
         assert label in behind
+
+
+class Encoder:
+    """Has the interface of ``speechbrain.inference.classifiers.EncoderClassifier``, whose
+    ``classify_file`` loads a file and asks ``encode_batch``; SpeechBrain itself is not needed.
+    """
+
+    device = "cpu"
+    audio_normalizer = SimpleNamespace(sample_rate=16_000)
+
+    @classmethod
+    def from_hparams(cls, source: str) -> Encoder:
+        assert source == "emotions"
+        return cls()
+
+    def encode_batch(self, wavs: torch.Tensor, wav_lens: torch.Tensor) -> torch.Tensor:
+        assert wavs.shape == (1, 16_000)
+        assert wav_lens.tolist() == [1.0]
+        return torch.fft.rfft(wavs).abs()[:, :8_000].reshape(1, 4, -1).mean(dim=2)
+
+    def classify_file(self, path: str) -> tuple[Any, Any, Any, list[str]]:
+        sound = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+        probabilities = self.encode_batch(sound[None], torch.ones(1)).softmax(dim=1).log()
+        score, index = probabilities.max(dim=1)
+        return probabilities, score, index, ["neu", "ang", "hap", "sad"][int(index) :][:1]
+
+
+class Onnx:
+    """Has the interface of ``audonnx.Model``: called as ``model(signal, sampling_rate)``."""
+
+    outputs: ClassVar = {"hidden_states": None, "logits": None}
+
+    def __call__(self, signal: np.ndarray, sampling_rate: int) -> dict[str, np.ndarray]:
+        assert sampling_rate == 16_000
+        hidden = np.abs(np.fft.rfft(signal))[:7_800].reshape(1, 3, -1)
+        return {"hidden_states": hidden, "logits": hidden.mean(axis=2)}
+
+    def labels(self, name: str) -> list[str]:
+        assert name == "logits"
+        return ["arousal", "dominance", "valence"]
+
+
+@pytest.mark.parametrize(
+    ("library", "module", "contents"),
+    [
+        ("speechbrain", "speechbrain.inference.classifiers", {"EncoderClassifier": Encoder}),
+        ("audonnx", "audonnx", {"load": lambda root: Onnx()}),
+    ],
+)
+def test_models_of_other_libraries_are_defended(
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    library: str,
+    module: str,
+    contents: dict[str, Any],
+) -> None:
+    """On objects of the libraries' interfaces: the same answer as of sound purified by hand."""
+    monkeypatch.setitem(sys.modules, module, SimpleNamespace(**contents))
+    path, purifier = "recordings/anna/angry_01.wav", "ssad-plus-synthetic"
+    answers = []
+    for _ in "ab":
+        run(f"defend_{library}.py", "emotions", path, "--purifier", purifier)
+        answers += [line.partition(": ") for line in capsys.readouterr().out.splitlines()[-2:]]
+        sound, rate = soundfile.read(path, dtype="float32")
+        cleaned = sx.Purifier.from_pretrained(purifier).purify(sound, rate)
+        soundfile.write(path, cleaned, rate, subtype="FLOAT")
+    (first, _, bare), (second, _, behind), (_, _, by_hand), _ = answers
+    assert (first, second) == ("bare", "behind the purifier")
+    assert behind == by_hand != bare
