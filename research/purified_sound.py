@@ -35,8 +35,7 @@ from servax.evaluation import SpeakerDraws, interval_of, uar
 from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.experiments.provenance import provenance
 from servax.models import WaveformClassifier
-from servax.purifier import Purifier
-from servax.purifier import purifier as sound_path
+from servax.purifier import Purifier, purifier as sound_path
 from servax.recognition import Recogniser
 from servax.runtime.stream import Mixture
 

@@ -24,7 +24,6 @@ from servax.kinds import NOT_NEGATIVE, Choice, Rule, Rules, check, check_list, c
 from servax.models import classes_of, evaluating
 from servax.perturbation import (
     L2,
-    STEP_16_BIT,
     Ball,
     Bounds,
     Limit,
@@ -36,6 +35,7 @@ from servax.perturbation import (
     into_16_bit_inside,
     straight_through,
 )
+from servax.runtime.samples import STEP_16_BIT
 
 Norm = type[Linf] | type[L2] | type[SignalToNoise]
 Labels = Literal["true", "predicted"]

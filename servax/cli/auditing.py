@@ -10,8 +10,7 @@ from typing import Any
 from servax.audit.estimates import Estimate, of_attacks, of_audit
 from servax.audit.plan import plan
 from servax.audit.run import Audited, run_audit
-from servax.audit.settings import Audit as Prepared
-from servax.audit.settings import AuditSettings
+from servax.audit.settings import Audit as Prepared, AuditSettings
 from servax.cli.audit import Audit
 from servax.cli.commands import part
 from servax.cli.output import bar, command_line, duration, note, print_json, print_table

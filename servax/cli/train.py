@@ -38,8 +38,7 @@ from servax.experiments.training import (
 from servax.features import FrontEnd, FrontEndSettings, extract
 from servax.kinds import stored
 from servax.models import DiscriminatorSettings, NetworkName, open_encoder
-from servax.purifier import PurifierTraining, SurrogateTraining
-from servax.purifier import preset as purifier_preset
+from servax.purifier import PurifierTraining, SurrogateTraining, preset as purifier_preset
 from servax.recognition import MODEL, Recogniser
 from servax.training import (
     LOG_NAME,

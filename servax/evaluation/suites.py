@@ -36,8 +36,7 @@ from servax.attacks.ensemble import RAND_DRAWS
 from servax.attacks.gradient import STRIDE
 from servax.errors import SettingError
 from servax.evaluation.calibration_grid import CalibrationGrid
-from servax.evaluation.sound_grid import STEP as SOUND_STEP
-from servax.evaluation.sound_grid import SoundGrid
+from servax.evaluation.sound_grid import STEP as SOUND_STEP, SoundGrid
 from servax.evaluation.threats import KNOWLEDGE, Budget, Knowledge, Threat
 from servax.kinds import (
     COUNT,

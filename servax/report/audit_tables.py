@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from servax.evaluation.checks import SEVERITIES
-from servax.evaluation.distortion import ANOTHER
-from servax.evaluation.distortion import MEASURES as MEASURES_OF_SOUND
+from servax.evaluation.distortion import ANOTHER, MEASURES as MEASURES_OF_SOUND
 from servax.perturbation import ratio_of
 from servax.report.audit_result import ATTACKERS, SLACK, AuditResult
 from servax.report.audit_sentences import led, size

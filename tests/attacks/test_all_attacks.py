@@ -14,7 +14,8 @@ from servax.attacks import APGD, FGSM, PGD, logits_of
 from servax.defences import Bpda, Defended, ExpectationOverDraws
 from servax.errors import SettingError
 from servax.models import WaveformClassifier
-from servax.perturbation import L2, STEP_16_BIT, Linf, SignalToNoise, into_16_bit
+from servax.perturbation import L2, Linf, SignalToNoise, into_16_bit
+from servax.runtime.samples import STEP_16_BIT
 
 HEIGHT, WIDTH = 5, 7
 

@@ -12,7 +12,8 @@ from torch import nn
 
 from servax.attacks import RandomNoise, Universal
 from servax.errors import SettingError, ShapeError
-from servax.perturbation import L2, STEP_16_BIT, Linf, SignalToNoise, into_16_bit
+from servax.perturbation import L2, Linf, SignalToNoise, into_16_bit
+from servax.runtime.samples import STEP_16_BIT
 
 SAMPLES = 400
 WIDE = {"bounds": (-1.0, 1.0)}

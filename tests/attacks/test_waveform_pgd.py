@@ -16,12 +16,12 @@ from servax.errors import SettingError, ShapeError
 from servax.features import FrontEnd, FrontEndSettings, Scale, ScaleSettings
 from servax.models import VGG16, WaveformClassifier
 from servax.perturbation import (
-    STEP_16_BIT,
     Linf,
     PsychoacousticMask,
     SignalToNoise,
     into_16_bit,
 )
+from servax.runtime.samples import STEP_16_BIT
 
 SAMPLES = 1_600
 ENDS = [-1.0, 1.0 - STEP_16_BIT, 0.0]

@@ -7,8 +7,7 @@ import librosa
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from servax.features.logmel import bands, hz_to_mel, mel_filterbank, mel_to_hz
 

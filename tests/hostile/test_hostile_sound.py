@@ -14,8 +14,7 @@ import pytest
 import soundfile
 import watched
 from fuzz_sound import attack
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from mutants import CONTAINERS, encoded, mended, mutant
 from watched import Watched
 

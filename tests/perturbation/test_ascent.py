@@ -5,8 +5,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from servax.errors import ServaxError
 from servax.perturbation import L2, Linf, ascend, input_gradient, into_reach

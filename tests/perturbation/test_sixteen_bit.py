@@ -9,8 +9,9 @@ import soundfile
 import torch
 
 from servax.errors import SettingError
-from servax.perturbation import STEP_16_BIT, SignalToNoise, into_16_bit, straight_through
+from servax.perturbation import SignalToNoise, into_16_bit, straight_through
 from servax.perturbation.rounding import into_16_bit_within, shrunk_into
+from servax.runtime.samples import STEP_16_BIT
 
 
 def through_a_file(waveform):

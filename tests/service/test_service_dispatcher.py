@@ -19,9 +19,9 @@ from servax.service import (
     Refusal,
     RequestHandler,
     ServiceSettings,
+    dispatcher as module,
     open_log,
 )
-from servax.service import dispatcher as module
 from servax.service.requests import RequestRecord
 from servax.service.worker import (
     Broke,

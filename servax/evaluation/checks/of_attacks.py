@@ -19,7 +19,8 @@ from servax.attacks import APGD, PGD, Attack
 from servax.errors import SettingError, ShapeError
 from servax.evaluation.checks.case import Case, votes
 from servax.evaluation.checks.declared import Check, Severity, Verdict, percent
-from servax.perturbation import STEP_16_BIT, Ball, into_16_bit
+from servax.perturbation import Ball, into_16_bit
+from servax.runtime.samples import STEP_16_BIT
 
 RESTARTS = 5
 """Random starts whose worst case is taken."""
