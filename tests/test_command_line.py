@@ -62,10 +62,17 @@ REFUSALS = [
         "servax: nowhere: no such folder; expected one written by servax train, a hub id such as "
         f"user/name, or a packaged recogniser ({', '.join(names('recogniser'))}).",
     ),
-    (
-        ["train", "recogniser", "nowhere.csv", "--device", "tpu"],
-        2,
-        "servax: device is 'tpu', expected auto, cpu, cuda or cuda:N.",
+    *(
+        (
+            [*command, "--device", "tpu"],
+            2,
+            "servax: device is 'tpu', expected auto, cpu, cuda or cuda:N.",
+        )
+        for command in (
+            ["train", "recogniser", "nowhere.csv"],
+            ["audit", "crnn-ravdess", "--corpus", "nowhere.csv"],
+            ["certify", "crnn-ravdess", "--corpus", "nowhere.csv"],
+        )
     ),
 ]
 

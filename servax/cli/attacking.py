@@ -23,6 +23,7 @@ from servax.purifier import Purifier
 from servax.purifier.files import carry_out, write_array
 from servax.purifier.plans import FileJob, Outcome, Plan
 from servax.recognition import Recogniser
+from servax.training import Compute
 
 
 def attack_of(command: AttackSounds, sample_rate: int) -> Attack:
@@ -76,7 +77,7 @@ class Attacked:
             target = Defended(target, Purifier.from_pretrained(command.purifier))
         return cls(
             recogniser,
-            target,
+            Compute(device=command.device).placed(target),
             attack_of(command, recogniser.sample_rate),
             torch.tensor([recogniser.labels.index(command.label)]),
             command.on == "waveform",

@@ -69,6 +69,9 @@ class Audit(Selection):
     gradients: Precision = "float32"
     """bfloat16 is the fast mode: the attacks' gradients are rough, what is predicted stays in
     float32, and records and report name it."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:N, or auto for CUDA where there is one: where networks compute. What is drawn
+    is drawn on the CPU."""
     out: str | None = None
     """Folder of the audit; default runs/audit-<model>."""
     init: str | None = listed(None)

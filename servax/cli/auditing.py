@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from servax.report.audit import (
     summary,
     verdict,
 )
+from servax.training import Compute
 
 BELOW = 3
 """Exit code where less is left than was asked for."""
@@ -112,6 +114,7 @@ def _prepared(command: Audit) -> Prepared:
     if command.knowledge != "all" and "transfer" in knowledge and not command.surrogates:
         expected = "NAME=FOLDER for the transfer attacks"
         raise SettingError("surrogates", command.surrogates, expected)
+    compute = Compute(device=command.device)
     system = load_system(
         command.model,
         labels=names(command.labels),
@@ -120,6 +123,7 @@ def _prepared(command: Audit) -> Prepared:
         seconds=command.seconds,
         init=arguments(command.init),
     )
+    system = replace(system, model=compute.placed(system.model))
     settings = _settings(
         command,
         system,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from servax.cli.certify import Certify
@@ -19,12 +19,15 @@ from servax.files import json_text, write_whole
 from servax.kinds import COUNT
 from servax.report import certified_shares, png
 from servax.stages import held
+from servax.training import Compute
 
 
 def certify(command: Certify) -> int:
     """Certify each utterance, keep answers, shares and picture, show the shares."""
     COUNT.check("batch_size", command.batch_size)
+    compute = Compute(device=command.device)
     system, settings = load_system(command.model), part(Certifying, command)
+    system = replace(system, model=compute.placed(system.model))
     system, heard = gather(system, part(Selection, command))
     if command.between is not None:
         system = defended(system, command.between, seed=command.seed)

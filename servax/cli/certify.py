@@ -31,6 +31,8 @@ class Certify(Certifying, Selection):
     """What stands between the noise and the model, as of servax audit --defences."""
     batch_size: int = 25
     """Noisy copies in one pass."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:N, or auto for CUDA where there is one."""
     out: str = "runs/certificate"
     """Folder for the answers (CSV), the shares (JSON) and the picture (PNG)."""
     json: bool = False

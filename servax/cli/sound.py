@@ -74,6 +74,8 @@ class AttackSounds:
     masking: bool = False
     """Keep the change of a waveform below the masking threshold of the clean sound, as far as
     frames and 16 bits allow."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:N, or auto for CUDA where there is one."""
     overwrite: bool = False
     """Replace files that are there already."""
     json: bool = False
@@ -131,7 +133,7 @@ class Purify:
     """Samples of 16 or 24 bits, or floats (.wav); keep writes those of the source, 16 bits for MP3
     and the like. What goes beyond full scale is written as floats always."""
     device: str = "cpu"
-    """cpu, cuda, cuda:N, mps, or auto for the fastest there is; an ONNX file runs on the cpu."""
+    """cpu, cuda, cuda:N, or auto for CUDA where there is one; an ONNX file runs on the cpu."""
     overwrite: bool = False
     """Replace files that are there already."""
     engine: Literal["local", "ray"] = "local"

@@ -40,7 +40,7 @@ from servax.models.storage import SETTINGS, WEIGHTS
 from servax.pretrained import names
 from servax.purifier import Purifier, SoundPurifier
 from servax.recognition import HUB_ID
-from servax.training import generator
+from servax.training import OnDevice, generator
 
 NAME = re.compile(r"\w[\w.+-]*")
 """What systems and surrogates may be called: stages have folders of these names."""
@@ -195,7 +195,7 @@ def _purified(bare: System, name: str, where: str) -> System:
     files = [expanded(where) / name for name in (WEIGHTS, SETTINGS)]
     there = [file for file in files if file.is_file()]
     told = hash_of_files(there) if there else hashlib.sha256(where.encode()).hexdigest()
-    return before(bare, front, name, told=told, source=where)
+    return before(bare, _placed(bare, front), name, told=told, source=where)
 
 
 def surrogate(bare: System, wanted: str) -> System:
@@ -220,7 +220,13 @@ def surrogate(bare: System, wanted: str) -> System:
 def _beside(bare: System, where: str) -> System:
     """Return another model, which is to hear what `bare` hears."""
     seconds = bare.seconds if bare.inputs == "waveform" else None
-    return load_system(where, inputs=bare.inputs, seconds=seconds)
+    other = load_system(where, inputs=bare.inputs, seconds=seconds)
+    return replace(other, model=_placed(bare, other.model))
+
+
+def _placed(bare: System, network: nn.Module) -> nn.Module:
+    """Return a network where that of the bare model computes."""
+    return bare.model.beside(network) if isinstance(bare.model, OnDevice) else network
 
 
 def _alike(one: System, other: System) -> bool:

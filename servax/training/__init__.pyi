@@ -1,4 +1,4 @@
-from .device import Compute as Compute
+from .device import Compute as Compute, OnDevice as OnDevice
 from .encoder_head import (
     AS_IT_IS as AS_IT_IS,
     ChosenHead as ChosenHead,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor, nn
 
 from servax.errors import SettingError
 from servax.kinds import Choice, Precision, Rules, check_types
@@ -39,6 +40,22 @@ class Compute:
             raise SettingError("device", self.device, f"a device of this machine ({count} CUDA)")
         return device
 
+    def placed(self, model: nn.Module) -> nn.Module:
+        """Return a model that computes there and is asked from anywhere; itself on the CPU.
+
+        Raises:
+            SettingError: This machine has no such device, or the model has no weights to put there.
+        """
+        device = self.resolve()
+        if device.type == "cpu":
+            return model
+        if next(model.parameters(), None) is None:
+            if self.device == "auto":
+                return model
+            expected = "cpu or auto: the model has no weights of torch"
+            raise SettingError("device", self.device, expected)
+        return OnDevice(model, device)
+
     def _named(self) -> torch.device:
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -55,3 +72,31 @@ class Compute:
         return torch.autocast(
             self.resolve().type, torch.bfloat16, enabled=self.precision == "bfloat16"
         )
+
+
+class OnDevice(nn.Module):
+    """The same model on a device of its own: inputs go there, and what it answers comes back.
+
+    So whoever attacks it draws on the CPU, as without it. It stays where it is when what it is a
+    part of moves.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.model = model.to(device)
+        self.device = device
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the model makes of inputs (B, ...), on their device."""
+        # A pass in bfloat16 is one there too.
+        fast = torch.is_autocast_enabled(x.device.type)
+        with torch.autocast(self.device.type, torch.bfloat16) if fast else nullcontext():
+            made: Tensor = self.model(x.to(self.device)).to(x.device)
+        return made
+
+    def beside(self, model: nn.Module) -> OnDevice:
+        """Return another model on the same device."""
+        return OnDevice(model, self.device)
+
+    def _apply(self, *_: object, **__: object) -> OnDevice:
+        return self

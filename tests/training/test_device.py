@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from servax.defences import Defended
 from servax.errors import SettingError
 from servax.training import Compute
 
@@ -49,3 +51,32 @@ def test_autocast_follows_the_precision() -> None:
         assert (matrix @ matrix).dtype == torch.float32
     with Compute("cpu", "bfloat16").autocast():
         assert (matrix @ matrix).dtype == torch.bfloat16
+
+
+class There(nn.Linear):
+    """Takes inputs of its own device alone, and answers on the CPU: nothing comes from `meta`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = super().forward(x)
+        return torch.zeros(made.shape)
+
+
+def test_what_is_placed_gets_its_inputs_there_and_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Compute, "resolve", lambda _: torch.device("meta"))
+    placed = Compute().placed(There(3, 2))
+    whole = Defended(placed, nn.Identity()).to("cpu").double()
+    assert [(each.device.type, each.dtype) for each in whole.parameters()] == [
+        ("meta", torch.float32)
+    ] * 2
+    assert whole(torch.ones(4, 3)).shape == (4, 2)
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        Compute().placed(nn.Linear(3, 2))(torch.ones(4, 3))
+
+
+def test_what_has_no_weights_is_placed_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Identity()
+    assert Compute("cpu").placed(model) is model
+    monkeypatch.setattr(Compute, "resolve", lambda _: torch.device("cuda"))
+    assert Compute().placed(model) is model
+    with pytest.raises(SettingError, match=r"^device is 'cuda', expected cpu or auto: the model"):
+        Compute("cuda").placed(model)
