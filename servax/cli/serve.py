@@ -40,8 +40,6 @@ class Serve(ServiceSettings):
     Default asks for none."""
     allow_open: bool = False
     """Listen at any host without tokens."""
-    page: bool = False
-    """Also attack sounds (POST to /v1/attack), and serve the page to try that on, at /page/."""
 
     def __call__(self) -> int:
         """Serve until a signal ends it; the URL goes to stdout, logs to stderr."""
@@ -51,13 +49,7 @@ class Serve(ServiceSettings):
             say(f"warning: {self.token_file} {everybody}")
         endpoint = Endpoint(self.host, self.port, tokens, self.allow_open)
 
-        serve(
-            part(ServiceSettings, self),
-            endpoint,
-            open_log(),
-            announce=_announce,
-            page=self.page,
-        )
+        serve(part(ServiceSettings, self), endpoint, open_log(), announce=_announce)
         return 0
 
 

@@ -87,9 +87,7 @@ TAKEN = (401, 403, 408, 413, 415, 422, 429, 500, 503, 504)
 """How a sound may be answered that is not answered with what was asked for."""
 
 
-def build_app(
-    handler: RequestHandler, tokens: Tokens, log: Log, metrics: Metrics, *, page: bool = False
-) -> "FastAPI":
+def build_app(handler: RequestHandler, tokens: Tokens, log: Log, metrics: Metrics) -> "FastAPI":
     """Return the application; its workers begin and end with it.
 
     Args:
@@ -97,7 +95,6 @@ def build_app(
         tokens: Who may ask.
         log: For requests and failures.
         metrics: Counts them.
-        page: Whether sounds are attacked too, and the page to try that on is served.
     """
     from fastapi import FastAPI
 
@@ -117,9 +114,9 @@ def build_app(
         docs_url=None, redoc_url=None, redirect_slashes=False,
     )  # fmt: skip
     app.include_router(open_routes(handler))
-    app.include_router(guarded_routes(handler, tokens, metrics, page=page))
+    app.include_router(guarded_routes(handler, tokens, metrics))
     _take_streams(app, handler, tokens, log, metrics)
-    if page:
+    if handler.settings.page:
         _serve_page(app)
     add_handlers(app)
     app.add_middleware(
@@ -165,9 +162,7 @@ def open_routes(handler: RequestHandler) -> "APIRouter":
     return router
 
 
-def guarded_routes(
-    handler: RequestHandler, tokens: Tokens, metrics: Metrics, *, page: bool
-) -> "APIRouter":
+def guarded_routes(handler: RequestHandler, tokens: Tokens, metrics: Metrics) -> "APIRouter":
     """Return the routes that ask for a token where there are any."""
     from fastapi import APIRouter, Depends, Query, Request, Response
     from fastapi.responses import JSONResponse, StreamingResponse
@@ -243,7 +238,7 @@ def guarded_routes(
         trials = await handler.attack(request, method, snr_db)
         return StreamingResponse(_lines(trials), media_type="application/x-ndjson")
 
-    if page:
+    if handler.settings.page:
         router.post(
             "/v1/attack",
             tags=["sound"],
@@ -263,7 +258,7 @@ def guarded_routes(
 
     @router.get("/v1/models", tags=["state"], summary="Which networks answer, and their licences")
     async def models() -> Networks:
-        return networks(handler.settings, attack=page)
+        return networks(handler.settings)
 
     @router.get(
         "/metrics",

@@ -13,18 +13,13 @@ from servax.service.responses import Network, Networks
 from servax.service.settings import ServiceSettings
 
 
-def networks(settings: ServiceSettings, *, attack: bool) -> Networks:
-    """Return what is told of the networks of a service.
-
-    Args:
-        settings: Of the service.
-        attack: Whether it attacks sounds too.
-    """
+def networks(settings: ServiceSettings) -> Networks:
+    """Return what is told of the networks of a service."""
     return Networks(
         recogniser=None if settings.purify_only else describe(settings.model),
         purifier=describe(settings.purifier),
         max_bytes=settings.max_bytes,
-        attack_seconds=settings.attack_seconds if attack else None,
+        attack_seconds=settings.attack_seconds if settings.page else None,
     )
 
 

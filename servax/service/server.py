@@ -121,7 +121,6 @@ def serve(
     log: Log,
     *,
     announce: Callable[[str], None],
-    page: bool = False,
 ) -> None:
     """Answer requests until SIGTERM or SIGINT, then finish what was accepted.
 
@@ -130,7 +129,6 @@ def serve(
         endpoint: Where it listens.
         log: One line an event.
         announce: Gets the URL as soon as requests are answered: networks have loaded then.
-        page: As of `build_app`.
 
     Raises:
         SettingError: It cannot listen there.
@@ -140,8 +138,6 @@ def serve(
         load_extra(module, extra="serve", what="servax serve")
     import uvicorn
 
-    if page and settings.purify_only:
-        raise SettingError("page", page, "false beside --purify-only: attacks need a recogniser")
     workers = settings.worker_count  # too many are refused here
     listener = open_socket(endpoint)
     with listener:
@@ -152,7 +148,7 @@ def serve(
             metrics = Metrics()
             dispatcher = Dispatcher(settings, log, metrics)
             handler = RequestHandler(dispatcher, log)
-            app = build_app(handler, endpoint.tokens, log, metrics, page=page)
+            app = build_app(handler, endpoint.tokens, log, metrics)
             forward_libraries(log)
             server: Any = uvicorn.Server(uvicorn_config(app))
             server.handle_exit = _on_signal(server, dispatcher, log)

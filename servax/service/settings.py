@@ -50,6 +50,9 @@ class ServiceSettings:
     purify_only: bool = False
     """Load no recogniser: no /v1/classify. The purifier then runs without torch where it is an
     ONNX file, or has one beside it as the packaged one has."""
+    page: bool = False
+    """Also attack sounds (POST to /v1/attack), and serve the page to try that on, at /page/; of a
+    recogniser of log-Mels alone."""
     workers: int | None = None
     """Processes that decode and compute, of one thread each; default one for each CPU, and no more
     than fit the memory."""
@@ -85,6 +88,9 @@ class ServiceSettings:
 
     def __post_init__(self) -> None:
         check_rules(self)
+        if self.page and self.purify_only:
+            expected = "false beside --purify-only: attacks need a recogniser"
+            raise SettingError("page", self.page, expected)
 
     @property
     def attack_seconds(self) -> float:

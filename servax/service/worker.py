@@ -24,7 +24,7 @@ from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
-from servax.errors import PathError, ServaxError
+from servax.errors import PathError, ServaxError, SettingError
 from servax.purifier.files import cleaner_of
 from servax.service.decoding import Decoded, decode
 from servax.service.responses import (
@@ -113,7 +113,7 @@ def classify(models: Models | OtherModel, sounds: list[Decoded]) -> list[Classif
 
 
 def attack(
-    models: Models | OtherModel,
+    models: Models,
     sounds: list[Decoded],
     method: AttackMethod,
     snr_db: float,
@@ -121,11 +121,7 @@ def attack(
 ) -> list[Trial]:
     """Return what an attacker gets of each sound."""
     from servax.service.attacking import trial
-    from servax.service.inference import Models
 
-    if not isinstance(models, Models):
-        told = "Only a recogniser of log-Mels is attacked here; servax audit takes this model."
-        raise Refusal(422, "unusable", told)
     return [trial(models, sound, method, snr_db, knowledge) for sound in sounds]
 
 
@@ -289,6 +285,9 @@ def _models(settings: ServiceSettings) -> Models | OtherModel:
     model, folder = settings.model, folder_of(settings.model)
     other = model.startswith(HUB) or folder.suffix == ".onnx" or (folder / "config.json").is_file()
     if other or isinstance(Recogniser.from_pretrained(folder), EncoderRecogniser):
+        if settings.page:
+            expected = "false: the page attacks recognisers of log-Mels; audit this one instead"
+            raise SettingError("page", True, expected)
         return OtherModel.load(settings.purifier, model)
     return Models.load(settings.purifier, str(folder))
 

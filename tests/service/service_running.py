@@ -71,7 +71,6 @@ class Running:
 
     settings: ServiceSettings = SETTINGS
     tokens: Tokens = field(default_factory=Tokens)
-    page: bool = False
     log: io.StringIO = field(default_factory=io.StringIO)
     url: str = ""
 
@@ -94,7 +93,7 @@ class Running:
         self.loop = asyncio.get_running_loop()
         self.dispatcher = Dispatcher(self.settings, log, metrics)
         self.handler = RequestHandler(self.dispatcher, log)
-        app = build_app(self.handler, self.tokens, log, metrics, page=self.page)
+        app = build_app(self.handler, self.tokens, log, metrics)
         forward_libraries(log)
         self.server = uvicorn.Server(uvicorn_config(app))
         listener = open_socket(Endpoint(port=0))

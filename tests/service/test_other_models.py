@@ -102,6 +102,20 @@ def test_what_cannot_be_loaded_is_refused_before_anybody_is_told_to_ask(
     assert told.out == ""
 
 
+@pytest.mark.parametrize("options", [["--purify-only"], ["--model", "loudness.onnx"]])
+def test_the_page_is_refused_where_it_could_attack_nothing(
+    options: list[str],
+    loudness: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(loudness.parent)
+    assert main(["serve", "--port", "0", "--workers", "1", "--page", *options]) == 2
+    told = capfd.readouterr()
+    assert "page is True, expected false" in told.err
+    assert told.out == ""
+
+
 def test_the_worker_that_only_purifies_loads_no_torch() -> None:
     body = sound(1.0)
     with run_served(*COMMAND, "--purify-only") as (process, url):

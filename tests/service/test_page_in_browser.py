@@ -12,6 +12,7 @@ import io
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from service_running import Running, sound
+from service_running import SETTINGS, Running, sound
 
 from servax.service import Decoded, Tokens
 from servax.service.app import PAGE
@@ -279,7 +280,7 @@ def test_a_microphone_that_is_refused_is_told(browser: Any, service: Running) ->
 
 
 def test_a_service_with_tokens_asks_for_one(browser: Any) -> None:
-    with Running(tokens=Tokens([TOKEN]), page=True) as guarded:
+    with Running(replace(SETTINGS, page=True), Tokens([TOKEN])) as guarded:
         with Visit(browser, guarded.url) as page:
             for token, sentence in (
                 ("guessed", "The service does not know this token"),
