@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,9 @@ UNREAD_BYTES = 2**20
 """What is left of a refused body is read and thrown away up to here; else the connection ends."""
 TINY_SECONDS = 1e-9
 """Less than a sample: no sound is as short."""
+TOO_LONG_TOGETHER = (
+    "The sounds of this body are longer than the {:g} s allowed together; send this one alone."
+)
 ATTACKERS: tuple[Knowledge, ...] = ("oblivious", "adaptive")
 
 
@@ -77,8 +81,8 @@ class RequestHandler:
     async def sounds(self, request: Request, work: Any) -> list[Any]:
         """Return what workers make of the sounds in the body of a request, or why they do not.
 
-        Together they are bounded as one sound is, and one is at work at a time: how much of the
-        bound is left for the next is known when a sound was decoded.
+        Together they are bounded as one sound is, and few are at work at once: others get their
+        share of the workers, and how much of the bound is left is known when those before are done.
 
         Args:
             request: As it came, its body unread.
@@ -87,26 +91,44 @@ class RequestHandler:
         Raises:
             Refusal: As of `sound`, of the body as a whole.
         """
-        bodies = await sounds_of(request.headers, await self._body(request, (FORM, JSON)))
+        bodies = deque(await sounds_of(request.headers, await self._body(request, (FORM, JSON))))
         told, most = request.scope["servax"].told, self.settings.max_seconds
+        at_once = max(2, self.settings.worker_count // 2)
+        begun: deque[asyncio.Task[Done | Refusal]] = deque()
         made: list[Any] = []
         seconds, left = 0.0, most
-        for body in bodies:
-            limits = replace(self.settings, max_seconds=max(left, TINY_SECONDS))
-            try:
-                made.append(await self._done(request, Task(work, body, limits)))
-            except Refusal as refusal:
-                if refusal.status == 499:
-                    raise
-                told["code"] = refusal.code
-                made.append(refusal)
-                continue
-            samples = told["sound_seconds"] * told["rate"] * told["channels"]
-            left -= max(told["sound_seconds"], most * samples / MOST_SAMPLES)
-            seconds += told["sound_seconds"]
+        try:
+            while bodies or begun:
+                limits = replace(self.settings, max_seconds=max(left, TINY_SECONDS))
+                while bodies and len(begun) < at_once:
+                    task = Task(work, bodies.popleft(), limits)
+                    begun.append(asyncio.create_task(self._part(request, task)))
+                found = await begun.popleft()
+                if isinstance(found, Done) and (cost := _cost(found, most)) > left:
+                    found = Refusal(413, "too_long", TOO_LONG_TOGETHER.format(most))
+                if isinstance(found, Refusal):
+                    told["code"] = found.code
+                    made.append(found)
+                    continue
+                left -= cost
+                seconds += float(found.facts["sound_seconds"])
+                made.append(found.content)
+        finally:
+            for each in begun:
+                each.cancel()
+            await asyncio.gather(*begun, return_exceptions=True)
         if seconds:
             told["sound_seconds"] = round(seconds, 3)
         return made
+
+    async def _part(self, request: Request, task: Task) -> Done | Refusal:
+        """Return what comes of a task, or why nothing does; who left hears neither."""
+        try:
+            return await self._result(request, task)
+        except Refusal as refusal:
+            if refusal.status == 499:
+                raise
+            return refusal
 
     async def attack(
         self, request: Request, method: AttackMethod, snr_db: float
@@ -221,7 +243,13 @@ class RequestHandler:
         return bytes(body)
 
     async def _done(self, request: Request, task: Task, *, watch: bool = True) -> Any:
-        """Return the content of what comes of a task; `watch` gives up when the client leaves."""
+        """Return the content of what comes of a task, and log the facts; as of `_result`."""
+        result = await self._result(request, task, watch=watch)
+        request.scope["servax"].told |= result.facts
+        return result.content
+
+    async def _result(self, request: Request, task: Task, *, watch: bool = True) -> Done:
+        """Return what comes of a task; `watch` gives up when the client leaves."""
         record: RequestRecord = request.scope["servax"]
         ticket = self.dispatcher.put(task)
         gone = asyncio.ensure_future(_disconnected(request)) if watch else None
@@ -232,9 +260,7 @@ class RequestHandler:
             record.told["queued_ms"] = round(1000 * ticket.waited, 1)
             if not ticket.answer.done():
                 raise client_gone() if gone is not None and gone.done() else self._late()
-            result = self.done(ticket.answer.result(), record.request_id)
-            record.told |= result.facts
-            return result.content
+            return self.done(ticket.answer.result(), record.request_id)
         finally:
             ticket.answer.cancel()
             if gone is not None:
@@ -314,6 +340,12 @@ def stated_length(headers: Mapping[str, str]) -> int | None:
     """Return what Content-Length says, or None."""
     text = headers.get("content-length", "")
     return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _cost(done: Done, most: float) -> float:
+    """Return how much of a bound of `most` seconds a sound takes; of many samples, by these."""
+    seconds, rate, channels = (float(done.facts[k]) for k in ("sound_seconds", "rate", "channels"))
+    return min(most, max(seconds, most * seconds * rate * channels / MOST_SAMPLES))
 
 
 async def _disconnected(request: Request) -> None:

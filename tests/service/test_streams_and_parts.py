@@ -78,6 +78,20 @@ def test_sounds_of_one_body_share_the_limit_of_one(service: Running) -> None:
 
 @pytest.mark.parametrize("origin", ["http://elsewhere.example", "null", "http://["])
 def test_pages_of_other_hosts_send_no_sound(service: Running, origin: str) -> None:
+def test_parts_are_at_work_together(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside: list[int] = []
+    put = service.dispatcher.put
+
+    def watched(task: Any) -> Any:
+        inside.append(len(service.dispatcher._pending) + 1)
+        return put(task)
+
+    monkeypatch.setattr(service.dispatcher, "put", watched)
+    answer = service.post("/v1/purify", as_json(*BODIES[:1] * 6), Content_Type="application/json")
+    assert [each["error"] for each in answer.json()["sounds"]] == [None] * 6
+    assert inside == [1, 2, 2, 2, 2, 2]  # of one request, whatever it holds
+
+
     answer = service.post("/v1/purify", BODIES[0], Origin=origin)
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "other_origin")
     form = service.client.post("/v1/purify", files={"a": BODIES[0]}, headers={"Origin": origin})
