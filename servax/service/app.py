@@ -295,12 +295,13 @@ def _take_streams(
         sample_rate: Annotated[int, Query(ge=LOWEST_RATE, le=HIGHEST_STREAM_RATE)],
     ) -> None:
         scheme, token = get_authorization_scheme_param(socket.headers.get("authorization"))
-        refusal = None
-        if tokens and not (scheme.lower() == "bearer" and tokens.know(token)):
-            refusal = Refusal(401, "unauthorised", "A bearer token is needed, as elsewhere.")
-        elif is_elsewhere(socket.headers):
-            refusal = Refusal(403, "other_origin", "Pages of other hosts may not stream here.")
-        if refusal is not None:
+        try:
+            if tokens and not (scheme.lower() == "bearer" and tokens.know(token)):
+                raise Refusal(401, "unauthorised", "A bearer token is needed, as elsewhere.")
+            if is_elsewhere(socket.headers):
+                raise Refusal(403, "other_origin", "Pages of other hosts may not stream here.")
+            only(socket, "sample_rate")
+        except Refusal as refusal:
             await denied(socket, refusal)
             return
         await socket.accept()

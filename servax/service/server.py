@@ -181,7 +181,7 @@ def uvicorn_config(app: FastAPI) -> Any:
     return uvicorn.Config(
         app,
         http=patient_protocol(),
-        ws="websockets-sansio",
+        ws=patient_socket(),
         ws_max_size=LARGEST_CHUNK,
         ws_per_message_deflate=False,  # a small message must not unfold into a large one
         lifespan="on",
@@ -316,6 +316,9 @@ def patient_protocol(
             super().connection_lost(exc)
 
         def _end_if_idle(self) -> None:
+            if self.transport.is_closing():  # what was written last is not read
+                self.transport.abort()
+                return
             if self.idle and self.cycle is self._seen:
                 self.transport.close()
                 return
@@ -323,3 +326,46 @@ def patient_protocol(
             self._look = self.loop.call_later(idle_seconds, self._end_if_idle)
 
     return PatientProtocol
+
+
+def patient_socket(flush_seconds: float = FLUSH_SECONDS) -> Any:
+    """Return uvicorn's protocol of WebSockets with an end to its patience.
+
+    uvicorn itself answers pings of a client that never reads, and waits for ever for it to read
+    what was written last; it logs a text that is no text, and what was denied, as faults.
+
+    Args:
+        flush_seconds: For the last bytes, when nothing more is said.
+    """
+    from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+    class PatientSocket(WebSocketsSansIOProtocol):
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if not self.writable.is_set():
+                self.transport.pause_reading()
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if not self.read_paused:
+                self.transport.resume_reading()
+
+        def send_receive_event_to_app(self) -> None:
+            try:
+                if self.curr_msg_data_type == "text":
+                    b"".join(self.frames).decode()
+                super().send_receive_event_to_app()
+            except UnicodeDecodeError:
+                self.conn.fail(1007)
+                self.handle_parser_exception()
+
+        async def send(self, message: Any) -> None:
+            await super().send(message)
+            denied = message["type"] == "websocket.http.response.body"
+            self.handshake_complete |= denied and not message.get("more_body", False)
+
+        async def run_asgi(self) -> None:
+            await super().run_asgi()
+            self.loop.call_later(flush_seconds, self.transport.abort)
+
+    return PatientSocket

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-from contextlib import suppress
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -76,8 +78,6 @@ def test_sounds_of_one_body_share_the_limit_of_one(service: Running) -> None:
     assert line["sound_seconds"] == 4.0
 
 
-@pytest.mark.parametrize("origin", ["http://elsewhere.example", "null", "http://["])
-def test_pages_of_other_hosts_send_no_sound(service: Running, origin: str) -> None:
 def test_parts_are_at_work_together(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     inside: list[int] = []
     put = service.dispatcher.put
@@ -92,6 +92,8 @@ def test_parts_are_at_work_together(service: Running, monkeypatch: pytest.Monkey
     assert inside == [1, 2, 2, 2, 2, 2]  # of one request, whatever it holds
 
 
+@pytest.mark.parametrize("origin", ["http://elsewhere.example", "null", "http://["])
+def test_pages_of_other_hosts_send_no_sound(service: Running, origin: str) -> None:
     answer = service.post("/v1/purify", BODIES[0], Origin=origin)
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "other_origin")
     form = service.client.post("/v1/purify", files={"a": BODIES[0]}, headers={"Origin": origin})
@@ -168,10 +170,12 @@ def test_what_no_stream_takes_is_refused(service: Running) -> None:
                 with suppress(TimeoutError):
                     message = socket.recv(0.2)
         assert json.loads(message or "")["error"]["code"] == "slow_body"
-    for rate in (10, 96_001, "x"):
+    for query in ("10", "96001", "x", "8000&sample_rate=16000", "8000&rate=8000"):
         with pytest.raises(InvalidStatus, match="422") as denied:
-            opened(service, rate)
-        assert json.loads(denied.value.response.body)["error"]["code"] == "bad_parameter"
+            opened(service, query)
+        error = json.loads(denied.value.response.body)["error"]
+        assert error["code"] == "bad_parameter"
+        assert "sample_rate" in error["message"]
     lines = [line for line in service.lines() if line["event"] == "stream"]
     assert {"bad_chunk", "slow_body"} <= {line.get("code") for line in lines}
 
@@ -184,3 +188,57 @@ def test_a_stream_asks_for_a_token() -> None:
         known = {"Authorization": "Bearer a-token-of-sixteen"}
         with opened(running, additional_headers=known) as socket:
             assert "latency_seconds" in str(socket.recv(60))
+
+
+def masked(kind: int, payload: bytes) -> bytes:
+    """Return a frame of a client (RFC 6455, 5.2) whose mask is zeros."""
+    return bytes([0x80 | kind, 0x80 | len(payload), 0, 0, 0, 0]) + payload
+
+
+@contextmanager
+def raw(service: Running) -> Iterator[socket.socket]:
+    """Yield a connection whose handshake is done."""
+    asked = (
+        "GET /v1/stream?sample_rate=16000 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:
+        connection.sendall(asked.encode())
+        answer = b""
+        while b"latency_seconds" not in answer:
+            answer += connection.recv(65_536)
+        assert answer.startswith(b"HTTP/1.1 101 ")
+        yield connection
+
+
+def test_a_text_that_is_no_text_ends_a_stream_and_breaks_nothing(service: Running) -> None:
+    before = len(service.lines())
+    with raw(service) as connection:
+        connection.sendall(masked(1, b"\xff"))
+        assert connection.recv(65_536)[:4] == b"\x88\x02" + (1007).to_bytes(2, "big")
+    service.wait(lambda: any(each["event"] == "stream" for each in service.lines()[before:]))
+    assert [each["event"] for each in service.lines()[before:]] == ["stream"]
+
+
+def test_pings_of_who_never_reads_are_read_no_further(service: Running) -> None:
+    pings = masked(9, bytes(125)) * 500
+    with raw(service) as connection:
+        connection.settimeout(5)
+        sent = 0
+        with suppress(OSError):
+            while sent < 2**27:
+                sent += connection.send(pings)
+        assert sent < 2**25  # the buffers of both ends
+        service.wait(lambda: not service.dispatcher._places)
+        service.wait(lambda: closed(connection), 30)
+
+
+def closed(connection: socket.socket) -> bool:
+    """Say whether the other end is gone, though nothing was read here."""
+    try:
+        return connection.send(b"\0") < 0
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
