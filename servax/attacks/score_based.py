@@ -10,6 +10,7 @@ the estimate may lie outside the bounds, by some `sigma`, as in both papers.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from servax.attacks.gradient import STRIDE
 from servax.attacks.logits import LOSSES, LossName
 from servax.errors import ServaxError
 from servax.kinds import COUNT, POSITIVE, Choice, Rules, renamed
-from servax.perturbation import into_reach
+from servax.perturbation import SignalToNoise, into_reach, radius_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -150,9 +151,13 @@ class EstimatedAscent(QueryAttack):
     `STRIDE` of the ball."""
     samples: int = 25
     """Pairs of questions per step; fewer in the last one when the budget ends."""
-    sigma: float = 0.001
-    """How far from the input the questions are, per element, in units of the input."""
+    sigma: float | None = None
+    """How far from the input the questions are, per element, in units of the input; for
+    `SignalToNoise` the length of the whole change, as a share of the ball. Default `NEAR`, there
+    the same share as in the ball of .02."""
 
+    NEAR: ClassVar[float]
+    """In units of the input."""
     RULES: ClassVar[Rules] = {"step": POSITIVE, "sigma": POSITIVE, "samples": COUNT}
 
     @abstractmethod
@@ -184,6 +189,8 @@ class EstimatedAscent(QueryAttack):
         The mean over the pairs of u (f(x + sigma u) - f(x - sigma u)) / (2 sigma).
         """
         total = torch.zeros_like(current)
+        sigma = self._sigma(search.open.x)
+        width = sigma.flatten() if isinstance(sigma, Tensor) else sigma
         # As many rows at once as the batch had at first: few open utterances, many pairs together.
         most = max(1, len(search.queries) // len(current))
         for first in range(0, pairs, most):
@@ -192,18 +199,29 @@ class EstimatedAscent(QueryAttack):
             u = self.directions(centre.flatten(0, 1), generator).view_as(centre)
             if search.open.mask is not None:
                 u = u * search.open.mask
-            points = torch.cat([centre + self.sigma * u, centre - self.sigma * u])
+            points = torch.cat([centre + sigma * u, centre - sigma * u])
             gains, _ = search.ask(points.flatten(0, 1), 2 * together)
             above, below = gains.view(2, together, -1)
-            slope = ((above - below) / (2.0 * self.sigma)).to(u)
+            slope = ((above - below) / (2.0 * width)).to(u)
             total += torch.einsum("pn...,pn->n...", u, slope)
         return total / pairs
+
+    def _sigma(self, x: Tensor) -> Tensor | float:
+        """Return how far the questions are from inputs x (n, ...): a number, or (n, 1, ...)."""
+        if self.norm is not SignalToNoise:
+            return self.NEAR if self.sigma is None else self.sigma
+        share = self.NEAR / BallAttack.epsilon if self.sigma is None else self.sigma
+        size = share * radius_of(self.ball.around(x), x) / math.sqrt(x[0].numel())
+        # A silent utterance has no ball: its questions are all at one place, and so is its slope.
+        return torch.as_tensor(size).clamp(min=torch.finfo(x.dtype).tiny)
 
 
 @renamed(radius="epsilon")
 @dataclass(frozen=True, kw_only=True)
 class NES(EstimatedAscent):
     """Natural evolution strategies: Gaussian directions."""
+
+    NEAR = 0.001
 
     def directions(self, like: Tensor, generator: torch.Generator) -> Tensor:
         """Return standard normal elements."""
@@ -215,8 +233,7 @@ class NES(EstimatedAscent):
 class SPSA(EstimatedAscent):
     """Simultaneous perturbation stochastic approximation: directions of -1 and 1."""
 
-    sigma: float = 0.01
-    """How far from the input the questions are, per element, in units of the input."""
+    NEAR = 0.01
 
     def directions(self, like: Tensor, generator: torch.Generator) -> Tensor:
         """Return elements that are -1 or 1, each as likely."""

@@ -23,8 +23,7 @@ from servax.attacks.base import Problem
 from servax.attacks.score_based import Found, QueryAttack, Search
 from servax.errors import ShapeError
 from servax.kinds import Rule, Rules, renamed
-from servax.perturbation import Limit, Linf, into_reach, per_utterance
-from servax.perturbation.balls import PerUtterance
+from servax.perturbation import Limit, Linf, into_reach, per_utterance, radius_of
 from servax.training import drawn
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -151,18 +150,11 @@ class Place:
         there = self.box.place(*sides, random.uniform(2)).inside(self.x)
         change = self.best - self.x
         spent = per_utterance(change.flatten(1).norm(dim=1), change)
-        left_over = (self._radii**2 - spent**2).clamp(min=0.0) / self.x.shape[1]
+        left_over = (radius_of(self.ball, self.x) ** 2 - spent**2).clamp(min=0.0) / self.x.shape[1]
         freed = _channel_norm(change * (here | there)) ** 2
         new = self._pattern(window, random) + _channel_unit(change * here)
         new = _channel_unit(new) * (left_over + freed).sqrt()
         return self._at_the_rim(torch.where(here, new, change * ~there))
-
-    @property
-    def _radii(self) -> Tensor | float:
-        """Euclidean radius of the ball; of each utterance's, (n, 1, 1, 1), where these differ."""
-        if isinstance(self.ball, PerUtterance):
-            return per_utterance(self.ball.radii.to(self.x.dtype), self.x)
-        return self.ball.radius
 
     def _painted(self, inside: Tensor, signs: Tensor) -> Tensor:
         corner = self.x + self.ball.radius * signs

@@ -21,8 +21,7 @@ from servax.attacks.base import BallAttack, Problem
 from servax.attacks.logits import cross_entropy
 from servax.errors import SettingError, ShapeError
 from servax.kinds import COUNT, POSITIVE, Rules
-from servax.perturbation import L2, Ball, Linf, input_gradient, into_reach, per_utterance
-from servax.perturbation.balls import PerUtterance
+from servax.perturbation import L2, Linf, input_gradient, into_reach, radius_of
 
 CLIP = 9.0
 """Cross-entropy at which an utterance no longer counts (beta in Shafahi et al.)."""
@@ -93,17 +92,10 @@ class Universal(BallAttack):
             return problem.gain(cross_entropy, problem.logits(problem.heard(z))).clamp(max=CLIP)
 
         gradient = input_gradient(clipped, self._changed(problem, direction))
-        return (_size(self.ball.around(problem.x), gradient) * gradient).sum(0, keepdim=True)
+        return (radius_of(self.ball.around(problem.x), gradient) * gradient).sum(0, keepdim=True)
 
     def _changed(self, problem: Problem, direction: Tensor) -> Tensor:
         """Return inputs (n, ...) with a change (1, ...) as large as their balls."""
         ball = problem.within(self.ball)
-        moved = problem.x + _size(self.ball.around(problem.x), problem.x) * direction
+        moved = problem.x + radius_of(self.ball.around(problem.x), problem.x) * direction
         return into_reach(problem.x, moved, ball, self.bounds)
-
-
-def _size(ball: Ball, like: Tensor) -> Tensor | float:
-    """Return the radius of a ball, or those of each utterance's, (n, 1, ...)."""
-    if isinstance(ball, PerUtterance):
-        return per_utterance(ball.radii.to(like.dtype), like)
-    return ball.radius

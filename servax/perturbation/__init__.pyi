@@ -12,6 +12,7 @@ from .balls import (
     Masked as Masked,
     SignalToNoise as SignalToNoise,
     per_utterance as per_utterance,
+    radius_of as radius_of,
     ratio_of as ratio_of,
 )
 from .masking import PsychoacousticMask as PsychoacousticMask

@@ -232,6 +232,13 @@ class PerUtterance:
         return UNIT.sample(like, generator) * per_utterance(self.radii.to(like.dtype), like)
 
 
+def radius_of(ball: Ball, like: Tensor) -> Tensor | float:
+    """Return the radius of a ball; where each utterance has its own, (B, 1, ...) for `like`."""
+    if isinstance(ball, PerUtterance):
+        return per_utterance(ball.radii.to(like.dtype), like)
+    return ball.radius
+
+
 def _scaled(change: Tensor) -> tuple[Tensor, Tensor]:
     """Return the largest absolute element (B,) and `change` divided by it.
 

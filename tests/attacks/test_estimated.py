@@ -7,7 +7,7 @@ import torch
 
 from servax.attacks import NES, SPSA, Problem
 from servax.attacks.score_based import Search
-from servax.perturbation import L2, Linf
+from servax.perturbation import L2, Linf, SignalToNoise
 
 KINDS = pytest.mark.parametrize("kind", [NES, SPSA])
 
@@ -46,6 +46,38 @@ def test_the_estimate_is_unbiased_and_varies_as_it_should(build, inputs, kind, s
     assert float(score.abs().max()) < 4.5
     assert abs(float(score.mean())) < 0.2
     assert 0.85 < float(score.std()) < 1.15
+
+
+@KINDS
+def test_under_a_ratio_questions_are_as_near_as_the_ball_is_small(build, inputs, kind):
+    """They lie at a share of each utterance's own radius, a hundredth of its norm at 40 dB."""
+    x, y = inputs()
+    x[0] *= 0.01
+    asked = []
+
+    class Heard(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = build("linear")
+
+        def forward(self, z):
+            asked.append(z)
+            return self.model(z)
+
+    search = Search(Problem(model=Heard(), x=x, y=y), "margin")
+    attack = kind(epsilon=40.0, norm=SignalToNoise, sigma=0.1)
+    assert bool(attack.gradient(search, x, 200, seeded()).isfinite().all())
+    change = torch.cat(asked).view(-1, *x.shape) - x
+    share = change.flatten(2).norm(dim=2).square().mean(0).sqrt() / x.flatten(1).norm(dim=1)
+    assert torch.allclose(share, torch.full_like(share, 0.001), rtol=0.05)
+
+
+@KINDS
+def test_silence_has_no_slope_under_a_ratio(build, inputs, kind):
+    x, y = inputs()
+    search = Search(Problem(model=build("linear"), x=torch.zeros_like(x), y=y), "margin")
+    attack = kind(epsilon=40.0, norm=SignalToNoise)
+    assert not bool(attack.gradient(search, torch.zeros_like(x), 5, seeded()).any())
 
 
 @KINDS
