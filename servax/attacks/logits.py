@@ -15,13 +15,13 @@ are labelled.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from servax.errors import ServaxError, SettingError, ShapeError
-from servax.kinds import Precision, typed
+from servax.kinds import Choice, Precision, typed
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From logits (n, K) and classes (n,) to a value (n,) that rises as the model leaves the class."""
@@ -179,8 +179,7 @@ class FastGradients(nn.Module):
 
 def with_gradients(model: nn.Module, precision: Precision) -> nn.Module:
     """Return a model whose gradients are computed in `precision`: itself in float32."""
-    if precision not in ("float32", "bfloat16"):
-        raise SettingError.choice("gradients", precision, ("float32", "bfloat16"))
+    Choice(get_args(Precision)).check("gradients", precision)
     return FastGradients(model) if precision == "bfloat16" else model
 
 

@@ -26,11 +26,10 @@ from servax.errors import SettingError
 from servax.features import check_tensor, check_waveforms
 from servax.kinds import COUNT, DECIBELS, POSITIVE, Rule, typed
 from servax.models import classes_of, evaluating
+from servax.models.encoder import LEVEL_DBFS
 
 ABSTAIN = -1
 """Stands in place of a class where no radius could be certified."""
-LEVEL_DBFS = -26.0
-"""RMS level to which sound is brought before noise is added."""
 
 
 @dataclass(frozen=True, kw_only=True)

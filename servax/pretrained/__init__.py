@@ -15,9 +15,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from servax.errors import CheckpointError, SettingError, nearest
+from servax.errors import CheckpointError, nearest
 from servax.files import expanded
-from servax.kinds import typed
+from servax.kinds import Choice, typed
 
 __all__ = ["PURIFIER", "RECOGNISER", "Role", "folder", "names", "no_such_folder", "resolve"]
 
@@ -49,8 +49,7 @@ def folder(name: str) -> Path:
     Raises:
         SettingError: None is called so; the sentence lists those there are.
     """
-    if name not in names():
-        raise SettingError.choice("the packaged network", name, names())
+    Choice(names()).check("the packaged network", name)
     return _home() / name
 
 

@@ -13,8 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from servax.errors import SettingError
-from servax.kinds import typed
+from servax.kinds import Choice, typed
 from servax.models import FrameTransformerSettings, RestorerSettings, UNetSettings
 from servax.purifier.surrogates import SurrogateTraining
 from servax.purifier.training import PurifierTraining
@@ -52,6 +51,5 @@ def preset(name: str) -> Preset:
     Raises:
         SettingError: There is none of that name.
     """
-    if name not in PRESETS:
-        raise SettingError.choice("purifier preset", name, PRESETS)
+    Choice(PRESETS).check("purifier preset", name)
     return PRESETS[name]

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from torch.nn.functional import kl_div, log_softmax
 
 from servax.errors import SettingError
 from servax.features import Dataset
-from servax.kinds import check_types, renamed, typed
+from servax.kinds import COUNT, NOT_NEGATIVE, Rule, Rules, check_types, renamed, typed
 from servax.models import TAPS, VGG16, Layers, UNet, feature_extractor, frozen
 from servax.perturbation import Linf, ascend, into_ball
 from servax.purifier.losses import pixel_loss
@@ -62,14 +63,14 @@ class DecisionSSA:
     clean_share: float = 0.25
     """Share of the utterances that are left as they are."""
 
+    RULES: ClassVar[Rules] = {
+        "epsilon": Rule("a number in (0, 1]", lambda v: 0 < v <= 1),
+        "steps": COUNT,
+        "clean_share": Rule("a share in [0, 1)", lambda v: 0 <= v < 1),
+    }
+
     def __post_init__(self) -> None:
         check_types(self)
-        if not 0 < self.epsilon <= 1:
-            raise SettingError("epsilon", self.epsilon, "a number in (0, 1]")
-        if self.steps < 1:
-            raise SettingError("steps", self.steps, "a whole number of at least 1")
-        if not 0 <= self.clean_share < 1:
-            raise SettingError("clean_share", self.clean_share, "a share in [0, 1)")
 
     @typed
     def __call__(
@@ -180,19 +181,19 @@ class SurrogateTraining:
     clip_norm: float = 1.0
     """Largest Euclidean norm of the gradient; 0 switches clipping off."""
 
+    RULES: ClassVar[Rules] = {
+        **dict.fromkeys(("decision", "feature", "pixel"), NOT_NEGATIVE),
+        "frames": Rule("a whole number of at least 32", lambda v: v >= 32),
+    }
+
     def __post_init__(self) -> None:
         check_types(self)
         if isinstance(self.ssa, dict):  # settings read back from JSON arrive as plain dicts
             object.__setattr__(self, "ssa", DecisionSSA(**self.ssa))
-        for name in ("decision", "feature", "pixel"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise SettingError(name, getattr(self, name), "a finite number of at least 0")
         if self.decision == self.feature == self.pixel == 0:
             raise SettingError(
                 "decision, feature, pixel", (0, 0, 0), "at least one above 0, or nothing is learned"
             )
-        if self.frames < 32:
-            raise SettingError("frames", self.frames, "a whole number of at least 32")
         check_restorer(self)
         self.schedule()
 

@@ -23,7 +23,7 @@ from servax.audio import read_whole
 from servax.errors import CheckpointError, SettingError, ShapeError
 from servax.features import Dataset, FrontEnd, FrontEndSettings, Scaling, waveform_batch
 from servax.features.whisper import LONGEST, SAMPLE_RATE
-from servax.kinds import check, check_kind, check_list
+from servax.kinds import Choice, check, check_kind, check_list
 from servax.models import (
     RECOGNISERS,
     VGG16,
@@ -361,7 +361,6 @@ def new_recogniser(
     Raises:
         SettingError: `network` is not one of `RECOGNISERS`.
     """
-    if network not in RECOGNISERS:
-        raise SettingError.choice("network", network, RECOGNISERS)
+    Choice(RECOGNISERS).check("network", network)
     with global_seed(seed, "weights"):
         return RECOGNISERS[network](classes, width)
