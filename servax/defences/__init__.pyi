@@ -30,6 +30,11 @@ from .denoiser import (
     DenoiserTraining as DenoiserTraining,
     train_denoiser as train_denoiser,
 )
+from .encoder_tuning import (
+    EncoderTuner as EncoderTuner,
+    EncoderTuning as EncoderTuning,
+    Sounds as Sounds,
+)
 from .enhancement import (
     DeepFilterNet as DeepFilterNet,
     RNNoise as RNNoise,

@@ -12,7 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from servax.corpora import Corpus, Fold
-from servax.defences import AdversarialTrainer, AdversarialTraining, Objective
+from servax.defences import (
+    AdversarialTrainer,
+    AdversarialTraining,
+    EncoderTuner,
+    EncoderTuning,
+    Objective,
+    Sounds,
+)
 from servax.errors import CheckpointError
 from servax.features import (
     Dataset,
@@ -187,6 +194,38 @@ def train_encoder_recogniser(
     if training.vaccinate_db is not None:
         network = SmoothedClassifier(encoder, chosen.head, Noise(training.vaccinate_db))
     return EncoderRecogniser(network, corpus.labels, speakers), chosen
+
+
+def tune_encoder(
+    session: Session,
+    recogniser: EncoderRecogniser,
+    first: ChosenHead,
+    fold: Fold,
+    tuning: EncoderTuning,
+) -> Fitted:
+    """Tune the last layers of an encoder with its head, and leave both in ``folder/model``.
+
+    Args:
+        session: Where, and with which seed.
+        recogniser: What `train_encoder_recogniser` made; its weights are moved.
+        first: The head to begin with, that of the training speakers alone: those of validation
+            choose the epoch, so they must be new to it.
+        fold: Who trains, and who chooses.
+        tuning: How.
+
+    Raises:
+        CorpusError: A class has no training utterance.
+        SettingError: The encoder has fewer layers.
+    """
+    network = recogniser.network
+    network.head.load_state_dict(first.of_training.state_dict())
+    parts = Sounds(fold.train), Sounds(fold.validation)
+    tuner = EncoderTuner(network, *parts, tuning, seed=session.seed, compute=session.compute)
+    fitted = session.fit(tuner, tuning.schedule())
+    speakers = [str(speaker) for speaker in fold.train.speakers]
+    made = EncoderRecogniser(network.eval(), recogniser.labels, speakers)
+    made.save_pretrained(session.folder / MODEL, encoder=True)
+    return fitted
 
 
 def train_purifier(

@@ -61,6 +61,11 @@ class SpeechEncoder(nn.Module):
         config: Any = network.config
         self.width, self.depth = int(config.hidden_size), int(config.num_hidden_layers)
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The layers, first to last."""
+        raise NotImplementedError
+
     def train(self, mode: bool = True) -> SpeechEncoder:
         """Stay as in evaluation: what drops or masks frames would change what a head learns."""
         del mode
@@ -132,6 +137,12 @@ class WhisperStates(SpeechEncoder):
         config: Any = network.config
         self.logmel = WhisperLogMel(config.num_mel_bins)
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The layers, first to last."""
+        found: nn.ModuleList = self.network.layers  # type: ignore[assignment]
+        return found
+
     def states(self, waveform: Tensor) -> Sequence[Tensor]:
         """Return the states of 2 frames of 10 ms each."""
         network: Any = self.network
@@ -153,6 +164,13 @@ class RawStates(SpeechEncoder):
             inner: Any = network.encoder
             # It belongs behind the last layer of the whole encoder, not behind the last one used.
             inner.layer_norm.forward = nn.Identity().forward
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The layers, first to last."""
+        network: Any = self.network
+        found: nn.ModuleList = network.encoder.layers
+        return found
 
     def states(self, waveform: Tensor) -> Sequence[Tensor]:
         """Return the states as `output_hidden_states` of transformers gives them."""
@@ -315,19 +333,19 @@ def open_encoder(place: str, *, layers: int | None = None) -> SpeechEncoder:
         config.encoder_layers = used
     home = transformers.models.whisper.modeling_whisper if whisper else transformers
     kind = home.WhisperEncoder if whisper else home.AutoModel
-    names = {"key_mapping": WHISPER_NAMES} if whisper else {}
+    given: dict[str, Any] = {"key_mapping": WHISPER_NAMES} if whisper else {}
+    # Not the type that the config names: weights that were tuned may be finer than it.
+    given |= {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
     try:
         with _silent(transformers):
-            network, found = kind.from_pretrained(
-                place, config=config, use_safetensors=True, output_loading_info=True, **names
-            )
+            network, found = kind.from_pretrained(place, config=config, **given)
     except Exception as error:
         raise _unreadable(place, error) from error
     lacking = made_up(found)
     if lacking:
         told = f"lacks {len(lacking)} weights of its encoder, the first is {lacking[0]}"
         raise CheckpointError(place, told)
-    return (WhisperStates if whisper else RawStates)(network.float(), extractor, place)
+    return (WhisperStates if whisper else RawStates)(network, extractor, place)
 
 
 def _unreadable(place: str, error: Exception) -> CheckpointError:

@@ -4,6 +4,7 @@ from .encoder_head import (
     ChosenHead as ChosenHead,
     HeadTraining as HeadTraining,
     choose_head as choose_head,
+    mean_recall as mean_recall,
 )
 from .encoder_statistics import (
     EncoderStatistics as EncoderStatistics,

@@ -108,6 +108,8 @@ class ChosenHead:
 
     head: EncoderHead
     """Trained with the chosen penalty on training and validation speakers."""
+    of_training: EncoderHead
+    """Trained with it on the training speakers alone."""
     penalty: float
     """The chosen one."""
     uar: float
@@ -135,11 +137,11 @@ def choose_head(
     tried = []
     for penalty in sorted(settings.penalties):
         head = fit_head(known, y, weights, penalty, settings.steadiness)
-        tried.append((recall(head, asked, y_new), penalty))
-    uar, penalty = max(tried)  # of equal ones the largest
+        tried.append((recall(head, asked, y_new), penalty, head))
+    uar, penalty, first = max(tried, key=lambda each: each[:2])  # of equal ones the largest
     everybody = [torch.cat(pair) for pair in zip(known, new, strict=True)]
     head = fit_head(everybody, torch.cat([y, y_new]), weights, penalty, settings.steadiness)
-    return ChosenHead(head, penalty, uar)
+    return ChosenHead(head, first, penalty, uar)
 
 
 def _statistics(dataset: Dataset) -> Tensor:
@@ -156,7 +158,18 @@ def recall(head: EncoderHead, copies: Sequence[Tensor], y: Tensor) -> float:
         copies: Statistics (N, L, 2 D) of the same N utterances.
         y: Their classes (N,).
     """
-    hits = classes_of(torch.stack([head(each).softmax(1) for each in copies]).mean(0)) == y
+    return mean_recall(
+        classes_of(torch.stack([head(each).softmax(1) for each in copies]).mean(0)) == y, y
+    )
+
+
+def mean_recall(hits: Tensor, y: Tensor) -> float:
+    """Return the unweighted average recall, in [0, 1].
+
+    Args:
+        hits: Which utterances were answered right, (N,) bool.
+        y: Their classes (N,).
+    """
     return float(torch.stack([hits[y == c].double().mean() for c in set(y.tolist())]).mean())
 
 

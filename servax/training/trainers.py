@@ -111,9 +111,12 @@ class NetworkTrainer(ABC, Generic[Settings]):
         """Move the network by one batch, `epoch` epochs into the training; return the terms."""
 
     def _descend(self, backward: Callable[[], object], rate: float, clip_norm: float = 0.0) -> None:
-        """Take one step of the optimiser along the gradients that `backward` leaves."""
+        """Take one step of the optimiser along the gradients that `backward` leaves.
+
+        A group of weights that is `faster` gets so many times the rate.
+        """
         for group in self._optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("faster", 1.0)
         self._optimiser.zero_grad(set_to_none=True)
         backward()
         if clip_norm:

@@ -120,3 +120,45 @@ def test_a_vaccinated_head_adds_its_noise_itself(
     found = Recogniser.from_pretrained(tmp_path / "out" / "model")
     assert isinstance(found.network, SmoothedClassifier)
     assert found.network.noise == Noise(15.0, draws=8)
+
+
+def test_an_encoder_is_tuned_under_attack_saved_and_not_tuned_again(
+    manifest: Path, tmp_path: Path, tiny_wav2vec2: Callable[[Path], None]
+) -> None:
+    encoder, out = tmp_path / "encoder", tmp_path / "out"
+    encoder.mkdir()
+    tiny_wav2vec2(encoder)
+    common = ["train", "recogniser", str(manifest), "--groups", "3", "--device", "cpu"]
+    tuned = [*common, "--encoder", str(encoder), "--vaccinate", "15", "--draws", "2"]
+    tuned += ["--tune", "1", "--attacked", "35", "-o", str(out)]
+    assert main(tuned) == 0
+    weights = out / "model" / "encoder" / "model.safetensors"
+    published = (encoder / "model.safetensors").read_bytes()
+    assert weights.read_bytes() != published
+    written = weights.stat().st_mtime_ns
+    network = EncoderRecogniser.from_pretrained(out / "model").network
+    assert isinstance(network, SmoothedClassifier)
+    assert network.noise == Noise(15.0, 8)
+    assert main(tuned) == 0  # the checkpoint says that it is done
+    again = EncoderRecogniser.from_pretrained(out / "model").network.state_dict()
+    assert all(np.array_equal(v, again[k]) for k, v in network.state_dict().items())
+    assert weights.stat().st_mtime_ns >= written
+    assert (encoder / "model.safetensors").read_bytes() == published
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--tune", "1"], "servax: tune is 1, expected none without --encoder"),
+        (["--attacked", "35"], "servax: attacked is 35.0, expected none without --tune"),
+    ],
+)
+def test_options_that_need_another_are_refused(
+    manifest: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    told: str,
+) -> None:
+    assert train(manifest, tmp_path / "out", *options) == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith(told)
