@@ -36,6 +36,14 @@ from servax.service.responses import (
 from servax.service.settings import HIGHEST_SNR_DB, LOWEST_SNR_DB
 from servax.service.streaming import HIGHEST_STREAM_RATE, LiveSound
 from servax.service.telemetry import Log, Metrics
+from servax.service.tensors import (
+    OUTPUTS,
+    answer,
+    classified,
+    from_tensor,
+    metadata,
+    purify_tensors,
+)
 from servax.service.tokens import Tokens
 from servax.service.worker import classify, purify
 
@@ -43,8 +51,9 @@ if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
 
 ROUTES = (
-    *("/healthz", "/readyz", "/metrics", "/openapi.json"),
-    *("/v1/models", "/v1/purify", "/v1/classify", "/v1/attack"),
+    *("/healthz", "/readyz", "/metrics", "/openapi.json", "/v2/health/live", "/v2/health/ready"),
+    *("/v1/models", "/v1/purify", "/v1/classify", "/v1/attack", "/v1/stream"),
+    *(f"/v2/models/{model}/infer" for model in OUTPUTS),
 )
 PAGE = Path(__file__).with_name("page")
 SUMMARY = "Purified speech, and emotion recognition with and without a purifier in front."
@@ -140,11 +149,14 @@ def open_routes(handler: RequestHandler) -> "APIRouter":
         return State(word, dispatcher.workers_ready, dispatcher.settings.worker_count)
 
     @router.head("/healthz", include_in_schema=False)
+    @router.get("/v2/health/live", include_in_schema=False)
     @router.get("/healthz", summary="Whether the server answers at all")
     async def healthz() -> State:
         return state("ok")
 
     @router.head("/readyz", include_in_schema=False)
+    @router.get("/v2/health/ready", include_in_schema=False)
+    @router.get("/v2/models/{model}/ready", include_in_schema=False)
     @router.get(
         "/readyz",
         summary="Whether requests are answered: 503 while networks load, while every place is "
@@ -256,6 +268,9 @@ def guarded_routes(handler: RequestHandler, tokens: Tokens, metrics: Metrics) ->
             openapi_extra=SOUND,
         )(attacked)
 
+    for model in OUTPUTS if not handler.settings.purify_only else ["purify"]:
+        _take_tensors(router, model, handler, metrics)
+
     @router.get("/v1/models", tags=["state"], summary="Which networks answer, and their licences")
     async def models() -> Networks:
         return networks(handler.settings)
@@ -272,6 +287,37 @@ def guarded_routes(handler: RequestHandler, tokens: Tokens, metrics: Metrics) ->
         return Response(text, headers={"Content-Type": kind})
 
     return router
+
+
+def _take_tensors(
+    router: "APIRouter", model: str, handler: RequestHandler, metrics: Metrics
+) -> None:
+    """Let samples in as KServe does."""
+    from fastapi import Request, Response
+
+    async def infer(request: Request) -> Response:
+        only(request)
+        how: dict[str, Any] = {"kinds": [JSON], "decode": from_tensor}
+        if model == "purify":
+            outputs = await handler.sound(request, purify_tensors, **how)
+        else:
+            found = await handler.sound(request, classify, together=True, **how)
+            metrics.residual.observe(found.residual)
+            outputs = classified(found)
+        made = answer(model, request.scope["servax"].told["infer_id"], outputs)
+        return Response(made, media_type=JSON)
+
+    router.post(
+        f"/v2/models/{model}/infer",
+        tags=["sound"],
+        summary="Samples in, as the inference protocol of KServe (v2) puts them",
+        response_class=Response,
+        responses={200: {"content": {JSON: {}}}, **problems(*TAKEN)},
+        openapi_extra={"requestBody": {"content": {JSON: {"schema": {"type": "object"}}}}},
+    )(infer)
+    router.get(f"/v2/models/{model}", tags=["state"], summary="What it takes and gives")(
+        lambda: metadata(model)
+    )
 
 
 def _take_streams(

@@ -33,7 +33,7 @@ ALWAYS = {
     "frame-ancestors 'none'",
 }
 """With each answer: browsers run and ask for nothing but what lies here."""
-QUIET = ("/healthz", "/readyz", "/metrics")
+QUIET = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics")
 """Asked every few seconds by machines: logged only when they break."""
 
 

@@ -9,6 +9,7 @@ import soundfile
 
 from servax.audio import encoded, subtype_of
 from servax.runtime.limiter import Limited
+from servax.runtime.samples import Samples
 from servax.runtime.stream import SoundCleaner
 from servax.service.decoding import Decoded
 from servax.service.responses import Container, Purified, Refusal
@@ -29,10 +30,7 @@ class Purifying:
             Refusal: FLAC is asked for, and cannot hold the rate or the floats of the sound.
         """
         subtype = subtype_of(float(np.abs(sound.samples).max()))
-        channels, limits = zip(
-            *(self.purifier.whole(each, sound.rate) for each in sound.samples.T), strict=True
-        )
-        purified = np.stack(channels, axis=1)  # (T, channels)
+        purified, limited = self.samples(sound)
         try:
             file = encoded(purified, sound.rate, container, subtype)
         except (soundfile.LibsndfileError, ValueError):
@@ -40,5 +38,11 @@ class Purifying:
             raise Refusal(
                 406, "not_as_flac", f"FLAC cannot hold {what}; ask for WAV with ?format=wav."
             ) from None
-        limited = Limited.together(limits)
         return Purified(file, limited.samples, limited.decibels)
+
+    def samples(self, sound: Decoded) -> tuple[Samples, Limited]:
+        """Return purified samples (T, channels), and how much of them was lowered."""
+        channels, limits = zip(
+            *(self.purifier.whole(each, sound.rate) for each in sound.samples.T), strict=True
+        )
+        return np.stack(channels, axis=1), Limited.together(limits)

@@ -63,20 +63,23 @@ class RequestHandler:
         self._attacks = 0
         self._one_attack = asyncio.Lock()
 
-    async def sound(self, request: Request, work: Any, *, together: bool = False) -> Any:
+    async def sound(
+        self, request: Request, work: Any, *, kinds: Collection[str] = (), **how: Any
+    ) -> Any:
         """Return what a worker makes of the sound in the body of a request.
 
         Args:
             request: As it came, its body unread.
             work: As of a `Task`.
-            together: As of a `Task`.
+            kinds: What the body may be beside sound.
+            how: As of a `Task`.
 
         Raises:
             Refusal: It is outside a limit, no sound, or not done in time; nobody waits for the
                 answer any more; something broke in the worker.
         """
-        body = await self._body(request)
-        return await self._done(request, Task(work, body, self.settings, together))
+        body = await self._body(request, kinds)
+        return await self._done(request, Task(work, body, self.settings, **how))
 
     async def sounds(self, request: Request, work: Any) -> list[Any]:
         """Return what workers make of the sounds in the body of a request, or why they do not.

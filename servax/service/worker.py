@@ -60,6 +60,8 @@ class Task:
     """The sound as it was sent."""
     settings: ServiceSettings
     """What decoding it may cost."""
+    decode: Callable[[bytes, ServiceSettings], Decoded] = decode
+    """Makes a sound of a body; a function of the top level of a module."""
     together: bool = False
     """Whether several are faster than one by one. A purified sound keeps its own length and level,
     so such sounds would only wait for each other."""
@@ -300,7 +302,7 @@ def _one_thread() -> None:
 
 def _work(tasks: Sequence[Task]) -> list[Result]:
     """Return the result of each task, in their order; nothing is raised for any of them."""
-    results = [_attempt(decode, task.body, task.settings) for task in tasks]
+    results = [_attempt(task.decode, task.body, task.settings) for task in tasks]
     sounds = {i: each for i, each in enumerate(results) if isinstance(each, Decoded)}
     if sounds:
         made = _attempt(tasks[0].work, _loaded[0], list(sounds.values()))

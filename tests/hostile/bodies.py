@@ -131,4 +131,42 @@ def stream(sounds: Sounds, draw: Draw) -> Message:
     return Message("stream", b"\r\n".join(head) + b"\r\n\r\n", frames)
 
 
-BODIES: dict[str, tuple[Builder, ...]] = {"form": (form,), "json": (of_json,), "stream": (stream,)}
+def tensor(sounds: Sounds, draw: Draw) -> Message:
+    """Send samples as KServe does, or numbers, shapes and rates that are none."""
+    count = draw.choice((0, 1, 700, 1_600, 1_600, 1_600))
+    data: object = draw.choice(
+        (
+            [round(draw.uniform(-1, 1), 4) for _ in range(count)],
+            [draw.choice((1e39, -1e308, float("nan"), float("inf"), 0, 10**400))] * count,
+            [[0.5, -0.5]] * (count // 64),
+            draw.choice(("text", None, {}, [None], ["1"], [[1], [1, 2]], [True], [[[]]])),
+        )
+    )
+    size = draw.choice(([count],) * 4 + ([1, count], [2, count // 2], [count, 1], [-1], [2**70]))
+    shape: object = draw.choice((size,) * 5 + ([], "1600", [1.0, count], [None], [0, 0], 7))
+    rate = draw.choice((16_000,) * 5 + (0, -1, 10**30, 8_000.0, "16000", None, True))
+    one = {
+        "name": draw.choice(("x", "../../etc/passwd", "", 1)),
+        "datatype": draw.choice(("FP32",) * 9 + ("FP64", "BYTES", None)),
+        "shape": shape,
+        "data": data,
+        "parameters": draw.choice(({"sample_rate": rate},) * 9 + ([], None, {})),
+    }
+    whole = {
+        "id": draw.choice(("a",) * 5 + ("../../etc/passwd", "\r\nX: y", 1, None, "é" * 99)),
+        "inputs": draw.choice(([one],) * 9 + ([one, one], [], one, [[]])),
+    }
+    text = json.dumps(whole)
+    body = draw.choice((text,) * 9 + (text[: len(text) // 2], "[" * 100_000, '{"a":' * 30_000, ""))
+    path = draw.choice((b"purify",) * 4 + (b"classify",) * 4 + (b"..%2fpurify", b"other"))
+    sent = body.encode()[:LIMIT]
+    to, headers = b"/v2/models/" + path + b"/infer", (b"Content-Type: application/json",)
+    return Message("tensor", request(to, sent, headers=headers))
+
+
+BODIES: dict[str, tuple[Builder, ...]] = {
+    "form": (form,),
+    "json": (of_json,),
+    "stream": (stream,),
+    "tensor": (tensor,),
+}

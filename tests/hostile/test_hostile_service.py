@@ -46,7 +46,7 @@ def test_hostile_sounds_are_not_attacked(served: Served) -> None:
 
 @pytest.mark.parametrize(
     ("only", "seen"),
-    [("form", "200 ok"), ("json", "422 bad_parts"), ("stream", "101 ok")],
+    [("form", "200 ok"), ("json", "422 bad_parts"), ("stream", "101 ok"), ("tensor", "200 ok")],
 )
 def test_hostile_bodies_of_other_forms_are_refused(served: Served, only: str, seen: str) -> None:
     record = attack(served, SOUNDS, 60, seed=3, slow=0, builders=BODIES[only])

@@ -1,0 +1,120 @@
+"""The inference protocol of KServe and Triton (v2, JSON): a tensor of samples in, tensors out.
+
+https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol. A request has
+one input, FP32 of shape [T] or [channels, T], whose ``sample_rate`` in Hz is a parameter of it or
+of the request. Workers read it, and what they read passes what a sound file passes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from servax.audio import encoded
+from servax.runtime.samples import HIGHEST_RATE, LOWEST_RATE
+from servax.service.decoding import REFUSED, Decoded, decode
+from servax.service.middleware import SAFE_ID
+from servax.service.purifying import Purifying
+from servax.service.responses import Classification, Refusal
+from servax.service.settings import ServiceSettings
+
+MOST_VALUES, MOST_LISTS = 2**21, 64
+"""In one body: each becomes an object of its own before it is a sample."""
+OUTPUTS = {
+    "purify": {"samples": "FP32"},
+    "classify": {"labels": "BYTES", "probabilities": "FP32", "undefended": "FP32"},
+}
+"""What each model gives, and its type."""
+
+
+@dataclass(frozen=True)
+class Tensor(Decoded):
+    """The sound that a request held."""
+
+    request: str
+    """What the client calls it."""
+
+    @property
+    def facts(self) -> dict[str, float | str]:
+        """What may be logged of it."""
+        return super().facts | {"infer_id": self.request}
+
+
+def metadata(model: str) -> dict[str, Any]:
+    """Return what the protocol tells of a model."""
+    made = [{"name": name, "datatype": of, "shape": [-1]} for name, of in OUTPUTS[model].items()]
+    given = {"name": "samples", "datatype": "FP32", "shape": [-1, -1]}
+    return {"name": model, "platform": "servax", "inputs": [given], "outputs": made}
+
+
+def from_tensor(body: bytes, settings: ServiceSettings) -> Tensor:
+    """Return the sound in a request.
+
+    Raises:
+        Refusal: It is none; or as of `decode`.
+    """
+    try:
+        if body.count(b",") > MOST_VALUES or body.count(b"[") + body.count(b"{") > MOST_LISTS:
+            raise ValueError
+        given = json.loads(body)
+        (tensor,) = given["inputs"]
+        told = {**given.get("parameters", {}), **tensor.get("parameters", {})}
+        rate, request = told["sample_rate"], given.get("id", "")
+        samples = np.asarray(tensor["data"])
+        one, *more = (1, *tensor["shape"])[-2:]  # (channels, T)
+        if not (tensor["datatype"] == "FP32" and samples.dtype.kind in "iuf" and samples.size):
+            raise ValueError
+        if (
+            type(rate) is not int
+            or not isinstance(request, str)
+            or not SAFE_ID.fullmatch((request or "x").encode())
+        ):
+            raise ValueError
+        with np.errstate(over="ignore"):  # infinity is refused as it is in a file
+            samples = samples.reshape(one, *more).astype(np.float32)
+        if len(samples) > MOST_LISTS:
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+        raise Refusal(
+            422,
+            "bad_tensor",
+            f"The body is no such request, or holds more than {MOST_VALUES} values; expected one "
+            'input of datatype "FP32" and shape [T] or [channels, T], its "data", and a whole '
+            '"sample_rate" among its "parameters".',
+        ) from None
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise Refusal(422, *REFUSED["rate"])
+    sound = decode(encoded(samples.T, rate, "WAV", "FLOAT"), replace(settings, max_bytes=2**30))
+    return Tensor(sound.samples, sound.rate, "tensor", request)
+
+
+def purify_tensors(models: Purifying, sounds: list[Decoded]) -> list[str]:
+    """Return the output of each sound as JSON: it is long, and the server has others to serve."""
+    # 7 decimals are finer than 24 bits.
+    made = [models.samples(each)[0].astype(np.float64).round(7).T for each in sounds]
+    return [_output("purify", samples if len(samples) > 1 else samples[0]) for samples in made]
+
+
+def classified(found: Classification) -> str:
+    """Return the outputs that tell of a sound that was classified, as JSON."""
+    both = (list(each.probabilities.values()) for each in (found.after, found.before))
+    return _output("classify", np.array(list(found.after.probabilities)), *map(np.array, both))
+
+
+def answer(model: str, request: str, outputs: str) -> str:
+    """Return an answer of the protocol, as JSON."""
+    head = json.dumps({"model_name": model, **({"id": request} if request else {})})
+    return f'{head[:-1]}, "outputs": {outputs}}}'
+
+
+def _output(model: str, *values: Any) -> str:
+    named = zip(OUTPUTS[model].items(), values, strict=True)
+    return json.dumps(
+        [
+            {"name": name, "datatype": of, "shape": list(v.shape), "data": v.ravel().tolist()}
+            for (name, of), v in named
+        ]
+    )
