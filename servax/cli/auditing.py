@@ -10,6 +10,7 @@ from typing import Any
 
 from servax.audit.estimates import Estimate, of_attacks, of_audit
 from servax.audit.plan import plan
+from servax.audit.regression import RegressionAudit
 from servax.audit.run import Audited, run_audit
 from servax.audit.settings import Audit as Prepared, AuditSettings
 from servax.cli.audit import Audit
@@ -24,6 +25,7 @@ from servax.evaluation.suites import RATIOS_DB
 from servax.evaluation.systems import System
 from servax.evaluation.threats import LINF_OF_SOUND, Budget, known
 from servax.experiments.provenance import provenance
+from servax.report import Table
 from servax.report.audit import (
     MEASURES,
     demand_of,
@@ -58,7 +60,10 @@ def audit(command: Audit) -> int:
     asked, judged_by = (
         (None, MEASURES[0]) if command.fail_under is None else demand_of(command.fail_under)
     )
-    prepared = _prepared(command)
+    system, settings = _loaded(command)
+    if system.regression:
+        return _in_numbers(command, system, settings)
+    prepared = _prepared(command, system, settings)
     few = no_interval(len(prepared.dataset.corpus.speakers))
     if judged_by == "lower" and few:
         raise SettingError("fail_under", command.fail_under, "40 or lost:10", hint=f" {few}")
@@ -106,8 +111,8 @@ def _ratios(option: str | None) -> tuple[float, ...] | None:
         raise SettingError("snr", option, expected) from None
 
 
-def _prepared(command: Audit) -> Prepared:
-    """Return what is audited, with everything loaded that it takes."""
+def _loaded(command: Audit) -> tuple[System, AuditSettings]:
+    """Return the model that is audited, and with what."""
     if command.sounds < 0:
         raise SettingError("sounds", command.sounds, "a whole number of at least 0")
     knowledge = known(command.knowledge)
@@ -135,6 +140,11 @@ def _prepared(command: Audit) -> Prepared:
         gradients=command.gradients,
         speech=command.speech,
     )
+    return system, settings
+
+
+def _prepared(command: Audit, system: System, settings: AuditSettings) -> Prepared:
+    """Return what is audited, with everything loaded that it takes."""
     with bar("features") as update:
         return Prepared.of(
             settings,
@@ -142,13 +152,52 @@ def _prepared(command: Audit) -> Prepared:
             defences=names(command.defences) or (),
             surrogates=names(command.surrogates) or (),
             attacks=names(command.attacks) or (),
-            folder=Path(command.out) if command.out else Path("runs") / f"audit-{system.name}",
+            folder=_folder(command, system),
             origin=provenance(command_line()),
             progress=update,
         )
 
 
-def _show_estimates(command: Audit, audit: Prepared, found: list[Estimate]) -> int:
+def _folder(command: Audit, system: System) -> Path:
+    """Return the folder of an audit."""
+    return Path(command.out) if command.out else Path("runs") / f"audit-{system.name}"
+
+
+def _in_numbers(command: Audit, system: System, settings: AuditSettings) -> int:
+    """Audit a model that answers in numbers."""
+    for name in ("fail_under", "surrogates", "attacks"):
+        if getattr(command, name) is not None:
+            expected = f"nothing: {system.name} answers in numbers, which have no classes"
+            raise SettingError(name, getattr(command, name), expected)
+    with bar("features") as update:
+        prepared = RegressionAudit.of(
+            settings,
+            system,
+            defences=names(command.defences) or (),
+            folder=_folder(command, system),
+            origin=provenance(command_line()),
+            progress=update,
+        )
+    tasks = prepared.plan()
+    if command.dry_run:
+        found = [Estimate(e.stage.name, e.cost, done=bool(e.stage.done())) for e in tasks]
+        return _show_estimates(command, prepared, found)
+    with run_bars() as bars:
+        report, paths = prepared.run(tasks, bars)
+    if command.json:
+        print_json(json.loads(report.files["audit.json"]))
+    else:
+        table = next(each for each in report.sections if isinstance(each, Table))
+        print_table(table.title, table.columns, table.texts)
+        for sentence in report.findings:
+            note(sentence)
+    note(f"report: {paths.html}")
+    return 0
+
+
+def _show_estimates(
+    command: Audit, audit: Prepared | RegressionAudit, found: list[Estimate]
+) -> int:
     if command.json:
         stages = [
             {"stage": e.title, "seconds_at_most": round(e.seconds, 2), "done": e.done}
@@ -178,7 +227,7 @@ def _show(command: Audit, audited: Audited) -> int:
     return BELOW if result.below else 0
 
 
-def _say_estimate(audit: Prepared, found: list[Estimate]) -> None:
+def _say_estimate(audit: Prepared | RegressionAudit, found: list[Estimate]) -> None:
     rest = sum(each.seconds for each in found if not each.done)
     done = sum(each.done for each in found)
     note(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
@@ -15,7 +15,7 @@ from servax.corpora import cremad, emodb, fsdd, iemocap, nemo, ravdess, syntheti
 from servax.corpora.corpus import COLUMNS, Corpus, Fold
 from servax.corpora.description import EMOTIONS, FOUR, Description, Scan
 from servax.corpora.folds import natural_order
-from servax.corpora.manifest import is_manifest, read_manifest
+from servax.corpora.manifest import is_manifest, read_manifest, read_values
 from servax.errors import CorpusError, SettingError, nearest
 from servax.files import expanded
 from servax.kinds import COUNT, Choice, Rules, check, check_types
@@ -186,6 +186,13 @@ class Selection(FoldChoice):
             CorpusError: The corpus is not there.
         """
         return self.fold_of(load(self.corpus, self.root, scheme=self.scheme, seed=self.seed))
+
+    def values(self, columns: Sequence[str]) -> dict[str, tuple[float, ...]] | None:
+        """Return the numbers that a manifest says of each utterance, by its name; none of others.
+
+        Errors as of `servax.corpora.manifest.read_values`.
+        """
+        return read_values(expanded(self.corpus), columns) if is_manifest(self.corpus) else None
 
 
 def _scan(description: Description, folder: Path) -> Scan:

@@ -14,7 +14,8 @@ text       no          identity of the sentence
 utterance  no          unique name; default: the path, and the start where a path repeats
 =========  ==========  ======================================================================
 
-Other columns are passed over, unless they look like a misspelt one of these. CSV is UTF-8, comma
+Other columns are passed over, unless they look like a misspelt one of these; `read_values` reads
+those of numbers, such as arousal and valence. CSV is UTF-8, comma
 separated, with a header. Every cell is read as text, so that speaker ``01`` stays ``01``.
 """
 
@@ -87,6 +88,43 @@ def read_manifest(path: Path, root: Path, *, with_files: bool = True) -> Scan:
     return Scan(tuple(replace(u, utterance=n) for u, n in zip(utterances, names, strict=True)))
 
 
+def read_values(path: Path, columns: Sequence[str]) -> dict[str, tuple[float, ...]] | None:
+    """Return the numbers that a manifest says of each utterance, by its name.
+
+    Args:
+        path: As of `read_manifest`.
+        columns: Their names, without regard to case.
+
+    Returns:
+        None where the manifest has none of the columns.
+
+    Raises:
+        CorpusError: The table cannot be read, has some of the columns only, or a cell is no number.
+    """
+    read = _read_csv if path.suffix.lower() == ".csv" else _read_parquet
+    names, rows = read(path)
+    spelt = {name.casefold(): name for name in names}
+    found = [spelt.get(name.strip().casefold()) for name in columns]
+    if not any(found):
+        return None
+    if None in found:
+        lacking = ", ".join(n for n, there in zip(columns, found, strict=True) if there is None)
+        raise CorpusError(
+            f"{path}: lacks the columns {lacking}, expected all or none of the model's."
+        )
+    scan = read_manifest(path, path.parent, with_files=False)
+    values: dict[str, tuple[float, ...]] = {}
+    for utterance, (line, row) in zip(scan.utterances, rows, strict=True):
+        try:
+            told = tuple(float(row[str(name)]) for name in found)
+        except ValueError:
+            told = (math.nan,)
+        if not all(map(math.isfinite, told)):
+            raise CorpusError(f"{path}: {line} has a cell that is no number in {found}.")
+        values[utterance.utterance] = told
+    return values
+
+
 def _read_csv(path: Path) -> tuple[list[str], list[tuple[str, Row]]]:
     """Return the header, and each row with its place (``line 2``, …)."""
     try:
@@ -124,11 +162,12 @@ def _read_parquet(path: Path) -> tuple[list[str], list[tuple[str, Row]]]:
         raise CorpusError(f"{path}: is not a Parquet table ({reason}).") from None
     texts: dict[str, list[str]] = {}
     for name, cells in zip(table.column_names, table.columns, strict=True):
-        if name in NEEDED + OPTIONAL:
-            if pyarrow.types.is_nested(cells.type) or pyarrow.types.is_binary(cells.type):
+        if pyarrow.types.is_nested(cells.type) or pyarrow.types.is_binary(cells.type):
+            if name in NEEDED + OPTIONAL:
                 raise CorpusError(
                     f"{path}: column {name!r} holds {cells.type}, expected text or numbers."
                 )
+        else:
             texts[name] = [_text(value) for value in cells.to_pylist()]
     rows = zip(*texts.values(), strict=True)
     return list(table.column_names), [

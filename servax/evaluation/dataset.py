@@ -147,10 +147,7 @@ def heard_by(
         SettingError: The labels of the corpus are not the model's.
     """
     order = align_labels(system.labels, corpus.labels)
-    if system.inputs == "logmel":
-        system, x = _logmel(system, fold, corpus, progress)
-    else:
-        x = _waveforms(system, corpus, progress)
+    system, x = inputs_of(system, fold, corpus, progress)
     y = order[torch.from_numpy(corpus.label_index.copy())]
     names = list(system.labels)
     for label, index in zip(corpus.labels, order.tolist(), strict=True):
@@ -167,6 +164,18 @@ def heard_by(
         mask=_sounding(system, corpus, x) if system.inputs == "logmel" else None,
     )
     return system, held
+
+
+def inputs_of(
+    system: System, fold: Fold, corpus: Corpus, progress: Progress | None = None
+) -> tuple[System, Tensor]:
+    """Return a system with its scale settled, and its inputs (N, ...) of some utterances.
+
+    Arguments as of `heard_by`.
+    """
+    if system.inputs == "logmel":
+        return _logmel(system, fold, corpus, progress)
+    return system, _waveforms(system, corpus, progress)
 
 
 def _logmel(

@@ -21,8 +21,8 @@ from servax.errors import SettingError
 from servax.evaluation.trial import (
     SECONDS,
     Inputs,
-    answers_yes_or_no,
     count_classes,
+    problems,
     settled,
     shut,
     zeros,
@@ -67,6 +67,8 @@ class System:
     """Whether its gradients are its own; else the identity stands for a step without any (BPDA)."""
     multi_label: bool = False
     """Whether it says itself that its classes do not exclude each other."""
+    regression: bool = False
+    """Whether its outputs are numbers, as of arousal and valence, and `labels` name these."""
     source: str = ""
     """Kind and place, for the evaluation card."""
     fingerprint: str = ""
@@ -231,7 +233,10 @@ def system_of(
     default = None if on_sound else 16_000
     given = said.sample_rate or own.sample_rate or default
     rate: int = _needed("sample_rate", given, place, "16000")
-    several = answers_yes_or_no(model, source=place)
+    told = problems(model)
+    names = said.labels if said.labels is not None else own.labels
+    plain = {name.strip().casefold() for name in names or ["none"]}
+    regression = "regression" in told or plain <= DIMENSIONS
     if on_sound:
         front_end = None
         _check_agreement(said, own, place, "seconds")
@@ -243,19 +248,27 @@ def system_of(
             raise SettingError("seconds", said.seconds, expected)
     probe = zeros(inputs, rate, front_end, seconds)
     timed = rate if on_sound and any_length else 0
-    classes = count_classes(model, probe, inputs=inputs, source=place, sample_rate=timed)
+    classes = count_classes(
+        model,
+        probe,
+        inputs=inputs,
+        source=place,
+        sample_rate=timed,
+        fewest=1 if regression else 2,
+    )
     return System(
         name=name,
         model=model,
         inputs=inputs,
-        labels=_class_names(said.labels, own.labels, classes=classes, whose=place),
+        labels=_class_names(names, classes=classes, whose=place),
         sample_rate=rate,
         shut=shut(model, probe) if shut_by is None else shut_by,
         exact=own.bpda is None,
         front_end=front_end,
         seconds=seconds,
         scale=None if on_sound else own.scale,
-        multi_label=several,
+        multi_label="multi_label_classification" in told,
+        regression=regression,
         source=source,
         fingerprint=fingerprint,
     )
@@ -282,18 +295,8 @@ def _needed(name: str, found: Any, whose: str, example: str) -> Any:
     return found
 
 
-def _class_names(
-    said: Sequence[str] | None, own: Sequence[str] | None, *, classes: int, whose: str
-) -> tuple[str, ...]:
-    """Return one name for each of the `classes` logits; the caller's replace the model's own."""
-    if own is not None and {name.strip().casefold() for name in own} <= DIMENSIONS:
-        raise SettingError(
-            "labels",
-            list(own),
-            f"names of classes: the outputs of {whose} are dimensions (a regression head); audit a "
-            "model with a head that classifies",
-        )
-    found = said if said is not None else own
+def _class_names(found: Sequence[str] | None, *, classes: int, whose: str) -> tuple[str, ...]:
+    """Return one name for each of the `classes` logits."""
     if found is None:
         raise SettingError(
             "labels",

@@ -100,28 +100,20 @@ def _cut(model: nn.Module, x: Tensor) -> str:
     return ""
 
 
-def answers_yes_or_no(model: nn.Module, *, source: str) -> bool:
-    """Return whether a model says that several of its classes may be right (multi-label).
+def problems(model: nn.Module) -> set[str | None]:
+    """Return what a model says that it was trained for.
 
-    Models of Hugging Face transformers say it in ``config.problem_type``, also as parts of others.
-
-    Raises:
-        PathError: It says that it gives numbers instead of classes (regression).
+    Models of Hugging Face transformers say it in ``config.problem_type``, also as parts of others:
+    ``regression`` where it gives numbers, ``multi_label_classification`` where several of its
+    classes may be right.
     """
     configs = [getattr(module, "config", None) for module in model.modules()]
-    kinds = {
+    return {
         each.get("problem_type")
         if isinstance(each, Mapping)
         else getattr(each, "problem_type", None)
         for each in configs
     }
-    if "regression" in kinds:
-        raise PathError(
-            source,
-            'has a regression head (problem_type "regression"), whose numbers such as arousal or '
-            "valence are no classes; expected a model with a head that classifies",
-        )
-    return "multi_label_classification" in kinds
 
 
 def tried(
@@ -146,7 +138,13 @@ def tried(
 
 
 def count_classes(
-    model: nn.Module, x: Tensor, *, inputs: Inputs, source: str, sample_rate: int = 0
+    model: nn.Module,
+    x: Tensor,
+    *,
+    inputs: Inputs,
+    source: str,
+    sample_rate: int = 0,
+    fewest: int = 2,
 ) -> int:
     """Return C, the number of logits that `model` gives for one input.
 
@@ -157,20 +155,21 @@ def count_classes(
         source: Begins refusals.
         sample_rate: Of a waveform whose length the caller may say, in Hz, so that a refusal tells
             which lengths would do.
+        fewest: Least C.
 
     Raises:
-        PathError: It fails, or gives anything but logits (1, C) with C of at least 2.
+        PathError: It fails, or gives anything but logits (1, C) with C of at least `fewest`.
     """
     expected = f"a model from {SHAPES[inputs]} to logits (B, C)"
     advice = (lambda: _heard(model, sample_rate, x.shape[1] / sample_rate)) if sample_rate else str
     logits = tried(model, x, source=source, expected=expected, advice=advice)
     if not isinstance(logits, Tensor):
         raise PathError(source, f"returns a {type(logits).__name__}, expected {expected}")
-    if logits.ndim != 2 or len(logits) != 1 or logits.shape[1] < 2:
+    if logits.ndim != 2 or len(logits) != 1 or logits.shape[1] < fewest:
         raise PathError(
             source,
             f"returns shape {tuple(logits.shape)} for one input of zeros {tuple(x.shape)}, "
-            f"expected {expected}, C of at least 2",
+            f"expected {expected}, C of at least {fewest}",
         )
     return int(logits.shape[1])
 

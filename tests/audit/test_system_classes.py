@@ -276,12 +276,6 @@ LOGMEL: dict[str, Any] = {"inputs": "logmel", "labels": ["a", "b"]}
             r"returns shape \(1,\) for one input of zeros \(1, 1, 64, 373\)",
         ),
         (
-            "own_models:Wrapped",
-            {"init": {"problem_type": "regression"}},
-            "has a regression head",
-        ),
-        ("own_models:Placed", {}, "the outputs of own_models:Placed are dimensions"),
-        (
             "own_models:Silent",
             {"inputs": "waveform", "sample_rate": 100},
             r"fails on one input of zeros \(1, 300\), expected a model from \(B, T\) to logits",
@@ -320,6 +314,11 @@ def test_statements_outside_their_rule(said: dict[str, Any]) -> None:
 def test_a_part_says_that_several_classes_may_be_right(module: str) -> None:
     init = {"problem_type": "multi_label_classification"}
     assert load_system("own_models:Wrapped", init=init).multi_label
+
+
+def test_a_part_or_its_labels_say_that_outputs_are_numbers(module: str) -> None:
+    assert load_system("own_models:Wrapped", init={"problem_type": "regression"}).regression
+    assert load_system("own_models:Placed").regression
 
 
 def test_what_is_no_model_is_answered_with_the_forms(tmp_path: Path) -> None:

@@ -1,0 +1,242 @@
+"""An audit of a model that answers in numbers: squared error and concordance, no classes.
+
+Threats, balls, defences and utterances are those of other audits. What is left out: surrogates,
+the sanity checks (which look at classes), sound and speech of what was made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from servax.audit.settings import AuditSettings
+from servax.audit.speed import Speed
+from servax.errors import SettingError
+from servax.evaluation.dataset import inputs_of, some
+from servax.evaluation.options import defended
+from servax.evaluation.records import UNDEFENDED, WORST_CASE
+from servax.evaluation.regression import Spoken, answers, attacked, measured, suited
+from servax.evaluation.systems import System
+from servax.evaluation.threats import Threat
+from servax.evaluation.trial import shut
+from servax.files import json_text, write_whole
+from servax.perturbation import ratio_of
+from servax.report import Head, ReportPaths, Table
+from servax.report.rendering import Prose, Report, write
+from servax.report.tables import Field, Row, listing, number, short
+from servax.stages import Task, Watcher, held, make_stage
+
+OWN_ANSWERS = (
+    "The corpus does not say what is true: what the bare model answers without attack stands in "
+    "its place, so errors say how far an attacker moves answers, not how good they were."
+)
+LEFT_OUT = (
+    "An attacker who does not know the defence (oblivious) attacks the bare model, and all systems "
+    "answer to the same inputs.",
+    "The worst case takes of each utterance the answer of largest error over all attacks.",
+    "The sanity checks of other audits look at classes, and were not made; nor transfer attacks.",
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RegressionAudit:
+    """An audit that can begin: everything is loaded, nothing attacked or written."""
+
+    settings: AuditSettings
+    systems: tuple[System, ...]
+    """The bare model first, then its defences."""
+    dataset: Spoken
+    """The utterances with what is true of them."""
+    own: bool
+    """Whether the bare model's own answers stand for the truth."""
+    folder: Path
+    """Of the audit."""
+    origin: Mapping[str, Any]
+    """Provenance that settings do not decide."""
+
+    @classmethod
+    def of(
+        cls,
+        settings: AuditSettings,
+        subject: System,
+        *,
+        defences: Sequence[str],
+        folder: Path,
+        origin: Mapping[str, Any],
+        progress: Any = None,
+    ) -> RegressionAudit:
+        """Return an audit; everything is loaded and refused here, nothing written.
+
+        Raises:
+            SettingError: A defence does not fit the model.
+            ServaxError: The corpus cannot be read.
+        """
+        choice = settings.selection
+        fold = choice.fold()
+        corpus = some(fold.test, choice.utterances, seed=choice.seed)
+        subject, x = inputs_of(subject, fold, corpus, progress)
+        reason = shut(subject.model, x[: settings.batch_size])
+        bare = replace(subject, name=UNDEFENDED, shut=reason and (subject.shut or reason))
+        systems = [bare, *(defended(bare, each, seed=settings.seed) for each in defences)]
+        twice = [s.name for s in systems if [t.name for t in systems].count(s.name) > 1]
+        if twice:
+            raise SettingError("a name", twice[0], "one of its own; NAME=WHAT gives another")
+        values = choice.values(subject.labels)
+        if values is None:
+            truth = answers(bare, x, "truth", seed=settings.seed)
+        else:
+            truth = torch.tensor([values[str(n)] for n in corpus.utterances["utterance"]])
+        heard = Spoken(corpus=corpus, x=x, truth=truth, names=subject.labels, seed=settings.seed)
+        return cls(
+            settings=settings,
+            systems=tuple(systems),
+            dataset=heard,
+            own=values is None,
+            folder=folder,
+            origin=origin,
+        )
+
+    def plan(self) -> list[Task]:
+        """Return its stages: what each system answers to clean input, and under each threat."""
+        bare, count = self.systems[0], len(self.dataset.x)
+        threats = self.settings.suite(bare).threats(self.settings.knowledge)
+        x, y = self.dataset.x[:1], torch.zeros(1, dtype=torch.int64)
+        tasks = [self._task("clean", "clean input", {}, None, self.systems, 0.0)]
+        # Made on the bare model for all: there it is also that of an attacker who knows it.
+        shared = {e.name for e in suited(threats, bare) if e.knowledge == "oblivious"}
+        shared = shared if self.systems[1:] else set()
+        for system in self.systems:
+            speed = Speed.of(system, x, y)
+            for threat in suited(threats, system):
+                oblivious = threat.knowledge == "oblivious"
+                other = {
+                    "oblivious": not shared,
+                    "adaptive": system is bare and threat.name in shared,
+                }
+                if other.get(threat.knowledge):
+                    continue
+                knows = threat.knowledge.replace("_", " ")
+                task = self._task(
+                    f"{threat.knowledge}-{threat.name}-{system.name}",
+                    f"{knows} {threat.name} on {system.name}",
+                    {"threat": repr(threat)},
+                    threat,
+                    self.systems if oblivious else (system,),
+                    speed.of_attack(threat, count),
+                )
+                tasks.append(task)
+        return tasks
+
+    def _task(
+        self,
+        name: str,
+        title: str,
+        told: Mapping[str, Any],
+        threat: Threat | None,
+        systems: Sequence[System],
+        seconds: float,
+    ) -> Task:
+        heard = self.dataset
+        digest = hashlib.sha256(heard.x.numpy().tobytes() + heard.truth.numpy().tobytes())
+        key = {"heard": digest.hexdigest(), "seed": heard.seed, **told}
+        key["systems"] = {system.name: system.identity for system in systems}
+
+        def work(stage: Any, watcher: Watcher) -> Mapping[str, Any]:
+            if threat is None:
+                frame = pd.concat(
+                    heard.rows(answers(each, heard.x, "clean", seed=heard.seed), each.name)
+                    for each in systems
+                )
+            else:
+                frame = attacked(threat, systems[0], systems, heard, watcher.advance)
+            return {"rows": frame.to_dict("records")}
+
+        stage = make_stage(self.folder, name, title, key)
+        return Task(stage, "attack", (), len(heard.x) if threat else 1, seconds, work)
+
+    def run(self, tasks: Sequence[Task], watcher: Watcher) -> tuple[Report, ReportPaths]:
+        """Do what is not done yet; leave answers and report in the folder."""
+        with held(self.folder):
+            watcher.plan([(task.stage.name, task.cost) for task in tasks])
+            rows = [row for task in tasks for row in task.perform(watcher)["rows"]]
+            frame = pd.DataFrame(rows)
+            report = self.report(measured(frame, self.dataset.names))
+            written = io.BytesIO()
+            frame.to_parquet(written, index=False)
+            write_whole(self.folder / "records/answers.parquet", written.getvalue())
+            return report, write(report, self.folder / "report")
+
+    def report(self, found: pd.DataFrame) -> Report:
+        """Return the pages of what was measured."""
+        table = self.table(found)
+        bare = found[found["defence"] == UNDEFENDED]
+        clean, worst = (
+            float(bare.loc[bare["attack"] == name, "squared error"].iloc[0])
+            for name in ("none", WORST_CASE)
+        )
+        sentences = [
+            f"Without attack the squared error of the bare model is {number(clean, digits=4)}, "
+            f"under the worst of all attacks {number(worst, digits=4)}."
+        ]
+        sentences += [OWN_ANSWERS] * self.own
+        if not self.systems[0].gradients:
+            sentences.append(
+                f"Nobody attacked by gradients ({self.systems[0].shut}): a lower bound of the harm."
+            )
+        told = {name: str(value) for name, value in self.origin.items()}
+        told |= {"machine": told.get("machine", platform.machine())}
+        told |= {each.name: each.source for each in self.systems}
+        told |= {"settings": json_text(self.settings.to_json(), indent=None)}
+        document = {
+            "regression": True,
+            "dimensions": list(self.dataset.names),
+            "own answers stand for the truth": self.own,
+            "measures": found.to_dict("records"),
+            "provenance": dict(self.origin),
+            "settings": self.settings.to_json(),
+        }
+        return Report(
+            title=f"servax audit: {self.folder.name} on {self.dataset.corpus.name}",
+            findings=tuple(sentences),
+            provenance=tuple(told.items()),
+            sections=(table, Prose("What stands here, and what does not", LEFT_OUT)),
+            first=(table.place,),
+            files={"audit.json": json_text(document)},
+        )
+
+    def table(self, found: pd.DataFrame) -> Table:
+        """Return squared error and concordance of each condition."""
+
+        def strength(row: Row) -> str:
+            if row["attack"] in ("none", WORST_CASE):
+                return ""
+            size = row["strength"]
+            return f"{ratio_of(size):.4g} dB" if self.settings.ratios_db else short(size)
+
+        def value(name: str) -> Field:
+            return Field(Head(name), lambda row: number(row[name], digits=4))
+
+        return listing(
+            found,
+            [
+                Field(Head("system"), lambda row: str(row["defence"])),
+                Field(Head("attack"), lambda row: str(row["attack"])),
+                Field(Head("attacker"), lambda row: str(row["knowledge"]).replace("_", " ")),
+                Field(Head("size"), strength),
+                value("squared error"),
+                *(value(f"CCC {name}") for name in self.dataset.names),
+            ],
+            title="Squared error and concordance",
+            note="CCC is the concordance correlation coefficient (Lin 1989): 1 where answers and "
+            "truth agree, 0 where they have nothing in common.",
+            name="regression",
+            columns_named=4,
+        )

@@ -1,0 +1,203 @@
+"""Models that answer in numbers (arousal, dominance, valence) under attack: a rise of the error.
+
+Such a model is attacked as a classifier of two classes, near to what is true and far from it. With
+e the mean squared error over the dimensions the log-odds of near are 1 / (1 + e): they fall as e
+rises and never reach zero. So an attack on near raises the squared error to its end, and each
+attack works on it as it is, whether it takes gradients or only asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from servax.attacks import APGD, NES, PGD, RandomNoise, Square, logits_of
+from servax.corpora import Corpus
+from servax.defences import Bpda, Defended, ExpectationOverDraws
+from servax.evaluation.engine import FEW, reseed
+from servax.evaluation.records import UNDEFENDED, WORST_CASE
+from servax.evaluation.systems import System
+from servax.evaluation.threats import Threat
+from servax.evaluation.trial import repeats
+from servax.training import generator
+
+ATTACKS = (RandomNoise, Square, NES, PGD, APGD)
+"""What raises a loss; the others lead to a class or look for a border between two."""
+DRAWS = 8
+"""Draws of a random system whose mean is one answer or gradient of the attacker."""
+CONDITION = ["defence", "attack", "knowledge", "strength"]
+
+
+class Nearness(nn.Module):
+    """Maps inputs (B, ...) to logits (B, 2): near to the truth, and far from it.
+
+    Args:
+        model: From inputs to numbers (B, D).
+        truth: What one utterance is, (D,).
+    """
+
+    truth: Tensor
+
+    def __init__(self, model: nn.Module, truth: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("truth", truth)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, 2)."""
+        error = (logits_of(self.model, x) - self.truth).square().mean(dim=1)
+        near = 1.0 / (1.0 + error)
+        return torch.stack([near, torch.zeros_like(near)], dim=1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Spoken:
+    """The utterances under attack."""
+
+    corpus: Corpus
+    """Who speaks."""
+    x: Tensor
+    """Inputs of the model, (N, ...)."""
+    truth: Tensor
+    """What they are, (N, D)."""
+    names: tuple[str, ...]
+    """Of the dimensions."""
+    seed: int = 0
+    """Of what attacks draw."""
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def rows(
+        self, answers: Tensor, defence: str, threat: Threat | None = None, strength: float = 0.0
+    ) -> pd.DataFrame:
+        """Return one row per utterance: what a system answers (N, D) under one condition."""
+        frame = self.corpus.utterances[["utterance", "speaker"]].reset_index(drop=True)
+        told = threat.name if threat else "none", threat.knowledge if threat else "none"
+        frame = frame.assign(defence=defence, attack=told[0], knowledge=told[1], strength=strength)
+        truth = {f"true {n}": self.truth[:, i].numpy() for i, n in enumerate(self.names)}
+        return frame.assign(**{n: answers[:, i].numpy() for i, n in enumerate(self.names)}, **truth)
+
+
+def suited(threats: Sequence[Threat], system: System) -> Iterator[Threat]:
+    """Yield the threats that go through a system and can raise an error.
+
+    PGD starts somewhere in its ball: where the answer itself is the truth, the gradient at the
+    input is zero.
+    """
+    through = {
+        "black_box": True,
+        "adaptive": system.gradients,
+        "oblivious": system.gradients and system.name == UNDEFENDED,
+        "bpda": system.gradients and system.exact and system.front is not None,
+    }
+    for each in threats:
+        other = each.random_only or each.towards or each.waveform
+        if type(each.attack) not in ATTACKS or other or not through.get(each.knowledge):
+            continue
+        if isinstance(each.attack, PGD):
+            each = replace(each, attack=replace(each.attack, random_start=True))
+        exact = system.exact or each.knowledge != "adaptive"
+        yield each if exact else replace(each, knowledge="bpda")
+
+
+@torch.no_grad()
+def answers(system: System, x: Tensor, *purpose: str, seed: int = 0, size: int = 16) -> Tensor:
+    """Return what a system answers (N, D) to inputs (N, ...), its draws decided by a purpose."""
+    reseed(system, seed, *purpose)
+    return torch.cat([logits_of(system.model, part) for part in torch.split(x, size)])
+
+
+def attacked(
+    threat: Threat,
+    source: System,
+    systems: Sequence[System],
+    heard: Spoken,
+    tick: Callable[[], None] = lambda: None,
+) -> pd.DataFrame:
+    """Return what systems answer to inputs that an attacker made on one of them.
+
+    Args:
+        threat: What is done, one of `suited`.
+        source: What the attacker differentiates or asks.
+        systems: Who answers.
+        heard: The utterances, attacked one at a time.
+        tick: Called after each.
+    """
+    model = source.model
+    if threat.knowledge == "bpda" and source.exact and isinstance(model, Defended):
+        model = Bpda(model.model, model.defence).eval()
+    random = repeats(model, heard.x[:FEW]).random
+    found: dict[float, list[Tensor]] = {strength: [] for strength in threat.strengths}
+    reseed(source, heard.seed, "source", threat.name, threat.knowledge)
+    for number, (x, truth) in enumerate(zip(heard.x, heard.truth, strict=True)):
+        near: nn.Module = Nearness(model, truth).eval()
+        if random:
+            near = ExpectationOverDraws(near, DRAWS, "logits").eval()
+        draws = generator(heard.seed, threat.name, threat.knowledge, number)
+        y = torch.zeros(1, dtype=torch.int64)
+        for strength, moved in threat.moved(near, x[None], y, generator=draws):
+            if strength in found:
+                found[strength].append(moved.detach())
+        tick()
+    purpose = (threat.name, threat.knowledge)
+    frames = [
+        heard.rows(
+            answers(system, torch.cat(moved), *purpose, seed=heard.seed),
+            system.name,
+            replace(threat, knowledge="adaptive")
+            if threat.knowledge == "oblivious" and system is source
+            else threat,
+            strength,
+        )
+        for strength, moved in found.items()
+        for system in systems
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def concordance(truth: np.ndarray, answers: np.ndarray) -> float:
+    """Return the concordance correlation coefficient (Lin 1989) of two rows of numbers (N,).
+
+    Twice the covariance, over both variances and the squared difference of the means; NaN where
+    nothing varies and the means agree.
+    """
+    both = np.cov(truth, answers, bias=True)
+    below = both[0, 0] + both[1, 1] + (truth.mean() - answers.mean()) ** 2
+    return float(2.0 * both[0, 1] / below) if below > 0 else float("nan")
+
+
+def measured(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Return squared error and concordance of each condition, and of the worst of all per system.
+
+    Args:
+        frame: Rows of `Spoken.rows`.
+        names: Of the dimensions.
+
+    Returns:
+        Columns of `CONDITION`, ``squared error`` (mean over utterances and dimensions), and ``CCC``
+        of each dimension. The worst case takes of each utterance the answer of largest error.
+    """
+    truth = frame[[f"true {name}" for name in names]].to_numpy()
+    squares = np.square(frame[list(names)].to_numpy() - truth).mean(axis=1)
+    frame = frame.assign(**{"squared error": squares})
+    worst = frame.loc[frame.groupby(["defence", "utterance"])["squared error"].idxmax()]
+    worst = worst.assign(attack=WORST_CASE, knowledge="all", strength=frame["strength"].max())
+    found: list[Mapping[str, Any]] = []
+    for key, part in pd.concat([frame, worst]).groupby(CONDITION, sort=False):
+        ccc = {
+            f"CCC {name}": concordance(part[f"true {name}"].to_numpy(), part[name].to_numpy())
+            for name in names
+        }
+        error = {"squared error": part["squared error"].mean()}
+        found.append(dict(zip(CONDITION, key, strict=True)) | error | ccc)
+    systems = list(dict.fromkeys(frame["defence"]))
+    return pd.DataFrame(found).sort_values(
+        "defence", key=lambda names: names.map(systems.index), kind="stable", ignore_index=True
+    )

@@ -1,0 +1,177 @@
+"""Models that answer in numbers (arousal, dominance, valence), audited as what they are."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from servax.attacks import APGD, PGD, Square
+from servax.cli import main
+from servax.errors import CorpusError, SettingError
+from servax.evaluation.loading import load_system
+from servax.evaluation.regression import Nearness, concordance, measured
+
+MODEL = '''
+import torch
+
+
+class Space(torch.nn.Module):
+    """Loudness, brightness and slope of a sound, squashed into (0, 1)."""
+
+    inputs, sample_rate, seconds = "waveform", 16_000, 0.5
+    labels = ["Arousal", "dominance", "valence"]
+
+    def forward(self, x):
+        power = torch.fft.rfft(x).abs().square()[:, 1:]
+        thirds = torch.stack([part.mean(dim=1) for part in power.chunk(3, dim=1)], dim=1)
+        return (0.2 * (thirds + 1e-6).log()).sigmoid()
+'''
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, voices: Path) -> Path:
+    """A folder with a model of three dimensions, and a manifest with the values of each voice."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "space_model.py").write_text(MODEL, encoding="utf-8")
+    with voices.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    draws = np.random.default_rng(0)
+    with (tmp_path / "values.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "arousal", "Dominance", "valence"])
+        writer.writeheader()
+        for row in rows:
+            row["path"] = str(voices.parent / row["path"])
+            values = dict(zip(writer.fieldnames[-3:], draws.uniform(size=3).round(3), strict=True))
+            writer.writerow(row | values)
+    return tmp_path
+
+
+def audit(*more: str) -> int:
+    command = ["audit", "space_model:Space", "--groups", "3", "--tier", "smoke", "--out", "out"]
+    return main([*command, "--snr", "40,30", *more])
+
+
+def lin(truth: np.ndarray, answers: np.ndarray) -> float:
+    """Lin's coefficient as 1 less the expected squared difference over that of independent ones."""
+    spread = truth.var() + answers.var() + (truth.mean() - answers.mean()) ** 2
+    return 1.0 - float(np.mean((truth - answers) ** 2) / spread)
+
+
+def test_errors_rise_against_what_a_manifest_says(place: Path) -> None:
+    assert audit("--corpus", "values.csv", "--utterances", "4", "--defences", "low-pass:4000") == 0
+    frame = pd.read_parquet("out/records/answers.parquet")
+    told = json.loads(Path("out/report/audit.json").read_text(encoding="utf-8"))
+    names = ["Arousal", "dominance", "valence"]
+    assert told["dimensions"] == names
+    assert told["own answers stand for the truth"] is False
+    manifest = pd.read_csv("values.csv").set_index("path")
+    found = pd.DataFrame(told["measures"])
+    conditions = found[found["attack"] != "worst-case"]
+    for row in conditions.to_dict("records"):
+        part = frame
+        for key in ("defence", "attack", "knowledge", "strength"):
+            part = part[part[key] == row[key]]
+        assert len(part) == 4
+        truth = manifest.loc[part["utterance"], ["arousal", "Dominance", "valence"]].to_numpy()
+        given = part[names].to_numpy()
+        assert row["squared error"] == pytest.approx(np.mean((truth - given) ** 2), rel=1e-5)
+        for i, name in enumerate(names):
+            assert row[f"CCC {name}"] == pytest.approx(lin(truth[:, i], given[:, i]), abs=1e-4)
+    error = found.set_index(["defence", "attack", "knowledge", "strength"])["squared error"]
+    bare = error["undefended"]
+    pgd = [bare["pgd", "adaptive", size] for size in (0.01, 10**-1.5)]
+    assert bare["none", "none", 0.0] < pgd[0] < pgd[1] <= bare["worst-case"].item()
+    assert bare["noise", "black_box", 10**-1.5] < pgd[1]
+    behind = error["low-pass-4000"]
+    assert behind["none", "none", 0.0] < behind["worst-case"].item()
+    assert set(behind.index.get_level_values("knowledge")) >= {"oblivious", "bpda", "adaptive"}
+    assert list(found["attack"])[-1] == "worst-case"
+    assert "concordance correlation" in Path("out/report/report.md").read_text(encoding="utf-8")
+
+
+def test_its_own_answers_stand_for_the_truth(
+    place: Path, voices: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert audit("--corpus", str(voices), "--utterances", "2") == 0
+    told = capsys.readouterr()
+    assert "what the bare model answers without attack stands in" in told.err + told.out
+    found = pd.DataFrame(json.loads(Path("out/report/audit.json").read_text())["measures"])
+    clean = found[found["attack"] == "none"].iloc[0]
+    assert clean["squared error"] == 0
+    assert clean["CCC valence"] == pytest.approx(1)
+    assert found[found["attack"] == "pgd"]["squared error"].min() > 1e-6
+
+
+@pytest.mark.parametrize("attack", [PGD, APGD, Square])
+def test_attacks_raise_the_error_as_far_as_a_line_allows(attack: Any) -> None:
+    """Of w x + b in an L-inf ball the largest squared error has a closed form."""
+    generator = torch.Generator().manual_seed(0)
+    line = nn.Linear(6, 1).double()
+    x = torch.rand(1, 6, generator=generator).double() * 0.2 + 0.4
+    with torch.no_grad():
+        line.weight.copy_(torch.randn(1, 6, generator=generator))
+        truth = line(x)[0] - 0.3
+    given: dict[str, Any] = {"epsilon": 0.05}
+    given |= {"queries": 300} if attack is Square else {"steps": 20}
+    moved = attack(**given)(
+        Nearness(line, truth), x, torch.zeros(1, dtype=torch.int64), generator=generator
+    )
+    with torch.no_grad():
+        found = float((line(moved) - truth).square().mean())
+        highest = float((0.3 + 0.05 * line.weight.abs().sum()) ** 2)
+    assert found == pytest.approx(highest, rel=0.02)
+
+
+def test_concordance_is_that_of_the_definition() -> None:
+    draws = np.random.default_rng(1)
+    truth, answers = draws.normal(size=50), draws.normal(2, 3, size=50)
+    assert concordance(truth, answers) == pytest.approx(lin(truth, answers))
+    assert concordance(truth, truth) == pytest.approx(1)
+    assert np.isnan(concordance(np.ones(3), np.ones(3)))
+
+
+def test_the_worst_case_takes_the_largest_error_of_each_utterance() -> None:
+    rows = [("a", "none", 1.0), ("b", "none", 2.0), ("a", "pgd", 4.0), ("b", "pgd", 2.5)]
+    frame = pd.DataFrame(rows, columns=["utterance", "attack", "valence"])
+    frame = frame.assign(defence="undefended", knowledge="k", strength=0.0)
+    found = measured(frame.assign(**{"true valence": 3.0}), ["valence"]).set_index("attack")
+    assert found["squared error"].to_dict() == {"none": 2.5, "pgd": 0.625, "worst-case": 2.5}
+
+
+def test_what_a_model_of_numbers_has_not(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert audit("--corpus", "values.csv", "--fail-under", "40") == 2
+    assert (
+        "fail_under is '40', expected nothing: Space answers in numbers" in capsys.readouterr().err
+    )
+    text = Path("values.csv").read_text(encoding="utf-8").replace("Dominance", "other")
+    Path("values.csv").write_text(text, encoding="utf-8")
+    assert audit("--corpus", "values.csv") == 2
+    assert "lacks the columns dominance, expected all or none" in capsys.readouterr().err
+
+
+def test_numbers_that_are_none(place: Path) -> None:
+    from servax.corpora.manifest import read_values
+
+    path = Path("values.csv")
+    assert read_values(path, ["speed"]) is None
+    lines = path.read_text(encoding="utf-8").splitlines()
+    lines[2] = lines[2].rpartition(",")[0] + ",high"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(CorpusError, match="line 3 has a cell that is no number"):
+        read_values(path, ["arousal", "valence"])
+
+
+def test_a_classifier_of_dimensions_has_other_names(place: Path) -> None:
+    system = load_system("space_model:Space")
+    assert system.regression
+    with pytest.raises(SettingError, match="3 names"):
+        load_system("space_model:Space", labels=["arousal", "valence"])
+    assert not load_system("space_model:Space", labels=["angry", "happy", "sad"]).regression
