@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from servax.experiments import load_recipe
-from servax.experiments.fold import FoldTraining, RunData
+from servax.experiments.fold import RunData
+from servax.experiments.logmel_fold import FoldPlan
 from servax.models import RECOGNISERS
 from servax.stages import Watcher
 
@@ -42,7 +43,7 @@ def main() -> None:
     recipe = replace(load_recipe(RECIPE), network=given.network, held_out=(1, 2, 3, 4, 5, 6))
     data = RunData.of(recipe, RUN, Lines())
     for group in given.groups:
-        task = FoldTraining(data, group - 1, 0).target
+        task = FoldPlan(data, group - 1, 0, {}).target
         task.perform(Lines())
         print(f"{given.network} of group {group}: {task.stage.folder / 'model'}", flush=True)
 

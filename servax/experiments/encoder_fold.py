@@ -21,19 +21,18 @@ from servax.defences import ExpectationOverDraws, generators_of
 from servax.errors import SettingError
 from servax.evaluation import records
 from servax.evaluation.dataset import heard_by, some
-from servax.evaluation.engine import AttackEngine, Identity, as_adaptive, covers
+from servax.evaluation.engine import AttackEngine, as_adaptive, covers
 from servax.evaluation.loading import load_system
 from servax.evaluation.options import defended, surrogate
 from servax.evaluation.records import UNDEFENDED, Records
 from servax.evaluation.systems import Said, System, system_of
 from servax.evaluation.threats import Threat
-from servax.experiments.fold import RunData, file_name
+from servax.experiments.fold import TABLE, FoldStages, RunData
 from servax.experiments.recipe import TARGET, TWIN, EncoderRecipe
-from servax.experiments.scoring import TABLE
 from servax.experiments.training import train_encoder_recogniser
 from servax.models import EncoderClassifier, EncoderHead
 from servax.recognition import MODEL
-from servax.stages import Stage, Task, Watcher, make_stage
+from servax.stages import Stage, Task, Watcher
 from servax.training import HeadTraining, derive
 
 # Cost in gradients of one utterance: for the time estimate only.
@@ -84,15 +83,10 @@ class Fronts:
         )
 
 
-class EncoderFold:
+class EncoderFold(FoldStages[EncoderRecipe]):
     """All stages of one fold and seed: its trainings, and the attacks on what they leave.
 
-    Args:
-        data: What all folds share.
-        fronts: What stands before or beside the target.
-        index: Number of the fold, from 0.
-        seed: Seed of the run.
-        origin: Provenance that settings do not decide: code, command, machine.
+    Arguments as of `FoldStages`, without the target, and `fronts`: what stands before or beside it.
     """
 
     def __init__(
@@ -103,18 +97,9 @@ class EncoderFold:
         seed: int,
         origin: Mapping[str, Any],
     ) -> None:
-        self.data, self.fronts, self.index, self.seed = data, fronts, index, seed
-        self.origin, self.recipe, self.fold = origin, data.recipe, data.folds[index]
-        self.name = file_name(data.fold_name(index, seed))
-        """Of its files."""
-        target = Path(self.recipe.encoder).name
-        self.identity = Identity(target=target, fold=index + 1, seed=seed)
-        self.shared = {
-            "fold": self.fold.hash,
-            "content": data.content,
-            "corpus": asdict(self.recipe.corpus) | {"root": None},
-            "encoder": asdict(data.hearing.settings),
-        }
+        super().__init__(data, index, seed, origin, Path(data.recipe.encoder).name)
+        self.fronts = fronts
+        self.shared["encoder"] = asdict(data.hearing.settings)
         heads = {TARGET: self.recipe.head, TWIN: self.recipe.head, **self.recipe.rivals}
         self.networks = {role: self._head(role, training) for role, training in heads.items()}
         """The trainings that leave a recogniser, by its name."""
@@ -196,7 +181,7 @@ class EncoderFold:
             return {"penalty": found.penalty, "validation_uar": found.uar}
 
         settings = {"training": asdict(training), "seed": seed}
-        return Task(self._stage(role, settings), "train", (), sounds, sounds * COST_HEARD, work)
+        return Task(self.stage(role, settings), "train", (), sounds, sounds * COST_HEARD, work)
 
     def _clean(self) -> tuple[Task, None]:
         def attacked(engine: AttackEngine, systems: Sequence[System]) -> pd.DataFrame:
@@ -268,20 +253,11 @@ class EncoderFold:
         attacked: Callable[[AttackEngine, Sequence[System]], pd.DataFrame],
         threat: Threat | None = None,
     ) -> Task:
-        """Return a stage that leaves the records of systems under one attack.
-
-        Args:
-            kind: Of the stage.
-            names: The systems.
-            told: What decides its result beside the systems, the utterances and the seed.
-            each: Its cost for each utterance.
-            attacked: Makes the records.
-            threat: What is done; none on clean input.
-        """
+        """Return the stage of an attack on systems, which costs `each` for every utterance."""
         r = self.recipe
         corpus = some(self.fold.test, r.utterances, seed=self.seed)
 
-        def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
+        def made(tick: Callable[[], None]) -> pd.DataFrame:
             systems = [self._system(name) for name in names]
             _, heard = heard_by(systems[0], self.fold, corpus)
             engine = AttackEngine(
@@ -290,11 +266,9 @@ class EncoderFold:
                 batch_size=r.batch_size,
                 compute=r.compute,
                 reseeds=True,
-                tick=watcher.advance,
+                tick=tick,
             )
-            frame = attacked(engine, systems)
-            records.write(frame, stage.folder / TABLE, provenance=self.origin)
-            return {"rows": len(frame)}
+            return attacked(engine, systems)
 
         settings = {
             "systems": {name: self._identity(name) for name in names},
@@ -303,18 +277,12 @@ class EncoderFold:
             "utterances": corpus.utterances["utterance"].tolist(),
             "draws": r.draws,
             "seconds": r.seconds,
-            "batch_size": r.batch_size,
-            "seed": self.seed,
             **told,
         }
         batches = -(-len(corpus) // r.batch_size)
         steps = threat.ticks(len(corpus), r.batch_size) if threat else batches
-        needs = tuple(task.stage for task in self.networks.values())
-        return Task(self._stage(kind, settings), "attack", needs, steps, len(corpus) * each, work)
-
-    def _stage(self, kind: str, settings: Mapping[str, Any]) -> Stage:
-        name = f"{self.data.fold_name(self.index, self.seed)}: {kind}"
-        return make_stage(self.data.folder, kind, name, {**self.shared, **settings})
+        needs = [task.stage for task in self.networks.values()]
+        return self.scored(kind, settings, needs, steps, len(corpus) * each, made)
 
     def _identity(self, name: str) -> str:
         """Return what decides the answers of a system, beside the target."""

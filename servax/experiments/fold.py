@@ -1,41 +1,24 @@
-"""What all folds of a run share, and the trainings of one fold and seed, as tasks."""
+"""What all folds of a run share, and what the stages of each have in common."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import pandas as pd
+
 from servax.corpora import Corpus, Fold, cache_folder, load
-from servax.experiments.recipe import Experiment, Recipe
-from servax.experiments.training import (
-    START,
-    Session,
-    epochs_note,
-    fold_parts,
-    start_adversarial,
-    train_adversarial,
-    train_purifier,
-    train_recogniser,
-)
+from servax.evaluation import records
+from servax.evaluation.engine import Identity
+from servax.experiments.recipe import Experiment
 from servax.features import Features, extract
-from servax.kinds import stored
-from servax.models import NetworkName
-from servax.recognition import MODEL, Recogniser
 from servax.stages import Stage, Task, Watcher, make_stage
-from servax.training import Fitted, Progress, derive, epoch_order
 
-# Expected cost of one step against one training step of the recogniser: for the time estimate only.
-COST_SSA_STEP = 0.5
-COST_PURIFIER_STEP = 3.5
-COST_GRADIENT = 0.7
-COST_TWO_INPUTS = 2.0
-
+TABLE = "records.parquet"
 
 Said = TypeVar("Said", bound=Experiment)
 """Which kind of recipe."""
@@ -105,160 +88,64 @@ class RunData(Generic[Said]):
         return self.recipe.folds(len(self.folds))
 
 
-class FoldTraining:
-    """The trainings of one fold and seed, as tasks.
+class FoldStages(Generic[Said]):
+    """What the stages of one fold and seed have in common, on log-Mel and on sound.
 
     Args:
         data: What all folds share.
         index: Number of the fold, from 0.
         seed: Seed of the run.
+        origin: Provenance that settings do not decide: code, command, machine.
+        target: Name of the attacked recogniser.
     """
 
-    def __init__(self, data: RunData[Recipe], index: int, seed: int) -> None:
-        self.data, self.index, self.seed = data, index, seed
-        self.recipe = r = data.recipe
-        self.parts = fold_parts(
-            data.folds[index], data.features, r.front_end, window_db=r.window_db, scale=r.scale
-        )
-        self.shared = {
-            "fold": data.folds[index].hash,
+    def __init__(
+        self, data: RunData[Said], index: int, seed: int, origin: Mapping[str, Any], target: str
+    ) -> None:
+        self.data, self.index, self.seed, self.origin = data, index, seed, origin
+        self.recipe, self.fold = data.recipe, data.folds[index]
+        self.name = data.fold_name(index, seed).replace(", ", "-").replace(" ", "-")
+        """Of its files: `fold-1-seed-7`."""
+        self.identity = Identity(target=target, fold=index + 1, seed=seed)
+        self.shared: dict[str, Any] = {
+            "fold": self.fold.hash,
             "content": data.content,
             "corpus": asdict(self.recipe.corpus) | {"root": None},
-            "front_end": asdict(self.recipe.front_end),
-            "scale": asdict(self.parts.scale.settings),
-            "compute": asdict(self.recipe.compute),
         }
-        self.name = file_name(data.fold_name(index, seed))
-        """Of its files."""
-        self.target = self._recogniser("target")
-        self.extractor = self._recogniser("extractor")
-        self.purifiers = {name: self._purifier(name) for name in self.recipe.chosen}
-        self.start, self.adversarial = self._adversarial()
-
-    @property
-    def trainings(self) -> list[Task]:
-        """All of them, in an order in which each finds what it needs."""
-        start = [self.start] if self.start else []
-        first = [self.target, self.extractor, *self.purifiers.values()]
-        return [*first, *start, *self.adversarial.values()]
-
-    @property
-    def networks(self) -> dict[str, Task]:
-        """The trainings that leave a network, by its name."""
-        named = {"target": self.target, "extractor": self.extractor}
-        return {**named, **self.purifiers, **self.adversarial}
+        """Of the settings of every stage."""
 
     def stage(self, kind: str, settings: Mapping[str, Any]) -> Stage:
         """Return the stage of this fold for one kind of work with given settings."""
         name = f"{self.data.fold_name(self.index, self.seed)}: {kind}"
         return make_stage(self.data.folder, kind, name, {**self.shared, **settings})
 
-    def _recogniser(self, role: str) -> Task:
-        r = self.recipe
-        network: NetworkName = r.network if role == "target" else "vgg16"
-        seed = derive(self.seed, role, self.index)
-        settings = {"width": r.width, "training": asdict(r.recogniser), "seed": seed}
-        if network != "vgg16":
-            # The default is not named: results that were made before there were others stay valid.
-            settings["network"] = network
-
-        train = partial(
-            train_recogniser,
-            parts=self.parts,
-            training=r.recogniser,
-            width=r.width,
-            network=network,
-        )
-        return self._task(role, settings, train, r.recogniser, seed)
-
-    def _purifier(self, name: str) -> Task:
-        r, extractor, preset = self.recipe, self.extractor.stage, self.recipe.chosen[name]
-        seed = derive(self.seed, "purifier", self.index)
-        settings = {
-            "network": asdict(preset.network),
-            "training": stored(preset.training),
-            "discriminator": asdict(r.discriminator),
-            "extractor": extractor.key,
-            "seed": seed,
-        }
-
-        def train(session: Session) -> Fitted:
-            found = Recogniser.from_pretrained(extractor.folder / MODEL).extractor
-            return train_purifier(session, self.parts, found, preset, r.discriminator)
-
-        return self._task(
-            name,
-            settings,
-            train,
-            preset.training,
-            seed,
-            each=COST_PURIFIER_STEP + COST_SSA_STEP * preset.training.ssa.steps,
-            needs=(extractor,),
-        )
-
-    def _adversarial(self) -> tuple[Task | None, dict[str, Task]]:
-        """Return the plain start that all adversarial trainings share, and the trainings."""
-        objectives, training = self.recipe.adversarial.models(), self.recipe.adversarial.training
-        if not objectives:
-            return None, {}
-        width, seed = self.recipe.width, derive(self.seed, "adversarial", self.index)
-        given: dict[str, Any] = {"parts": self.parts, "training": training, "width": width}
-        plain, rest = training.plain_iterations, training.iterations - training.plain_iterations
-
-        start = self._task(
-            "adversarial-start",
-            {"width": width, "training": asdict(training), "seed": seed},
-            partial(start_adversarial, **given),
-            training,
-            seed,
-            steps=plain,
-        )
-        given["start"] = start.stage.folder / START
-        trained = {
-            name: self._task(
-                name,
-                {"objective": asdict(objective), "start": start.stage.key},
-                partial(train_adversarial, objective=objective, **given),
-                training,
-                seed,
-                steps=rest,
-                each=COST_TWO_INPUTS + COST_GRADIENT * getattr(objective, "steps", 1),
-                needs=(start.stage,),
-            )
-            for name, objective in objectives.items()
-        }
-        return start, trained
-
-    def _task(
+    def scored(
         self,
         kind: str,
         settings: Mapping[str, Any],
-        train: Callable[[Session], Fitted],
-        training: Any,
-        seed: int,
-        *,
-        steps: int | None = None,
-        each: float = 1.0,
-        needs: tuple[Stage, ...] = (),
+        needs: Sequence[Stage],
+        steps: int,
+        cost: float,
+        attacked: Callable[[Callable[[], None]], pd.DataFrame],
     ) -> Task:
-        """Return a training as a task; it takes all epochs of its settings, or so many `steps`."""
-        in_epoch = len(epoch_order(len(self.parts.train), training.batch_size, seed=0, epoch=0))
-        most = training.epochs * in_epoch if steps is None else steps
+        """Return a stage that leaves the records of systems under one attack.
+
+        Args:
+            kind: Of the stage.
+            settings: What decides its result beside the fold and the seed.
+            needs: The trainings that it reads.
+            steps: How often it advances.
+            cost: Of the whole.
+            attacked: Makes the records, calling what it is given at each step.
+        """
+        settings = {"batch_size": self.recipe.batch_size, "seed": self.seed, **settings}
 
         def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
-            def progress(at: Progress) -> None:
-                watcher.advance(epochs_note(at))
+            frame = attacked(watcher.advance)
+            records.write(frame, stage.folder / TABLE, provenance=self.origin)
+            return {"rows": len(frame)}
 
-            compute = self.recipe.compute
-            return asdict(train(Session(stage.folder, seed, stage.settings, compute, progress)))
-
-        epochs, cost = math.ceil(most / in_epoch), most * each
-        return Task(self.stage(kind, settings), "train", needs, most, cost, work, epochs)
-
-
-def file_name(fold: str) -> str:
-    """Return what the files of a fold are called: `fold-1-seed-7`."""
-    return fold.replace(", ", "-").replace(" ", "-")
+        return Task(self.stage(kind, settings), "attack", tuple(needs), steps, cost, work)
 
 
 def _digest(corpus: Corpus, features: Features) -> str:

@@ -16,9 +16,9 @@ from servax.evaluation import records
 from servax.evaluation.records import Records
 from servax.experiments.encoder_fold import EncoderFold, Fronts
 from servax.experiments.fold import RunData
+from servax.experiments.logmel_fold import EXAMPLE, FoldPlan
 from servax.experiments.provenance import provenance
 from servax.experiments.recipe import AnyRecipe, EncoderRecipe, recipe_of
-from servax.experiments.scoring import EXAMPLE, FoldPlan
 from servax.files import remove_unfinished, write_whole
 from servax.models.storage import SETTINGS, WEIGHTS
 from servax.recognition import MODEL

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from servax.attacks import PGD
 from servax.corpora import COLUMNS, Corpus
 from servax.evaluation.suites import AttackGrid
-from servax.experiments.scoring import choose_example
+from servax.experiments.logmel_fold import choose_example
 from servax.features import Dataset, Features, Scale, ScaleSettings
 
 GRID = AttackGrid(epsilons=(0.01,), step=0.01, radius=0.02, steps=3, adaptive_steps=3)

@@ -20,7 +20,8 @@ from servax.attacks import PGD
 from servax.errors import AudioError, CorpusError, ServaxError, SettingError
 from servax.evaluation import records
 from servax.experiments import Finished, load_recipe, run
-from servax.experiments.fold import FoldTraining, RunData
+from servax.experiments.fold import RunData
+from servax.experiments.logmel_fold import FoldPlan
 from servax.experiments.run import report_run
 from servax.models import load_network
 from servax.purifier import Purifier
@@ -141,7 +142,7 @@ def test_records_are_what_the_saved_networks_predict(
     """Attack and score the published weights again, apart from everything the run did."""
     folder, finished, _ = whole
     data = RunData.of(load_recipe(recipe_file), tmp_path, Watcher())
-    parts = FoldTraining(data, 2, seed=0).parts
+    parts = FoldPlan(data, 2, seed=0, origin={}).parts
     target = load_network(folder / "models" / "fold-3-target").network
     purifier = Purifier.from_pretrained(folder / "models" / "fold-3-ssad")
     assert purifier.scale.settings == parts.scale.settings
@@ -256,7 +257,7 @@ def contents(manifest: Path, recipe_file: Path, run_folder: Path) -> tuple[str, 
     recipe = load_recipe(recipe_file)
     recipe = replace(recipe, corpus=replace(recipe.corpus, name=str(manifest)))
     data = RunData.of(recipe, run_folder, Watcher())
-    return data.content, FoldTraining(data, 0, 1).target.stage.key
+    return data.content, FoldPlan(data, 0, 1, {}).target.stage.key
 
 
 def test_edited_labels_and_recordings_are_noticed(

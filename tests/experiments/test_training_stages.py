@@ -12,7 +12,7 @@ import torch
 from servax.errors import SettingError
 from servax.experiments import load_recipe
 from servax.experiments.fold import RunData
-from servax.experiments.scoring import FoldPlan
+from servax.experiments.logmel_fold import FoldPlan
 from servax.experiments.training import (
     Parts,
     Session,

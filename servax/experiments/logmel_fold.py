@@ -1,15 +1,17 @@
-"""The attacks of one fold and seed: each a stage that leaves a table of records.
+"""One fold and seed of a run on log-Mel: its trainings, and the attacks on what they leave.
 
-The oblivious attacks are one stage each for all defences, since all are scored on the same inputs;
-the adaptive attacks are one stage each for every defence. So a change of one attack computes that
-attack again and no other.
+Each is a stage. The oblivious attacks are one stage each for all defences, since all are scored on
+the same inputs; the adaptive attacks are one stage each for every defence. So a change of one
+attack computes that attack again and no other.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,62 +21,83 @@ from torch import nn
 from servax.errors import ServaxError
 from servax.evaluation import records
 from servax.evaluation.dataset import EvaluationSet
-from servax.evaluation.engine import AttackEngine, Identity, as_adaptive
+from servax.evaluation.engine import AttackEngine, as_adaptive
 from servax.evaluation.records import UNDEFENDED, Records
 from servax.evaluation.suites import AttackGrid
 from servax.evaluation.systems import System, before
 from servax.evaluation.threats import Threat
-from servax.experiments.fold import COST_GRADIENT, FoldTraining, RunData
+from servax.experiments.fold import TABLE, FoldStages, RunData
 from servax.experiments.recipe import Recipe
+from servax.experiments.training import (
+    START,
+    Session,
+    epochs_note,
+    fold_parts,
+    start_adversarial,
+    train_adversarial,
+    train_purifier,
+    train_recogniser,
+)
 from servax.features import Dataset, ZScoreSettings
-from servax.models import frozen
+from servax.kinds import stored
+from servax.models import NetworkName, frozen
 from servax.purifier import Purifier
 from servax.recognition import MODEL, Recogniser
 from servax.report import Examples
 from servax.stages import Stage, Task, Watcher
-from servax.training import generator
+from servax.training import Fitted, Progress, derive, epoch_order, generator
 
-TABLE = "records.parquet"
 EXAMPLE = "example.npz"
-# Of one scoring of one defence, against a training step of the recogniser.
-COST_SCORING = 0.25
+# Expected cost of one step against one training step of the recogniser: for the time estimate only.
+COST_SSA_STEP = 0.5
+COST_PURIFIER_STEP = 3.5
+COST_GRADIENT = 0.7
+COST_TWO_INPUTS = 2.0
+COST_SCORING = 0.25  # of one defence
 
 
-class FoldPlan(FoldTraining):
-    """All stages of one fold and seed: its trainings, and the attacks on what they leave.
-
-    Args:
-        data: What all folds share.
-        index: Number of the fold, from 0.
-        seed: Seed of the run.
-        origin: Provenance that settings do not decide: code, command, machine.
-    """
+class FoldPlan(FoldStages[Recipe]):
+    """All stages of one fold and seed; arguments as of `FoldStages`, without the target."""
 
     def __init__(
         self, data: RunData[Recipe], index: int, seed: int, origin: Mapping[str, Any]
     ) -> None:
-        super().__init__(data, index, seed)
-        self.origin = origin
-        self.grid: AttackGrid = self.recipe.attacks
-        self.identity = Identity(
-            target=f"{self.recipe.network}-w{self.recipe.width}",
-            fold=index + 1,
-            seed=seed,
+        r = data.recipe
+        super().__init__(data, index, seed, origin, f"{r.network}-w{r.width}")
+        self.parts = fold_parts(
+            self.fold, data.features, r.front_end, window_db=r.window_db, scale=r.scale
         )
+        self.shared |= {
+            "front_end": asdict(r.front_end),
+            "scale": asdict(self.parts.scale.settings),
+            "compute": asdict(r.compute),
+        }
+        self.target = self._recogniser("target")
+        self.extractor = self._recogniser("extractor")
+        self.purifiers = {name: self._purifier(name) for name in r.chosen}
+        self.start, self.adversarial = self._adversarial()
+        self.grid: AttackGrid = r.attacks
         threats: dict[str, Threat | None] = {"none": None}
         threats |= {threat.name: threat for threat in self.grid.oblivious()}
-        self._controls = self.recipe.controls.made()
+        self._controls = r.controls.made()
         self.oblivious = {name: self._oblivious(name, threat) for name, threat in threats.items()}
         self.adaptive = [
-            self._adaptive(threat, name)
-            for name in self.recipe.defences
-            for threat in self.grid.adaptive()
+            self._adaptive(threat, name) for name in r.defences for threat in self.grid.adaptive()
         ]
 
     @property
     def tasks(self) -> list[Task]:
-        """The trainings, then the attacks, oblivious ones first."""
-        return [*self.trainings, *self.oblivious.values(), *self.adaptive]
+        """The trainings, then the attacks, oblivious ones first; each finds what it needs."""
+        start = [self.start] if self.start else []
+        first = [self.target, self.extractor, *self.purifiers.values()]
+        attacks = [*self.oblivious.values(), *self.adaptive]
+        return [*first, *start, *self.adversarial.values(), *attacks]
+
+    @property
+    def networks(self) -> dict[str, Task]:
+        """The trainings that leave a network, by its name."""
+        named = {"target": self.target, "extractor": self.extractor}
+        return {**named, **self.purifiers, **self.adversarial}
 
     def tables(self) -> Records:
         """Return the tables of all attacks as one, with what made each."""
@@ -136,6 +159,108 @@ class FoldPlan(FoldTraining):
         needs = (target, purifier, clean.stage, pgd.stage)
         return Task(stage, "attack", needs, 1, self.grid.steps * COST_GRADIENT, work)
 
+    def _recogniser(self, role: str) -> Task:
+        r = self.recipe
+        network: NetworkName = r.network if role == "target" else "vgg16"
+        seed = derive(self.seed, role, self.index)
+        settings = {"width": r.width, "training": asdict(r.recogniser), "seed": seed}
+        if network != "vgg16":
+            # The default is not named: results that were made before there were others stay valid.
+            settings["network"] = network
+
+        train = partial(
+            train_recogniser,
+            parts=self.parts,
+            training=r.recogniser,
+            width=r.width,
+            network=network,
+        )
+        return self._task(role, settings, train, r.recogniser, seed)
+
+    def _purifier(self, name: str) -> Task:
+        r, extractor, preset = self.recipe, self.extractor.stage, self.recipe.chosen[name]
+        seed = derive(self.seed, "purifier", self.index)
+        settings = {
+            "network": asdict(preset.network),
+            "training": stored(preset.training),
+            "discriminator": asdict(r.discriminator),
+            "extractor": extractor.key,
+            "seed": seed,
+        }
+
+        def train(session: Session) -> Fitted:
+            found = Recogniser.from_pretrained(extractor.folder / MODEL).extractor
+            return train_purifier(session, self.parts, found, preset, r.discriminator)
+
+        return self._task(
+            name,
+            settings,
+            train,
+            preset.training,
+            seed,
+            each=COST_PURIFIER_STEP + COST_SSA_STEP * preset.training.ssa.steps,
+            needs=(extractor,),
+        )
+
+    def _adversarial(self) -> tuple[Task | None, dict[str, Task]]:
+        """Return the plain start that all adversarial trainings share, and the trainings."""
+        objectives, training = self.recipe.adversarial.models(), self.recipe.adversarial.training
+        if not objectives:
+            return None, {}
+        width, seed = self.recipe.width, derive(self.seed, "adversarial", self.index)
+        given: dict[str, Any] = {"parts": self.parts, "training": training, "width": width}
+        plain, rest = training.plain_iterations, training.iterations - training.plain_iterations
+
+        start = self._task(
+            "adversarial-start",
+            {"width": width, "training": asdict(training), "seed": seed},
+            partial(start_adversarial, **given),
+            training,
+            seed,
+            steps=plain,
+        )
+        given["start"] = start.stage.folder / START
+        trained = {
+            name: self._task(
+                name,
+                {"objective": asdict(objective), "start": start.stage.key},
+                partial(train_adversarial, objective=objective, **given),
+                training,
+                seed,
+                steps=rest,
+                each=COST_TWO_INPUTS + COST_GRADIENT * getattr(objective, "steps", 1),
+                needs=(start.stage,),
+            )
+            for name, objective in objectives.items()
+        }
+        return start, trained
+
+    def _task(
+        self,
+        kind: str,
+        settings: Mapping[str, Any],
+        train: Callable[[Session], Fitted],
+        training: Any,
+        seed: int,
+        *,
+        steps: int | None = None,
+        each: float = 1.0,
+        needs: tuple[Stage, ...] = (),
+    ) -> Task:
+        """Return a training as a task; it takes all epochs of its settings, or so many `steps`."""
+        in_epoch = len(epoch_order(len(self.parts.train), training.batch_size, seed=0, epoch=0))
+        most = training.epochs * in_epoch if steps is None else steps
+
+        def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
+            def progress(at: Progress) -> None:
+                watcher.advance(epochs_note(at))
+
+            compute = self.recipe.compute
+            return asdict(train(Session(stage.folder, seed, stage.settings, compute, progress)))
+
+        epochs, cost = math.ceil(most / in_epoch), most * each
+        return Task(self.stage(kind, settings), "train", needs, most, cost, work, epochs)
+
     def _oblivious(self, attack: str, threat: Threat | None) -> Task:
         names, count = self.recipe.defences, len(self.parts.test)
         told = {
@@ -183,36 +308,23 @@ class FoldPlan(FoldTraining):
         each: float,
         attacked: Callable[[AttackEngine, nn.Module], pd.DataFrame],
     ) -> Task:
-        """Return a stage that leaves the records of defences under one attack.
+        """Return the stage of an attack on defences, each of whose steps costs `each`."""
+        target = self.target.stage
 
-        Args:
-            kind: Of the stage.
-            names: The defences.
-            told: What decides its result beside target, batches and seed.
-            steps: How often it advances.
-            each: Cost of a step.
-            attacked: Makes the records.
-        """
-        target, size = self.target.stage, self.recipe.batch_size
-        shared = {"target": target.key, "batch_size": size, "seed": self.seed}
-
-        def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
+        def made(tick: Callable[[], None]) -> pd.DataFrame:
             engine = AttackEngine(
                 dataset=EvaluationSet.of(self.parts.test),
                 identity=self.identity,
-                batch_size=size,
+                batch_size=self.recipe.batch_size,
                 compute=self.recipe.compute,
                 gradients=self.grid.gradients,
-                tick=watcher.advance,
+                tick=tick,
             )
-            frame = attacked(engine, self._network(self.target))
-            records.write(frame, stage.folder / TABLE, provenance=self.origin)
-            return {"rows": len(frame)}
+            return attacked(engine, self._network(self.target))
 
         needs = (target, *(self.networks[n].stage for n in names if n in self.networks))
-        return Task(
-            self.stage(kind, {**shared, **told}), "attack", needs, steps, steps * each, work
-        )
+        settings = {"target": target.key, **told}
+        return self.scored(kind, settings, needs, steps, steps * each, made)
 
     def _settings(self, attack: str, *steps: int) -> dict[str, Any]:
         """Return the settings of one attack alone: another's are none of its business."""
