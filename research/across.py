@@ -25,13 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark import figures_of, measure
+from benchmark import Attacker, figures_of, measure
 from entries import Protocol
 from subjects import defence_of, target_of
 
 from servax.corpora import load
 from servax.evaluation.records import UNDEFENDED
-from servax.evaluation.suites import Attacker
 from servax.experiments.provenance import provenance
 from servax.files import json_text, write_whole
 

@@ -21,7 +21,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from entries import (
 )
 from subjects import Target, defence_of, group_of, kind_of, parameters_of, part, target_of
 
+from servax.attacks import PGD, Restarts
 from servax.corpora import Corpus, load
 from servax.errors import ServaxError, SettingError
 from servax.evaluation import records
@@ -50,10 +51,12 @@ from servax.evaluation.engine import AttackEngine, Identity, run
 from servax.evaluation.loading import folder_of
 from servax.evaluation.metrics import uar
 from servax.evaluation.records import UNDEFENDED
-from servax.evaluation.suites import Attacker, AttackGrid
+from servax.evaluation.suites import AttackGrid
 from servax.evaluation.systems import System
+from servax.evaluation.threats import Knowledge, Threat
 from servax.experiments.provenance import provenance
 from servax.features import Dataset
+from servax.kinds import check_types
 from servax.models import RECOGNISERS
 from servax.recognition import Recogniser
 from servax.report import Measures, collect
@@ -65,6 +68,37 @@ SAMPLE = AttackGrid(epsilons=(0.009,), steps=9, adaptive_steps=9)
 """What a sample is attacked with: the paper's step and radius."""
 Defences = Mapping[str, Mapping[int, System]]
 """By name and by seed of their training; `undefended` has none and stands for the bare model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacker:
+    """How hard the adaptive attacker of the benchmark tries."""
+
+    radii: tuple[float, ...] = (0.005, 0.02)
+    """Of the balls, on the [0, 1] scale; a step is a quarter of each."""
+    steps: int = 100
+    """Steps of each start."""
+    restarts: int = 5
+    """Random starts."""
+    utterances: int = 48
+    """How many of each group are attacked, classes and speakers in equal shares."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if not self.radii or self.utterances < 1:
+            told = (self.radii, self.utterances)
+            raise SettingError("radii, utterances", told, "at least one of each")
+        self.threats()
+
+    def threats(self, knowledge: Knowledge = "adaptive") -> tuple[Threat, ...]:
+        """Return the attack of each radius."""
+        name, gradients = f"pgd-restarts-{self.steps}x{self.restarts}", self.steps * self.restarts
+        start = PGD(steps=self.steps, random_start=True, early_stop=True)
+        attacks = [
+            Restarts(replace(start, epsilon=radius, step=radius / 4), self.restarts)
+            for radius in self.radii
+        ]
+        return tuple(Threat(name, knowledge, e, gradients=gradients, draws=1) for e in attacks)
 
 
 def arguments() -> argparse.Namespace:

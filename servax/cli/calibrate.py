@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 
 from servax.cli.commands import loaded
 from servax.corpora import FoldChoice
-from servax.evaluation.calibration_grid import CalibrationGrid
+from servax.evaluation.settings import CalibrationGrid
 
 
 @dataclass(frozen=True)

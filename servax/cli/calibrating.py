@@ -16,7 +16,7 @@ from servax.cli.output import bar, command_line, note, print_json, print_table
 from servax.corpora import Fold, cache_folder, load
 from servax.errors import SettingError
 from servax.evaluation.calibration import PAPER_FLAT, PAPER_RISK, RULE, risks, spread, summary
-from servax.evaluation.calibration_grid import CalibrationGrid
+from servax.evaluation.settings import CalibrationGrid
 from servax.experiments.provenance import provenance
 from servax.features import Dataset, Features, FrontEnd, Scale, ZScoreSettings, extract, fit_scale
 from servax.files import json_text, write_whole

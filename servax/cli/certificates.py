@@ -10,10 +10,10 @@ from servax.cli.commands import part
 from servax.cli.output import bar, command_line, note, print_json, print_table
 from servax.corpora import Selection
 from servax.evaluation.certificates import certified, shares
-from servax.evaluation.certifying import Certifying
 from servax.evaluation.dataset import gather
 from servax.evaluation.loading import load_system
 from servax.evaluation.options import defended
+from servax.evaluation.settings import Certifying
 from servax.experiments.provenance import provenance
 from servax.files import json_text, write_whole
 from servax.kinds import COUNT

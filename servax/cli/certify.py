@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 
 from servax.cli.commands import loaded
 from servax.corpora import Scheme, Selection
-from servax.evaluation.certifying import Certifying
+from servax.evaluation.settings import Certifying
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from torch import nn
 
 from servax.corpora import Corpus
 from servax.errors import ServaxError, SettingError
-from servax.evaluation.calibration_grid import CalibrationGrid
 from servax.evaluation.dataset import EvaluationSet
 from servax.evaluation.engine import AttackEngine, Identity
 from servax.evaluation.records import UNDEFENDED
+from servax.evaluation.settings import CalibrationGrid
 from servax.evaluation.systems import System
 from servax.features import Dataset
 from servax.training import Compute

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from servax.defences import certify_sound
 from servax.errors import SettingError
-from servax.evaluation.certifying import Certifying
 from servax.evaluation.dataset import EvaluationSet, Progress
+from servax.evaluation.settings import Certifying
 from servax.evaluation.systems import System
 from servax.perturbation import ratio_of
 from servax.stages import Watcher

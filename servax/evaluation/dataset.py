@@ -46,11 +46,6 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
 _PLAIN = {other: name for name, others in SPELLINGS.items() for other in others}
 
 
-def heard(selection: Selection, test: Corpus) -> Corpus:
-    """Return the utterances of `test` that are heard."""
-    return some(test, selection.utterances, seed=selection.seed)
-
-
 def some(test: Corpus, count: int | None, *, seed: int) -> Corpus:
     """Return `count` utterances of `test`, or all; classes and speakers in equal shares."""
     if count is None or count >= len(test):
@@ -129,7 +124,8 @@ def gather(
         SettingError: Its labels are not the model's, or there is no such group.
     """
     fold = selection.fold()
-    return heard_by(system, fold, heard(selection, fold.test), progress=progress)
+    corpus = some(fold.test, selection.utterances, seed=selection.seed)
+    return heard_by(system, fold, corpus, progress=progress)
 
 
 def heard_by(

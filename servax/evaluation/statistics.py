@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,8 +50,7 @@ def no_interval(speakers: int) -> str:
     return f"There is no interval: {those} too little of others; it takes {FEWEST_SPEAKERS}."
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """A range that a statistic stays in when other speakers of the same kind are drawn."""
 
     low: float

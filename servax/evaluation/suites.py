@@ -1,10 +1,8 @@
-"""Suites: which threats a run, an audit, the benchmark and a calibration try, as lists.
+"""Suites: which threats a run and an audit try, as lists.
 
 `PAPER` is the grid of Table 1 and Figure 2. `SMOKE`, `STANDARD` and `FULL` have each kind of
-attacker; the later ones give them more steps, queries, restarts and attacks. `BENCHMARK` is the
-attacker of the benchmark's page. `CALIBRATION` are the pairs of step and radius that might have
-been the paper's. Steps and queries are most: an attack that may stop early leaves an utterance as
-soon as it is fooled.
+attacker; the later ones give them more steps, queries, restarts and attacks. Steps and queries are
+most: an attack that may stop early leaves an utterance as soon as it is fooled.
 """
 
 from __future__ import annotations
@@ -35,7 +33,6 @@ from servax.attacks import (
 from servax.attacks.ensemble import RAND_DRAWS
 from servax.attacks.gradient import STRIDE
 from servax.errors import SettingError
-from servax.evaluation.calibration_grid import CalibrationGrid
 from servax.evaluation.sound_grid import STEP as SOUND_STEP, SoundGrid
 from servax.evaluation.threats import KNOWLEDGE, Budget, Knowledge, Threat
 from servax.kinds import (
@@ -473,42 +470,3 @@ def _fit(name: str) -> str:
     """Return the name of a class as part of the name of a folder; two names stay two."""
     plain = re.sub(r"[^\w.-]+", "-", name)
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Attacker:
-    """How hard the adaptive attacker of the benchmark tries."""
-
-    radii: tuple[float, ...] = (0.005, 0.02)
-    """Of the balls, on the [0, 1] scale; a step is a quarter of each."""
-    steps: int = 100
-    """Steps of each start."""
-    restarts: int = 5
-    """Random starts."""
-    utterances: int = 48
-    """How many of each group are attacked, classes and speakers in equal shares."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        if not self.radii or self.utterances < 1:
-            told = (self.radii, self.utterances)
-            raise SettingError("radii, utterances", told, "at least one of each")
-        self.threats()
-
-    def threats(self, knowledge: Knowledge = "adaptive") -> tuple[Threat, ...]:
-        """Return the attack of each radius."""
-        name, gradients = f"pgd-restarts-{self.steps}x{self.restarts}", self.steps * self.restarts
-        start = PGD(steps=self.steps, random_start=True, early_stop=True)
-        attacks = [
-            Restarts(replace(start, epsilon=radius, step=radius / 4), self.restarts)
-            for radius in self.radii
-        ]
-        return tuple(Threat(name, knowledge, e, gradients=gradients, draws=1) for e in attacks)
-
-
-BENCHMARK = Attacker()
-"""The adaptive attacker of the benchmark's page; its oblivious ones are those of `PAPER`."""
-
-
-CALIBRATION = CalibrationGrid()
-"""The pairs that `servax calibrate` tries."""

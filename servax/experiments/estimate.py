@@ -19,9 +19,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from servax.corpora import Corpus, Fold
+from servax.corpora import Fold
+from servax.evaluation.dataset import some
 from servax.experiments.fold import RunData
 from servax.experiments.run import Plan, publish_plan, report_run
 from servax.stages import Holder, Stage, Task, Watcher, ended, holder
@@ -182,21 +181,13 @@ def rehearse(plan: Plan, *, tick: Callable[[int, int], None] | None = None) -> P
 def miniature(data: RunData[Any], folder: Path) -> Plan:
     """Return a run of one fold into `folder` with few utterances and steps of every kind."""
     fold, recipe = data.folds[data.held_out[0]], data.recipe
-    train = _few(fold.train, STEPS * recipe.largest_batch)
-    validation, test = fold.validation, _few(fold.test, BATCHES * recipe.batch_size)
+    train = some(fold.train, STEPS * recipe.largest_batch, seed=0)
+    validation, test = fold.validation, some(fold.test, BATCHES * recipe.batch_size, seed=0)
     small = Fold(0, train, validation, test, fold.apart)
     spoken = {name for part in (train, validation, test) for name in part.utterances["utterance"]}
     corpus = data.corpus.subset(data.corpus.utterances["utterance"].isin(spoken).to_numpy())
     short = recipe.shortened(steps=STEPS, epochs=EPOCHS)
     return Plan.of(replace(data, recipe=short, folder=folder, corpus=corpus, folds=[small]), {})
-
-
-def _few(corpus: Corpus, count: int) -> Corpus:
-    """Return `count` utterances, of every label as many as of another as far as they last."""
-    turn = corpus.utterances.groupby("label").cumcount().to_numpy()
-    chosen = np.zeros(len(turn), dtype=np.bool_)
-    chosen[np.argsort(turn, kind="stable")[:count]] = True
-    return corpus.subset(chosen)
 
 
 class _Stopwatch(Watcher):

@@ -198,19 +198,20 @@ def picture(audit: AuditResult) -> Picture | None:
     bare = {UNDEFENDED: curve(audit, UNDEFENDED, (*UNKNOWING, *KNOWING))}
     who = {"does not know": UNKNOWING, "knows": KNOWING} if audit.defences else {"": ()}
     panels: dict[str, Lines] = {}
-    for words, knowledge in who.items():
+    for whom, knowledge in who.items():
         lines = bare | {name: curve(audit, name, knowledge) for name in audit.defences}
         lines = {name: points for name, points in lines.items() if points}
         if set(lines) - ({UNDEFENDED} if audit.defences else set()):
-            panels[f"an attacker who {words} the defence" if words else ""] = lines
+            panels[f"an attacker who {whom} the defence" if whom else ""] = lines
     if not panels:
         return None
     decibels = audit.decibels(audit.radius)
-    unit = f", {audit.radius:g} is {decibels:.1f} dB" if decibels >= 0 else ""
+    words = "ε; 0 is clean"
     if audit.by_ratio:
-        unit = (
-            f", shares of an utterance's norm; {audit.radius:g} is {ratio_of(audit.radius):.4g} dB"
-        )
+        words += ", shares of an utterance's norm"
+        words += f"; {audit.radius:g} is {ratio_of(audit.radius):.4g} dB"
+    elif decibels >= 0:
+        words += f", {audit.radius:g} is {decibels:.1f} dB"
     sides = " Left, the attacker does not know the defence; right, the attacker does."
     classes = len(audit.found.classes)
     return Picture(
@@ -220,7 +221,7 @@ def picture(audit: AuditResult) -> Picture | None:
         + sides * (len(panels) > 1)
         + " Nothing hides the undefended model, so its line is the white-box one throughout."
         " The dotted line is chance.",
-        png(size_curves(panels, among=audit.systems, classes=classes, unit=unit)),
+        png(size_curves(panels, among=audit.systems, classes=classes, words=words)),
     )
 
 

@@ -281,8 +281,7 @@ def differences(a: Side, b: Side) -> pd.DataFrame:
             uars = a.uar(cells[0]), b.uar(cells[1])
             ends, difference = (_NAN, _NAN), uars[1] - uars[0] if alike else _NAN
             if paired and not np.isnan(difference):
-                band = interval_of(b.drawn(cells[1]) - a.drawn(cells[0]))
-                ends = band.low, band.high
+                ends = interval_of(b.drawn(cells[1]) - a.drawn(cells[0]))
             rows.append((defence, name, *uars, difference, *ends))
     columns = ("a_percent", "b_percent", "difference_points", "low_points", "high_points")
     return pd.DataFrame(rows, columns=["defence", "measure", *columns])

@@ -95,39 +95,30 @@ def uar_curves(run: Measures) -> Figure:
 
 
 def size_curves(
-    panels: Mapping[str, Lines], *, among: Sequence[str], classes: int, unit: str
+    panels: Mapping[str, Lines],
+    *,
+    among: Sequence[str],
+    classes: int,
+    words: str,
+    ticks: Sequence[str] = (),
 ) -> Figure:
-    """Return UAR against the size ε of an attack, a panel per title.
+    """Return UAR against the size of an attack, a panel per title.
 
     Args:
-        panels: Title → the curves of a panel.
+        panels: Title → the curves of a panel; of sizes with names, against the number of a tick.
         among: All systems, which decide how each looks.
         classes: How many there are.
-        unit: What an ε is in dB, or nothing.
+        words: What the size is.
+        ticks: Names of the sizes, the largest change first; none for sizes ε from clean input on.
     """
-    figure = new_figure(3.6)
+    figure = new_figure(3.9 if ticks else 3.6)
     for panel in _uar_panels(figure, panels, among, classes):
-        panel.set_xlabel(f"ε; 0 is clean{unit}")
-        panel.xaxis.set_major_locator(MaxNLocator(nbins=5))
-        panel.xaxis.set_major_formatter(lambda value, _: short(value))
-    return figure
-
-
-def ratio_curves(
-    panels: Mapping[str, Lines], *, among: Sequence[str], classes: int, ticks: Sequence[str]
-) -> Figure:
-    """Return UAR against the signal-to-noise ratio of an attack, a panel per title.
-
-    Args:
-        panels: Title → the curves of a panel, against the number of a tick.
-        among: All systems, which decide how each looks.
-        classes: How many there are.
-        ticks: Ratios in dB, the loudest change first.
-    """
-    figure = new_figure(3.9)
-    for panel in _uar_panels(figure, panels, among, classes):
-        panel.set_xlabel("signal-to-noise ratio of the attack (dB)")
-        panel.set_xticks(range(len(ticks)), ticks)
+        panel.set_xlabel(words)
+        if ticks:
+            panel.set_xticks(range(len(ticks)), ticks)
+        else:
+            panel.xaxis.set_major_locator(MaxNLocator(nbins=5))
+            panel.xaxis.set_major_formatter(lambda value, _: short(value))
     return figure
 
 

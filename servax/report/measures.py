@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from servax.evaluation import metrics
 from servax.evaluation.metrics import recall_by_class, uar_by_group
 from servax.evaluation.records import UNDEFENDED
-from servax.evaluation.statistics import interval_of, over_folds
+from servax.evaluation.statistics import Interval, interval_of, over_folds
 from servax.report import paper
 from servax.report.predictions import (
     CLEAN,
@@ -288,8 +288,8 @@ class Measures:
                 apart = np.array([self._protected(defence, c, c, run) for run in runs])
                 drawn = self._drawn(defence, c)
                 for i, name in enumerate(PROTECTION):
-                    told, band = over_folds(apart[:, i]), interval_of(drawn[i])
-                    numbers = (pooled[i], told.mean, told.sd, band.low, band.high)
+                    told = over_folds(apart[:, i])
+                    numbers = (pooled[i], told.mean, told.sd, *interval_of(drawn[i]))
                     rows.append((defence, int(c.strength), name, *numbers))
         columns = ("defence", "k", "measure", "value", "mean_over_folds", "sd_over_folds")
         return pd.DataFrame(rows, columns=[*columns, "low", "high"])
@@ -316,7 +316,7 @@ class Measures:
             rows.append(row)
         return pd.DataFrame(rows)
 
-    def over_steps(self, defence: str) -> dict[str, tuple[float, tuple[float, float] | None]]:
+    def over_steps(self, defence: str) -> dict[str, tuple[float, Interval | None]]:
         """Return ``PE`` and ``RR`` as means over every k of oblivious PGD, with their intervals.
 
         A mean has no interval where there are too few speakers.
@@ -325,8 +325,7 @@ class Measures:
         pairs = [self._protected(defence, c, c) for c in conditions]
         drawn = [self._drawn(defence, c) for c in conditions] if self.found.draws else []
         for i, name in enumerate(PROTECTION):
-            band = interval_of(np.mean([each[i] for each in drawn], axis=0)) if drawn else None
-            ends = (band.low, band.high) if band else None
+            ends = interval_of(np.mean([each[i] for each in drawn], axis=0)) if drawn else None
             told[name] = float(np.mean([pair[i] for pair in pairs])), ends
         return told
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from servax.errors import ServaxError
 from servax.evaluation.metrics import uar
 from servax.evaluation.records import KNOWING, SINCE_VERSION_2, UNDEFENDED, validate
-from servax.evaluation.statistics import SpeakerDraws, interval_of
+from servax.evaluation.statistics import Interval, SpeakerDraws, interval_of
 from servax.report.tables import percent_sign
 
 _KEYS = ["fold", "seed", "utterance"]
@@ -186,15 +186,13 @@ class Predictions:
         ends = self.interval(kept[None], times=times)
         return Standing(times * uar(self.labels, kept), *ends, attacks=names)
 
-    def interval(self, cells: NDArray[np.intp], *, times: float = 1.0) -> tuple[float, float]:
+    def interval(self, cells: NDArray[np.intp], *, times: float = 1.0) -> Interval:
         """Return the 95 % interval over speakers of the mean UAR of (K, N) predictions.
 
         Both ends, as shares `times` a factor, are ``nan`` for too few speakers.
         """
-        if self.draws is None:
-            return float("nan"), float("nan")
-        found = interval_of(times * self.draws.uar(self.labels, cells))
-        return found.low, found.high
+        drawn = np.empty(0) if self.draws is None else self.draws.uar(self.labels, cells)
+        return interval_of(times * drawn)
 
 
 def collect(

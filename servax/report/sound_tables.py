@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from servax.evaluation.records import KNOWING, KNOWLEDGE, SINCE_VERSION_2, UNDEFENDED
 from servax.perturbation import ratio_of
-from servax.report.figures import ratio_curves
+from servax.report.figures import size_curves
 from servax.report.measures import Measures
 from servax.report.predictions import CLEAN, Condition
 from servax.report.run_tables import with_intervals
@@ -174,4 +174,5 @@ def ratio_figure(run: Measures) -> Figure:
         )
     }
     ticks = [*(f"{snr:g}" for snr in budgets), "clean"]
-    return ratio_curves(panels, among=run.defences, classes=len(run.found.classes), ticks=ticks)
+    classes, words = len(run.found.classes), "signal-to-noise ratio of the attack (dB)"
+    return size_curves(panels, among=run.defences, classes=classes, words=words, ticks=ticks)

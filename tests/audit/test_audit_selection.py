@@ -10,7 +10,7 @@ import pytest
 
 from servax.corpora import Selection
 from servax.errors import ServaxError, SettingError
-from servax.evaluation.dataset import chosen, heard
+from servax.evaluation.dataset import chosen, some
 
 
 def selected(voices: Path, utterances: int | None, **changes: int) -> Selection:
@@ -21,7 +21,7 @@ def selected(voices: Path, utterances: int | None, **changes: int) -> Selection:
 def test_classes_and_their_speakers_have_equal_shares(voices: Path, count: int) -> None:
     selection = selected(voices, count)
     test = selection.fold().test
-    found = heard(selection, test).utterances
+    found = some(test, count, seed=selection.seed).utterances
     assert len(found) == min(count, len(test)) == min(count, 16)
     classes = Counter(found["label"])
     assert max(classes.values()) - min(classes[label] for label in test.labels) <= 1

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from servax.errors import ServaxError, SettingError
 from servax.evaluation.calibration import risks, spread, summary
-from servax.evaluation.calibration_grid import CalibrationGrid
+from servax.evaluation.settings import CalibrationGrid
 from servax.features import Dataset
 from servax.training import Compute, global_seed
 

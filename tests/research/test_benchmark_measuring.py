@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from benchmark import measure
+from benchmark import Attacker, measure
 from entries import Protocol
 from subjects import Target, defence_of, group_of, parameters_of, target_of
 from torch import nn
@@ -18,7 +18,6 @@ from servax.defences import Defended, MeanFilter
 from servax.errors import SettingError
 from servax.evaluation.engine import Identity, run
 from servax.evaluation.records import UNDEFENDED
-from servax.evaluation.suites import Attacker
 from servax.evaluation.systems import System, before
 from servax.features import (
     Dataset,

@@ -1,13 +1,13 @@
-"""The pairs of step and radius that a calibration tries; torch is loaded when they are made."""
+"""Settings of commands that calibrate and certify; torch is loaded when they are made."""
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from servax.errors import SettingError
-from servax.kinds import NOT_NEGATIVE, check_types
+from servax.kinds import COUNT, DECIBELS, NOT_NEGATIVE, Rule, Rules, check_list, check_types
 
 if TYPE_CHECKING:
     from servax.evaluation.threats import Threat
@@ -53,3 +53,31 @@ class CalibrationGrid:
             Threat("pgd", "adaptive", e, gradients=ks[-1], ks=ks, everyone=False, draws=1)
             for e in attacks
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certifying:
+    """The noise, and how often an utterance is heard with it."""
+
+    noise: tuple[float, ...] = (15.0, 20.0)
+    """How far the noise lies below each utterance, in dB; of several each is certified."""
+    draws: int = 1_000
+    """Noisy copies of each utterance that bound how often its answer comes."""
+    draws_to_select: int = 100
+    """Noisy copies that choose the answer before."""
+    alpha: float = 0.001
+    """Probability with which a certificate may be wrong."""
+    RULES: ClassVar[Rules] = {
+        "draws": COUNT,
+        "draws_to_select": COUNT,
+        "alpha": Rule("a probability in (0, 1)", lambda v: 0 < v < 1),
+    }
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_list("noise", self.noise)
+        object.__setattr__(self, "noise", tuple(self.noise))
+        if not self.noise or len(set(self.noise)) < len(self.noise):
+            raise SettingError("noise", list(self.noise), "at least one ratio in dB, each once")
+        for ratio in self.noise:
+            DECIBELS.check("noise", ratio)
