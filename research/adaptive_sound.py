@@ -43,9 +43,10 @@ from servax.evaluation.dataset import chosen
 from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.evaluation.loading import load_system
 from servax.evaluation.options import defended
+from servax.evaluation.systems import System
 from servax.experiments.provenance import provenance
 from servax.files import json_text, write_whole
-from servax.perturbation import L2
+from servax.perturbation import SignalToNoise
 from servax.purifier.files import write_array
 from servax.recognition import Recogniser
 from servax.training import generator
@@ -57,12 +58,8 @@ the oblivious attack."""
 
 RATE = 16_000
 SHIFT = RATE // 100
-
-
-def attack(x: Tensor, snr_db: float, steps: int) -> MomentumPGD:
-    """Return the attack on one sound (1, T)."""
-    radius = float(x.double().norm()) * 10.0 ** (-snr_db / 20.0)
-    return MomentumPGD(step=0.15 * radius, epsilon=radius, norm=L2, steps=steps, bounds=(-1.0, 1.0))
+STEP = 0.15
+"""Length of a step, as a share of the ball."""
 
 
 def answer(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, object]:
@@ -83,7 +80,7 @@ def ascended(
     model: nn.Module, x: Tensor, y: Tensor, begin: Tensor, *, snr_db: float, steps: int
 ) -> Iterator[Tensor]:
     """Yield x_1 ... x_steps inside the ball around `x`, from `begin` on."""
-    reach = attack(x, snr_db, steps)
+    reach = MomentumPGD(norm=SignalToNoise, epsilon=snr_db, step=STEP, bounds=(-1.0, 1.0))
     with reach.facing(model, x, y) as problem:
         given = {"loss": cross_entropy, "step": reach.step, "decay": reach.decay}
         yield from walk(problem, reach.ball, steps=steps, start=begin, **given)
@@ -102,19 +99,23 @@ def adaptive(
 
 
 def measured(
-    systems: dict[str, nn.Module], x: Tensor, y: Tensor, given: argparse.Namespace, kept: Path
+    systems: dict[str, System], x: Tensor, y: Tensor, given: argparse.Namespace, kept: Path
 ) -> Iterator[dict[str, object]]:
-    """Yield a row for each system, attacker and ratio; sounds of an attack are kept."""
+    """Yield a row for each system, attacker and ratio; sounds of an attack are kept.
+
+    Under the fingerprint of what was attacked: a model of the same name may be another one.
+    """
     bare = systems["undefended"]
     attacker = f"adaptive, {given.draws} draws, {given.steps} steps"
     heard = {("clean", None): x}
     for snr_db in given.snr:
-        file = kept / f"oblivious-{snr_db:g}.npy"
+        file = kept / f"{bare.fingerprint[:16]}-{snr_db:g}-{OBLIVIOUS_STEPS}x{STEP}.npy"
         if not file.is_file():
-            *_, last = ascended(bare, x, y, x, snr_db=snr_db, steps=OBLIVIOUS_STEPS)
+            *_, last = ascended(bare.model, x, y, x, snr_db=snr_db, steps=OBLIVIOUS_STEPS)
             write_array(file, last.numpy())
         heard["oblivious", snr_db] = torch.from_numpy(np.load(file))
-    for name, model in systems.items():
+    for name, system in systems.items():
+        model = system.model
         for (who, snr_db), sound in heard.items():
             row = {"system": name, "attacker": who, "snr_db": snr_db, "steps": 0}
             if who == "clean" and name != "undefended":
@@ -122,7 +123,7 @@ def measured(
             yield row | answer(model, sound, y)
             if who == "clean" or name == "undefended" or snr_db not in given.adaptive:
                 continue
-            file = kept / f"{name}-{snr_db:g}.npy".replace(":", "-")
+            file = kept / f"{system.fingerprint[:16]}-{snr_db:g}-{STEP}.npy"
             begin = torch.from_numpy(np.load(file)) if file.is_file() else sound
             found, steps = adaptive(model, x, y, begin, given, snr_db)
             write_array(file, found.numpy())
@@ -189,13 +190,14 @@ def main() -> None:
         if len(done) and (done["utterance"] == name).any():
             continue
         seed = generator(0, "utterance", name).initial_seed()
-        systems = {"undefended": bare.model}
+        systems = {"undefended": bare}
         for what in given.defences:
-            systems[what] = defended(bare, what, seed=seed).model
+            systems[what] = defended(bare, what, seed=seed)
         x = recogniser.inputs(test.root / row["path"])
         if given.quality:
             told = [
-                quality(model, x) | {"system": what} for what, model in list(systems.items())[1:]
+                quality(system.model, x) | {"system": what}
+                for what, system in list(systems.items())[1:]
             ]
             done = pd.concat([done, pd.DataFrame(told).assign(utterance=name)], ignore_index=True)
             write_whole(file, done.round(4).to_csv(index=False).encode())

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import json
 import math
 import time
@@ -44,7 +45,7 @@ from servax.features import set_level
 from servax.files import json_text, write_whole
 from servax.models import EncoderClassifier, SpeechEncoder, open_encoder
 from servax.models.encoder import LEVEL_DBFS
-from servax.perturbation import L2, ascend
+from servax.perturbation import SignalToNoise, ascend
 from servax.perturbation.balls import UNIT, PerUtterance
 from servax.training import HeadTraining, generator, global_seed
 
@@ -58,6 +59,8 @@ SPEECH = {"ravdess": 270, "ased": 120, "emodb": 90, "fsdd": 120}
 SOUNDS = (".flac", ".wav")
 DRAWS = (1, 4, 8)
 """How many draws make an answer."""
+TARGET = HeadTraining(draws=0)
+"""How the head that is attacked is trained."""
 CHECKS = (10, 20, 40, 80)
 """After so many steps an attack is asked what it has reached."""
 
@@ -318,6 +321,11 @@ def augmented(
     return moved
 
 
+def key_of(*told: object) -> str:
+    """Return digits that tell what decides a file from everything else."""
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+
+
 def cleaner_of(name: str, encoder: SpeechEncoder) -> NoiseThenGain:
     """Return the cleaner of a trial, trained unless its weights lie there."""
     trial = TRIALS[name]
@@ -325,7 +333,7 @@ def cleaner_of(name: str, encoder: SpeechEncoder) -> NoiseThenGain:
     if trial.weights:
         cleaner.load_state_dict(cleaner_of(trial.weights, encoder).state_dict())
     elif trial.steps:
-        place = MODELS / f"{name}.pt"
+        place = MODELS / f"{name}-{key_of(trial, encoder.sha256)}.pt"
         if not place.is_file():
             MODELS.mkdir(parents=True, exist_ok=True)
             torch.save(train(trial, encoder).state_dict(), place)
@@ -341,7 +349,7 @@ def target(place: str) -> EncoderClassifier:
         corpus,
         fold,
         open_encoder(place),
-        HeadTraining(draws=0),
+        TARGET,
         seed=0,
         cache=cache_folder() / "features",
     )
@@ -350,7 +358,7 @@ def target(place: str) -> EncoderClassifier:
 
 @dataclass(frozen=True)
 class Attack:
-    """How an utterance is attacked: momentum PGD in an L2 ball, steps of a tenth of its radius."""
+    """How an utterance is attacked: momentum PGD at a ratio, steps of a tenth of the ball."""
 
     snr_db: float
     steps: int
@@ -358,9 +366,8 @@ class Attack:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Iterator[Tensor]:
         """Yield each iterate."""
-        radius = float(x.norm()) * 10.0 ** (-self.snr_db / 20.0)
         pgd = MomentumPGD(
-            norm=L2, epsilon=radius, step=0.1 * radius, steps=self.steps, bounds=(-1.0, 1.0)
+            norm=SignalToNoise, epsilon=self.snr_db, step=0.1, steps=self.steps, bounds=(-1.0, 1.0)
         )
         return pgd.trajectory(model, x, y, generator=generator(seed, "attack"))
 
@@ -374,7 +381,8 @@ def conditions(known: tuple[Attack, ...]) -> dict[str, Attack | None]:
 
 def attacked(place: str, number: int, x: Tensor, y: Tensor, attack: Attack) -> Tensor:
     """Return what the oblivious attacker makes of an utterance; kept for all trials."""
-    kept = MODELS / "oblivious" / f"{number}-{attack.snr_db:g}.pt"
+    told = key_of(attack, target(place).encoder.sha256, TARGET)
+    kept = MODELS / "oblivious" / f"{number}-{told}.pt"
     if not kept.is_file():
         kept.parent.mkdir(parents=True, exist_ok=True)
         *_, moved = attack(target(place), x, y, number)
