@@ -50,7 +50,7 @@ def whole_file(target: str | Path) -> Iterator[Path]:
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
     if place.exists() and not place.is_file():
         raise OSError(errno.EINVAL, "it is there, and is no regular file")
-    part = place.with_name(unfinished_name())
+    part = place.with_name(f".{_where()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
     try:
         part.touch(exist_ok=False)
         yield part
@@ -77,21 +77,6 @@ def write_whole(path: str | Path, data: bytes) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise PathError(path, unwritable(error)) from None
-
-
-def unfinished_name(maker: str | None = None, what: str | None = None) -> str:
-    """Return a name that `remove_unfinished` knows.
-
-    Args:
-        maker: What `this_process` returned in the process that the file belongs to; default here.
-        what: 8 hexadecimal digits; default drawn at random.
-    """
-    return f".{maker or this_process()}-{what or uuid.uuid4().hex[:8]}.part"
-
-
-def this_process() -> str:
-    """Return what tells this process from every other that may see the same files."""
-    return f"{_where()}-{os.getpid()}"
 
 
 def remove_unfinished(folder: Path, *, alone: bool = False) -> None:

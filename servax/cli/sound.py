@@ -137,7 +137,7 @@ class Purify:
     overwrite: bool = False
     """Replace files that are there already."""
     engine: Literal["local", "ray"] = "local"
-    """local purifies on the CPUs of this machine; ray there or on a cluster through Ray Data (the
+    """local purifies on the CPUs of this machine; ray there or on a cluster through Ray (the
     extra ray)."""
     address: str | None = None
     """HOST:PORT of the head of a Ray cluster to join, or auto for that of this machine; default

@@ -77,7 +77,7 @@ def odd(source: Path) -> list[str]:
 
 RAY = pytest.param(
     ("--engine", "ray"),
-    # Ray Data warns of its own defaults when it sets them.
+    # Ray warns of its own defaults when it sets them.
     marks=[pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")],
 )
 

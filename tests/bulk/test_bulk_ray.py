@@ -1,4 +1,4 @@
-"""Ray Data gives the same bytes as this process, goes on, and outlives a lost worker."""
+"""Ray gives the same bytes as this process, goes on, and outlives a lost worker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from servax.cli import main
 from servax.errors import SettingError
 
 pytest.importorskip("ray")
-# Ray Data warns of its own defaults when it sets them.
+# Ray warns of its own defaults when it sets them.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 
 PACKAGED = "ssad-plus-synthetic"
@@ -22,26 +22,23 @@ LOSING = """
 import os, pathlib, sys
 from servax.purifier import bulk
 from servax.purifier.plans import FileJob
-from servax.purifier.bulk import RayWorker, purify_on_ray
+from servax.purifier.bulk import purify_on_ray
+from servax.purifier.files import purify_file
 
-class Mortal(RayWorker):
+def mortal(purifier, how, overwrite, job):
     # The first worker that meets sound 3, and each that meets sound 4, dies as if it were killed.
-    def __call__(self, batch):
-        clean = self.purifier.forward
-        def deadly(x):
-            mark = pathlib.Path(os.environ["MARK"])
-            if self.now.endswith("4.wav") or (self.now.endswith("3.wav") and not mark.exists()):
-                mark.write_text("lost")
-                os.kill(os.getpid(), 9)
-            return clean(x)
-        self.purifier.forward = deadly
-        return super().__call__(batch)
+    cleaner = bulk.kept_cleaner(purifier, **how)
+    clean = type(cleaner).forward
+    def deadly(x):
+        mark = pathlib.Path(os.environ["MARK"])
+        if job.source.endswith("4.wav") or (job.source.endswith("3.wav") and not mark.exists()):
+            mark.write_text("lost")
+            os.kill(os.getpid(), 9)
+        return clean(cleaner, x)
+    cleaner.forward = deadly
+    return purify_file(cleaner, job, overwrite=overwrite)
 
-    def _tried(self, job):
-        self.now = job.source
-        return super()._tried(job)
-
-bulk.RayWorker = Mortal
+bulk.purify_one = mortal
 folder, out = sys.argv[1:]
 jobs = [FileJob(f"{folder}/{i}.wav", f"{out}/{i}.wav") for i in range(6)]
 for outcome in purify_on_ray("ssad-plus-synthetic", jobs, workers=1):
