@@ -46,6 +46,7 @@ from .random_models import (
     Mean as Mean,
     SameDraws as SameDraws,
     Smoothed as Smoothed,
+    draws_inside as draws_inside,
     draws_until_flat as draws_until_flat,
     generators_of as generators_of,
 )

@@ -7,16 +7,20 @@ by other means is to be tried: the mean of the logits instead, or `SameDraws` in
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from servax.attacks import Problem, cross_entropy, logits_of
 from servax.attacks.base import check_inputs
 from servax.kinds import COUNT, POSITIVE, Choice, Rule, typed
-from servax.models import evaluating
+from servax.models import SmoothedClassifier, evaluating
 from servax.perturbation import input_gradient
 from servax.training import global_seed
 
@@ -61,8 +65,8 @@ class ExpectationOverDraws(nn.Module):
     """Maps inputs (B, ...) to the log of the mean of the class probabilities over draws, (B, C).
 
     That is what a random model says on average; its gradient is the expected one that an attack
-    needs, since a single draw's points elsewhere. The graphs of all draws are held at once: halve
-    the batch where memory is short.
+    needs, since a single draw's points elsewhere. The graphs of all draws are held at once, but for
+    waveforms, of which they do not fit.
 
     Args:
         model: A random classifier; each call draws anew.
@@ -94,7 +98,48 @@ class ExpectationOverDraws(nn.Module):
 
     def one_draw(self, x: Tensor) -> Tensor:
         """Return the logits (B, C) of one call of the model."""
-        return logits_of(self.model, x)
+        inside = draws_inside(self.model) > 1  # then its own draws are computed again
+        if x.dim() > 2 or self.draws == 1 or inside or not torch.is_grad_enabled():
+            return logits_of(self.model, x)
+        return computed_again(partial(logits_of, self.model), x, list(generators_of(self.model)))
+
+
+def computed_again(
+    call: Callable[[Tensor], Tensor], x: Tensor, drawing: Sequence[torch.Generator]
+) -> Tensor:
+    """Return ``call(x)`` without its graph, which is computed once more when it is needed.
+
+    The graphs of many draws of a sound do not fit in memory: 64 of 16 sounds of 4 s, heard by a
+    small Whisper, take 30 GB. Called again, it draws what it drew.
+
+    Args:
+        call: From inputs (B, ...) to logits (B, C).
+        x: The inputs.
+        drawing: What it draws from.
+    """
+    states, calls = [each.get_state() for each in drawing], itertools.count()
+
+    def once_more(x: Tensor) -> Tensor:
+        if next(calls) == 0:
+            return call(x)
+        later = [each.get_state() for each in drawing]
+        try:
+            for each, state in zip(drawing, states, strict=True):
+                each.set_state(state)
+            return call(x)
+        finally:
+            for each, state in zip(drawing, later, strict=True):
+                each.set_state(state)
+
+    found: Tensor = checkpoint(once_more, x, use_reentrant=False)
+    return found
+
+
+def draws_inside(model: nn.Module) -> int:
+    """Return over how many draws a model takes the mean by itself, for each answer."""
+    if isinstance(model, SmoothedClassifier):
+        return model.noise.draws
+    return model.draws if isinstance(model, ExpectationOverDraws) else 1
 
 
 @typed

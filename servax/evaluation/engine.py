@@ -27,6 +27,7 @@ from servax.defences import (
     Defended,
     ExpectationOverDraws,
     SameDraws,
+    draws_inside,
     draws_until_flat,
     generators_of,
 )
@@ -46,7 +47,7 @@ from servax.training import Compute, generator
 FEW = 8
 """Most utterances that tell whether a system is random, and over how many draws it is averaged."""
 FEWEST_DRAWS, MOST_DRAWS = 2, 64
-"""Draws whose mean is one gradient of a random system."""
+"""Draws whose mean is one gradient of a random system, those of its own answer counted."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class AttackEngine:
     decides its numbers; else whoever made the system has seen to it."""
     tick: Callable[[], None] = lambda: None
     """Called `Threat.ticks` times per threat, and once per batch of clean input."""
+    most_draws: int = MOST_DRAWS
+    """Most draws whose mean is one gradient of a random system."""
     times: int = 0
     """How often a random system is asked about the same inputs; 0 leaves it at the one answer that
     stands in the records."""
@@ -165,7 +168,7 @@ class AttackEngine:
             # Not where an earlier stage left off: each decides its numbers alone.
             self.reseed(system, "draws")
             random = self.random(system, model)
-            self.needed[key] = draws_needed(model, *self._few()) if random else 1
+            self.needed[key] = draws_needed(model, *self._few(), self.most_draws) if random else 1
         draws = draws or self.needed[key]
         if draws == 1:
             return model, 1
@@ -453,15 +456,18 @@ def predict(model: nn.Module, x: Tensor, *, batch_size: int, names: Sequence[str
     return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
 
 
-def draws_needed(model: nn.Module, x: Tensor, y: Tensor) -> int:
-    """Return over how many draws attackers average the gradient of a random classifier (EOT).
+def draws_needed(model: nn.Module, x: Tensor, y: Tensor, most: int = MOST_DRAWS) -> int:
+    """Return over how many answers attackers average the gradient of a random classifier (EOT).
 
     Args:
-        model: The classifier.
+        model: The classifier; each of its answers may be a mean over draws already.
         x: A few clean inputs (B, ...).
         y: Their classes (B,).
+        most: Draws in all, of all answers.
     """
-    return max(FEWEST_DRAWS, draws_until_flat(model, x, y, most=MOST_DRAWS))
+    inside = draws_inside(model)
+    fewest = max(FEWEST_DRAWS // inside, 1)
+    return max(fewest, draws_until_flat(model, x, y, most=max(most // inside, fewest)))
 
 
 def reseed(system: System, seed: int, *purpose: str) -> None:

@@ -21,7 +21,7 @@ from servax.defences import ExpectationOverDraws, generators_of
 from servax.errors import SettingError
 from servax.evaluation import records
 from servax.evaluation.dataset import heard_by, some
-from servax.evaluation.engine import AttackEngine, as_adaptive, covers
+from servax.evaluation.engine import MOST_DRAWS, AttackEngine, as_adaptive, covers
 from servax.evaluation.loading import load_system
 from servax.evaluation.options import defended, surrogate
 from servax.evaluation.records import UNDEFENDED, Records
@@ -266,6 +266,7 @@ class EncoderFold(FoldStages[EncoderRecipe]):
                 batch_size=r.batch_size,
                 compute=r.compute,
                 reseeds=True,
+                most_draws=r.attack_draws,
                 tick=tick,
             )
             return attacked(engine, systems)
@@ -279,6 +280,8 @@ class EncoderFold(FoldStages[EncoderRecipe]):
             "seconds": r.seconds,
             **told,
         }
+        if r.attack_draws != MOST_DRAWS:  # runs that never named it go on
+            settings["attack_draws"] = r.attack_draws
         batches = -(-len(corpus) // r.batch_size)
         steps = threat.ticks(len(corpus), r.batch_size) if threat else batches
         needs = [task.stage for task in self.networks.values()]

@@ -26,6 +26,7 @@ from servax.defences import (
     Vanilla,
 )
 from servax.errors import RecipeError, ServaxError, SettingError
+from servax.evaluation.engine import MOST_DRAWS
 from servax.evaluation.records import UNDEFENDED
 from servax.evaluation.sound_grid import SoundGrid
 from servax.evaluation.suites import AttackGrid
@@ -375,6 +376,8 @@ class EncoderRecipe(Experiment):
     """Recognisers beside the twin that transfer starts at, by name: a folder or a packaged one."""
     draws: int = 8
     """Draws of a random defence whose mean is one answer."""
+    attack_draws: int = MOST_DRAWS
+    """Most draws whose mean is one gradient of an attack on a random system."""
     seconds: float = 4.0
     """How much of each utterance is heard, in s: its middle; a shorter one is repeated."""
     utterances: int | None = None
@@ -385,6 +388,7 @@ class EncoderRecipe(Experiment):
     RULES: ClassVar[Rules] = {
         "seconds": Rule("a length in [.05, 30] s", lambda seconds: 0.05 <= seconds <= 30),
         "draws": COUNT,
+        "attack_draws": COUNT,
     }
 
     def __post_init__(self) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from servax.errors import SettingError
 from servax.features import set_level
@@ -73,8 +75,11 @@ class SmoothedClassifier(EncoderClassifier):
 
     def heard(self, sound: Tensor) -> Tensor:
         """Return log probabilities (B, C) of sounds (B, T) of one length."""
-        each = []
+        each, hear = [], super().heard
+        if self.noise.draws > 1 and torch.is_grad_enabled():
+            # The graphs of all draws do not fit in memory; each is computed when it is needed.
+            hear = partial(checkpoint, hear, use_reentrant=False)
         for _ in range(self.noise.draws):
             noisy = self.noise.added(sound, self.generator)
-            each.append(super().heard(noisy).log_softmax(dim=1))
+            each.append(hear(noisy).log_softmax(dim=1))
         return torch.stack(each).logsumexp(dim=0) - math.log(self.noise.draws)

@@ -232,3 +232,50 @@ def test_the_most_draws_are_a_limit(most):
 def test_settings_outside_their_rule_are_refused(make, sentence):
     with pytest.raises(SettingError, match=f"^{re.escape(sentence)}$"):
         make()
+
+
+class Longing(torch.nn.Module):
+    """Noise, and a network whose graph holds much more than a sound."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(3)
+        self.first, self.last = torch.nn.Linear(50, 400), torch.nn.Linear(400, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        noisy = x + 0.1 * torch.randn(x.shape, generator=self.generator)
+        logits: torch.Tensor = self.last(torch.tanh(self.first(noisy)).square())
+        return logits
+
+
+def kept_by(model: torch.nn.Module, x: torch.Tensor) -> tuple[int, torch.Tensor]:
+    """Return the numbers that a graph keeps for its gradient, and that gradient."""
+    kept = 0
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.numel()
+        return tensor
+
+    leaf = x.clone().requires_grad_(True)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = model(leaf)[:, 0].sum()
+    before = kept
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    return before, gradient
+
+
+def test_draws_of_a_sound_are_computed_again_as_they_were_not_kept() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x = Longing().eval(), torch.randn(4, 50)
+    kept, gradient = kept_by(ExpectationOverDraws(model, 6), x)
+    after = model.generator.get_state()
+    model.generator.manual_seed(3)
+    leaf = x.clone().requires_grad_(True)
+    each = torch.stack([model(leaf).log_softmax(1) for _ in range(6)])  # the graph of each is kept
+    (expected,) = torch.autograd.grad(each.logsumexp(0)[:, 0].sum(), leaf)
+    assert torch.allclose(gradient, expected, atol=1e-7)
+    assert torch.equal(model.generator.get_state(), after)  # it draws on where it was
+    once, _ = kept_by(model, x)
+    assert kept < 2 * once
