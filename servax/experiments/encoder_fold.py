@@ -280,7 +280,8 @@ class EncoderFold(FoldStages[EncoderRecipe]):
             "seconds": r.seconds,
             **told,
         }
-        if r.attack_draws != MOST_DRAWS:  # runs that never named it go on
+        averaged = threat is not None and threat.knowledge in ("adaptive", "bpda")
+        if averaged and r.attack_draws != MOST_DRAWS:  # runs that never named it go on
             settings["attack_draws"] = r.attack_draws
         batches = -(-len(corpus) // r.batch_size)
         steps = threat.ticks(len(corpus), r.batch_size) if threat else batches
