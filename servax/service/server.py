@@ -328,14 +328,11 @@ def patient_protocol(
     return PatientProtocol
 
 
-def patient_socket(flush_seconds: float = FLUSH_SECONDS) -> Any:
+def patient_socket() -> Any:
     """Return uvicorn's protocol of WebSockets with an end to its patience.
 
     uvicorn itself answers pings of a client that never reads, and waits for ever for it to read
     what was written last; it logs a text that is no text, and what was denied, as faults.
-
-    Args:
-        flush_seconds: For the last bytes, when nothing more is said.
     """
     from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -366,6 +363,6 @@ def patient_socket(flush_seconds: float = FLUSH_SECONDS) -> Any:
 
         async def run_asgi(self) -> None:
             await super().run_asgi()
-            self.loop.call_later(flush_seconds, self.transport.abort)
+            self.loop.call_later(self.close_timeout, self.transport.abort)  # what is not read yet
 
     return PatientSocket

@@ -231,7 +231,7 @@ def test_pings_of_who_never_reads_are_read_no_further(service: Running) -> None:
                 sent += connection.send(pings)
         assert sent < 2**25  # the buffers of both ends
         service.wait(lambda: not service.dispatcher._places)
-        service.wait(lambda: closed(connection), 30)
+        service.wait(lambda: closed(connection), 90)
 
 
 def closed(connection: socket.socket) -> bool:
