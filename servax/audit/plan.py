@@ -21,7 +21,6 @@ from servax.attacks import RandomNoise, Universal
 from servax.audit import checking, sounds
 from servax.audit.settings import Audit
 from servax.evaluation import records
-from servax.evaluation.answers import Answers
 from servax.evaluation.checks import MODEL_CHECKS
 from servax.evaluation.dataset import training_waveforms
 from servax.evaluation.distortion import available
@@ -91,9 +90,9 @@ def plan(audit: Audit) -> list[Planned]:
     return _Plan(audit).all()
 
 
-def _told(answers: Mapping[str, Answers]) -> dict[str, Any]:
+def _told(answers: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """Return the answers of random systems as a stage keeps them; nothing where there are none."""
-    told = {name: each.to_json() for name, each in answers.items()}
+    told = {name: each.to_dict("list") for name, each in answers.items()}
     return {"answers": told} if told else {}
 
 

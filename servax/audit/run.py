@@ -14,7 +14,7 @@ from servax.audit.checking import findings
 from servax.audit.plan import Planned, plan
 from servax.audit.settings import Audit
 from servax.evaluation import records
-from servax.evaluation.answers import TIMES, Answers
+from servax.evaluation.answers import TIMES, shares, worst
 from servax.report import ReportPaths
 from servax.report.audit import AuditResult, Measure, write_audit
 from servax.stages import Watcher, held
@@ -114,18 +114,18 @@ def gathered(
 def _answers(planned: list[Planned]) -> pd.DataFrame | None:
     """Return a row for each random system and attack, and one for the worst of its attacks."""
     rows: list[dict[str, Any]] = []
-    found: dict[str, list[Answers]] = {}
+    found: dict[str, list[pd.DataFrame]] = {}
     for each in planned:
         for name, told in each.result.get("answers", {}).items():
             attack = each.threat.name if each.threat else "none"
-            one = Answers.of(told)
+            one = pd.DataFrame(told)
             rows.append({"defence": name, "attack": attack, "knowledge": each.knowledge(name)})
-            rows[-1] |= one.shares
+            rows[-1] |= shares(one)
             if each.threat:
                 found.setdefault(name, []).append(one)
     for name, every in found.items():
-        worst = {"defence": name, "attack": records.WORST_CASE, "knowledge": "all"}
-        rows.append(worst | Answers.worst(every).shares)
+        who = {"defence": name, "attack": records.WORST_CASE, "knowledge": "all"}
+        rows.append(who | shares(worst(every)))
     return pd.DataFrame(rows).assign(answers=TIMES) if rows else None
 
 

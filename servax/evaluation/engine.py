@@ -32,7 +32,7 @@ from servax.defences import (
     generators_of,
 )
 from servax.errors import ServaxError, SettingError
-from servax.evaluation.answers import Answers, asked
+from servax.evaluation.answers import asked
 from servax.evaluation.dataset import EvaluationSet
 from servax.evaluation.distortion import signal_to_noise_ratio
 from servax.evaluation.records import UNDEFENDED, Records, validate
@@ -72,7 +72,7 @@ class Attacked:
     """Gradients and queries per attacked utterance, distances and SNR."""
     inputs: Tensor
     """The inputs at the last strength, shape of the utterances' x."""
-    answers: Mapping[str, Answers]
+    answers: Mapping[str, pd.DataFrame]
     """What random systems answer to these when they are asked again and again, by name."""
 
 
@@ -176,7 +176,7 @@ class AttackEngine:
         mean: nn.Module = ExpectationOverDraws(model, draws, threat.mean)
         return (SameDraws(mean) if threat.fixed else mean).eval(), draws
 
-    def answers(self, system: System, inputs: Tensor, *purpose: str) -> Answers:
+    def answers(self, system: System, inputs: Tensor, *purpose: str) -> pd.DataFrame:
         """Return what a random system answers to inputs (N, ...) when it is asked again and again.
 
         Args:
@@ -190,7 +190,7 @@ class AttackEngine:
             asked(system.model, inputs[p].to(device), self.dataset.y[p].to(device), self.times)
             for p in self._batches(torch.arange(len(inputs)))
         ]
-        return Answers.joined(parts)
+        return pd.concat(parts, ignore_index=True)
 
     def random(self, system: System, model: nn.Module | None = None) -> bool:
         """Return whether the answers of a system (or of what stands for it) differ by draws."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from servax.evaluation.answers import Answers, asked
+from servax.evaluation.answers import asked, shares, worst
 
 
 class Coin(nn.Module):
@@ -29,24 +33,21 @@ def test_shares_are_those_of_the_answers() -> None:
     found = asked(model, x, y, 50)
     hits = torch.stack(model.said).double()  # (50, 4)
     assert hits.shape == (50, 4)
-    assert torch.allclose(found.right, hits.mean(0))
+    assert np.allclose(found["right"], hits.mean(0))
     sure, hardly = torch.tensor([0.1, 5.0]).softmax(0)[1], torch.tensor([0.1, 0.0]).softmax(0)[1]
     mean = hits.mean(0) * sure + (1 - hits.mean(0)) * hardly
     # A sure answer outweighs hesitant ones: the mean of probabilities is no vote.
-    assert found.in_mean.tolist() == (mean > 0.5).tolist() == [False, True, True, True]
-    assert found.shares["right_once"] == pytest.approx(float(hits.mean()))
-    assert found.shares["right_in_mean"] == 0.75
-    assert found.shares["right_in_all"] == 0.25
+    assert found["in_mean"].tolist() == (mean > 0.5).tolist() == [False, True, True, True]
+    assert shares(found)["right_once"] == pytest.approx(float(hits.mean()))
+    assert shares(found)["right_in_mean"] == 0.75
+    assert shares(found)["right_in_all"] == 0.25
 
 
 def test_the_worst_is_per_utterance_and_survives_a_file() -> None:
-    one = Answers(
-        torch.tensor([1.0, 0.5, 1.0], dtype=torch.float64), torch.tensor([True, False, True])
-    )
-    two = Answers(
-        torch.tensor([0.2, 1.0, 1.0], dtype=torch.float64), torch.tensor([True, True, True])
-    )
-    worst = Answers.worst([one, Answers.of(two.to_json())])
-    assert worst.right.tolist() == [0.2, 0.5, 1.0]
-    assert worst.in_mean.tolist() == [True, False, True]
-    assert worst.shares["right_in_all"] == pytest.approx(1 / 3)
+    one = pd.DataFrame({"right": [1.0, 0.5, 1.0], "in_mean": [True, False, True]})
+    two = pd.DataFrame({"right": [0.2, 1.0, 1.0], "in_mean": [True, True, True]})
+    again = pd.DataFrame(json.loads(json.dumps(two.to_dict("list"))))
+    found = worst([one, again])
+    assert found["right"].tolist() == [0.2, 0.5, 1.0]
+    assert found["in_mean"].tolist() == [True, False, True]
+    assert shares(found)["right_in_all"] == pytest.approx(1 / 3)
