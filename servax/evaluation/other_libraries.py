@@ -16,6 +16,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ from servax.runtime.purifier import open_session
 
 OF_PLACE = ("transformers_version", "_name_or_path")
 """Settings of a configuration that say where it lies and who wrote it."""
+OF_DIMENSIONS = "Wav2Vec2ForSpeechClassification"
+"""What models of audeering call their architecture."""
 TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
 RANKS: dict[int, Inputs] = {2: "waveform", 4: "logmel"}
 
@@ -146,7 +149,11 @@ def _read(transformers: Any, place: str, *, local: bool) -> tuple[Any, Any]:
     try:
         with torch.random.fork_rng(devices=[]), quiet():
             extractor = transformers.AutoFeatureExtractor.from_pretrained(place, **options)
-            network, found = transformers.AutoModelForAudioClassification.from_pretrained(
+            config = transformers.AutoConfig.from_pretrained(place, **options)
+            own = (config.architectures or [""])[0] == OF_DIMENSIONS
+            kind = transformers.AutoModelForAudioClassification
+            kind = _of_dimensions(transformers) if own else kind
+            network, found = kind.from_pretrained(
                 place, use_safetensors=True, output_loading_info=True, **options
             )
     except Exception as error:  # transformers lets through what its many readers raise.
@@ -164,6 +171,31 @@ def _read(transformers: Any, place: str, *, local: bool) -> tuple[Any, Any]:
             f"{missing[0]}; expected a model trained to classify audio",
         )
     return network.float(), extractor
+
+
+def _of_dimensions(transformers: Any) -> Any:
+    """Return the class of audeering's published models of arousal, dominance and valence.
+
+    The mean over frames of wav2vec 2.0, two linear layers and tanh between (Wagner et al. 2023,
+    "Dawn of the transformer era in speech emotion recognition"); transformers has no such head.
+    """
+    home = transformers.models.wav2vec2.modeling_wav2vec2
+
+    class Dimensional(home.Wav2Vec2PreTrainedModel):  # type: ignore[misc, name-defined]
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.wav2vec2, width = home.Wav2Vec2Model(config), config.hidden_size
+            layers = {"dense": nn.Linear(width, width)}
+            layers["out_proj"] = nn.Linear(width, config.num_labels)
+            self.classifier = nn.ModuleDict(layers)
+            self.post_init()
+
+        def forward(self, waveform: Tensor) -> Any:
+            state = self.wav2vec2(waveform).last_hidden_state.mean(dim=1)
+            hidden = torch.tanh(self.classifier["dense"](state))
+            return SimpleNamespace(logits=self.classifier["out_proj"](hidden))
+
+    return Dimensional
 
 
 class OnnxClassifier(nn.Module):

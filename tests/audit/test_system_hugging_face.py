@@ -247,6 +247,55 @@ def test_a_head_that_places_voices_in_a_space_is_known(
     assert not load_system(str(folders["wav2vec2"])).regression
 
 
+def test_a_model_of_audeering(library: Any, tmp_path: Path, speech: torch.Tensor) -> None:
+    """Against the code of the card of audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim."""
+    home = library.models.wav2vec2.modeling_wav2vec2
+
+    class RegressionHead(torch.nn.Module):
+        def __init__(self, config: Any) -> None:
+            super().__init__()
+            self.dense = torch.nn.Linear(config.hidden_size, config.hidden_size)
+            self.dropout = torch.nn.Dropout(config.final_dropout)
+            self.out_proj = torch.nn.Linear(config.hidden_size, config.num_labels)
+
+        def forward(self, features: torch.Tensor) -> Any:
+            x = self.dropout(features)
+            x = torch.tanh(self.dense(x))
+            return self.out_proj(self.dropout(x))
+
+    class Wav2Vec2ForSpeechClassification(home.Wav2Vec2PreTrainedModel):
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.wav2vec2 = home.Wav2Vec2Model(config)
+            self.classifier = RegressionHead(config)
+            self.post_init()
+
+        def forward(self, input_values: torch.Tensor) -> Any:
+            hidden_states = self.wav2vec2(input_values)[0]
+            return self.classifier(torch.mean(hidden_states, dim=1))
+
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(4)
+        names = {0: "arousal", 1: "dominance", 2: "valence"}
+        labels = {"id2label": names, "label2id": {name: i for i, name in names.items()}}
+        settings = library.Wav2Vec2Config(
+            **(SIZES | SOUND | labels), problem_type="regression", pooling_mode="mean"
+        )
+        network = Wav2Vec2ForSpeechClassification(settings).eval()
+        network.save_pretrained(tmp_path / "dim")
+        extractor = library.Wav2Vec2FeatureExtractor(do_normalize=True)
+        extractor.save_pretrained(tmp_path / "dim")
+    system = load_system(str(tmp_path / "dim"))
+    assert system.regression
+    assert system.labels == ("arousal", "dominance", "valence")
+    rows = [extractor(s.numpy(), sampling_rate=16_000, return_tensors="pt") for s in speech]
+    with torch.no_grad():
+        wanted = torch.cat([network(row["input_values"]) for row in rows])
+        torch.testing.assert_close(system.model(speech), wanted, rtol=1e-5, atol=1e-5)
+    assert system.gradients
+
+
 def test_a_multi_label_head_is_known(folders: dict[str, Path], tmp_path: Path) -> None:
     assert not load_system(str(folders["wav2vec2"])).multi_label
     for kind, several in (
