@@ -8,6 +8,7 @@ become one: ``a.wav`` stays ``a.wav``, ``a.mp3`` becomes ``a.mp3.wav``, ``a.mp3.
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from servax import audio
-from servax.errors import AudioError, PathError, shown, unwritable
-from servax.files import whole_file
+from servax.errors import AudioError, PathError, shown
+from servax.files import write_whole
 from servax.purifier.folders import (
     SOUNDS,
     files_below,
@@ -280,19 +281,14 @@ def write_manifest(plan: Plan, told: Iterable[Outcome], out: Path) -> None:
     table = out / MANIFEST
     if not there and not os.path.exists(table):  # noqa: PTH110
         return
-    try:
-        with (
-            whole_file(table) as part,
-            part.open("w", encoding="utf-8", newline="") as file,
-        ):
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for row, target in plan.rows:
-                if target in there:
-                    told_of = (row.gender, row.session, row.text, row.utterance)
-                    writer.writerow([_listed(target, out), row.emotion, row.speaker, *told_of])
-    except OSError as error:
-        raise PathError(table, unwritable(error)) from None
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    for row, target in plan.rows:
+        if target in there:
+            told_of = (row.gender, row.session, row.text, row.utterance)
+            writer.writerow([_listed(target, out), row.emotion, row.speaker, *told_of])
+    write_whole(table, text.getvalue().encode())
 
 
 def check_manifest(plan: Plan, out: Path) -> None:
