@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from servax.corpora import Corpus
-from servax.errors import SettingError
 from servax.features.cache import Features
 from servax.features.scale import SCALES, Scale, ScaleKind, Scaling, ZScore
-from servax.kinds import NUMBER, Rules, check_types
+from servax.kinds import COUNT, NUMBER, Choice, Rules, check_types
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,7 @@ class Dataset:
 
     def batches(self, size: int, device: torch.device | None = None) -> Iterator[Batch]:
         """Yield all utterances once, in order, `size` at a time."""
-        if size < 1:
-            raise SettingError("batch size", size, "a whole number of at least 1")
+        COUNT.check("batch size", size)
         for start in range(0, len(self), size):
             yield self.batch(np.arange(start, min(start + size, len(self))), device)
 
@@ -87,8 +85,7 @@ def fit_scale(
     Raises:
         SettingError: `kind` is unknown, or a level is not finite.
     """
-    if kind not in SCALES:
-        raise SettingError.choice("scale", kind, SCALES)
+    Choice(SCALES).check("scale", kind)
     logmels = (features.logmel_db[row] for row in features.rows(corpus))
     return ZScore.fit(logmels) if kind == "z-score" else Scale.fit(logmels, window_db=window_db)
 

@@ -15,9 +15,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from servax.errors import SettingError, ShapeError
+from servax.errors import ShapeError
 from servax.features import check_type
-from servax.kinds import check_size, typed
+from servax.kinds import Choice, check_size, typed
 from servax.models.classifier import Layers
 
 Parts = OrderedDict[str, nn.Module]
@@ -139,8 +139,7 @@ def feature_extractor(network: VGG16, tap: str) -> nn.Sequential:
     Raises:
         SettingError: `tap` is not one of `TAPS`.
     """
-    if tap not in TAPS:
-        raise SettingError.choice("tap", tap, TAPS)
+    Choice(TAPS).check("tap", tap)
     names = list(network.features._modules)
     kept = names[: names.index(tap.replace("conv", "relu")) + 1]
     return Layers(OrderedDict((name, network.features.get_submodule(name)) for name in kept))

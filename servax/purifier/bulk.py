@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from servax import audio
-from servax.errors import ServaxError, SettingError
+from servax.errors import ServaxError
+from servax.kinds import COUNT
 from servax.purifier.files import cleaner_of, purify_file
 from servax.purifier.plans import LOGMEL, FileJob, Outcome
 from servax.runtime.host import cpus, one_thread
@@ -63,7 +64,8 @@ def purify_here(
         SettingError: `workers` is below 1.
         ServaxError: The purifier cannot be read, or a worker was lost.
     """
-    _check_workers(workers)
+    if workers is not None:
+        COUNT.check("workers", workers)
     count = min(workers or workers_for(jobs), max(1, len(jobs)))
     cleaner = cleaner_of(purifier, **how)  # refused here, before others begin
     if count > 1:
@@ -73,11 +75,6 @@ def purify_here(
         with one_thread():
             outcome = purify_file(cleaner, job, overwrite=overwrite)
         yield outcome
-
-
-def _check_workers(workers: int | None) -> None:
-    if workers is not None and workers < 1:
-        raise SettingError("workers", workers, "a whole number of at least 1")
 
 
 def workers_for(jobs: Sequence[FileJob]) -> int:
@@ -161,7 +158,8 @@ def purify_on_ray(
     """
     from servax.stages.ray_session import joined, last_line, ready
 
-    _check_workers(workers)
+    if workers is not None:
+        COUNT.check("workers", workers)
     ray = ready(address)
     # What a lost worker had done was not there before.
     there = {job.target for job in jobs if os.path.exists(job.target)}  # noqa: PTH110

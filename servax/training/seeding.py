@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from servax.errors import SettingError
+from servax.kinds import NUMBER
 
 
 def derive(seed: int, *purpose: str | int) -> int:
@@ -19,8 +20,7 @@ def derive(seed: int, *purpose: str | int) -> int:
 
     Hashing keeps streams apart: neighbouring seeds and epochs do not share numbers.
     """
-    if seed < 0:
-        raise SettingError("seed", seed, "a whole number of at least 0")
+    NUMBER.check("seed", seed)
     text = "\0".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
