@@ -9,7 +9,6 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from servax.evaluation.records import UNDEFENDED
@@ -100,28 +99,6 @@ class Table:
         return [[cell.text for cell in row] for row in self.rows]
 
 
-def best_of(
-    values: Sequence[float], eligible: Sequence[bool], *, lowest: bool = False
-) -> list[bool]:
-    """Return which entries are the best of a column, ties included.
-
-    Args:
-        values: Rounded as they are printed; ``nan`` where nothing was measured.
-        eligible: Which rows compete.
-        lowest: Whether low is good.
-
-    Returns:
-        True for the best of the rows that compete; all False where fewer than two of them were
-        measured, or all read the same.
-    """
-    numbers = np.asarray(values, dtype=np.float64)
-    compete = np.asarray(eligible, dtype=bool) & np.isfinite(numbers)
-    if np.unique(numbers[compete]).size < 2:
-        return [False] * numbers.size
-    top = numbers[compete].min() if lowest else numbers[compete].max()
-    return [bool(flag) for flag in compete & (numbers == top)]
-
-
 def pivot(
     frame: pd.DataFrame,
     fields: Sequence[Field],
@@ -170,11 +147,16 @@ def _cell(each: Field, entry: Row | None) -> Cell:
     return Cell(told) if isinstance(told, str) else told
 
 
-def _best(each: Field, column: Sequence[Row | None], compete: list[bool]) -> list[bool]:
-    if not each.best:
-        return [False] * len(column)
-    values = [math.nan if entry is None else float(entry[each.best]) for entry in column]
-    return best_of([round(v, each.digits) for v in values], compete, lowest=each.lowest)
+def _best(each: Field, column: Sequence[Row | None], compete: Sequence[bool]) -> list[bool]:
+    """Return which entries are the best of those that compete, ties included.
+
+    None is where fewer than two of them were measured, or all read the same.
+    """
+    measured = [math.nan if not each.best or e is None else float(e[each.best]) for e in column]
+    values = [round(value, each.digits) for value in measured]
+    among = {v for v, ours in zip(values, compete, strict=True) if ours and math.isfinite(v)}
+    top = (min if each.lowest else max)(among) if len(among) > 1 else None
+    return [ours and v == top for v, ours in zip(values, compete, strict=True)]
 
 
 def listing(frame: pd.DataFrame, fields: Sequence[Field], **layout: Any) -> Table:

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import recall_score
 
-from servax.report import Cell, Measures, Table, collect, table_1
+from servax.report import Cell, Head, Measures, Table, collect, table_1
 from servax.report.run_tables import adaptive_table, other_table
-from servax.report.tables import best_of
+from servax.report.tables import Field, pivot
 
 EPSILONS, STEPS = (0.003, 0.006, 0.009, 0.012, 0.015), (3, 6, 9, 12, 15)
 
@@ -117,12 +117,22 @@ def test_only_defences_compete_for_bold(everyone: pd.DataFrame) -> None:
         assert found == ([False] * len(ours) if head.text.endswith("kept") else expected)
 
 
+def marked(values: list[float], *, lowest: bool = False) -> list[bool]:
+    """Return which values a table marks as best; the last one is of the bare model."""
+    names = [*(f"defence-{i}" for i in range(len(values) - 1)), "undefended"]
+    frame = pd.DataFrame({"defence": names, "uar": values})
+    field = Field(Head("UAR"), lambda row: str(row["uar"]), best="uar", lowest=lowest)
+    table = pivot(frame, [field], key="", title="One column", note="")
+    return [cells[1].best for cells in table.rows]
+
+
 def test_best_of_a_column() -> None:
     nan = float("nan")
-    assert best_of([1.0, 3.0, 3.0, 9.0], [True, True, True, False]) == [False, True, True, False]
-    assert best_of([1.0, 3.0, nan], [True] * 3, lowest=True) == [True, False, False]
-    assert best_of([2.0, 2.0], [True] * 2) == [False, False]
-    assert best_of([nan, 2.0], [True] * 2) == [False, False]
+    assert marked([1.0, 3.0, 3.0, 9.0]) == [False, True, True, False]
+    assert marked([1.0, 3.0, nan, 0.5], lowest=True) == [True, False, False, False]
+    assert marked([2.0, 2.0, 1.0]) == [False, False, False]
+    assert marked([2.04, 2.0, 1.0]) == [False, False, False]  # both read 2.0
+    assert marked([nan, 2.0, 1.0]) == [False, False, False]
 
 
 def test_records_with_the_last_adaptive_attack_alone_have_no_second_block(
