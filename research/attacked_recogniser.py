@@ -5,13 +5,16 @@
     python research/attacked_recogniser.py runs/v15/model ravdess --group 1 \
         -o results/ravdess_whisper_vaccinated/15_db
 
+With ``--defence`` what stands before the recogniser is attacked too, as ``servax audit --defences``
+takes it; what draws anew answers with the mean of 8 draws.
+
 Each utterance of a group that the recogniser never heard is attacked by itself: projected gradient
 descent with momentum on the margin, in the Euclidean ball of a signal-to-noise ratio. The oblivious
-attacker knows encoder and head but not the noise; the adaptive one knows all but what will be
-drawn, and takes each gradient through the mean over fresh draws (EOT, Athalye et al. 2018). An
-attack is judged by new draws: two answers, each a mean as users get it. Attacks of more steps and
-draws follow on who is still right, and louder ones too: the worst counts. Gradients are computed in
-bfloat16, answers in float32.
+attacker knows encoder and head but neither noise nor defence; the adaptive one knows all but what
+will be drawn, and takes each gradient through the mean over fresh draws (EOT, Athalye et al. 2018).
+An attack is judged by new draws: two answers, each a mean as users get it. Attacks of more steps
+and draws follow on who is still right, and louder ones too: the worst counts. Gradients are
+computed in bfloat16, answers in float32.
 
 Leaves ``answers.csv``, a row for each utterance and attack, as soon as the utterance is done, and
 goes on there; utterances come in a drawn order, a class at a time, so that the first n are a fair
@@ -21,8 +24,10 @@ sample. ``--summary`` only tells what is there.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +38,9 @@ from torch import Tensor, nn
 from servax.attacks import MomentumPGD
 from servax.audio import read
 from servax.corpora import Corpus, load
+from servax.defences import ExpectationOverDraws
+from servax.evaluation.loading import load_system
+from servax.evaluation.options import defended
 from servax.files import json_text, write_whole
 from servax.models import EncoderClassifier, Noise, SmoothedClassifier, SpeechEncoder
 from servax.perturbation import L2
@@ -41,6 +49,8 @@ from servax.training import generator
 
 ANSWERS = 2
 """How often each attacked sound is judged."""
+ANSWER_DRAWS = 8
+"""Draws whose mean is one answer behind a defence that draws."""
 
 
 def fair_order(corpus: Corpus, seed: int) -> list[int]:
@@ -83,24 +93,50 @@ def attacked(model: nn.Module, x: Tensor, y: Tensor, snr_db: float, steps: int) 
     return attack(model, x, y)
 
 
+@dataclass(frozen=True)
+class Subject:
+    """A recogniser as attackers and users meet it, over draws of its own for each utterance."""
+
+    bare: nn.Module
+    """What an attacker takes it for who knows neither noise nor defence."""
+    answering: nn.Module
+    """What users ask: each call is one answer."""
+    known: Callable[[int], nn.Module]
+    """What an attacker sees who knows all but the draws: the mean over so many."""
+
+
+def subject(network: EncoderClassifier, given: argparse.Namespace, position: int) -> Subject:
+    """Return what an utterance is attacked on; draws depend on its position in the group."""
+    answers, attacks = (generator(given.seed, each, position) for each in ("answers", "attack"))
+    bare = EncoderClassifier(network.encoder, network.head).eval()
+    if given.defence:
+        system = replace(load_system(str(given.recogniser)), model=bare)
+
+        def behind(draws: torch.Generator, count: int) -> nn.Module:
+            model = defended(system, given.defence, seed=draws.initial_seed()).model
+            return ExpectationOverDraws(model, count)
+
+        return Subject(bare, behind(answers, ANSWER_DRAWS), partial(behind, attacks))
+    if isinstance(network, SmoothedClassifier):
+        network.generator.manual_seed(answers.initial_seed())
+
+        def smoothed(count: int) -> nn.Module:
+            noise = Noise(network.noise.snr_db, count)
+            return SmoothedClassifier(network.encoder, network.head, noise, attacks).eval()
+
+        return Subject(bare, network, smoothed)
+    return Subject(bare, network, lambda _: bare)
+
+
 def rows_of(
-    network: EncoderClassifier, x: Tensor, y: Tensor, given: argparse.Namespace, seed: int
+    network: EncoderClassifier, x: Tensor, y: Tensor, given: argparse.Namespace, position: int
 ) -> list[dict[str, object]]:
     """Return what is answered for a sound (1, T) of class (1,), clean and under each attack."""
-    plain = EncoderClassifier(network.encoder, network.head).eval()
-    draws = generator(given.seed, "attack", seed)
-    if isinstance(network, SmoothedClassifier):
-        network.generator.manual_seed(generator(given.seed, "answers", seed).initial_seed())
+    met = subject(network, given, position)
 
     def right(sound: Tensor) -> int:
         with torch.no_grad():
-            return sum(int(network(sound).argmax(1) == y) for _ in range(ANSWERS))
-
-    def knowing(count: int) -> nn.Module:
-        if not isinstance(network, SmoothedClassifier):
-            return plain
-        noise = Noise(network.noise.snr_db, count)
-        return SmoothedClassifier(network.encoder, network.head, noise, draws).eval()
+            return sum(int(met.answering(sound).argmax(1) == y) for _ in range(ANSWERS))
 
     clean = right(x)
     first = {"knowledge": "none", "snr_db": np.inf, "steps": 0, "draws": 0, "right": clean}
@@ -113,7 +149,7 @@ def rows_of(
                 if who != knowledge:
                     continue
                 if kept:
-                    model = plain if knowledge == "oblivious" else knowing(count)
+                    model = met.bare if knowledge == "oblivious" else met.known(count)
                     with in_bfloat16(network.encoder):
                         moved = attacked(model, x, y, snr_db, steps)
                     kept = min(kept, right(moved))
@@ -149,6 +185,7 @@ def main() -> None:
     parser.add_argument("recogniser", type=Path)
     parser.add_argument("corpus")
     parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--defence", default="", help="what stands before the recogniser")
     parser.add_argument("--scheme", default="four")
     parser.add_argument("--groups", type=int, default=6)
     parser.add_argument("--group", type=int, default=1)

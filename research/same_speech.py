@@ -11,6 +11,8 @@ Beside the measures of `servax.evaluation.distortion` stand:
 - `word_errors`: words that pocketsphinx gets wrong, over the six that were said. Its US English
   models come with it; they were not made for acted speech, so read the errors beside those of the
   sound as it was (`undefended`).
+- `shift_db`: how far what comes of a copy that begins 10 ms later lies below the sound, in dB; a
+  defence that draws noise draws it anew for the copy.
 - `same_voice`: cosine of the speaker embeddings (Resemblyzer, GE2E, Wan et al. 2018) of the clean
   and the changed sound.
 """
@@ -25,12 +27,13 @@ import pandas as pd
 import torch
 from pocketsphinx import Decoder
 from resemblyzer import VoiceEncoder
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from servax.audit.sounds import of_the_class
 from servax.corpora import Selection
 from servax.evaluation.dataset import gather
-from servax.evaluation.distortion import ANOTHER, available, measured
+from servax.evaluation.distortion import ANOTHER, available, measured, signal_to_noise_ratio
 from servax.evaluation.options import defended
 from servax.evaluation.systems import System
 from servax.files import write_whole
@@ -41,6 +44,8 @@ SAID = {"01": "kids are talking by the door", "02": "dogs are sitting by the doo
 """By the fifth number of a file's name."""
 LOUD = 0.7
 """Peak of what the recogniser of words hears; RAVDESS is very quiet."""
+SHIFT = 160
+"""Samples of 10 ms."""
 
 
 def word_errors(said: str, heard: str) -> float:
@@ -60,6 +65,12 @@ def words(decoder: Decoder, sound: np.ndarray) -> str:
     decoder.process_raw((loud * 32_767).astype(np.int16).tobytes(), full_utt=True)
     decoder.end_utt()
     return decoder.hyp().hypstr if decoder.hyp() else ""
+
+
+def shifted_db(front: nn.Module, x: Tensor, made: Tensor) -> Tensor:
+    """Return how far below sounds (B, T) a shift changes what is made of them, in dB (B,)."""
+    later = front(pad(x, (SHIFT, 0)))[:, SHIFT:]
+    return signal_to_noise_ratio(made, later)
 
 
 @torch.no_grad()
@@ -90,9 +101,10 @@ def main() -> None:
     for name in ("undefended", ANOTHER, *fronts):
         if name in set(done["defence"]):
             continue
-        found = x[other] if name == ANOTHER else x
+        found, shifts = x[other] if name == ANOTHER else x, None
         if name in fronts:
             found = torch.cat([fronts[name](part) for part in x.split(8)])
+            shifts = shifted_db(fronts[name], x, found).tolist()
         rows = []
         for n, told in enumerate(measured(x, found, system.sample_rate, available())):
             row: dict[str, object] = {"defence": name, "file": files[n], **told}
@@ -100,6 +112,8 @@ def main() -> None:
                 said, sound = SAID[files[n].split("-")[4]], found[n].numpy()
                 row["word_errors"] = word_errors(said, words(decoder, sound))
                 row["same_voice"] = float(voices[n] @ encoder.embed_utterance(sound))
+            if shifts:
+                row["shift_db"] = shifts[n]
             rows.append(row)
         done = pd.concat([done, pd.DataFrame(rows)], ignore_index=True)
         write_whole(RESULTS, done.to_csv(index=False, float_format="%.4f").encode())
