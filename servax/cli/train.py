@@ -38,7 +38,7 @@ from servax.experiments.training import (
     tune_encoder,
 )
 from servax.features import FrontEnd, FrontEndSettings, extract
-from servax.kinds import stored
+from servax.kinds import Precision, stored
 from servax.models import DiscriminatorSettings, NetworkName, open_encoder
 from servax.purifier import PurifierTraining, SurrogateTraining, preset as purifier_preset
 from servax.recognition import MODEL, Recogniser
@@ -67,6 +67,9 @@ class _Training(FoldChoice, Processes):
     """Seeds weights, batches and what else is drawn; an extractor needs another than its target."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    precision: Precision = "float32"
+    """float32, or bfloat16: matrix products are computed in it, which is faster where the machine
+    has it (AMX, CUDA)."""
 
     def __call__(self) -> int:
         """Train, in all processes together."""
@@ -88,8 +91,8 @@ class _Training(FoldChoice, Processes):
 
     @property
     def compute(self) -> Compute:
-        """Device of the training."""
-        return Compute(device=self.device)
+        """Device and precision of the training."""
+        return Compute(device=self.device, precision=self.precision)
 
     def parts(self) -> Parts:
         """Return the datasets of the fold; every process of a training reads them anew."""
@@ -121,7 +124,9 @@ class _Training(FoldChoice, Processes):
                 if update is not None:
                     update(at.epoch * at.steps + at.step, steps or at.epochs * at.steps)
 
-            yield Session(folder, self.seed, settings, self.compute, progress)
+            # Trainings begun before there was a choice are resumed.
+            other = "" if self.precision == "float32" else f" {self.precision}"
+            yield Session(folder, self.seed, settings + other, self.compute, progress)
 
     def fitted(self, what: str, train: Callable[[Session], Fitted], settings: str = "") -> None:
         """Train into ``out/model`` with a bar, and say what came of it."""
@@ -142,6 +147,8 @@ NEEDED = {
     "attacked": "tune",
 }
 """Options that mean nothing without another."""
+SHOWN = {"as it is": "validation/clean", "attacked": "validation/attacked"}
+"""What is said of the validation speakers after a tuning."""
 
 
 @dataclass(frozen=True)
@@ -168,8 +175,9 @@ class TrainRecogniser(_Training):
     and is trained for, 15 for example, so that attacks must be louder. Each answer is the mean of
     8 draws: it costs 8 passes, and differs a little each time. Default none."""
     tune: int | None = None
-    """With --encoder: how many of the last layers that are used are tuned with the head, for at
-    most 12 epochs; the tuned encoder is saved with it. Default none: the encoder stays as it is."""
+    """With --encoder: how many of the last layers that are used are tuned with the head, for 12
+    epochs, with all of them what lies below too; the tuned encoder is saved beside the head.
+    Default none: the encoder stays as it is."""
     attacked: float | None = None
     """With --tune: the tuning hears attacks too, down to this signal-to-noise ratio in dB and 15 dB
     above, 35 for example; with --vaccinate through its noise. Three steps each: it takes five times
@@ -248,10 +256,12 @@ class TrainRecogniser(_Training):
         if tuning is not None:
             how = {"head": asdict(self.head), "tuning": asdict(tuning), "seed": self.seed}
             settings = _identity(fold.train, encoder=encoder.sha256, **how)
-            tune = partial(
-                tune_encoder, recogniser=recogniser, first=chosen, fold=fold, tuning=tuning
-            )
-            self.fitted("recogniser", tune, settings)
+            out = Path(self.out)
+            with self.session(out, "tuning", settings) as session:
+                tune_encoder(session, recogniser, chosen, fold, tuning)
+            last = read_log(out / LOG_NAME)[-1]
+            told = [f"{name} {last[key]:.3f}" for name, key in SHOWN.items() if key in last]
+            _say(f"validation UAR {', '.join(told)}, after the last epoch: {out / MODEL}")
             return
         recogniser.save_pretrained(Path(self.out) / MODEL)
         _say(

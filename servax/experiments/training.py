@@ -208,9 +208,9 @@ def tune_encoder(
     Args:
         session: Where, and with which seed.
         recogniser: What `train_encoder_recogniser` made; its weights are moved.
-        first: The head to begin with, that of the training speakers alone: those of validation
-            choose the epoch, so they must be new to it.
-        fold: Who trains, and who chooses.
+        first: The head to begin with, that of the training speakers alone, so that the validation
+            speakers, who are measured after each epoch, are new to it.
+        fold: Who trains, and who is measured.
         tuning: How.
 
     Raises:

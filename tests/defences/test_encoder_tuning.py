@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,24 +77,49 @@ def test_batches_hold_everybody_once_and_nearly_one_length(corpus: Corpus) -> No
 
 @pytest.mark.parametrize("attack_db", [None, 30.0])
 @pytest.mark.parametrize("noisy", [False, True])
-def test_only_the_last_layers_and_the_head_move(
-    corpus: Corpus, encoder: SpeechEncoder, tmp_path: Path, attack_db: float | None, noisy: bool
+@pytest.mark.parametrize("layers", [1, 2])
+def test_only_what_is_asked_for_and_the_head_move(
+    corpus: Corpus,
+    encoder: SpeechEncoder,
+    tmp_path: Path,
+    attack_db: float | None,
+    noisy: bool,
+    layers: int,
 ) -> None:
+    encoder.blocks.append(copy.deepcopy(encoder.blocks[0]))
+    encoder.depth = 2
     head = head_of(encoder)
     network = EncoderClassifier(encoder, head)
     if noisy:
         network = SmoothedClassifier(encoder, head, Noise(15.0, 4))
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    settings = EncoderTuning(epochs=2, batch_size=4, learning_rate=1e-3, attack_db=attack_db)
+    settings = EncoderTuning(
+        layers=layers, epochs=2, batch_size=4, learning_rate=1e-3, attack_db=attack_db
+    )
     sounds = Sounds(corpus)
     tuner = EncoderTuner(network, sounds, sounds, settings, seed=0)
     fitted = fit(tuner, settings.schedule(), tmp_path / "out", seed=0, settings="")
     assert fitted.epochs == 2
-    # One layer has all the weight of the layers, and the statistics are measured, not learned.
-    fixed = ("head.weights", "head.centre", "head.spread")
+    # The statistics are measured, not learned, and what hides frames in training has no part.
+    fixed = ("head.centre", "head.spread", "encoder.network.masked_spec_embed")
+    moving = ("encoder.network." if layers == 2 else "encoder.network.encoder.layers.1.", "head.")
     for name, value in network.state_dict().items():
-        tuned = name.startswith(("encoder.network.encoder.layers.", "head.")) and name not in fixed
-        assert torch.equal(value, before[name]) != tuned, name
+        moved = not torch.equal(value, before[name])
+        assert moved == (name.startswith(moving) and name not in fixed), name
+
+
+def test_the_rate_rises_and_falls_as_torchs_own_cycle() -> None:
+    settings, steps = EncoderTuning(epochs=10, learning_rate=0.1), 40
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([weight], lr=0.1)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, 0.1, total_steps=steps + 2, final_div_factor=1e9
+    )
+    for step in range(steps):
+        ours = settings.rate(step * settings.epochs / steps)
+        assert ours == pytest.approx(optimiser.param_groups[0]["lr"], abs=0.008)
+        optimiser.step()
+        cycle.step()
 
 
 def test_it_learns_what_tells_the_sounds_apart_and_repeats_itself(
@@ -112,7 +138,8 @@ def test_it_learns_what_tells_the_sounds_apart_and_repeats_itself(
         found.append((fitted, tuner.weights()))
     (first, weights), (second, again) = found
     assert first == second
-    assert first.best == 1.0
+    assert (first.epochs, first.best_epoch) == (8, 7)  # the last weights are kept
+    assert tuner.validate(0)["validation/clean"] == 1.0
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
