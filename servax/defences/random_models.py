@@ -86,6 +86,7 @@ class ExpectationOverDraws(nn.Module):
         self.model = model
         self.draws = int(draws)
         self.mean = mean
+        self._rewinds: bool | None = None
 
     @typed
     def forward(self, x: Tensor) -> Tensor:
@@ -101,7 +102,31 @@ class ExpectationOverDraws(nn.Module):
         inside = draws_inside(self.model) > 1  # then its own draws are computed again
         if x.dim() > 2 or self.draws == 1 or inside or not torch.is_grad_enabled():
             return logits_of(self.model, x)
-        return computed_again(partial(logits_of, self.model), x, list(generators_of(self.model)))
+        if self._rewinds is None:
+            self._rewinds = rewinds(self.model, x[:1])
+        if not self._rewinds:  # of what it draws from elsewhere, the gradient needs the first draw
+            return logits_of(self.model, x)
+        return computed_again(partial(logits_of, self.model), x, generators_of(self.model))
+
+
+@torch.no_grad()
+def rewinds(model: nn.Module, x: Tensor) -> bool:
+    """Say whether a model draws again what it drew, once its generators and torch's are put back.
+
+    One that draws from elsewhere (NumPy, a generator under another name) does not.
+
+    Args:
+        model: Its generators are left as they were.
+        x: An input (1, ...).
+    """
+    drawing, said = generators_of(model), []
+    states = [each.get_state() for each in drawing]
+    for _ in range(2):
+        with global_seed(0, "rewound"):
+            said.append(logits_of(model, x))
+        for each, state in zip(drawing, states, strict=True):
+            each.set_state(state)
+    return torch.equal(*said)
 
 
 def computed_again(
@@ -137,9 +162,13 @@ def computed_again(
 
 def draws_inside(model: nn.Module) -> int:
     """Return over how many draws a model takes the mean by itself, for each answer."""
-    if isinstance(model, SmoothedClassifier):
-        return model.noise.draws
-    return model.draws if isinstance(model, ExpectationOverDraws) else 1
+    inside = 1
+    for module in model.modules():
+        if isinstance(module, SmoothedClassifier):
+            inside *= module.noise.draws
+        elif isinstance(module, ExpectationOverDraws):
+            inside *= module.draws
+    return inside
 
 
 @typed

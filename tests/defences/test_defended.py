@@ -17,6 +17,7 @@ from servax.defences import (
     GaussianNoise,
     Quantise,
     SameDraws,
+    draws_inside,
     draws_until_flat,
 )
 from servax.errors import SettingError, ShapeError
@@ -279,3 +280,30 @@ def test_draws_of_a_sound_are_computed_again_as_they_were_not_kept() -> None:
     assert torch.equal(model.generator.get_state(), after)  # it draws on where it was
     once, _ = kept_by(model, x)
     assert kept < 2 * once
+
+
+class ElsewhereDrawn(torch.nn.Module):
+    """Scales a sum by what is drawn where nobody looks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws, self.drawn = np.random.default_rng(5), list[float]()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.drawn.append(self.draws.normal())
+        total = self.drawn[-1] * x.sum(dim=1, keepdim=True).square()
+        return torch.cat([total, torch.zeros_like(total)], dim=1)
+
+
+def test_draws_that_cannot_be_repeated_are_kept() -> None:
+    model, x = ElsewhereDrawn(), torch.tensor([[1.0, 2.0]], requires_grad=True)
+    logits = ExpectationOverDraws(model, 64, mean="logits")(x)
+    (gradient,) = torch.autograd.grad(logits[0, 0] - logits[0, 1], x)
+    expected = 2 * 3 * np.mean(model.drawn[-64:])  # of s (1 + 2)²
+    assert gradient.tolist() == [pytest.approx([expected, expected], rel=1e-5)]
+
+
+def test_draws_of_an_answer_count_wherever_they_stand() -> None:
+    mean = ExpectationOverDraws(classifier(), 3)
+    assert draws_inside(classifier()) == 1
+    assert draws_inside(torch.nn.Sequential(ExpectationOverDraws(mean, 2))) == 6
