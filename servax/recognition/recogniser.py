@@ -336,9 +336,13 @@ class EncoderRecogniser(
         if not isinstance(head, EncoderHead) or len(labels) != head.settings.classes:
             raise KeyError("labels")
         beside = folder / ENCODER
-        place = encoder or str(beside if beside.is_dir() else one["place"])
-        found = open_encoder(place, layers=head.settings.layers)
-        if found.sha256 != one["sha256"]:
+        # What lies beside the head may belong to one that was saved there before.
+        places = [encoder] if encoder else [*[str(beside)] * beside.is_dir(), one["place"]]
+        for place in places:
+            found = open_encoder(place, layers=head.settings.layers)
+            if found.sha256 == one["sha256"]:
+                break
+        else:
             raise CheckpointError(
                 place,
                 f"is another encoder than the one that the head in {folder} was trained on: its "

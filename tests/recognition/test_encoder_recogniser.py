@@ -131,3 +131,22 @@ def test_it_is_audited_as_it_answers(recogniser: EncoderRecogniser, tmp_path: Pa
     assert torch.equal(system.model(x), recogniser.network(x))
     with pytest.raises(SettingError, match="inputs is 'logmel', expected 'waveform'"):
         load_system(str(tmp_path / "mine"), inputs="logmel")
+
+
+def test_the_encoder_of_a_head_before_is_not_taken_for_another_ones(
+    recogniser: EncoderRecogniser, tmp_path: Path
+) -> None:
+    place = tmp_path / "model"
+    with torch.no_grad():
+        next(iter(recogniser.network.encoder.blocks[0].parameters())).mul_(2.0)  # tuned
+    recogniser.save_pretrained(place, encoder=True)
+    tuned = EncoderRecogniser.from_pretrained(place)
+    tuned.save_pretrained(place)  # its encoder lies there and nowhere else
+    said = EncoderRecogniser.from_pretrained(place)(SOUND, 16_000)
+    assert torch.equal(said, recogniser(SOUND, 16_000))
+    published = open_encoder(recogniser.network.encoder.place)
+    network = EncoderClassifier(published, recogniser.network.head).eval()
+    other = EncoderRecogniser(network, LABELS)
+    other.save_pretrained(place)
+    said = EncoderRecogniser.from_pretrained(place)(SOUND, 16_000)
+    assert torch.equal(said, other(SOUND, 16_000))
