@@ -196,7 +196,8 @@ class TrainRecogniser(_Training):
         for name, needed in NEEDED.items():
             if getattr(self, name) is not None and getattr(self, needed) is None:
                 raise SettingError(name, getattr(self, name), f"none without --{needed}")
-        _ = self.tuning
+        if self.tuning is not None and self.size > 1:
+            raise SettingError("tune", self.tune, "none with several devices: one process tunes")
 
     @property
     def tuning(self) -> EncoderTuning | None:

@@ -151,6 +151,10 @@ def test_an_encoder_is_tuned_under_attack_saved_and_not_tuned_again(
     [
         (["--tune", "1"], "servax: tune is 1, expected none without --encoder"),
         (["--attacked", "35"], "servax: attacked is 35.0, expected none without --tune"),
+        (
+            ["--encoder", "e", "--tune", "1", "--devices", "2"],
+            "servax: tune is 1, expected none with several devices",
+        ),
     ],
 )
 def test_options_that_need_another_are_refused(
