@@ -9,6 +9,7 @@ from servax.cli.certify import Certify
 from servax.cli.commands import part
 from servax.cli.output import bar, command_line, note, print_json, print_table
 from servax.corpora import Selection
+from servax.errors import SettingError
 from servax.evaluation.certificates import certified, shares
 from servax.evaluation.dataset import gather
 from servax.evaluation.loading import load_system
@@ -27,6 +28,8 @@ def certify(command: Certify) -> int:
     COUNT.check("batch_size", command.batch_size)
     compute = Compute(device=command.device)
     system, settings = load_system(command.model), part(Certifying, command)
+    if system.regression:
+        raise SettingError("model", command.model, "a model with a head that classifies")
     system = replace(system, model=compute.placed(system.model))
     system, heard = gather(system, part(Selection, command))
     if command.between is not None:

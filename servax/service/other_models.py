@@ -43,6 +43,8 @@ class OtherModel(Purifying):
             ServaxError: One of them cannot be used, or an extra is missing.
         """
         system = load_system(model, inputs="waveform")
+        if system.regression:
+            raise SettingError("model", model, "a model with a head that classifies")
         session = getattr(system.model, "session", None)
         if session is not None and "role" in session.get_modelmeta().custom_metadata_map:
             expected = "the recogniser alone: this file of servax export holds a purifier itself"

@@ -59,6 +59,14 @@ def audit(*more: str) -> int:
     return main([*command, "--snr", "40,30", *more])
 
 
+def test_a_model_of_numbers_gets_no_certificate(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["certify", "space_model:Space", "--corpus", "values.csv", "--out", "out"]) == 2
+    assert "expected a model with a head that classifies" in capsys.readouterr().err
+    assert not (place / "out").exists()
+
+
 def lin(truth: np.ndarray, answers: np.ndarray) -> float:
     """Lin's coefficient as 1 less the expected squared difference over that of independent ones."""
     spread = truth.var() + answers.var() + (truth.mean() - answers.mean()) ** 2
