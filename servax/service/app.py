@@ -33,7 +33,7 @@ from servax.service.responses import (
     bad_parameter,
     problems,
 )
-from servax.service.settings import HIGHEST_SNR_DB, LOWEST_SNR_DB
+from servax.service.settings import HIGHEST_SNR_DB, LOWEST_SNR_DB, ServiceSettings
 from servax.service.streaming import HIGHEST_STREAM_RATE, LiveSound
 from servax.service.telemetry import Log, Metrics
 from servax.service.tensors import (
@@ -156,7 +156,6 @@ def open_routes(handler: RequestHandler) -> "APIRouter":
 
     @router.head("/readyz", include_in_schema=False)
     @router.get("/v2/health/ready", include_in_schema=False)
-    @router.get("/v2/models/{model}/ready", include_in_schema=False)
     @router.get(
         "/readyz",
         summary="Whether requests are answered: 503 while networks load, while every place is "
@@ -171,6 +170,8 @@ def open_routes(handler: RequestHandler) -> "APIRouter":
             return state("shutting_down")
         return state("busy" if dispatcher.ready else "loading")
 
+    for model in _served(handler.settings):
+        router.get(f"/v2/models/{model}/ready", include_in_schema=False)(readyz)
     return router
 
 
@@ -268,7 +269,7 @@ def guarded_routes(handler: RequestHandler, tokens: Tokens, metrics: Metrics) ->
             openapi_extra=SOUND,
         )(attacked)
 
-    for model in OUTPUTS if not handler.settings.purify_only else ["purify"]:
+    for model in _served(handler.settings):
         _take_tensors(router, model, handler, metrics)
 
     @router.get("/v1/models", tags=["state"], summary="Which networks answer, and their licences")
@@ -287,6 +288,10 @@ def guarded_routes(handler: RequestHandler, tokens: Tokens, metrics: Metrics) ->
         return Response(text, headers={"Content-Type": kind})
 
     return router
+
+
+def _served(settings: ServiceSettings) -> list[str]:
+    return ["purify"] if settings.purify_only else [*OUTPUTS]
 
 
 def _take_tensors(

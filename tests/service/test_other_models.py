@@ -91,6 +91,17 @@ def test_a_folder_of_hugging_face_answers(
     np.testing.assert_allclose(list(found.before.probabilities.values()), expected, atol=1e-4)
 
 
+def test_a_model_that_answers_in_numbers_is_refused(
+    loudness: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(loudness)
+    told = {"labels": '["arousal", "dominance", "valence"]', "sample_rate": "16000"}
+    helper.set_model_props(model, told)
+    onnx.save(model, loudness)
+    assert main(["serve", "--port", "0", "--model", str(loudness)]) == 2
+    assert "expected a model with a head that classifies" in capfd.readouterr().err
+
+
 def test_what_cannot_be_loaded_is_refused_before_anybody_is_told_to_ask(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,6 +139,8 @@ def test_the_worker_that_only_purifies_loads_no_torch() -> None:
         np.testing.assert_allclose(found, expected.T, atol=2 * 2.0**-15)
         assert httpx.post(f"{url}/v1/classify", content=body).status_code == 404
         assert httpx.get(f"{url}/v1/models").json()["recogniser"] is None
+        for model, status in (("purify", 200), ("classify", 404)):
+            assert httpx.get(f"{url}/v2/models/{model}/ready").status_code == status
 
 
 @pytest.mark.parametrize(("mib", "cpus", "workers"), [(3072, 16, 2), (65_536, 16, 16)])

@@ -54,8 +54,10 @@ def test_samples_are_classified_as_those_of_a_file(service: Running) -> None:
 
 
 def test_it_says_what_it_takes_and_whether_it_can(service: Running) -> None:
-    for path in ("health/live", "health/ready", "models/purify/ready"):
+    for path in ("health/live", "health/ready", "models/purify/ready", "models/classify/ready"):
         assert service.client.get(f"/v2/{path}").status_code == 200
+    for path in ("models/other", "models/other/ready"):
+        assert service.client.get(f"/v2/{path}").status_code == 404
     told = service.client.get("/v2/models/classify").json()
     assert [each["name"] for each in told["outputs"]] == ["labels", "probabilities", "undefended"]
 
