@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from servax.audio import encoded
 from servax.runtime.samples import HIGHEST_RATE, LOWEST_RATE
@@ -63,27 +64,28 @@ def from_tensor(body: bytes, settings: ServiceSettings) -> Tensor:
         (tensor,) = given["inputs"]
         told = {**given.get("parameters", {}), **tensor.get("parameters", {})}
         rate, request = told["sample_rate"], given.get("id", "")
-        samples = np.asarray(tensor["data"])
-        one, *more = (1, *tensor["shape"])[-2:]  # (channels, T)
-        if not (tensor["datatype"] == "FP32" and samples.dtype.kind in "iuf" and samples.size):
-            raise ValueError
+        *leading, frames = tensor["shape"]
+        (channels,) = leading or (1,)  # a batch of several sounds has more
         if (
-            type(rate) is not int
+            tensor["datatype"] != "FP32"
+            or {type(rate), type(channels), type(frames)} != {int}
+            or not (0 < channels <= MOST_LISTS and frames > 0)
             or not isinstance(request, str)
             or not SAFE_ID.fullmatch((request or "x").encode())
         ):
             raise ValueError
         with np.errstate(over="ignore"):  # infinity is refused as it is in a file
-            samples = samples.reshape(one, *more).astype(np.float32)
-        if len(samples) > MOST_LISTS:
-            raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+            samples = _numbers(tensor["data"]).reshape(channels, frames).astype(np.float32)
+    except (
+        *(ValueError, LookupError, TypeError, AttributeError),
+        *(RecursionError, OverflowError, MemoryError),
+    ):
         raise Refusal(
             422,
             "bad_tensor",
             f"The body is no such request, or holds more than {MOST_VALUES} values; expected one "
             'input of datatype "FP32" and shape [T] or [channels, T], its "data", and a whole '
-            '"sample_rate" among its "parameters".',
+            '"sample_rate" among its "parameters"; send each sound of a batch alone.',
         ) from None
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise Refusal(422, *REFUSED["rate"])
@@ -108,6 +110,17 @@ def answer(model: str, request: str, outputs: str) -> str:
     """Return an answer of the protocol, as JSON."""
     head = json.dumps({"model_name": model, **({"id": request} if request else {})})
     return f'{head[:-1]}, "outputs": {outputs}}}'
+
+
+def _numbers(data: Any) -> NDArray[np.float64]:
+    """Return the numbers of a list, or of a list of lists.
+
+    Each is looked at before: one long text makes an array of texts as wide as itself.
+    """
+    rows = data if isinstance(data[0], list) else [data]
+    if not {type(value) for row in rows for value in row} <= {int, float}:
+        raise TypeError
+    return np.asarray(data, np.float64)
 
 
 def _output(model: str, *values: Any) -> str:

@@ -140,6 +140,7 @@ def tensor(sounds: Sounds, draw: Draw) -> Message:
             [draw.choice((1e39, -1e308, float("nan"), float("inf"), 0, 10**400))] * count,
             [[0.5, -0.5]] * (count // 64),
             draw.choice(("text", None, {}, [None], ["1"], [[1], [1, 2]], [True], [[[]]])),
+            ["1"] * count * 10 + ["1" * 90_000],
         )
     )
     size = draw.choice(([count],) * 4 + ([1, count], [2, count // 2], [count, 1], [-1], [2**70]))

@@ -53,6 +53,7 @@ def test_hostile_bodies_of_other_forms_are_refused(served: Served, only: str, se
     assert record["faults"] == []
     assert record["workers_same"]
     assert seen in record["statuses"]
+    assert record["rss_peak_mib"] < record["rss_ready_mib"] + 300
 
 
 def test_bytes_of_a_bad_mp3_stay_out_of_the_log(served: Served) -> None:
