@@ -1,8 +1,9 @@
 """The inference protocol of KServe and Triton (v2, JSON): a tensor of samples in, tensors out.
 
 https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol. A request has
-one input, FP32 of shape [T] or [channels, T], whose ``sample_rate`` in Hz is a parameter of it or
-of the request. Workers read it, and what they read passes what a sound file passes.
+one input, FP32 of shape [channels, T], or [T] for one channel, whose ``sample_rate`` in Hz is a
+parameter of it or of the request. Workers read it, and what they read passes what a sound file
+passes.
 """
 
 from __future__ import annotations
@@ -24,11 +25,18 @@ from servax.service.settings import ServiceSettings
 
 MOST_VALUES, MOST_LISTS = 2**21, 64
 """In one body: each becomes an object of its own before it is a sample."""
-OUTPUTS = {
-    "purify": {"samples": "FP32"},
-    "classify": {"labels": "BYTES", "probabilities": "FP32", "undefended": "FP32"},
+Tensors = dict[str, tuple[str, tuple[int, ...]]]
+"""Type and shape by name; -1 is any length."""
+SOUND: Tensors = {"samples": ("FP32", (-1, -1))}  # (channels, T)
+OUTPUTS: dict[str, Tensors] = {
+    "purify": SOUND,
+    "classify": {
+        "labels": ("BYTES", (-1,)),
+        "probabilities": ("FP32", (-1,)),
+        "undefended": ("FP32", (-1,)),
+    },
 }
-"""What each model gives, and its type."""
+"""What each model gives."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +54,11 @@ class Tensor(Decoded):
 
 def metadata(model: str) -> dict[str, Any]:
     """Return what the protocol tells of a model."""
-    made = [{"name": name, "datatype": of, "shape": [-1]} for name, of in OUTPUTS[model].items()]
-    given = {"name": "samples", "datatype": "FP32", "shape": [-1, -1]}
-    return {"name": model, "platform": "servax", "inputs": [given], "outputs": made}
+    inputs, outputs = (
+        [{"name": name, "datatype": of, "shape": [*shape]} for name, (of, shape) in each.items()]
+        for each in (SOUND, OUTPUTS[model])
+    )
+    return {"name": model, "platform": "servax", "inputs": inputs, "outputs": outputs}
 
 
 def from_tensor(body: bytes, settings: ServiceSettings) -> Tensor:
@@ -97,7 +107,7 @@ def purify_tensors(models: Purifying, sounds: list[Decoded]) -> list[str]:
     """Return the output of each sound as JSON: it is long, and the server has others to serve."""
     # 7 decimals are finer than 24 bits.
     made = [models.samples(each)[0].astype(np.float64).round(7).T for each in sounds]
-    return [_output("purify", samples if len(samples) > 1 else samples[0]) for samples in made]
+    return [_output("purify", samples) for samples in made]
 
 
 def classified(found: Classification) -> str:
@@ -128,6 +138,6 @@ def _output(model: str, *values: Any) -> str:
     return json.dumps(
         [
             {"name": name, "datatype": of, "shape": list(v.shape), "data": v.ravel().tolist()}
-            for (name, of), v in named
+            for (name, (of, _)), v in named
         ]
     )

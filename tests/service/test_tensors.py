@@ -34,7 +34,7 @@ def test_samples_are_purified_as_those_of_a_file(service: Running, channels: int
     (made,) = answer["outputs"]
     assert (answer["model_name"], answer["id"], made["datatype"]) == ("purify", "a-1", "FP32")
     found = np.reshape(made["data"], made["shape"])
-    assert found.shape == given.shape
+    assert found.shape == (channels, len(samples))
     expected, _ = samples_of(service.post("/v1/purify", body).content)
     np.testing.assert_allclose(np.atleast_2d(found).T, expected, atol=2 * 2.0**-15)
 
@@ -60,6 +60,18 @@ def test_it_says_what_it_takes_and_whether_it_can(service: Running) -> None:
         assert service.client.get(f"/v2/{path}").status_code == 404
     told = service.client.get("/v2/models/classify").json()
     assert [each["name"] for each in told["outputs"]] == ["labels", "probabilities", "undefended"]
+
+
+@pytest.mark.parametrize("model", ["purify", "classify"])
+def test_answers_have_the_names_types_and_dimensions_told(service: Running, model: str) -> None:
+    told = service.client.get(f"/v2/models/{model}").json()
+    body = request(np.stack([SAMPLES, -SAMPLES / 2]))
+    made = asked(service, model, body).json()["outputs"]
+    assert len(told["inputs"][0]["shape"]) == 2
+    for name in ("name", "datatype"):
+        assert [each[name] for each in made] == [each[name] for each in told["outputs"]]
+    for one, said in zip(made, told["outputs"], strict=True):
+        assert [-1] * len(one["shape"]) == said["shape"]
 
 
 SAMPLES = np.zeros(1_600) + 0.1
