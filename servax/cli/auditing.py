@@ -165,10 +165,19 @@ def _folder(command: Audit, system: System) -> Path:
 
 def _in_numbers(command: Audit, system: System, settings: AuditSettings) -> int:
     """Audit a model that answers in numbers."""
-    for name in ("fail_under", "surrogates", "attacks"):
-        if getattr(command, name) is not None:
-            expected = f"nothing: {system.name} answers in numbers, which have no classes"
-            raise SettingError(name, getattr(command, name), expected)
+    numbers = f"{system.name} answers in numbers"
+    no_classes = f"nothing: {numbers}, which have no classes"
+    refused = {
+        "fail_under": no_classes,
+        "surrogates": no_classes,
+        "attacks": no_classes,
+        "gradients": f"float32: {numbers}, and its audit has no fast mode",
+        "sounds": f"0 or nothing: {numbers}, and its report plays no sound",
+        "speech": f"0 or nothing: {numbers}, and its audit compares no sound",
+    }
+    for name, expected in refused.items():
+        if (given := getattr(command, name)) not in (getattr(Audit, name), 0):
+            raise SettingError(name, given, expected)
     with bar("features") as update:
         prepared = RegressionAudit.of(
             settings,
