@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from servax.audit.settings import AuditSettings
+from servax.audit.settings import AuditSettings, refuse_what_cannot_be
 from servax.audit.speed import Speed
 from servax.errors import SettingError
 from servax.evaluation.dataset import inputs_of, some
@@ -39,8 +39,8 @@ OWN_ANSWERS = (
     "its place, so errors say how far an attacker moves answers, not how good they were."
 )
 LEFT_OUT = (
-    "An attacker who does not know the defence (oblivious) attacks the bare model, and all systems "
-    "answer to the same inputs.",
+    "An attacker who does not know the defence (oblivious) attacks the bare model, and all "
+    "defences answer to the same inputs.",
     "The worst case takes of each utterance the answer of largest error over all attacks.",
     "The sanity checks of other audits look at classes, and were not made; nor transfer attacks.",
 )
@@ -76,24 +76,31 @@ class RegressionAudit:
         """Return an audit; everything is loaded and refused here, nothing written.
 
         Raises:
-            SettingError: A defence does not fit the model.
-            ServaxError: The corpus cannot be read.
+            SettingError: A defence does not fit the model, or no attack that is wanted is possible.
+            ServaxError: The corpus cannot be read, or the model answers NaN or infinity.
         """
         choice = settings.selection
         fold = choice.fold()
         corpus = some(fold.test, choice.utterances, seed=choice.seed)
         subject, x = inputs_of(subject, fold, corpus, progress)
-        reason = shut(subject.model, x[: settings.batch_size])
-        bare = replace(subject, name=UNDEFENDED, shut=reason and (subject.shut or reason))
-        systems = [bare, *(defended(bare, each, seed=settings.seed) for each in defences)]
+        some_x = x[: settings.batch_size]
+        reason = shut(subject.model, some_x)
+        subject = replace(subject, shut=reason and (subject.shut or reason))
+        refuse_what_cannot_be(settings, subject)
+        bare = replace(subject, name=UNDEFENDED)
+        behind = [defended(bare, each, seed=settings.seed) for each in defences]
+        systems = [bare, *(replace(s, shut=s.shut or shut(s.model, some_x)) for s in behind)]
         twice = [s.name for s in systems if [t.name for t in systems].count(s.name) > 1]
         if twice:
             raise SettingError("a name", twice[0], "one of its own; NAME=WHAT gives another")
-        values = choice.values(subject.labels)
+        values, called = (
+            choice.values(subject.labels),
+            list(map(str, corpus.utterances["utterance"])),
+        )
         if values is None:
-            truth = answers(bare, x, "truth", seed=settings.seed)
+            truth = answers(bare, x, "truth", names=called, seed=settings.seed)
         else:
-            truth = torch.tensor([values[str(n)] for n in corpus.utterances["utterance"]])
+            truth = torch.tensor([values[name] for name in called])
         heard = Spoken(corpus=corpus, x=x, truth=truth, names=subject.labels, seed=settings.seed)
         return cls(
             settings=settings,
@@ -106,22 +113,31 @@ class RegressionAudit:
 
     def plan(self) -> list[Task]:
         """Return its stages: what each system answers to clean input, and under each threat."""
-        bare, count = self.systems[0], len(self.dataset.x)
-        threats = self.settings.suite(bare).threats(self.settings.knowledge)
+        bare, behind, count = self.systems[0], self.systems[1:], len(self.dataset.x)
+        knowledge = self.settings.knowledge
+        threats = self.settings.suite(bare).threats(knowledge)
         x, y = self.dataset.x[:1], torch.zeros(1, dtype=torch.int64)
-        tasks = [self._task("clean", "clean input", {}, None, self.systems, 0.0)]
-        # Made on the bare model for all: there it is also that of an attacker who knows it.
-        shared = {e.name for e in suited(threats, bare) if e.knowledge == "oblivious"}
-        shared = shared if self.systems[1:] else set()
+        tasks = [self._task("clean", "clean input", {}, None, bare, self.systems, 0.0)]
+        made = {
+            known: {
+                (e.attack, e.strengths) for e in suited(threats, bare, bare) if e.knowledge == known
+            }
+            for known in ("oblivious", "adaptive")
+        }
+        # Both attackers of the bare model make the same inputs with these: once is enough.
+        both = made["oblivious"] & made["adaptive"] if behind else set()
+        alone = Speed.of(bare, x, y)
         for system in self.systems:
             speed = Speed.of(system, x, y)
-            for threat in suited(threats, system):
-                oblivious = threat.knowledge == "oblivious"
-                other = {
-                    "oblivious": not shared,
-                    "adaptive": system is bare and threat.name in shared,
-                }
-                if other.get(threat.knowledge):
+            speed = replace(speed, gradient=speed.gradient or alone.gradient)  # BPDA's
+            for threat in suited(threats, system, bare):
+                shared = (threat.attack, threat.strengths) in both
+                meets: Sequence[System] = (system,)
+                if threat.knowledge == "oblivious":
+                    meets = self.systems if shared or "adaptive" not in knowledge else behind
+                elif threat.knowledge == "adaptive" and system is bare and shared:
+                    continue
+                if not meets:
                     continue
                 knows = threat.knowledge.replace("_", " ")
                 task = self._task(
@@ -129,7 +145,8 @@ class RegressionAudit:
                     f"{knows} {threat.name} on {system.name}",
                     {"threat": repr(threat)},
                     threat,
-                    self.systems if oblivious else (system,),
+                    system,
+                    meets,
                     speed.of_attack(threat, count),
                 )
                 tasks.append(task)
@@ -141,6 +158,7 @@ class RegressionAudit:
         title: str,
         told: Mapping[str, Any],
         threat: Threat | None,
+        source: System,
         systems: Sequence[System],
         seconds: float,
     ) -> Task:
@@ -148,15 +166,19 @@ class RegressionAudit:
         digest = hashlib.sha256(heard.x.numpy().tobytes() + heard.truth.numpy().tobytes())
         key = {"heard": digest.hexdigest(), "seed": heard.seed, **told}
         key["systems"] = {system.name: system.identity for system in systems}
+        key["source"] = source.identity
 
         def work(stage: Any, watcher: Watcher) -> Mapping[str, Any]:
             if threat is None:
                 frame = pd.concat(
-                    heard.rows(answers(each, heard.x, "clean", seed=heard.seed), each.name)
+                    heard.rows(
+                        answers(each, heard.x, "clean", seed=heard.seed, names=heard.utterances),
+                        each.name,
+                    )
                     for each in systems
                 )
             else:
-                frame = attacked(threat, systems[0], systems, heard, watcher.advance)
+                frame = attacked(threat, source, systems, heard, watcher.advance)
             return {"rows": frame.to_dict("records")}
 
         stage = make_stage(self.folder, name, title, key)
@@ -187,10 +209,12 @@ class RegressionAudit:
             f"under the worst of all attacks {number(worst, digits=4)}."
         ]
         sentences += [OWN_ANSWERS] * self.own
-        if not self.systems[0].gradients:
-            sentences.append(
-                f"Nobody attacked by gradients ({self.systems[0].shut}): a lower bound of the harm."
-            )
+        sentences += [
+            f"Nobody attacked {each.name} by gradients of its own ({each.shut}): a lower bound of "
+            "the harm."
+            for each in self.systems
+            if each.shut
+        ]
         told = {name: str(value) for name, value in self.origin.items()}
         told |= {"machine": told.get("machine", platform.machine())}
         told |= {each.name: each.source for each in self.systems}

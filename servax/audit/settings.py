@@ -165,7 +165,7 @@ class Audit:
                 attack of those wanted is possible.
             ServaxError: A folder or the corpus cannot be read.
         """
-        _refuse_what_cannot_be(settings, subject)
+        refuse_what_cannot_be(settings, subject)
         if attacks and subject.gradients and "adaptive" not in settings.knowledge:
             raise SettingError(
                 "knowledge",
@@ -180,7 +180,7 @@ class Audit:
         # loaded the model may know the reason better.
         reason = shut(subject.model, x)
         subject = replace(subject, shut=reason and (subject.shut or reason))
-        _refuse_what_cannot_be(settings, subject)
+        refuse_what_cannot_be(settings, subject)
         systems = [replace(subject, name=UNDEFENDED)]
         for wanted in defences:
             system = defended(subject, wanted, seed=settings.seed)
@@ -204,7 +204,7 @@ class Audit:
         )
 
 
-def _refuse_what_cannot_be(settings: AuditSettings, subject: System) -> None:
+def refuse_what_cannot_be(settings: AuditSettings, subject: System) -> None:
     """Refuse attackers that the model shuts out, and attacks whose library is missing."""
     if not subject.gradients and "black_box" not in settings.knowledge:
         raise SettingError(

@@ -25,6 +25,7 @@ from servax.evaluation.records import UNDEFENDED, WORST_CASE
 from servax.evaluation.systems import System
 from servax.evaluation.threats import Threat
 from servax.evaluation.trial import repeats
+from servax.models import check_finite
 from servax.training import generator
 
 ATTACKS = (RandomNoise, Square, NES, PGD, APGD)
@@ -74,6 +75,11 @@ class Spoken:
     def __len__(self) -> int:
         return len(self.x)
 
+    @property
+    def utterances(self) -> list[str]:
+        """What they are called."""
+        return list(self.corpus.utterances["utterance"])
+
     def rows(
         self, answers: Tensor, defence: str, threat: Threat | None = None, strength: float = 0.0
     ) -> pd.DataFrame:
@@ -85,33 +91,52 @@ class Spoken:
         return frame.assign(**{n: answers[:, i].numpy() for i, n in enumerate(self.names)}, **truth)
 
 
-def suited(threats: Sequence[Threat], system: System) -> Iterator[Threat]:
+def suited(threats: Sequence[Threat], system: System, bare: System) -> Iterator[Threat]:
     """Yield the threats that go through a system and can raise an error.
 
     PGD starts somewhere in its ball: where the answer itself is the truth, the gradient at the
-    input is zero.
+    input is zero. The margin of `Nearness` keeps all digits of 1 / (1 + e); cross-entropy adds it
+    to log 2, and in float32 loses those of a large error. Nearness is never fooled, so none of its
+    attacks could stop early.
+
+    Args:
+        threats: What might be done.
+        system: Who is attacked.
+        bare: The model without a defence: BPDA takes its gradients alone.
     """
     through = {
         "black_box": True,
         "adaptive": system.gradients,
         "oblivious": system.gradients and system.name == UNDEFENDED,
-        "bpda": system.gradients and system.exact and system.front is not None,
+        "bpda": bare.gradients and system.exact and system.front is not None,
     }
     for each in threats:
         other = each.random_only or each.towards or each.waveform
         if type(each.attack) not in ATTACKS or other or not through.get(each.knowledge):
             continue
-        if isinstance(each.attack, PGD):
-            each = replace(each, attack=replace(each.attack, random_start=True))
+        if isinstance(each.attack, PGD | APGD):
+            raised = replace(each.attack, random_start=True, early_stop=False, loss="margin")
+            each = replace(each, attack=raised)
         exact = system.exact or each.knowledge != "adaptive"
         yield each if exact else replace(each, knowledge="bpda")
 
 
 @torch.no_grad()
-def answers(system: System, x: Tensor, *purpose: str, seed: int = 0, size: int = 16) -> Tensor:
-    """Return what a system answers (N, D) to inputs (N, ...), its draws decided by a purpose."""
+def answers(
+    system: System, x: Tensor, *purpose: str, names: Sequence[str], seed: int = 0, size: int = 16
+) -> Tensor:
+    """Return what a system answers (N, D) to inputs (N, ...), its draws decided by a purpose.
+
+    Raises:
+        ServaxError: An answer is NaN or infinite; of `names` (N,) the utterance is told.
+    """
     reseed(system, seed, *purpose)
-    return torch.cat([logits_of(system.model, part) for part in torch.split(x, size)])
+    found = []
+    for first, part in zip(range(0, len(x), size), torch.split(x, size), strict=True):
+        found.append(logits_of(system.model, part))
+        largest = found[-1].abs().amax(dim=1)
+        check_finite(largest, "numbers", names[first : first + size])
+    return torch.cat(found)
 
 
 def attacked(
@@ -129,6 +154,9 @@ def attacked(
         systems: Who answers.
         heard: The utterances, attacked one at a time.
         tick: Called after each.
+
+    Raises:
+        ServaxError: An answer is NaN or infinite.
     """
     model = source.model
     if threat.knowledge == "bpda" and source.exact and isinstance(model, Defended):
@@ -147,13 +175,14 @@ def attacked(
                 found[strength].append(moved.detach())
         tick()
     purpose = (threat.name, threat.knowledge)
+    told: dict[str, Any] = {"seed": heard.seed, "names": heard.utterances}
+    # Nothing stands before the source: who attacks it knows it.
+    known = replace(threat, knowledge="adaptive" if source.exact else "bpda")
     frames = [
         heard.rows(
-            answers(system, torch.cat(moved), *purpose, seed=heard.seed),
+            answers(system, torch.cat(moved), *purpose, **told),
             system.name,
-            replace(threat, knowledge="adaptive")
-            if threat.knowledge == "oblivious" and system is source
-            else threat,
+            known if threat.knowledge == "oblivious" and system is source else threat,
             strength,
         )
         for strength, moved in found.items()

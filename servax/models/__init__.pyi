@@ -2,6 +2,7 @@ from .classifier import (
     Layers as Layers,
     WaveformClassifier as WaveformClassifier,
     channels_last as channels_last,
+    check_finite as check_finite,
     classes_of as classes_of,
     evaluating as evaluating,
     frozen as frozen,

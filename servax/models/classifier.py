@@ -44,16 +44,30 @@ def classes_of(logits: Tensor, names: Sequence[str] = ()) -> Tensor:
         ServaxError: A logit is NaN, or the largest one of an utterance is infinite.
     """
     largest, classes = logits.max(dim=1)
-    broken = ~largest.isfinite()
+    check_finite(largest, "logits", names)
+    return classes
+
+
+def check_finite(values: Tensor, what: str, names: Sequence[str] = ()) -> None:
+    """Refuse answers of which a value is NaN or infinite.
+
+    Args:
+        values: One that tells of each answer, (B,).
+        what: The answers are.
+        names: What the utterances are called.
+
+    Raises:
+        ServaxError: One is; the first utterance is told.
+    """
+    broken = ~values.isfinite()
     if bool(broken.any()):
         row = int(broken.nonzero()[0])
         which = f"utterance {names[row]}" if len(names) else f"input {row}"
         raise ServaxError(
             f"the model's output for {which} is NaN or infinite ({int(broken.sum())} of "
-            f"{len(logits)} in its batch), expected finite logits: check the model's weights, its "
+            f"{len(values)} in its batch), expected finite {what}: check the model's weights, its "
             "precision and the range of the input."
         )
-    return classes
 
 
 @contextmanager

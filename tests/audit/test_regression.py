@@ -15,9 +15,11 @@ from torch import nn
 
 from servax.attacks import APGD, PGD, Square
 from servax.cli import main
-from servax.errors import CorpusError, SettingError
+from servax.errors import CorpusError, ServaxError, SettingError
 from servax.evaluation.loading import load_system
-from servax.evaluation.regression import Nearness, concordance, measured
+from servax.evaluation.regression import Nearness, answers, concordance, measured, suited
+from servax.evaluation.systems import System
+from servax.evaluation.threats import Threat
 
 MODEL = '''
 import torch
@@ -33,6 +35,16 @@ class Space(torch.nn.Module):
         power = torch.fft.rfft(x).abs().square()[:, 1:]
         thirds = torch.stack([part.mean(dim=1) for part in power.chunk(3, dim=1)], dim=1)
         return (0.2 * (thirds + 1e-6).log()).sigmoid()
+
+
+class Shut(Space):
+    def forward(self, x):
+        return super().forward(x.detach())
+
+
+class Steps(torch.nn.Module):
+    def forward(self, x):
+        return (x * 4096).round() / 4096
 '''
 
 
@@ -136,6 +148,107 @@ def test_attacks_raise_the_error_as_far_as_a_line_allows(attack: Any) -> None:
         found = float((line(moved) - truth).square().mean())
         highest = float((0.3 + 0.05 * line.weight.abs().sum()) ** 2)
     assert found == pytest.approx(highest, rel=0.02)
+
+
+@pytest.mark.parametrize("attack", [PGD(epsilon=0.05, step=0.01), APGD(epsilon=0.05, steps=20)])
+def test_an_error_of_hundreds_rises_to_its_end_in_float32(attack: Any) -> None:
+    """As cross-entropy the rise is below what float32 can tell from log 2."""
+    generator = torch.Generator().manual_seed(0)
+    line = nn.Linear(6, 1)
+    x = torch.rand(1, 6, generator=generator) * 0.2 + 0.4
+    with torch.no_grad():
+        line.weight.copy_(torch.randn(1, 6, generator=generator))
+        truth = line(x)[0] - 300.0
+    bare = System(name="undefended", model=line)
+    (threat,) = suited([Threat("a", "adaptive", attack)], bare, bare)
+    (moved,) = (
+        found
+        for _, found in threat.moved(
+            Nearness(line, truth), x, torch.zeros(1, dtype=torch.int64), generator=generator
+        )
+    )
+    with torch.no_grad():
+        rise = float((line(moved) - truth).abs()) - 300.0
+        highest = float(0.05 * line.weight.abs().sum())
+    assert rise == pytest.approx(highest, abs=2e-3)
+
+
+def planned(capsys: pytest.CaptureFixture[str], *more: str) -> set[str]:
+    """Return the names of the stages that an audit would do."""
+    capsys.readouterr()
+    assert audit("--corpus", "values.csv", "--utterances", "1", "--dry-run", "--json", *more) == 0
+    return {each["stage"] for each in json.loads(capsys.readouterr().out)["stages"]}
+
+
+def test_a_defence_takes_no_attack_from_the_bare_model(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # One PGD serves both attackers; APGD is the knowing one's alone.
+    quick = planned(capsys, "--defences", "low-pass:4000")
+    assert {"oblivious pgd on undefended", "adaptive apgd-ce on undefended"} <= quick
+    assert "adaptive pgd on undefended" not in quick
+    assert {"adaptive pgd on undefended", "adaptive apgd-ce on undefended"} <= planned(capsys)
+    asked = planned(capsys, "--knowledge", "black_box,oblivious")
+    assert "oblivious pgd on undefended" in asked
+
+
+def test_weaker_oblivious_attacks_stand_in_for_no_adaptive_one(
+    place: Path,
+) -> None:
+    more = ("--knowledge", "oblivious,adaptive", "--defences", "low-pass:4000")
+    command = ["audit", "space_model:Space", "--groups", "3", "--out", "out", "--radius", "0.001"]
+    given = ["--corpus", "values.csv", "--utterances", "1", *more]
+    assert main([*command, *given]) == 0
+    frame = pd.read_parquet("out/records/answers.parquet")
+    bare = frame[(frame["defence"] == "undefended") & (frame["attack"] == "apgd-ce")]
+    assert len(bare) == bare["strength"].nunique() == 3
+    assert set(bare["knowledge"]) == {"adaptive"}
+
+
+def test_a_model_without_gradients_is_asked_or_refused(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["audit", "space_model:Shut", "--groups", "3", "--corpus", "values.csv"]
+    assert main([*command, "--knowledge", "adaptive", "--out", "out"]) == 2
+    assert "black_box among them: Shut has no gradients" in capsys.readouterr().err
+
+
+def test_a_defence_without_gradients_is_attacked_by_bpda(place: Path) -> None:
+    assert (
+        audit("--corpus", "values.csv", "--utterances", "1", "--defences", "space_model:Steps") == 0
+    )
+    told = json.loads(Path("out/report/audit.json").read_text(encoding="utf-8"))
+    found = pd.DataFrame(told["measures"])
+    behind = found[found["defence"] == "Steps"].set_index(["attack", "knowledge"])
+    error = behind["squared error"]
+    assert "adaptive" not in behind.index.get_level_values("knowledge")
+    assert error["pgd", "bpda"].max() > error["noise", "black_box"].max()
+    report = Path("out/report/report.md").read_text(encoding="utf-8")
+    assert "Nobody attacked Steps by gradients of its own (its gradient is zero" in report
+
+
+def test_an_answer_that_is_no_number_is_refused_with_its_utterance() -> None:
+    model = nn.Identity()
+    x = torch.ones(20, 2)
+    x[17, 1] = torch.inf
+    names = [f"u{number}" for number in range(20)]
+    with pytest.raises(ServaxError, match="utterance u17 is NaN or infinite"):
+        answers(System(name="m", model=model), x, names=names)
+    x[17, 1] = torch.nan
+    with pytest.raises(ServaxError, match="expected finite numbers"):
+        answers(System(name="m", model=model), x, names=names)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("gradients", "bfloat16"), ("sounds", "3"), ("speech", "9")]
+)
+def test_what_an_audit_of_numbers_would_ignore_is_refused(
+    place: Path, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    assert audit("--corpus", "values.csv", f"--{name}", value) == 2
+    assert f"{name} is" in (told := capsys.readouterr().err)
+    assert "Space answers in numbers" in told
+    assert not Path("out").exists()
 
 
 def test_concordance_is_that_of_the_definition() -> None:
