@@ -128,8 +128,9 @@ def purify_one(purifier: str, how: Mapping[str, Any], overwrite: bool, job: File
         overwrite: Replace a target that is there.
         job: What becomes what.
     """
+    cleaner = kept_cleaner(purifier, **how)  # before: what is not loaded has no threads to hold
     with one_thread():
-        return purify_file(kept_cleaner(purifier, **how), job, overwrite=overwrite)
+        return purify_file(cleaner, job, overwrite=overwrite)
 
 
 def purify_on_ray(

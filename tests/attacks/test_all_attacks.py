@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from attack_table import ATTACKS
 from torch import Tensor, nn
 
-from servax.attacks import APGD, FGSM, PGD, logits_of
+from servax.attacks import APGD, FGSM, NES, PGD, SPSA, logits_of
 from servax.defences import Bpda, Defended, ExpectationOverDraws
 from servax.errors import SettingError
 from servax.models import WaveformClassifier
@@ -109,6 +110,9 @@ def test_inputs_of_any_shape_are_attacked(entry, norm, shape):
     check_reach(attack, x, attack(model, x, said(model, x), generator=seeded()), (0.0, 1.0))
 
 
+SLOPES = {NES: 0.05, SPSA: 0.5}
+
+
 @cases(lambda entry: SignalToNoise in entry.norms, once=True)
 def test_a_ratio_is_an_l2_ball_of_each_utterances_own(entry, norm):
     model, draws = classifier(4, shape=(30,)), torch.randn(5, 30, generator=seeded(1)).double()
@@ -117,6 +121,8 @@ def test_a_ratio_is_an_l2_ball_of_each_utterances_own(entry, norm):
     for x in sounds.clamp(-1.0, 1.0).split(1):
         radius = math.sqrt(sum(float(sample) ** 2 for sample in x[0])) * 10 ** (-12.0 / 20)
         ball = entry.make(norm=L2, epsilon=radius, bounds=(-1.0, 1.0))
+        if type(ball) in SLOPES:  # taken over a share of the ball of a ratio, over a length here
+            ball = replace(ball, sigma=SLOPES[type(ball)] * radius / math.sqrt(x.numel()))
         by_ratio, by_radius = (
             attack(model, x, said(model, x), generator=seeded(2)) for attack in (ratio, ball)
         )

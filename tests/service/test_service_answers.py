@@ -396,7 +396,10 @@ def test_openapi_is_valid_and_complete(service: Running) -> None:
     OpenAPI.model_validate(document)
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
     assert references <= set(document["components"]["schemas"])
-    assert set(document["paths"]) == set(ROUTES) - {"/openapi.json"}
+    # Second names of the probes, and a WebSocket, for which OpenAPI has no words.
+    untold = {"/openapi.json", "/v1/stream", "/v2/health/live", "/v2/health/ready"}
+    told = (set(ROUTES) - untold) | {"/v2/models/classify", "/v2/models/purify"}
+    assert set(document["paths"]) == told
     for path in ("/v1/purify", "/v1/classify", "/v1/attack"):
         told = document["paths"][path]["post"]
         several = {"application/json", "multipart/form-data"} if path == "/v1/purify" else set()
