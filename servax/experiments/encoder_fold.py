@@ -1,8 +1,8 @@
 """One fold and seed of a run on sound: heads on a speech encoder, and the attacks on them.
 
 As `FoldPlan` of a run on log-Mel: each attack is a stage, oblivious and transfer ones for all
-systems at once, the others for each. The encoder stays as it was published, so a training hears
-every utterance once, for all folds, and fits a head in seconds.
+systems at once, the others for each. Where the encoder stays as it was published, a training hears
+every utterance once, for all folds, and fits a head in seconds; `tunings` go on from there.
 """
 
 from __future__ import annotations
@@ -29,15 +29,21 @@ from servax.evaluation.systems import Said, System, system_of
 from servax.evaluation.threats import Threat
 from servax.experiments.fold import TABLE, FoldStages, RunData
 from servax.experiments.recipe import TARGET, TWIN, EncoderRecipe
-from servax.experiments.training import train_encoder_recogniser
+from servax.experiments.training import (
+    Session,
+    epochs_note,
+    train_encoder_recogniser,
+    tune_encoder,
+)
 from servax.models import EncoderClassifier, EncoderHead
 from servax.recognition import MODEL
 from servax.stages import Stage, Task, Watcher
-from servax.training import HeadTraining, derive
+from servax.training import HeadTraining, Progress, derive
 
 # Cost in gradients of one utterance: for the time estimate only.
 COST_HEARD = 0.3
 COST_ANSWER = 0.3
+COST_TUNED = 1.5
 COST_DRAWS = 8.0
 
 
@@ -166,6 +172,15 @@ class EncoderFold(FoldStages[EncoderRecipe]):
         """
         seed = derive(self.seed, role) if role == TWIN else self.seed
         sounds = len(training.copies(0)) * len(self.data.corpus)
+        tuning = self.recipe.tunings.get(role)
+        settings: dict[str, Any] = {"training": asdict(training), "seed": seed}
+        steps, cost, epochs = sounds, sounds * COST_HEARD, 1
+        if tuning is not None:
+            compute, epochs = self.recipe.compute, tuning.epochs
+            settings |= {"tuning": asdict(tuning), "precision": compute.precision}
+            steps += epochs * -(-len(self.fold.train) // tuning.batch_size)
+            passes = COST_TUNED * (1 + (tuning.attack_db is not None) * (1 + tuning.attack_steps))
+            cost += epochs * len(self.fold.train) * passes
 
         def work(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
             recogniser, found = train_encoder_recogniser(
@@ -177,11 +192,17 @@ class EncoderFold(FoldStages[EncoderRecipe]):
                 cache=cache_folder() / "features",
                 progress=lambda done, of: watcher.advance(f"{done}/{of} sounds"),
             )
-            recogniser.save_pretrained(stage.folder / MODEL)
-            return {"penalty": found.penalty, "validation_uar": found.uar}
+            if tuning is None:
+                recogniser.save_pretrained(stage.folder / MODEL)
+                return {"penalty": found.penalty, "validation_uar": found.uar}
 
-        settings = {"training": asdict(training), "seed": seed}
-        return Task(self.stage(role, settings), "train", (), sounds, sounds * COST_HEARD, work)
+            def progress(at: Progress) -> None:
+                watcher.advance(epochs_note(at))
+
+            session = Session(stage.folder, seed, stage.settings, compute, progress)
+            return asdict(tune_encoder(session, recogniser, found, self.fold, tuning))
+
+        return Task(self.stage(role, settings), "train", (), steps, cost, work, epochs)
 
     def _clean(self) -> tuple[Task, None]:
         def attacked(engine: AttackEngine, systems: Sequence[System]) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from torch import nn
 from servax.corpora import SCHEMES, Groups, check_groups
 from servax.defences import (
     AdversarialTraining,
+    EncoderTuning,
     GaussianNoise,
     MadryPGD,
     MeanFilter,
@@ -370,6 +371,9 @@ class EncoderRecipe(Experiment):
     """Training of the target's head and, with another seed, of the twin that transfer starts at."""
     rivals: dict[str, HeadTraining] = field(default_factory=dict)
     """Recognisers whose training differs, by name; they take the target's place."""
+    tunings: dict[str, EncoderTuning] = field(default_factory=dict)
+    """How the encoder of a rival is tuned with its head, by the rival's name; others leave it as
+    it is."""
     defences: dict[str, str] = field(default_factory=dict)
     """What stands before the target, by name, as `servax audit --defences` takes it."""
     surrogates: dict[str, str] = field(default_factory=dict)
@@ -405,6 +409,8 @@ class EncoderRecipe(Experiment):
                 if taken or not re.fullmatch(r"\w[\w.+-]*", name):
                     expected = f"letters, digits, '.', '_', '+' and '-'; not {', '.join(TAKEN)}"
                     raise SettingError(key, name, f"a name of its own of {expected}")
+        for name in self.tunings:
+            Choice(self.rivals).check("tunings", name)
 
     def hearing(self) -> EncoderStatistics:
         """Return what is computed of each utterance, once for all folds."""
@@ -417,10 +423,14 @@ class EncoderRecipe(Experiment):
 
     def shortened(self, *, steps: int, epochs: int) -> EncoderRecipe:
         """Return a miniature of the run, with so many steps of each attack, of the first seed."""
-        del epochs
         few = {name: min(steps, getattr(self.attacks, name)) for name in SoundGrid.EFFORTS}
-        attacks = replace(self.attacks, **few)
-        return replace(self, held_out=None, seeds=self.seeds[:1], attacks=attacks)
+        return replace(
+            self,
+            held_out=None,
+            seeds=self.seeds[:1],
+            tunings={name: replace(each, epochs=epochs) for name, each in self.tunings.items()},
+            attacks=replace(self.attacks, **few),
+        )
 
 
 AnyRecipe = Recipe | EncoderRecipe

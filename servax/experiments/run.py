@@ -20,8 +20,7 @@ from servax.experiments.logmel_fold import EXAMPLE, FoldPlan
 from servax.experiments.provenance import provenance
 from servax.experiments.recipe import AnyRecipe, EncoderRecipe, recipe_of
 from servax.files import remove_unfinished, write_whole
-from servax.models.storage import SETTINGS, WEIGHTS
-from servax.recognition import MODEL
+from servax.recognition import MODEL, Recogniser
 from servax.report import Examples, ReportPaths, read_run, write_report
 from servax.stages import RayEngine, Storage, Task, Watcher, held
 from servax.training import LOG_NAME
@@ -224,6 +223,8 @@ def publish_plan(plan: Plan) -> None:
 
 def _publish_models(fold: FoldPlan | EncoderFold, run: Path) -> None:
     for name, task in fold.networks.items():
-        for part in (SETTINGS, WEIGHTS):
-            place = run / MODELS / f"{fold.name}-{name}" / part
-            write_whole(place, (task.stage.folder / MODEL / part).read_bytes())
+        trained = task.stage.folder / MODEL
+        for part in Recogniser.fetched:
+            if (trained / part).is_file():  # most have no encoder of their own
+                place = run / MODELS / f"{fold.name}-{name}" / part
+                write_whole(place, (trained / part).read_bytes())

@@ -12,6 +12,7 @@ import torch
 
 from servax.audio import read
 from servax.cli import main
+from servax.defences import EncoderTuning
 from servax.errors import ServaxError, SettingError
 from servax.evaluation import records
 from servax.evaluation.loading import load_system
@@ -29,7 +30,8 @@ held_out: [2]
 encoder: {encoder}
 layers: 1
 head: {{draws: 1}}
-rivals: {{noisy: {{draws: 2, highest_snr_db: 10.0}}}}
+rivals: {{noisy: {{draws: 2, highest_snr_db: 10.0}}, tuned: {{draws: 1}}}}
+tunings: {{tuned: {{layers: 1, epochs: 1, attack_db: 40.0, attack_steps: 1}}}}
 defences: {{low-pass: "low-pass:3000", mp3: "mp3:0.5", noise: "white-noise:20"}}
 draws: 2
 seconds: 0.5
@@ -63,7 +65,7 @@ def finished(recipe: EncoderRecipe, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_every_system_meets_every_attacker(finished: Finished) -> None:
     frame = finished.records.frame
-    assert set(frame["defence"]) == {"undefended", "noisy", "low-pass", "mp3", "noise"}
+    assert set(frame["defence"]) == {"undefended", "noisy", "tuned", "low-pass", "mp3", "noise"}
     assert set(frame["space"]) == {"waveform"}
     for system, rows in frame.groupby("defence"):
         known = set(rows["knowledge"])
@@ -120,6 +122,16 @@ def test_the_report_is_one_of_sound(finished: Finished) -> None:
     assert "| 60 dB | 40 dB |" in text.replace("clean | ", "")
 
 
+def test_a_tuned_rival_has_an_encoder_of_its_own(finished: Finished, recipe: EncoderRecipe) -> None:
+    models = finished.report.html.parents[1] / "models"
+    tuned, target = (
+        load_system(str(models / f"fold-2-{role}"), seconds=recipe.seconds).model
+        for role in ("tuned", "target")
+    )
+    pairs = zip(tuned.encoder.parameters(), target.encoder.parameters(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in pairs)
+
+
 def test_another_attack_changes_no_training(recipe: EncoderRecipe, tmp_path: Path) -> None:
     longer = dataclasses.replace(
         recipe, attacks=dataclasses.replace(recipe.attacks, steps=recipe.attacks.steps + 1)
@@ -151,6 +163,10 @@ def test_an_estimate_before_anything_is_done(recipe: EncoderRecipe, tmp_path: Pa
         ({"rivals": {"target": None}}, "rivals is 'target'"),
         ({"head": HeadTraining(draws=0)}, "head.draws is 0, expected at least 1"),
         ({"rivals": {"a/b": None}}, "rivals"),
+        (
+            {"tunings": {"quiet": EncoderTuning()}},
+            "tunings is .quiet., expected one of noisy, tuned",
+        ),
         ({"seconds": 0.0}, r"seconds is 0.0, expected a length in \[.05, 30\] s"),
         ({"utterances": 0}, "utterances is 0"),
     ],

@@ -37,7 +37,7 @@ def test_shipped_recipes_parse_and_tell_their_story(path: Path) -> None:
     assert recipe.name == path.stem
     of_another_task = ("fsdd_digits_loso", "ravdess_gender", "ravdess_speaker")
     if isinstance(recipe, EncoderRecipe):
-        assert "noise-wiener-20" in recipe.defences
+        assert "vaccinated-15" in recipe.rivals
     else:
         assert ("ssad-plus" if path.stem in of_another_task else "ssad") in recipe.purifiers
     head = path.read_text(encoding="utf-8")
@@ -52,6 +52,7 @@ def test_recipes_are_shipped() -> None:
         "iemocap_paper.yaml",
         "ravdess_paper.yaml",
         "ravdess_paper_cpu.yaml",
+        "ravdess_full_width.yaml",
         "ravdess_whisper.yaml",
         "synthetic_paper.yaml",
     } <= {p.name for p in SHIPPED}
