@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from servax.attacks import Problem, cross_entropy, logits_of
 from servax.attacks.base import check_inputs
 from servax.kinds import COUNT, POSITIVE, Choice, Rule, typed
-from servax.models import SmoothedClassifier, evaluating
+from servax.models import SmoothedClassifier, evaluating, log_mean
 from servax.perturbation import input_gradient
 from servax.training import global_seed
 
@@ -86,6 +86,8 @@ class ExpectationOverDraws(nn.Module):
         self.model = model
         self.draws = int(draws)
         self.mean = mean
+        self._again = draws_inside(model) > 1
+        """Whether the model computes draws of its own again already."""
         self._rewinds: bool | None = None
 
     @typed
@@ -94,13 +96,11 @@ class ExpectationOverDraws(nn.Module):
         each = [self.one_draw(x) for _ in range(self.draws)]
         if self.mean == "logits":
             return torch.stack(each).mean(dim=0).log_softmax(dim=1)
-        each = [logits.log_softmax(dim=1) for logits in each]
-        return torch.stack(each).logsumexp(dim=0) - math.log(self.draws)
+        return log_mean(each)
 
     def one_draw(self, x: Tensor) -> Tensor:
         """Return the logits (B, C) of one call of the model."""
-        inside = draws_inside(self.model) > 1  # then its own draws are computed again
-        if x.dim() > 2 or self.draws == 1 or inside or not torch.is_grad_enabled():
+        if x.dim() > 2 or self.draws == 1 or self._again or not torch.is_grad_enabled():
             return logits_of(self.model, x)
         if self._rewinds is None:
             self._rewinds = rewinds(self.model, x[:1])

@@ -28,7 +28,11 @@ from .recognisers import (
     ResNet as ResNet,
     feature_extractor as feature_extractor,
 )
-from .smoothed import Noise as Noise, SmoothedClassifier as SmoothedClassifier
+from .smoothed import (
+    Noise as Noise,
+    SmoothedClassifier as SmoothedClassifier,
+    log_mean as log_mean,
+)
 from .storage import (
     RestorerSettings as RestorerSettings,
     Stored as Stored,

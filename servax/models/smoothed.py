@@ -8,6 +8,7 @@ far, and nobody knows the noise that will be drawn.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -50,6 +51,12 @@ class Noise:
         return set_level(waveform, LEVEL_DBFS) + share * noise.to(waveform.device)
 
 
+def log_mean(draws: Sequence[Tensor]) -> Tensor:
+    """Return the log of the mean class probabilities (B, C) of several draws of logits (B, C)."""
+    each = [logits.log_softmax(dim=1) for logits in draws]
+    return torch.stack(each).logsumexp(dim=0) - math.log(len(each))
+
+
 class SmoothedClassifier(EncoderClassifier):
     """Maps waveforms (B, T) to the log of the mean probability over noisy copies, (B, C).
 
@@ -81,5 +88,5 @@ class SmoothedClassifier(EncoderClassifier):
             hear = partial(checkpoint, hear, use_reentrant=False)
         for _ in range(self.noise.draws):
             noisy = self.noise.added(sound, self.generator)
-            each.append(hear(noisy).log_softmax(dim=1))
-        return torch.stack(each).logsumexp(dim=0) - math.log(self.noise.draws)
+            each.append(hear(noisy))
+        return log_mean(each)
