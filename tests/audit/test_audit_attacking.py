@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 from servax.attacks import APGD, FGSM, PGD
 from servax.corpora import Selection
+from servax.evaluation.checks import Case
+from servax.evaluation.checks.of_gradients import zero_gradients
 from servax.evaluation.dataset import EvaluationSet, gather
 from servax.evaluation.engine import AttackEngine, Identity
 from servax.evaluation.loading import load_system
 from servax.evaluation.records import UNDEFENDED
+from servax.evaluation.suites import Suite
 from servax.evaluation.systems import System
-from servax.evaluation.threats import Threat
+from servax.evaluation.threats import Budget, Threat
 
 WHO = Identity("Bands", 1, 0)
 
@@ -135,6 +138,27 @@ def test_padded_frames_are_left_alone(system: System, dataset: EvaluationSet) ->
     change = found.inputs - dataset.x
     assert bool((change[..., 26:] == 0).all())
     assert bool((change[..., :26] != 0).any())
+
+
+def test_checks_leave_padded_frames_out(system: System, dataset: EvaluationSet) -> None:
+    class First(nn.Module):  # hears the frames that carry sound alone
+        def forward(self, x: Tensor) -> Tensor:
+            heard: Tensor = system.model(x[..., :26])
+            return heard
+
+    mask = (torch.arange(40) < 26).expand(8, 1, 1, 40)
+    masked = EvaluationSet(**vars(dataset) | {"mask": mask})
+    suite = Suite("smoke", Budget(radius=0.03))
+    for heard, blind in ((dataset, 14 / 40), (masked, 0.0)):
+        deaf = replace(system, model=First().eval())
+        draws = torch.Generator().manual_seed(0)
+        case = Case.of(deaf, heard, suite, batch_size=8, generator=draws)
+        found = zero_gradients(case).evidence["margin_elements"]
+        assert found == pytest.approx(blind)
+        case = Case.of(system, heard, suite, batch_size=8, generator=draws)
+        moved = (case.attacked != case.x).any(dim=0)[0, 0]
+        assert bool(moved[26:].any()) == (heard is dataset)
+        assert bool(moved[:26].any())
 
 
 @pytest.mark.parametrize("radius", [1e-6, 0.05, 0.9])

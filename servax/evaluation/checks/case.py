@@ -75,10 +75,11 @@ class Case:
         rows = torch.nonzero(right).squeeze(1)[:count].clone()
         rows = rows if len(rows) else torch.arange(min(count, len(dataset)))
         x, y, longer = dataset.x[rows], dataset.y[rows], None
+        mask = None if dataset.mask is None else dataset.mask[rows]
         if x.ndim == 2:
             longer = nn.functional.pad(x, (0, x.shape[1] // 4))
-        elif dataset.mask is not None:
-            longer = torch.where(dataset.mask[rows], x, x.flip(-1))
+        elif mask is not None:
+            longer = torch.where(mask, x, x.flip(-1))
         faced, eot_draws = system.model, 1
         if system.gradients and repeats(system.model, x[few]).random:
             eot_draws = draws_needed(system.model, x[few], y[few])
@@ -98,6 +99,7 @@ class Case:
             facing=_InParts(faced, batch_size) if len(x) > batch_size else faced,
             eot_draws=eot_draws,
             attack=attack,
+            mask=mask,
             longer=longer,
             batch_size=batch_size,
             inner_points=inner_points_of(suite),
@@ -132,7 +134,7 @@ class Case:
     @cached_property
     def attacked(self) -> Tensor:
         """What the attack makes of the inputs."""
-        return self.attack(self.faced, self.x, self.y, generator=self.generator)
+        return self.attack(self.faced, self.x, self.y, generator=self.generator, mask=self.mask)
 
     def first(self, count: int) -> Case:
         """Return the case of its first utterances only."""

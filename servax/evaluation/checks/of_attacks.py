@@ -153,7 +153,7 @@ def restarts_and_steps(case: Case) -> Verdict:
         raise SettingError("epsilon", attack.epsilon, "a number above 0, there is nothing to sweep")
 
     def right(setting: PGD) -> Tensor:
-        moved = setting(model, x, y, generator=case.generator)
+        moved = setting(model, x, y, generator=case.generator, mask=case.mask)
         return votes(model, moved, draws).argmax(dim=1) == y
 
     kept = right(attack)
