@@ -178,7 +178,7 @@ class _Plan:
                 if "black_box" in self.known or isinstance(threat.attack, RandomNoise):
                     yield threat
             elif threat.knowledge == "bpda":
-                if system.gradients and system.exact and system.front is not None:
+                if self.audit.subject.gradients and system.bridgeable:
                     yield threat
             elif threat.knowledge == "adaptive" and white_box:
                 yield replace(threat, knowledge=through)
@@ -221,7 +221,11 @@ class _Plan:
             return {"measures": found.measures, "draws": draws} | _told(found.answers)
 
         through = source or system
-        each = audit.speeds[through.name].of_attack(threat, len(audit.dataset))
+        # With the identity in its place, a defence without a gradient costs that of the bare model.
+        priced = through if through.gradients else audit.systems[0]
+        each = audit.speeds[priced.name if threat.gradients else through.name].of_attack(
+            threat, len(audit.dataset)
+        )
         settings: dict[str, Any] = {
             "threat": repr(threat),
             "source": {through.name: through.fingerprint},

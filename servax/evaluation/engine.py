@@ -160,7 +160,7 @@ class AttackEngine:
         The system itself; its BPDA twin; or its mean over draws, where it is random.
         """
         model = system.model
-        if threat.knowledge == "bpda" and system.exact and isinstance(model, Defended):
+        if threat.knowledge == "bpda" and system.bridgeable and isinstance(model, Defended):
             model = Bpda(model.model, model.defence).eval()
         draws = threat.draws or (1 if threat.knowledge == "black_box" else 0)
         key = (system.name, threat.knowledge)

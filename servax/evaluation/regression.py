@@ -108,7 +108,7 @@ def suited(threats: Sequence[Threat], system: System, bare: System) -> Iterator[
         "black_box": True,
         "adaptive": system.gradients,
         "oblivious": system.gradients and system.name == UNDEFENDED,
-        "bpda": bare.gradients and system.exact and system.front is not None,
+        "bpda": bare.gradients and system.bridgeable,
     }
     for each in threats:
         other = each.random_only or each.towards or each.waveform
@@ -159,7 +159,7 @@ def attacked(
         ServaxError: An answer is NaN or infinite.
     """
     model = source.model
-    if threat.knowledge == "bpda" and source.exact and isinstance(model, Defended):
+    if threat.knowledge == "bpda" and source.bridgeable and isinstance(model, Defended):
         model = Bpda(model.model, model.defence).eval()
     random = repeats(model, heard.x[:FEW]).random
     found: dict[float, list[Tensor]] = {strength: [] for strength in threat.strengths}

@@ -80,6 +80,11 @@ class System:
         return not self.shut
 
     @property
+    def bridgeable(self) -> bool:
+        """Whether BPDA is one more attack: what stands in front does not take the identity yet."""
+        return self.front is not None and (self.exact or not self.gradients)
+
+    @property
     def bounds(self) -> tuple[float, float]:
         """Lowest and highest value of an input."""
         return BOUNDS[self.inputs]

@@ -328,17 +328,24 @@ def test_an_audit_of_a_cut_model_attacks_by_answers_and_does_not_pass(
     assert not audited.passed
 
 
-def test_a_defence_that_cuts_gradients_is_attacked_by_answers(
+def test_a_defence_that_cuts_gradients_is_attacked_by_answers_and_bpda(
     set_up: Any, own: str, cut: str, tmp_path: Path
 ) -> None:
     audit = scene_of(set_up, tmp_path, f"{own}:Bands", defences=(f"rounding={cut}:Round",))
     assert [system.gradients for system in audit.systems] == [True, False]
     assert told(audit).severity == "error"
-    assert "rounding, since it fails as soon as" in told(audit).statement
+    assert told(audit).statement.startswith("No exact white-box attack was possible on rounding, ")
+    assert "since it fails as soon as" in told(audit).statement
+    assert "the identity stood for its gradient (BPDA)" in told(audit).statement
     assert "give the defence the attribute knowledge = 'bpda'" in told(audit).statement
     titles = [each.task.stage.name for each in plan(audit)]
     assert "black box square on rounding" in titles
     assert not any(title.startswith("adaptive") and "rounding" in title for title in titles)
+    rows = run_audit(audit).result.records.frame
+    rows = rows[(rows["attack"] == "pgd") & (rows["prediction"] != rows["label"])]
+    fallen = rows.groupby(["defence", "knowledge"])["utterance"].agg(set)
+    # Rounding to 8 bits hides nothing: who falls bare falls behind it too.
+    assert fallen["rounding", "bpda"] >= fallen["undefended", "adaptive"] != set()
 
 
 @pytest.mark.parametrize("name", ["Decoy", "Half"])

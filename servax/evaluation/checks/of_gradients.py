@@ -192,10 +192,13 @@ def _through(system: System, bare: System, known: set[str]) -> tuple[Severity, s
         wanted = bool({"adaptive", "bpda"} & known) or to_do != NO_TORCH
         if wanted and to_do == NO_TORCH:
             to_do += ", or ask for --knowledge black_box alone to say that it is known"
-        return "error" if wanted else "warning", (
-            f"Black box only: no white-box attack was possible on {name}, since {system.shut}; "
-            f"{to_do}."
-        )
+        none = f"Black box only: no white-box attack was possible on {name}, since {system.shut}"
+        if bare.gradients and system.bridgeable and "bpda" in known:
+            none = (
+                f"No exact white-box attack was possible on {name}, since {system.shut}; the "
+                "identity stood for its gradient (BPDA)"
+            )
+        return "error" if wanted else "warning", f"{none}; {to_do}."
     straight = not system.exact or system.front is not None
     if "adaptive" not in known and not ("bpda" in known and straight):
         return "warning", (
