@@ -34,6 +34,7 @@ def evaluation_card(audit: Audit, planned: list[Planned], measures: pd.DataFrame
         measures: One row per threat and system: how far the inputs moved.
     """
     s, subject, corpus = audit.settings, audit.subject, audit.dataset.corpus
+    most = s.selection.utterances
     threats = [each.threat for each in planned if each.kind == "attack" and each.threat]
     tried = {each.knowledge for each in threats if not isinstance(each.attack, RandomNoise)}
     ratio = measures["median_snr_db"].dropna() if "median_snr_db" in measures else pd.Series()
@@ -84,6 +85,7 @@ def evaluation_card(audit: Audit, planned: list[Planned], measures: pd.DataFrame
             "corpus": corpus.name,
             "scheme": corpus.scheme,
             "count": len(audit.dataset),
+            "drawn": f"at most {most}, classes and speakers in equal shares" if most else "all",
             "speakers": list(corpus.speakers),
             "split hash": audit.dataset.split,
             "held-out group": f"{s.selection.held_out} of {s.selection.groups}",

@@ -29,8 +29,8 @@ class Audit(Selection):
     scheme: Scheme = "four"
     """Label scheme."""
     tier: Tier = "standard"
-    """smoke (minutes; on sound, who only asks does so at the lowest --snr), standard, or full
-    (AutoAttack's steps and queries); an estimate comes first."""
+    """smoke (minutes; on sound 32 utterances without --utterances, and who only asks does so at the
+    lowest --snr), standard, or full (AutoAttack's steps and queries); an estimate comes first."""
     knowledge: str = listed("all")
     """What attackers know: all, or some of oblivious, transfer, black_box, bpda and adaptive with
     commas between. Attackers who do not know the defence are never alone."""

@@ -21,7 +21,7 @@ from servax.corpora import Selection
 from servax.errors import SettingError
 from servax.evaluation.loading import Value, load_system
 from servax.evaluation.statistics import no_interval
-from servax.evaluation.suites import RATIOS_DB
+from servax.evaluation.suites import RATIOS_DB, SMOKE_UTTERANCES
 from servax.evaluation.systems import System
 from servax.evaluation.threats import LINF_OF_SOUND, Budget, known
 from servax.experiments.provenance import provenance
@@ -129,10 +129,14 @@ def _loaded(command: Audit) -> tuple[System, AuditSettings]:
         init=arguments(command.init),
     )
     system = replace(system, model=compute.placed(system.model))
+    selection = part(Selection, command)
+    short = command.tier == "smoke" and system.inputs == "waveform"
+    if short and selection.utterances is None:
+        selection = replace(selection, utterances=SMOKE_UTTERANCES)
     settings = _settings(
         command,
         system,
-        selection=part(Selection, command),
+        selection=selection,
         tier=command.tier,
         knowledge=knowledge,
         seed=command.seed,

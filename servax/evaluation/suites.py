@@ -192,6 +192,8 @@ RATIOS_DB: Mapping[Tier, tuple[float, ...]] = {
     "full": SoundGrid.snr_db,
 }
 """The ratios at which a model of sound is attacked where no others are told."""
+SMOKE_UTTERANCES = 32
+"""Most utterances of a smoke audit on sound that is told no number: encoders answer slowly."""
 
 
 def sound_grid(tier: Tier, snr_db: tuple[float, ...], sample_rate: int) -> SoundGrid:

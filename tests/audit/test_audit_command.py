@@ -41,6 +41,27 @@ def test_a_dry_run_attacks_nothing_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("model", "more", "count"),
+    [("Sound", (), 3), ("Sound", ("--utterances", "5"), 5), ("Bands", (), 16)],
+)
+def test_a_smoke_audit_on_sound_hears_few_unless_told(
+    own: str,
+    voices: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    more: tuple[str, ...],
+    count: int,
+) -> None:
+    monkeypatch.setattr("servax.cli.auditing.SMOKE_UTTERANCES", 3)
+    given = ["audit", f"{own}:{model}", "--corpus", str(voices), "--groups", "3", *more]
+    given += ["--out", str(tmp_path / "out"), "--speech", "0", "--sounds", "0", "--dry-run"]
+    assert main([*given, "--tier", "smoke"]) == 0
+    assert f"\n{count} utterances, 1 systems" in "\n" + capsys.readouterr().err
+
+
 def test_an_estimate_holds_what_is_not_attacking(
     command: list[str],
     tmp_path: Path,

@@ -203,6 +203,7 @@ def test_the_card_says_all_that_repeats_the_audit(done: Any) -> None:
     assert card["attacks"]["adaptive fgsm"]["strengths"][-1] == RADIUS
     assert card["utterances"]["split hash"] == done.audit.dataset.split
     assert card["utterances"]["count"] == 8
+    assert card["utterances"]["drawn"].startswith("at most 8, ")
     assert card["seeds"] == {"audit": 0, "utterances": 0}
     assert set(card["systems"]) == {"undefended", "mean", "noisy", "twin"}
     assert set(card["surrogates"]) == {"other"}
