@@ -17,8 +17,8 @@ knowledge  string  what the attacker knows, one of `KNOWLEDGE`
 gender     string  of the speaker; ``unknown`` where the corpus does not say
 corpus     string  name of the corpus
 norm       string  of the attack's ball, one of `NORMS`
-epsilon    float64 size of that ball in units of the input (a share of the sound's norm for
-                   a budget in dB); 0 for clean input, NaN where it is not recorded
+epsilon    float64 size of that ball in units of the input (``snr``: a share of the sound's
+                   norm, .01 for 40 dB); 0 for clean input, NaN where it is not recorded
 steps      int64   of the attack; 0 for none, or where they are not recorded
 step_size  float64 of one step, in units of the input; 0 likewise
 restarts   int64   random starts, or 1
@@ -27,6 +27,7 @@ space      string  what was changed, one of `SPACES`
 ========== ======= ===================================================================
 
 The last seven came with version 2: `from_version_1` gives them to a table that lacks them.
+Version 2 called a ratio ``l2`` too: `from_version_2` tells the two apart.
 
 A file is Parquet; its schema metadata carry a JSON object, the provenance, so that a table never
 gets separated from where it came from. Any JSON object is kept. The report knows these keys:
@@ -74,8 +75,9 @@ COLUMNS: Mapping[str, str] = {
     "space": "string",
 }
 
-NORMS = ("none", "linf", "l2")
-"""Norms of an attack's ball; ``none`` stands for "no attack" and goes with attack ``none`` only."""
+NORMS = ("none", "linf", "l2", "snr")
+"""Norms of an attack's ball; ``snr`` is L2 as a share of the sound's own; ``none`` stands for "no
+attack" and goes with attack ``none`` only."""
 
 SPACES = ("logmel", "waveform")
 """What an attack changes, and a model takes."""
@@ -99,6 +101,7 @@ _MUST_AGREE = ("corpus", "scheme", "classes", "fold_hash", "scale", "attacks")
 """Provenance that tables must share before their rows may be compared."""
 
 _METADATA_KEY = b"servax"
+_VERSION_KEY, _VERSION = b"servax-records", b"3"
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +230,7 @@ def from_version_1(
     of_sound = sound | (budget.get("bounds", (0.0, 1.0))[0] < 0)
     return frame.assign(
         norm=pd.Series(budget.get("norm", "linf"), frame.index)
-        .mask(sound, "l2")
+        .mask(sound, "snr")
         .mask(clean, "none"),
         epsilon=strength.mask(in_run, radius).mask(clean, 0.0),
         steps=k.mask(fgsm, 1).add(shape[0].fillna(0)).fillna(0).astype("int64"),
@@ -236,6 +239,19 @@ def from_version_1(
         draws=1,
         space=pd.Series("logmel", frame.index).mask(of_sound, "waveform"),
     )
+
+
+def from_version_2(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> pd.DataFrame:
+    """Return a table of version 2 with the word ``snr`` for what is a share of a sound's norm.
+
+    All L2 balls of sound were such shares, but for those of an audit of a model of sound that was
+    told ``--norm l2``.
+    """
+    budget = (provenance.get("audit") or {}).get("budget", {})
+    if budget.get("norm") == "l2" and budget.get("bounds", (0.0, 1.0))[0] < 0:
+        return frame
+    ratio = (frame["norm"] == "l2") & (frame["space"] == "waveform")
+    return frame.assign(norm=frame["norm"].mask(ratio, "snr"))
 
 
 def write(frame: pd.DataFrame, path: str | Path, *, provenance: Mapping[str, Any]) -> None:
@@ -259,7 +275,10 @@ def write(frame: pd.DataFrame, path: str | Path, *, provenance: Mapping[str, Any
         ) from error
     arrow_types = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64()}
     fields = [pa.field(name, arrow_types[of], nullable=False) for name, of in COLUMNS.items()]
-    typed, schema = validate(frame), pa.schema(fields, metadata={_METADATA_KEY: told})
+    typed, schema = (
+        validate(frame),
+        pa.schema(fields, metadata={_METADATA_KEY: told, _VERSION_KEY: _VERSION}),
+    )
     arrays = [pa.array(typed[each.name].to_numpy(), each.type) for each in fields]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_arrays(arrays, schema=schema), sink, compression="zstd")
@@ -284,13 +303,17 @@ def read(path: str | Path, *, attacks: Mapping[str, Any] | None = None) -> Recor
         table = pq.read_table(source, partitioning=None)
     except (pa.ArrowException, OSError) as error:
         raise PathError(source, "not a readable Parquet file, expected a records table") from error
-    stored = (table.schema.metadata or {}).get(_METADATA_KEY)
+    metadata = table.schema.metadata or {}
+    stored = metadata.get(_METADATA_KEY)
     if stored is None:
         raise PathError(source, "no provenance inside, expected a table that servax has written")
     provenance = json.loads(stored)
     told, frame = {"attacks": attacks, **provenance}, table.to_pandas(ignore_metadata=True)
     try:
-        return Records(validate(frame, told), provenance)
+        typed = validate(frame, told)
+        return Records(
+            typed if _VERSION_KEY in metadata else from_version_2(typed, provenance), provenance
+        )
     except ServaxError as error:
         raise PathError(source, str(error)) from error
 

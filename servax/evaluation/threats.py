@@ -218,9 +218,10 @@ class Threat:
         one = getattr(self.attack, "attack", self.attack)  # restarts of one are told of as that one
         epsilon = self.epsilon if self.ks else strength
         steps = strength if self.ks else getattr(one, "steps", isinstance(one, FGSM))
-        l2 = isinstance(self.attack.ball, L2 | SignalToNoise)
+        ball = self.attack.ball
+        norm = next((name for name, kind in BALLS.items() if isinstance(ball, kind)), "linf")
         return {
-            "norm": "l2" if l2 else "linf",
+            "norm": norm,
             "epsilon": epsilon,
             "steps": int(steps),
             "step_size": epsilon if isinstance(one, FGSM) else float(getattr(one, "step", 0.0)),

@@ -60,7 +60,7 @@ def _ratio(condition: Condition) -> float | None:
     if not condition.settings:
         return None
     told = dict(zip(SINCE_VERSION_2, condition.settings, strict=True))
-    if told["space"] != "waveform" or told["norm"] != "l2" or told["epsilon"] <= 0:
+    if told["space"] != "waveform" or told["norm"] != "snr" or told["epsilon"] <= 0:
         return None
     return round(ratio_of(told["epsilon"]), 6)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -244,7 +245,7 @@ def _version_1(path: Path, frame: pd.DataFrame, provenance: dict[str, object]) -
         (
             {"attack": "pgd-waveform-30dB", "strength": 0.03},
             {"audit": {"budget": {"norm": "linf", "bounds": [0.0, 1.0]}}},
-            ("l2", 0.03, 0, 0.0, 1, "waveform"),
+            ("snr", 0.03, 0, 0.0, 1, "waveform"),
         ),
         (
             {"attack": "pgd-restarts-100x5", "strength": 0.02},
@@ -264,6 +265,34 @@ def test_version_1_is_given_what_it_does_not_say(
     names = ["norm", "epsilon", "steps", "step_size", "restarts", "space"]
     for found, expected in zip(row[names], told, strict=True):
         assert found == expected or (pd.isna(found) and pd.isna(expected))
+
+
+L2_OF_SOUND = {"audit": {"budget": {"norm": "l2", "bounds": [-1.0, 1.0]}}}
+
+
+@pytest.mark.parametrize(
+    ("space", "provenance", "version", "norm"),
+    [
+        ("waveform", {}, None, "snr"),
+        ("waveform", {"audit": {"budget": {"norm": "l2", "bounds": [0.0, 1.0]}}}, None, "snr"),
+        ("waveform", L2_OF_SOUND, None, "l2"),
+        ("logmel", {}, None, "l2"),
+        ("waveform", {}, b"3", "l2"),
+    ],
+)
+def test_a_ratio_that_version_2_called_l2_gets_its_own_word(
+    tmp_path: Path, space: str, provenance: dict[str, Any], version: bytes | None, norm: str
+) -> None:
+    file = tmp_path / "old.parquet"
+    records.write(records.validate(make_frame(2)), file, provenance=provenance)
+    table = pq.read_table(file)
+    frame = table.to_pandas().assign(norm="l2", space=space, epsilon=0.02)
+    metadata = {b"servax": table.schema.metadata[b"servax"]}
+    metadata |= {} if version is None else {b"servax-records": version}
+    pq.write_table(pa.Table.from_pandas(frame, table.schema.with_metadata(metadata)), file)
+    assert set(records.read(file).frame["norm"]) == {norm}
+    records.write(records.read(file).frame, file, provenance=provenance)
+    assert set(records.read(file).frame["norm"]) == {norm}
 
 
 def test_an_unknown_size_stays_unknown_and_part_of_the_new_columns_is_refused(

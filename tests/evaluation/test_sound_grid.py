@@ -64,7 +64,7 @@ def test_what_is_made_on_the_bare_model_is_an_l2_attack_on_each_utterance(heard:
     frame = run(systems, grid.oblivious(), heard, identity=identity).frame
     assert set(frame["space"]) == {"waveform"}
     attacked = frame[frame["attack"] == "pgd"]
-    assert set(attacked["norm"]) == {"l2"}
+    assert set(attacked["norm"]) == {"snr"}
     assert sorted(set(attacked["strength"])) == pytest.approx([10**-2.5, 10**-1.75, 0.1])
     turned = 0
     for row in attacked.itertuples():

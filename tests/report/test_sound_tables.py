@@ -53,7 +53,7 @@ def made() -> pd.DataFrame:
                         "attack": attack,
                         "strength": epsilon,
                         "knowledge": known,
-                        "norm": "none" if attack == "none" else "l2",
+                        "norm": "none" if attack == "none" else "snr",
                         "epsilon": epsilon,
                         "steps": 0 if attack == "none" else 20,
                         "step_size": 0.0,
@@ -80,6 +80,8 @@ def test_the_worst_of_all_is_that_of_the_rows() -> None:
     frame = made()
     run = Measures(collect(frame))
     assert on_sound(run)
+    attacked = frame["attack"] != "none"
+    assert not on_sound(Measures(collect(frame.assign(norm=frame["norm"].mask(attacked, "l2")))))
     tables = {table.name: table for table in sound_tables(run)}
     assert list(tables) == [
         "table-1",
