@@ -14,11 +14,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from torch import nn
 
+from servax.attacks import PGD
 from servax.corpora import Corpus
 from servax.errors import ServaxError, SettingError
 from servax.evaluation.dataset import EvaluationSet
@@ -26,6 +28,7 @@ from servax.evaluation.engine import AttackEngine, Identity
 from servax.evaluation.records import UNDEFENDED
 from servax.evaluation.settings import CalibrationGrid
 from servax.evaluation.systems import System
+from servax.evaluation.threats import Threat
 from servax.features import Dataset
 from servax.training import Compute
 
@@ -89,11 +92,15 @@ def risks(
         )
     count = int(right.sum())
     ticks = itertools.count(1)
-    total = sum(threat.ticks(count, batch_size) for threat in grid.threats())
+    attacks = [PGD(step=step, epsilon=size, steps=grid.steps) for step, size in grid.pairs]
+    known: dict[str, Any] = {"gradients": grid.steps, "everyone": False, "draws": 1}
+    ks = tuple(range(1, grid.steps + 1))
+    threats = [Threat("pgd", "adaptive", each, ks=ks, **known) for each in attacks]
+    total = sum(threat.ticks(count, batch_size) for threat in threats)
     if progress is not None:
         engine = replace(engine, tick=lambda: progress(next(ticks), total))
     rows = []
-    for (step, radius), threat in zip(grid.pairs, grid.threats(), strict=True):
+    for (step, radius), threat in zip(grid.pairs, threats, strict=True):
         found = engine.on_system(threat, system, predictions).frame
         wrong = found["prediction"] != found["label"]
         for k, each in wrong.groupby(found["strength"]):

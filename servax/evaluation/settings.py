@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from servax.errors import SettingError
 from servax.kinds import COUNT, DECIBELS, NOT_NEGATIVE, Rule, Rules, check_list, check_types
-
-if TYPE_CHECKING:
-    from servax.evaluation.threats import Threat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,24 +32,15 @@ class CalibrationGrid:
                 raise SettingError(name, values, "sizes above 0")
         for radius in self.radii:
             NOT_NEGATIVE.check("radius", radius)
-        self.threats()
+        from servax.attacks import PGD
+
+        for step, size in self.pairs:
+            PGD(step=step, epsilon=size, steps=self.steps)
 
     @property
     def pairs(self) -> list[tuple[float, float]]:
         """Step and radius of each pair."""
         return list(itertools.product(self.step_sizes, self.radii))
-
-    def threats(self) -> tuple[Threat, ...]:
-        """Return one trajectory of PGD for each pair, from the clean input."""
-        from servax.attacks import PGD
-        from servax.evaluation.threats import Threat
-
-        ks = tuple(range(1, self.steps + 1))
-        attacks = [PGD(step=step, epsilon=size, steps=self.steps) for step, size in self.pairs]
-        return tuple(
-            Threat("pgd", "adaptive", e, gradients=ks[-1], ks=ks, everyone=False, draws=1)
-            for e in attacks
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

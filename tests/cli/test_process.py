@@ -78,6 +78,22 @@ import torch
 """
 
 
+HELP = """
+import sys
+from servax.cli import main
+for command in sys.argv[1:]:
+    main([*command.split(), "--help"])
+    assert "torch" not in sys.modules, command
+"""
+
+
+def test_help_is_told_without_torch():
+    commands = ["audit", "certify", "calibrate", "run", "serve", "purify", "attack", "export"]
+    given = [sys.executable, "-c", HELP, *commands, "report", "corpus list"]
+    done = subprocess.run(given, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("chosen", "expected"),
     [
