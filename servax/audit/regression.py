@@ -24,6 +24,7 @@ from servax.evaluation.dataset import inputs_of, some
 from servax.evaluation.options import defended
 from servax.evaluation.records import UNDEFENDED, WORST_CASE
 from servax.evaluation.regression import Spoken, answers, attacked, measured, suited
+from servax.evaluation.statistics import no_interval
 from servax.evaluation.systems import System
 from servax.evaluation.threats import Threat
 from servax.evaluation.trial import shut
@@ -115,12 +116,14 @@ class RegressionAudit:
         """Return its stages: what each system answers to clean input, and under each threat."""
         bare, behind, count = self.systems[0], self.systems[1:], len(self.dataset.x)
         knowledge = self.settings.knowledge
-        threats = self.settings.suite(bare).threats(knowledge)
+        threats = self.settings.suite(bare).threats(knowledge, classes=bare.labels)
         x, y = self.dataset.x[:1], torch.zeros(1, dtype=torch.int64)
         tasks = [self._task("clean", "clean input", {}, None, bare, self.systems, 0.0)]
         made = {
             known: {
-                (e.attack, e.strengths) for e in suited(threats, bare, bare) if e.knowledge == known
+                (e.attack, e.strengths, e.towards)
+                for e in suited(threats, bare, bare)
+                if e.knowledge == known
             }
             for known in ("oblivious", "adaptive")
         }
@@ -131,7 +134,7 @@ class RegressionAudit:
             speed = Speed.of(system, x, y)
             speed = replace(speed, gradient=speed.gradient or alone.gradient)  # BPDA's
             for threat in suited(threats, system, bare):
-                shared = (threat.attack, threat.strengths) in both
+                shared = (threat.attack, threat.strengths, threat.towards) in both
                 meets: Sequence[System] = (system,)
                 if threat.knowledge == "oblivious":
                     meets = self.systems if shared or "adaptive" not in knowledge else behind
@@ -143,7 +146,7 @@ class RegressionAudit:
                 task = self._task(
                     f"{threat.knowledge}-{threat.name}-{system.name}",
                     f"{knows} {threat.name} on {system.name}",
-                    {"threat": repr(threat)},
+                    {"threat": repr(threat), "towards": threat.towards},
                     threat,
                     system,
                     meets,
@@ -209,6 +212,8 @@ class RegressionAudit:
             f"under the worst of all attacks {number(worst, digits=4)}."
         ]
         sentences += [OWN_ANSWERS] * self.own
+        few = no_interval(len(self.dataset.corpus.speakers))
+        sentences += [few] * bool(few)
         sentences += [
             f"Nobody attacked {each.name} by gradients of its own ({each.shut}): a lower bound of "
             "the harm."
@@ -245,6 +250,11 @@ class RegressionAudit:
             size = row["strength"]
             return f"{ratio_of(size):.4g} dB" if self.settings.ratios_db else short(size)
 
+        def interval(row: Row) -> str:
+            return f"{number(row['low'], digits=4)} to {number(row['high'], digits=4)}"
+
+        names, told = self.dataset.names, bool(found["low"].notna().any())
+
         def value(name: str) -> Field:
             return Field(Head(name), lambda row: number(row[name], digits=4))
 
@@ -256,11 +266,13 @@ class RegressionAudit:
                 Field(Head("attacker"), lambda row: str(row["knowledge"]).replace("_", " ")),
                 Field(Head("size"), strength),
                 value("squared error"),
-                *(value(f"CCC {name}") for name in self.dataset.names),
+                *([Field(Head("95 % over speakers"), interval)] if told else []),
+                *(value(f"{what} {name}") for what in ("CCC", "moved") for name in names),
             ],
             title="Squared error and concordance",
             note="CCC is the concordance correlation coefficient (Lin 1989): 1 where answers and "
-            "truth agree, 0 where they have nothing in common.",
+            "truth agree, 0 where they have nothing in common. Moved is the mean way from the "
+            "answers without attack; an attack towards a dimension pushes that one up or down.",
             name="regression",
             columns_named=4,
         )

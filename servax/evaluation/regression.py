@@ -3,7 +3,8 @@
 Such a model is attacked as a classifier of two classes, near to what is true and far from it. With
 e the mean squared error over the dimensions the log-odds of near are 1 / (1 + e): they fall as e
 rises and never reach zero. So an attack on near raises the squared error to its end, and each
-attack works on it as it is, whether it takes gradients or only asks.
+attack works on it as it is, whether it takes gradients or only asks. Who wants one dimension up or
+down has the distance d that it went that way in place of the error: 1 / (1 + exp(d)) falls with it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from servax.corpora import Corpus
 from servax.defences import Bpda, Defended, ExpectationOverDraws
 from servax.evaluation.engine import FEW, reseed
 from servax.evaluation.records import UNDEFENDED, WORST_CASE
+from servax.evaluation.statistics import SpeakerDraws, interval_of
 from servax.evaluation.systems import System
 from servax.evaluation.threats import Threat
 from servax.evaluation.trial import repeats
@@ -32,6 +34,8 @@ ATTACKS = (RandomNoise, Square, NES, PGD, APGD)
 """What raises a loss; the others lead to a class or look for a border between two."""
 DRAWS = 8
 """Draws of a random system whose mean is one answer or gradient of the attacker."""
+WAYS = {"up": 1.0, "down": -1.0}
+"""Where a dimension can be pushed."""
 CONDITION = ["defence", "attack", "knowledge", "strength"]
 
 
@@ -41,19 +45,25 @@ class Nearness(nn.Module):
     Args:
         model: From inputs to numbers (B, D).
         truth: What one utterance is, (D,).
+        way: Where it is pushed from there, (D,); by default away, wherever that leads.
     """
 
     truth: Tensor
+    way: Tensor | None
 
-    def __init__(self, model: nn.Module, truth: Tensor) -> None:
+    def __init__(self, model: nn.Module, truth: Tensor, way: Tensor | None = None) -> None:
         super().__init__()
         self.model = model
         self.register_buffer("truth", truth)
+        self.register_buffer("way", way)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, 2)."""
-        error = (logits_of(self.model, x) - self.truth).square().mean(dim=1)
-        near = 1.0 / (1.0 + error)
+        gone = logits_of(self.model, x) - self.truth
+        if self.way is None:
+            near = 1.0 / (1.0 + gone.square().mean(dim=1))
+        else:
+            near = (-(gone @ self.way)).sigmoid()
         return torch.stack([near, torch.zeros_like(near)], dim=1)
 
 
@@ -97,7 +107,7 @@ def suited(threats: Sequence[Threat], system: System, bare: System) -> Iterator[
     PGD starts somewhere in its ball: where the answer itself is the truth, the gradient at the
     input is zero. The margin of `Nearness` keeps all digits of 1 / (1 + e); cross-entropy adds it
     to log 2, and in float32 loses those of a large error. Nearness is never fooled, so none of its
-    attacks could stop early.
+    attacks could stop early. An attack towards a dimension becomes one up and one down.
 
     Args:
         threats: What might be done.
@@ -111,14 +121,19 @@ def suited(threats: Sequence[Threat], system: System, bare: System) -> Iterator[
         "bpda": bare.gradients and system.bridgeable,
     }
     for each in threats:
-        other = each.random_only or each.towards or each.waveform
+        other = each.random_only or each.waveform
         if type(each.attack) not in ATTACKS or other or not through.get(each.knowledge):
             continue
         if isinstance(each.attack, PGD | APGD):
-            raised = replace(each.attack, random_start=True, early_stop=False, loss="margin")
+            settings: dict[str, Any] = {"random_start": True, "early_stop": False}
+            raised = replace(each.attack, **settings, loss="margin", targeted=False)
             each = replace(each, attack=raised)
-        exact = system.exact or each.knowledge != "adaptive"
-        yield each if exact else replace(each, knowledge="bpda")
+        if not system.exact and each.knowledge == "adaptive":
+            each = replace(each, knowledge="bpda")
+        for way in WAYS if each.towards else ():
+            yield replace(each, name=f"{each.name}-{way}", towards=f"{way} {each.towards}")
+        if not each.towards:
+            yield each
 
 
 @torch.no_grad()
@@ -166,6 +181,11 @@ def attacked(
     reseed(source, heard.seed, "source", threat.name, threat.knowledge)
     for number, (x, truth) in enumerate(zip(heard.x, heard.truth, strict=True)):
         near: nn.Module = Nearness(model, truth).eval()
+        if threat.towards:
+            way, _, dimension = threat.towards.partition(" ")
+            pushed = WAYS[way] * torch.tensor([float(n == dimension) for n in heard.names])
+            with torch.no_grad():  # from where it is: far from there the slope would vanish
+                near = Nearness(model, logits_of(model, x[None])[0], pushed.to(truth)).eval()
         if random:
             near = ExpectationOverDraws(near, DRAWS, "logits").eval()
         draws = generator(heard.seed, threat.name, threat.knowledge, number)
@@ -210,12 +230,17 @@ def measured(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
         names: Of the dimensions.
 
     Returns:
-        Columns of `CONDITION`, ``squared error`` (mean over utterances and dimensions), and ``CCC``
-        of each dimension. The worst case takes of each utterance the answer of largest error.
+        Columns of `CONDITION`, ``squared error`` (mean over utterances and dimensions) with ``low``
+        and ``high`` (95 % over speakers; NaN of too few), and of each dimension ``CCC`` and
+        ``moved``, the mean way from the answers without attack. The worst case takes of each
+        utterance the answer of largest error.
     """
     truth = frame[[f"true {name}" for name in names]].to_numpy()
     squares = np.square(frame[list(names)].to_numpy() - truth).mean(axis=1)
-    frame = frame.assign(**{"squared error": squares})
+    keys = ["defence", "utterance"]
+    clean = frame[frame["attack"] == "none"].set_index(keys)[list(names)]
+    moved = frame[list(names)] - clean.loc[list(map(tuple, frame[keys].to_numpy()))].to_numpy()
+    frame = frame.assign(**{"squared error": squares}, **moved.add_prefix("moved "))
     worst = frame.loc[frame.groupby(["defence", "utterance"])["squared error"].idxmax()]
     worst = worst.assign(attack=WORST_CASE, knowledge="all", strength=frame["strength"].max())
     found: list[Mapping[str, Any]] = []
@@ -224,7 +249,12 @@ def measured(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
             f"CCC {name}": concordance(part[f"true {name}"].to_numpy(), part[name].to_numpy())
             for name in names
         }
-        error = {"squared error": part["squared error"].mean()}
+        draws = SpeakerDraws.of(part["speaker"])
+        ends = (
+            (np.nan, np.nan) if draws is None else interval_of(draws.means(part["squared error"]))
+        )
+        error = {"squared error": part["squared error"].mean(), "low": ends[0], "high": ends[1]}
+        error |= {f"moved {name}": part[f"moved {name}"].mean() for name in names}
         found.append(dict(zip(CONDITION, key, strict=True)) | error | ccc)
     systems = list(dict.fromkeys(frame["defence"]))
     return pd.DataFrame(found).sort_values(

@@ -126,8 +126,13 @@ class SpeakerDraws:
         recalls = np.divide(hits, totals, out=np.zeros(hits.shape), where=held)
         return np.asarray((recalls.sum(axis=2) / held.sum(axis=1)).mean(axis=0), dtype=np.float64)
 
-    def counts(self, which: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Return the (R,) number of rows of each draw that are in `which` (N,)."""
+    def means(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Return the mean of `values` (N,) over the rows of each draw, (R,)."""
+        each = np.asarray(values, dtype=np.float64)
+        return self.counts(each) / self.counts(np.ones_like(each))
+
+    def counts(self, which: NDArray[np.bool_ | np.float64]) -> NDArray[np.float64]:
+        """Return the (R,) number of rows of each draw that are in `which` (N,), or its sum."""
         per_speaker = np.bincount(self._speaker, weights=which, minlength=self._times.shape[1])
         return np.asarray(self._times @ per_speaker, dtype=np.float64)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,18 @@ from torch import nn
 
 from servax.attacks import APGD, PGD, Square
 from servax.cli import main
+from servax.corpora import load
 from servax.errors import CorpusError, ServaxError, SettingError
 from servax.evaluation.loading import load_system
-from servax.evaluation.regression import Nearness, answers, concordance, measured, suited
+from servax.evaluation.regression import (
+    Nearness,
+    Spoken,
+    answers,
+    attacked,
+    concordance,
+    measured,
+    suited,
+)
 from servax.evaluation.systems import System
 from servax.evaluation.threats import Threat
 
@@ -262,9 +272,73 @@ def test_concordance_is_that_of_the_definition() -> None:
 def test_the_worst_case_takes_the_largest_error_of_each_utterance() -> None:
     rows = [("a", "none", 1.0), ("b", "none", 2.0), ("a", "pgd", 4.0), ("b", "pgd", 2.5)]
     frame = pd.DataFrame(rows, columns=["utterance", "attack", "valence"])
-    frame = frame.assign(defence="undefended", knowledge="k", strength=0.0)
+    frame = frame.assign(defence="undefended", knowledge="k", strength=0.0, speaker="s")
     found = measured(frame.assign(**{"true valence": 3.0}), ["valence"]).set_index("attack")
     assert found["squared error"].to_dict() == {"none": 2.5, "pgd": 0.625, "worst-case": 2.5}
+    assert found["moved valence"].to_dict() == {"none": 0.0, "pgd": 1.75, "worst-case": 0.0}
+    assert found["low"].isna().all()
+
+
+def test_an_interval_is_that_of_whole_speakers() -> None:
+    """Five speakers of one error each: the mean of five drawn, 3,125 draws of equal chance."""
+    errors = np.array([0.0, 1.0, 4.0, 9.0, 16.0])
+    frame = pd.DataFrame({"speaker": list("abcde"), "utterance": list("abcde")})
+    frame = frame.assign(defence="undefended", attack="none", knowledge="none", strength=0.0)
+    frame = frame.assign(**{"true valence": 1.0, "valence": 1.0 + np.sqrt(errors)})
+    twice = pd.concat([frame, frame.assign(utterance=[f"{each}2" for each in "abcde"])])
+    found = measured(twice, ["valence"]).iloc[0]
+    means = [np.mean(drawn) for drawn in itertools.product(errors, repeat=5)]
+    assert found["low"] == pytest.approx(np.quantile(means, 0.025), abs=0.4)
+    assert found["high"] == pytest.approx(np.quantile(means, 0.975), abs=0.4)
+
+
+def test_a_dimension_is_pushed_up_or_down_as_far_as_a_line_allows(voices: Path) -> None:
+    """Of w x + b in an L-inf ball the highest and the lowest answer have a closed form."""
+    corpus = load(str(voices)).subset(np.arange(48) < 3)
+    generator = torch.Generator().manual_seed(0)
+    line = nn.Linear(6, 2)
+    x = torch.rand(3, 6, generator=generator) * 0.2 + 0.4
+    with torch.no_grad():
+        line.weight.copy_(torch.randn(2, 6, generator=generator))
+        clean = line(x)
+    bare = System(name="undefended", model=line.eval())
+    names = ("arousal", "valence")
+    heard = Spoken(corpus=corpus, x=x, truth=clean + 300.0, names=names)
+    attack = APGD(epsilon=0.05, steps=20, targeted=True)
+    towards = Threat("towards-valence", "adaptive", attack, towards="valence")
+    up, down = suited([towards], bare, bare)
+    for threat, sign, name in ((up, 1, "towards-valence-up"), (down, -1, "towards-valence-down")):
+        rows = attacked(threat, bare, [bare], heard)
+        assert set(rows["attack"]) == {name}
+        gone = rows["valence"].to_numpy() - clean[:, 1].numpy()
+        with torch.no_grad():
+            furthest = sign * 0.05 * float(line.weight[1].abs().sum())
+        assert gone == pytest.approx(np.full(3, furthest), abs=2e-3)
+
+
+def test_an_audit_pushes_each_dimension(place: Path) -> None:
+    given = [
+        "audit",
+        "space_model:Space",
+        "--groups",
+        "3",
+        "--corpus",
+        "values.csv",
+        "--out",
+        "out",
+    ]
+    given += ["--utterances", "2", "--radius", "0.001", "--knowledge", "adaptive"]
+    assert main(given) == 0
+    told = json.loads(Path("out/report/audit.json").read_text(encoding="utf-8"))
+    found = pd.DataFrame(told["measures"]).set_index("attack")
+    for name in ("Arousal", "dominance", "valence"):
+        up, down = (found.loc[f"towards-{name}-{way}", f"moved {name}"] for way in ("up", "down"))
+        assert up > 1e-4
+        assert down < -1e-4
+        assert up >= found.loc["noise", f"moved {name}"] >= down
+    page = Path("out/report/report.md").read_text(encoding="utf-8")
+    assert "moved valence" in page
+    assert "There is no interval: " in page
 
 
 def test_what_a_model_of_numbers_has_not(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

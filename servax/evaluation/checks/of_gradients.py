@@ -223,7 +223,7 @@ def _remedy(system: System, bare: System) -> str:
         )
     # Behind a defence it is the bare model that has none.
     model = system.model if system.front is None else bare.model
-    if any(weight.is_floating_point() for weight in model.parameters()):
+    if any(each.is_floating_point() for each in (*model.parameters(), *model.buffers())):
         return (
             "compute the step that cuts the gradient in torch, or name it in the model's attribute "
             "bpda where it keeps the shape of its input"
