@@ -19,6 +19,7 @@ from servax.evaluation.checks import (
     RECORD_CHECKS,
     Case,
     Finding,
+    attacks_move,
     carried_out,
     white_box,
 )
@@ -81,6 +82,8 @@ def findings(
     radius, known = audit.settings.budget.radius, audit.settings.knowledge
     for system in audit.systems:
         yield white_box(system, audit.subject, known)
+        if len(measures):
+            yield attacks_move(system.name, measures[measures["defence"] == system.name])
     faced = {system.name for system in audit.systems if system.gradients}
     faced -= set() if "adaptive" in known else {UNDEFENDED}
     there: set[Needs] = {"nothing"}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+import soundfile
 
 from servax.audit.sounds import of_utterance
 from servax.cli import main
@@ -60,6 +62,29 @@ def test_a_smoke_audit_on_sound_hears_few_unless_told(
     given += ["--out", str(tmp_path / "out"), "--speech", "0", "--sounds", "0", "--dry-run"]
     assert main([*given, "--tier", "smoke"]) == 0
     assert f"\n{count} utterances, 1 systems" in "\n" + capsys.readouterr().err
+
+
+def test_a_budget_that_16_bits_take_back_does_not_pass(
+    command: list[str],
+    own: str,
+    voices: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command[1] = f"{own}:Sound"
+    at = command.index("--radius")
+    command[at : at + 2] = ["--snr", "85,80"]
+    for file in voices.parent.glob("*.wav"):  # far quieter than a ratio of 80 dB to one step
+        sound, rate = soundfile.read(file)
+        soundfile.write(tmp_path / file.name, sound / 100, rate)
+    command[command.index("--corpus") + 1] = str(shutil.copy(voices, tmp_path))
+    given = ["--seconds", "0.5", "--speech", "0", "--sounds", "0", "--json"]
+    assert main([*command, *given, "--fail-under", "10"]) == 4
+    told = json.loads(capsys.readouterr().out)
+    (found,) = (each for each in told["findings"] if each["check"] == "attacks-move")
+    assert (found["severity"], found["evidence"]["moved"]) == ("error", 0)
+    assert "moves 0 of 4 utterances" in found["statement"]
+    assert told["passed"] is False
 
 
 def test_an_estimate_holds_what_is_not_attacking(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.optimize import approx_fprime, linprog
@@ -470,6 +471,22 @@ def within(x: Tensor, adversarial: Tensor, ball: Ball, bounds: Bounds, **said: A
 
 def moved(x: Tensor, by: float) -> Tensor:
     return x + by * torch.randn(x.shape, generator=draws()).sign()
+
+
+@pytest.mark.parametrize(
+    ("moved", "attacked", "severity"),
+    [
+        ((0, 0), (4, 4), "error"),
+        ((1, 3), (4, 4), "warning"),
+        ((1, 2), (4, 2), "passed"),
+        ((0, 0), (0, 0), "not-measured"),
+        ((np.nan, 0), (np.nan, 3), "error"),
+    ],
+)
+def test_attacks_that_move_nothing(moved: Any, attacked: Any, severity: str) -> None:
+    rows = pd.DataFrame({"attack": ["noise", "pgd"], "moved": moved, "attacked": attacked})
+    assert checks.attacks_move("x", rows).severity == severity
+    assert checks.attacks_move("x", rows[["attack"]]).severity == "not-measured"
 
 
 @pytest.mark.parametrize("ball", [Linf(0.1), L2(0.1 * 48**0.5)], ids=["Linf", "L2"])

@@ -10,6 +10,7 @@ from servax.evaluation.checks.declared import (
     Severity,
     carried_out,
 )
+from servax.evaluation.checks.of_attacks import attacks_move
 from servax.evaluation.checks.of_gradients import white_box
 from servax.evaluation.checks.planted import planted
 
@@ -51,6 +52,7 @@ __all__ = [
     "Finding",
     "RecordCheck",
     "Severity",
+    "attacks_move",
     "carried_out",
     "of_answers",
     "of_attacks",

@@ -12,13 +12,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from servax.attacks import APGD, PGD, Attack
 from servax.errors import SettingError, ShapeError
 from servax.evaluation.checks.case import Case, votes
-from servax.evaluation.checks.declared import Check, Severity, Verdict, percent
+from servax.evaluation.checks.declared import Check, Finding, Severity, Verdict, percent
 from servax.perturbation import Ball, into_16_bit
 from servax.runtime.samples import STEP_16_BIT
 
@@ -125,6 +126,35 @@ def inside_ball(case: Case, *, adversarial: Tensor | None = None) -> Verdict:
             severity = "passed" if rounded else "error"
             told += ", by the rounding of the file alone" * rounded
     return severity, f"{told}.", evidence
+
+
+def attacks_move(system: str, measures: pd.DataFrame) -> Finding:
+    """Say whether the attacks on a system changed what it hears at all.
+
+    A file of 16 bits holds no change that is smaller than half a step: a budget below that leaves
+    everything as it was, and everybody right. `error`: every attack left everybody alone.
+    `warning`: the one that moved most left some alone. `not-measured`: nobody was worth an attack.
+
+    Args:
+        system: Its name.
+        measures: A row for each attack on it, with how many utterances were `attacked` and `moved`.
+    """
+    tried = measures[measures["attacked"] > 0] if "attacked" in measures else measures[:0]
+    if tried.empty:
+        told = "No utterance was worth an attack: none was right without one."
+        return Finding("attacks-move", system, "not-measured", told, {})
+    shares = tried["moved"] / tried["attacked"]
+    most = tried.iloc[int(shares.to_numpy().argmax())]
+    moved, attacked = int(most["moved"]), int(most["attacked"])
+    evidence = {"attack": str(most["attack"]), "moved": moved, "attacked": attacked}
+    if moved == attacked:
+        return Finding("attacks-move", system, "passed", "Attacks move their inputs.", evidence)
+    told = (
+        f"The attack that moves most, {most['attack']}, moves {moved} of {attacked} utterances; "
+        "of others rounding to 16 bits takes back all that the budget allows, or there is no "
+        "gradient."
+    )
+    return Finding("attacks-move", system, "warning" if moved else "error", told, evidence)
 
 
 def _limit(x: Tensor, ball: Ball, step: float) -> float:
