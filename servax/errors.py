@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +27,7 @@ __all__ = [
     "SettingError",
     "ShapeError",
     "Unwritable",
+    "during",
     "nearest",
     "unwritable",
 ]
@@ -92,6 +94,19 @@ class ServaxError(Exception):
     """Root of all refusals; `exit_code` is what the command line leaves with."""
 
     exit_code = 1
+
+
+@contextmanager
+def during(work: str) -> Iterator[None]:
+    """Let a refusal, or what a model raised, say in which work it came: which model was asked."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is ServaxError:
+            raise ServaxError(f"{work}: {error}") from error
+        if hasattr(error, "__notes__"):  # without any the fault is ours, and stays as it is
+            error.add_note(f"it came in {work}")
+        raise
 
 
 class SettingError(ServaxError, ValueError):

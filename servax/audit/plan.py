@@ -20,6 +20,7 @@ from torch import Tensor
 from servax.attacks import RandomNoise, Universal
 from servax.audit import checking, sounds
 from servax.audit.settings import Audit
+from servax.errors import during
 from servax.evaluation import records
 from servax.evaluation.checks import MODEL_CHECKS
 from servax.evaluation.dataset import training_waveforms
@@ -407,7 +408,7 @@ class _Plan:
 
         def seeded(stage: Stage, watcher: Watcher) -> Mapping[str, Any]:
             # Models of a user's own may draw from torch's global generator.
-            with global_seed(s.seed, "audit", name):
+            with global_seed(s.seed, "audit", name), during(title):
                 return work(stage, watcher)
 
         batches = -(-len(audit.dataset) // s.batch_size)

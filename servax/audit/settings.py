@@ -8,9 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_args
 
+from torch import Tensor
+
 from servax.audit.speed import Speed
 from servax.corpora import Selection
-from servax.errors import SettingError
+from servax.errors import SettingError, during
 from servax.evaluation.answers import TIMES
 from servax.evaluation.dataset import EvaluationSet, Progress, gather
 from servax.evaluation.engine import AttackEngine, Identity
@@ -199,9 +201,14 @@ class Audit:
             dataset=dataset,
             folder=folder,
             origin=origin,
-            speeds={system.name: Speed.of(system, x, y) for system in (*systems, *others)},
+            speeds={system.name: _speed(system, x, y) for system in (*systems, *others)},
             attacks=tuple(own),
         )
+
+
+def _speed(system: System, x: Tensor, y: Tensor) -> Speed:
+    with during(f"a trial of {system.name}"):
+        return Speed.of(system, x, y)
 
 
 def refuse_what_cannot_be(settings: AuditSettings, subject: System) -> None:

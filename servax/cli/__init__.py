@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         # A model of the user's own raised it, whatever it is.
         told = " ".join(f"{type(error).__name__}: {error}".split())
-        return _refuse(f"the model fails ({told}); {notes[0]}.", FAILED, debug=debug)
+        return _refuse(f"the model fails ({told}); {'; '.join(notes)}.", FAILED, debug=debug)
     finally:
         if "--quiet" in given:
             os.environ.pop(QUIET, None)

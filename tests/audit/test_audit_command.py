@@ -87,6 +87,40 @@ def test_a_budget_that_16_bits_take_back_does_not_pass(
     assert told["passed"] is False
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "Refusing",
+            "the model fails (ValueError: refused); the model was given inputs (4, 1, 32, ",
+        ),
+        ("Dividing", "a trial of Dividing: the model's output for input 0 is NaN or infinite"),
+    ],
+)
+def test_a_defence_that_fails_is_named(
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    said: str,
+) -> None:
+    (tmp_path / "failing_fronts.py").write_text(
+        "from torch import nn\n\n\n"
+        "class Refusing(nn.Module):\n    def forward(self, x):\n"
+        "        if len(x) == 4:\n            raise ValueError('refused')\n        return x\n\n\n"
+        "class Dividing(nn.Module):\n    def forward(self, x):\n"
+        "        return x / (x.mean() * (x.amax() < 0))\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main([*command, "--defences", f"mean-filter:3,failing_fronts:{name}"]) == 1
+    told = capsys.readouterr().err
+    assert said in told
+    assert f"a trial of {name}" in told
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_estimate_holds_what_is_not_attacking(
     command: list[str],
     tmp_path: Path,
