@@ -1,7 +1,7 @@
 """An audit of a model that answers in numbers: squared error and concordance, no classes.
 
-Threats, balls, defences and utterances are those of other audits. What is left out: surrogates,
-the sanity checks (which look at classes), sound and speech of what was made.
+Threats, balls, defences, surrogates and utterances are those of other audits. What is left out: the
+sanity checks (which look at classes), sound and speech of what was made.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from servax.audit.settings import AuditSettings, refuse_what_cannot_be
 from servax.audit.speed import Speed
 from servax.errors import SettingError
 from servax.evaluation.dataset import inputs_of, some
-from servax.evaluation.options import defended
+from servax.evaluation.options import defended, surrogate
 from servax.evaluation.records import UNDEFENDED, WORST_CASE
 from servax.evaluation.regression import Spoken, answers, attacked, measured, suited
 from servax.evaluation.statistics import no_interval
@@ -43,7 +43,7 @@ LEFT_OUT = (
     "An attacker who does not know the defence (oblivious) attacks the bare model, and all "
     "defences answer to the same inputs.",
     "The worst case takes of each utterance the answer of largest error over all attacks.",
-    "The sanity checks of other audits look at classes, and were not made; nor transfer attacks.",
+    "The sanity checks of other audits look at classes, and were not made.",
 )
 
 
@@ -54,6 +54,8 @@ class RegressionAudit:
     settings: AuditSettings
     systems: tuple[System, ...]
     """The bare model first, then its defences."""
+    surrogates: tuple[System, ...]
+    """Models whose gradients a transfer attack takes."""
     dataset: Spoken
     """The utterances with what is true of them."""
     own: bool
@@ -70,6 +72,7 @@ class RegressionAudit:
         subject: System,
         *,
         defences: Sequence[str],
+        surrogates: Sequence[str] = (),
         folder: Path,
         origin: Mapping[str, Any],
         progress: Any = None,
@@ -77,7 +80,8 @@ class RegressionAudit:
         """Return an audit; everything is loaded and refused here, nothing written.
 
         Raises:
-            SettingError: A defence does not fit the model, or no attack that is wanted is possible.
+            SettingError: A defence or surrogate does not fit the model, or no attack that is wanted
+                is possible.
             ServaxError: The corpus cannot be read, or the model answers NaN or infinity.
         """
         choice = settings.selection
@@ -91,7 +95,9 @@ class RegressionAudit:
         bare = replace(subject, name=UNDEFENDED)
         behind = [defended(bare, each, seed=settings.seed) for each in defences]
         systems = [bare, *(replace(s, shut=s.shut or shut(s.model, some_x)) for s in behind)]
-        twice = [s.name for s in systems if [t.name for t in systems].count(s.name) > 1]
+        others = [surrogate(subject, each) for each in surrogates]
+        called_so = [s.name for s in (*systems, *others)]
+        twice = [name for name in called_so if called_so.count(name) > 1]
         if twice:
             raise SettingError("a name", twice[0], "one of its own; NAME=WHAT gives another")
         values, called = (
@@ -106,6 +112,7 @@ class RegressionAudit:
         return cls(
             settings=settings,
             systems=tuple(systems),
+            surrogates=tuple(others),
             dataset=heard,
             own=values is None,
             folder=folder,
@@ -116,7 +123,9 @@ class RegressionAudit:
         """Return its stages: what each system answers to clean input, and under each threat."""
         bare, behind, count = self.systems[0], self.systems[1:], len(self.dataset.x)
         knowledge = self.settings.knowledge
-        threats = self.settings.suite(bare).threats(knowledge, classes=bare.labels)
+        sources = [other.name for other in self.surrogates]
+        suite = self.settings.suite(bare)
+        threats = suite.threats(knowledge, classes=bare.labels, surrogates=sources)
         x, y = self.dataset.x[:1], torch.zeros(1, dtype=torch.int64)
         tasks = [self._task("clean", "clean input", {}, None, bare, self.systems, 0.0)]
         made = {
@@ -130,12 +139,14 @@ class RegressionAudit:
         # Both attackers of the bare model make the same inputs with these: once is enough.
         both = made["oblivious"] & made["adaptive"] if behind else set()
         alone = Speed.of(bare, x, y)
-        for system in self.systems:
+        for system in (*self.systems, *self.surrogates):
             speed = Speed.of(system, x, y)
             speed = replace(speed, gradient=speed.gradient or alone.gradient)  # BPDA's
             for threat in suited(threats, system, bare):
+                if (threat.knowledge == "transfer") != (system.name in sources):
+                    continue
                 shared = (threat.attack, threat.strengths, threat.towards) in both
-                meets: Sequence[System] = (system,)
+                meets: Sequence[System] = self.systems if threat.surrogate else (system,)
                 if threat.knowledge == "oblivious":
                     meets = self.systems if shared or "adaptive" not in knowledge else behind
                 elif threat.knowledge == "adaptive" and system is bare and shared:
@@ -222,7 +233,7 @@ class RegressionAudit:
         ]
         told = {name: str(value) for name, value in self.origin.items()}
         told |= {"machine": told.get("machine", platform.machine())}
-        told |= {each.name: each.source for each in self.systems}
+        told |= {each.name: each.source for each in (*self.systems, *self.surrogates)}
         told |= {"settings": json_text(self.settings.to_json(), indent=None)}
         document = {
             "regression": True,

@@ -173,7 +173,6 @@ def _in_numbers(command: Audit, system: System, settings: AuditSettings) -> int:
     no_classes = f"nothing: {numbers}, which have no classes"
     refused = {
         "fail_under": no_classes,
-        "surrogates": no_classes,
         "attacks": no_classes,
         "gradients": f"float32: {numbers}, and its audit has no fast mode",
         "sounds": f"0 or nothing: {numbers}, and its report plays no sound",
@@ -187,6 +186,7 @@ def _in_numbers(command: Audit, system: System, settings: AuditSettings) -> int:
             settings,
             system,
             defences=names(command.defences) or (),
+            surrogates=names(command.surrogates) or (),
             folder=_folder(command, system),
             origin=provenance(command_line()),
             progress=update,

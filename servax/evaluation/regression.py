@@ -122,7 +122,8 @@ def suited(threats: Sequence[Threat], system: System, bare: System) -> Iterator[
     }
     for each in threats:
         other = each.random_only or each.waveform
-        if type(each.attack) not in ATTACKS or other or not through.get(each.knowledge):
+        possible = through.get(each.knowledge) or each.surrogate == system.name
+        if type(each.attack) not in ATTACKS or other or not possible:
             continue
         if isinstance(each.attack, PGD | APGD):
             settings: dict[str, Any] = {"random_start": True, "early_stop": False}
@@ -197,7 +198,7 @@ def attacked(
     purpose = (threat.name, threat.knowledge)
     told: dict[str, Any] = {"seed": heard.seed, "names": heard.utterances}
     # Nothing stands before the source: who attacks it knows it.
-    known = replace(threat, knowledge="adaptive" if source.exact else "bpda")
+    known = replace(threat, knowledge="adaptive" if source.exact else "bpda", surrogate="")
     frames = [
         heard.rows(
             answers(system, torch.cat(moved), *purpose, **told),

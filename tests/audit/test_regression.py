@@ -47,6 +47,19 @@ class Space(torch.nn.Module):
         return (0.2 * (thirds + 1e-6).log()).sigmoid()
 
 
+class Steeper(Space):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(1.2))
+
+    def forward(self, x):
+        return self.scale * super().forward(x)
+
+
+class Other(Steeper):
+    labels = ["control", "activation", "pleasure"]
+
+
 class Shut(Space):
     def forward(self, x):
         return super().forward(x.detach())
@@ -314,6 +327,20 @@ def test_a_dimension_is_pushed_up_or_down_as_far_as_a_line_allows(voices: Path) 
         with torch.no_grad():
             furthest = sign * 0.05 * float(line.weight[1].abs().sum())
         assert gone == pytest.approx(np.full(3, furthest), abs=2e-3)
+
+
+def test_a_surrogate_lends_its_gradients(place: Path) -> None:
+    more = ("--defences", "low-pass:4000", "--surrogates", "other=space_model:Steeper")
+    assert audit("--corpus", "values.csv", "--utterances", "3", *more) == 0
+    frame = pd.read_parquet("out/records/answers.parquet")
+    carried = frame[frame["knowledge"] == "transfer"]
+    assert set(carried["attack"]) == {"pgd-other"}
+    assert set(carried["defence"]) == {"undefended", "low-pass-4000"}
+    found = pd.DataFrame(json.loads(Path("out/report/audit.json").read_text())["measures"])
+    bare = found[found["defence"] == "undefended"].set_index("attack")["squared error"]
+    # A twin but for a scale: what raises its error raises that of the model.
+    assert bare["pgd-other"].max() > bare["noise"].max()
+    assert audit("--corpus", "values.csv", "--surrogates", "space_model:Other") == 2
 
 
 def test_an_audit_pushes_each_dimension(place: Path) -> None:
