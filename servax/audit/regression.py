@@ -1,7 +1,7 @@
 """An audit of a model that answers in numbers: squared error and concordance, no classes.
 
 Threats, balls, defences, surrogates and utterances are those of other audits. What is left out: the
-sanity checks (which look at classes), sound and speech of what was made.
+sanity checks that look at classes, sound and speech of what was made.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from servax.audit.settings import AuditSettings, refuse_what_cannot_be
 from servax.audit.speed import Speed
 from servax.errors import SettingError
+from servax.evaluation.checks import Finding, attacks_move, white_box
 from servax.evaluation.dataset import inputs_of, some
 from servax.evaluation.options import defended, surrogate
 from servax.evaluation.records import UNDEFENDED, WORST_CASE
@@ -43,7 +44,7 @@ LEFT_OUT = (
     "An attacker who does not know the defence (oblivious) attacks the bare model, and all "
     "defences answer to the same inputs.",
     "The worst case takes of each utterance the answer of largest error over all attacks.",
-    "The sanity checks of other audits look at classes, and were not made.",
+    "Most sanity checks of other audits look at classes, and were not made.",
 )
 
 
@@ -198,19 +199,42 @@ class RegressionAudit:
         stage = make_stage(self.folder, name, title, key)
         return Task(stage, "attack", (), len(heard.x) if threat else 1, seconds, work)
 
-    def run(self, tasks: Sequence[Task], watcher: Watcher) -> tuple[Report, ReportPaths]:
-        """Do what is not done yet; leave answers and report in the folder."""
+    def findings(self, frame: pd.DataFrame) -> list[Finding]:
+        """Return what the checks find that look at no classes: was anybody attacked, and how?"""
+        bare, names = self.systems[0], list(self.dataset.names)
+        keys = ["defence", "utterance"]
+        clean = frame[frame["attack"] == "none"].set_index(keys)[names]
+        attacked = frame[frame["attack"] != "none"]
+        before = clean.loc[list(map(tuple, attacked[keys].to_numpy()))].to_numpy()
+        attacked = attacked.assign(moved=(attacked[names].to_numpy() != before).any(axis=1))
+        each = attacked.groupby(["defence", "attack", "strength"])["moved"]
+        measures = each.agg(["size", "sum"]).reset_index()
+        measures = measures.rename(columns={"size": "attacked", "sum": "moved"})
+        found = [white_box(system, bare, self.settings.knowledge) for system in self.systems]
+        return found + [
+            attacks_move(system.name, measures[measures["defence"] == system.name])
+            for system in self.systems
+        ]
+
+    def run(self, tasks: Sequence[Task], watcher: Watcher) -> tuple[Report, ReportPaths, bool]:
+        """Do what is not done yet; leave answers and report in the folder.
+
+        Returns:
+            The report, where it is, and whether a check found an error.
+        """
         with held(self.folder):
             watcher.plan([(task.stage.name, task.cost) for task in tasks])
             rows = [row for task in tasks for row in task.perform(watcher)["rows"]]
             frame = pd.DataFrame(rows)
-            report = self.report(measured(frame, self.dataset.names))
+            checked = self.findings(frame)
+            report = self.report(measured(frame, self.dataset.names), checked)
             written = io.BytesIO()
             frame.to_parquet(written, index=False)
             write_whole(self.folder / "records/answers.parquet", written.getvalue())
-            return report, write(report, self.folder / "report")
+            wrong = any(each.severity == "error" for each in checked)
+            return report, write(report, self.folder / "report"), wrong
 
-    def report(self, found: pd.DataFrame) -> Report:
+    def report(self, found: pd.DataFrame, checked: Sequence[Finding]) -> Report:
         """Return the pages of what was measured."""
         table = self.table(found)
         bare = found[found["defence"] == UNDEFENDED]
@@ -225,12 +249,7 @@ class RegressionAudit:
         sentences += [OWN_ANSWERS] * self.own
         few = no_interval(len(self.dataset.corpus.speakers))
         sentences += [few] * bool(few)
-        sentences += [
-            f"Nobody attacked {each.name} by gradients of its own ({each.shut}): a lower bound of "
-            "the harm."
-            for each in self.systems
-            if each.shut
-        ]
+        sentences += [each.statement for each in checked if each.severity in ("error", "warning")]
         told = {name: str(value) for name, value in self.origin.items()}
         told |= {"machine": told.get("machine", platform.machine())}
         told |= {each.name: each.source for each in (*self.systems, *self.surrogates)}
@@ -240,6 +259,7 @@ class RegressionAudit:
             "dimensions": list(self.dataset.names),
             "own answers stand for the truth": self.own,
             "measures": found.to_dict("records"),
+            "findings": [each.to_json() for each in checked],
             "provenance": dict(self.origin),
             "settings": self.settings.to_json(),
         }

@@ -196,7 +196,7 @@ def _in_numbers(command: Audit, system: System, settings: AuditSettings) -> int:
         found = [Estimate(e.stage.name, e.cost, done=bool(e.stage.done())) for e in tasks]
         return _show_estimates(command, prepared, found)
     with run_bars() as bars:
-        report, paths = prepared.run(tasks, bars)
+        report, paths, wrong = prepared.run(tasks, bars)
     if command.json:
         print_json(json.loads(report.files["audit.json"]))
     else:
@@ -205,7 +205,7 @@ def _in_numbers(command: Audit, system: System, settings: AuditSettings) -> int:
         for sentence in report.findings:
             note(sentence)
     note(f"report: {paths.html}")
-    return 0
+    return UNTRUSTED if wrong else 0
 
 
 def _show_estimates(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 from torch import nn
 
@@ -238,7 +239,7 @@ def test_a_model_without_gradients_is_asked_or_refused(
 
 def test_a_defence_without_gradients_is_attacked_by_bpda(place: Path) -> None:
     assert (
-        audit("--corpus", "values.csv", "--utterances", "1", "--defences", "space_model:Steps") == 0
+        audit("--corpus", "values.csv", "--utterances", "1", "--defences", "space_model:Steps") == 4
     )
     told = json.loads(Path("out/report/audit.json").read_text(encoding="utf-8"))
     found = pd.DataFrame(told["measures"])
@@ -247,7 +248,22 @@ def test_a_defence_without_gradients_is_attacked_by_bpda(place: Path) -> None:
     assert "adaptive" not in behind.index.get_level_values("knowledge")
     assert error["pgd", "bpda"].max() > error["noise", "black_box"].max()
     report = Path("out/report/report.md").read_text(encoding="utf-8")
-    assert "Nobody attacked Steps by gradients of its own (its gradient is zero" in report
+    assert "No exact white-box attack was possible on Steps, since its gradient is zero" in report
+
+
+def test_an_audit_that_attacked_nobody_says_so(place: Path, voices: Path) -> None:
+    given = ["audit", "space_model:Space", "--groups", "3", "--tier", "smoke", "--out", "out"]
+    given += ["--corpus", "values.csv", "--utterances", "2"]
+    text = Path("values.csv").read_text(encoding="utf-8")
+    for file in voices.parent.glob("*.wav"):  # far quieter than a ratio of 80 dB to one step
+        sound, rate = soundfile.read(file)
+        soundfile.write(place / file.name, sound / 100, rate)
+    Path("values.csv").write_text(text.replace(f"{voices.parent}/", ""), encoding="utf-8")
+    assert main([*given, "--snr", "85,80"]) == 4
+    told = json.loads(Path("out/report/audit.json").read_text(encoding="utf-8"))
+    severities = {each["check"]: each["severity"] for each in told["findings"]}
+    assert severities == {"white-box": "passed", "attacks-move": "error"}
+    assert "moves 0 of 2 utterances" in Path("out/report/report.md").read_text(encoding="utf-8")
 
 
 def test_an_answer_that_is_no_number_is_refused_with_its_utterance() -> None:
