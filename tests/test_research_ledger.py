@@ -66,3 +66,17 @@ def test_a_row_before_an_encoder_tells_what_the_record_holds(trial):
         assert probability == pytest.approx(attacked["probability"], abs=0.0501)
     else:
         assert row[8] == "–"
+
+
+LIMITS = records("research/limits")
+
+
+@pytest.mark.parametrize("question", sorted(LIMITS))
+def test_what_limits_a_purifier_is_told_as_the_record_holds_it(question):
+    table = PAGE.split(f"<!-- {question}: begin -->")[1].split(f"<!-- {question}: end -->")[0]
+    told = [re.findall(r"[\d.]+", line.split("|", 2)[2]) for line in table.strip().splitlines()[2:]]
+    held = [
+        [row["rms"], row["probability"], row["uar"], *row["speakers"]]
+        for row in LIMITS[question]["rows"]
+    ]
+    assert [[float(number) for number in row] for row in told] == held
