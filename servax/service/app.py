@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from servax.runtime.samples import LOWEST_RATE
-from servax.service.middleware import RequestMiddleware
+from servax.service.middleware import QUIET, RequestMiddleware
 from servax.service.networks import networks
 from servax.service.parts import FORM, JSON, MOST_SOUNDS
 from servax.service.requests import RequestHandler, is_elsewhere, kind_of
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
 
 ROUTES = (
-    *("/healthz", "/readyz", "/metrics", "/openapi.json", "/v2/health/live", "/v2/health/ready"),
-    *("/v1/models", "/v1/purify", "/v1/classify", "/v1/attack", "/v1/stream"),
+    *QUIET,
+    *("/openapi.json", "/v1/models", "/v1/purify", "/v1/classify", "/v1/attack", "/v1/stream"),
     *(f"/v2/models/{model}/infer" for model in OUTPUTS),
 )
 PAGE = Path(__file__).with_name("page")

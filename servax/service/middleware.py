@@ -33,7 +33,10 @@ ALWAYS = {
     "frame-ancestors 'none'",
 }
 """With each answer: browsers run and ask for nothing but what lies here."""
-QUIET = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics")
+QUIET = (
+    *("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"),
+    *("/v2/models/purify/ready", "/v2/models/classify/ready"),
+)
 """Asked every few seconds by machines: logged only when they break."""
 
 

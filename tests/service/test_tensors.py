@@ -56,6 +56,7 @@ def test_samples_are_classified_as_those_of_a_file(service: Running) -> None:
 def test_it_says_what_it_takes_and_whether_it_can(service: Running) -> None:
     for path in ("health/live", "health/ready", "models/purify/ready", "models/classify/ready"):
         assert service.client.get(f"/v2/{path}").status_code == 200
+        assert not [line for line in service.lines() if line.get("route") == f"/v2/{path}"]
     for path in ("models/other", "models/other/ready"):
         assert service.client.get(f"/v2/{path}").status_code == 404
     told = service.client.get("/v2/models/classify").json()
