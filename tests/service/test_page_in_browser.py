@@ -296,6 +296,16 @@ def test_a_service_with_tokens_asks_for_one(browser: Any) -> None:
         assert TOKEN not in guarded.log.getvalue()
 
 
+def test_a_person_speaks_in_one_example(page: Any, service: Running) -> None:
+    page.get_by_role("button", name="A person").click()
+    page.locator("#results").wait_for()
+    assert page.inner_text("#clip-name") == "Example: a volunteer of LibriVox reads"
+    notice = service.client.get("/page/" + page.locator("#examples a").get_attribute("href"))
+    assert "reader.flac" in notice.text
+    assert "Redistributions in binary form must reproduce" in notice.text
+    assert soundfile.info(PAGE / "reader.flac").duration == pytest.approx(3.29, abs=0.01)
+
+
 def test_it_is_used_with_the_keyboard_alone(page: Any) -> None:
     for _ in range(20):
         page.keyboard.press("Tab")

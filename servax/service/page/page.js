@@ -150,7 +150,8 @@ find("#examples").addEventListener("click", async (event) => {
   const { example } = button.dataset;
   try {
     const blob = await (await ask(`${example}.flac`)).blob();
-    take(blob, `Example: a synthetic voice, meant to sound ${example}`, button);
+    const who = example === "reader" ? "a volunteer of LibriVox reads" : `a synthetic voice, meant to sound ${example}`;
+    take(blob, `Example: ${who}`, button);
   } catch (error) {
     told(error);
   }
