@@ -30,9 +30,9 @@ from subject import Subject, add_subject, subject
 from torch import nn
 
 from servax.attacks.gradient import class_loss
-from servax.cli import keep_freed_memory
 from servax.errors import ServaxError
 from servax.perturbation import input_gradient
+from servax.runtime.processes import keep_freed_memory
 
 CALLS = 3
 """Of each work in a process, after one that is not timed."""

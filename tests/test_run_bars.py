@@ -48,3 +48,17 @@ def test_a_run_that_is_done_already(bars: RunBars) -> None:
     bars.finish("target", cached=True)
     bars.finish("ssad", cached=True)
     assert whole(bars) == (0.0, 0.0)
+
+
+def test_stages_side_by_side_have_a_bar_each(bars: RunBars) -> None:
+    bars.plan([("target", 10.0), ("extractor", 20.0)])
+    bars.start("target", 2)
+    bars.start("extractor", 4)
+    bars.advance("uar 0.5", "target")
+    bars.advance("uar 0.6", "extractor")
+    shown = {t.description: (t.completed, t.fields["note"]) for t in bars._progress.tasks[1:]}
+    assert shown == {"target": (1, "uar 0.5"), "extractor": (1, "uar 0.6")}
+    assert whole(bars) == (pytest.approx(10.0), 30.0)
+    bars.finish("target", cached=False)  # stopped early
+    assert [t.description for t in bars._progress.tasks] == ["whole run", "extractor"]
+    assert whole(bars) == (pytest.approx(10.0), 25.0)

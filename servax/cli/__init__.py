@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import io
 import os
 import sys
@@ -33,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         sleep_while_waiting()
         if given[:1] and given[0] in HEAVY:
+            from servax.runtime.processes import keep_freed_memory
+
             keep_freed_memory()
     try:
         return parsed([word for word in given if word not in ("--debug", "--quiet")])()
@@ -81,31 +82,3 @@ def sleep_while_waiting() -> None:
     """
     if "GOMP_SPINCOUNT" not in os.environ:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-"""Numbers of mallopt(3)."""
-LARGEST = 2**30
-"""In bytes: smaller pieces stay in the heap, and so much of its end may be unused."""
-CHOICES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")
-"""Variables by which a user decides for glibc."""
-
-
-def keep_freed_memory() -> bool:
-    """Keep what this process frees, instead of handing it back; say whether it will be so.
-
-    What glibc frees above 32 MiB goes back to the system at once, and what it gets anew must be
-    zeroed page by page. Activations of a full-width VGG-16 take 100 MiB each, so that a tenth to a
-    third of a training step or an attack was spent so (benchmarks/notes.md). A library must not
-    decide this for its host; the command line owns its process.
-
-    It will not where the C library is not glibc, nor where a variable of mallopt(3) or
-    GLIBC_TUNABLES decides already.
-    """
-    chosen = any(name in os.environ for name in CHOICES)
-    if chosen or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is None:
-        return False
-    return all(mallopt(name, LARGEST) == 1 for name in (TRIM_THRESHOLD, MMAP_THRESHOLD))

@@ -10,12 +10,10 @@ from servax.cli.status import run_bars
 from servax.experiments import AnyRecipe, Finished, report_run, run
 from servax.report import Measures, Table, collect, home_of, table_1, write_comparison
 from servax.report.audit import AuditResult, main_table, read_results, write_audit
-from servax.stages import RayEngine, is_url, without_password
+from servax.stages import Engine, is_url, without_password
 
 
-def finished(
-    recipe: AnyRecipe, place: str, *, as_json: bool, engine: RayEngine | None = None
-) -> int:
+def finished(recipe: AnyRecipe, place: str, *, as_json: bool, engine: Engine | None = None) -> int:
     """Perform a recipe with bars, and show its first table."""
     with run_bars() as bars:
         done = run(recipe, place, command=command_line(), watcher=bars, engine=engine)

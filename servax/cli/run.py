@@ -21,6 +21,8 @@ class Demo:
     _: KW_ONLY
     out: str = "runs/demo"
     """Folder of the run; an interrupted demo goes on where it stopped."""
+    jobs: int = 2
+    """How many stages are performed at once, each on one CPU; the figures are the same."""
     json: bool = False
     """Print the table as JSON."""
 
@@ -28,14 +30,16 @@ class Demo:
         """Run the recipe that stands in the package."""
         from servax.cli import results
         from servax.experiments import load_recipe
+        from servax.stages import ProcessEngine
 
+        engine = ProcessEngine(self.jobs)
         with as_file(files("servax.experiments") / DEMO) as path:
             recipe = load_recipe(path)
         note(
             "The demo speaks a synthetic corpus: its figures show that the system works, nothing "
             "more."
         )
-        return results.finished(recipe, self.out, as_json=self.json)
+        return results.finished(recipe, self.out, as_json=self.json, engine=engine)
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,11 @@ class Run:
     """Folder of the run, or a URL that fsspec can write (s3://bucket/run, sftp://host/run); default
     runs/<name of the recipe>."""
     engine: Literal["local", "ray"] = "local"
-    """local performs one stage after another in this process; ray performs all that are ready at
-    once, on this machine or on a cluster (the extra ray)."""
+    """local performs stages on this machine, one after another unless --jobs says otherwise; ray
+    performs all that are ready at once, here or on a cluster (the extra ray)."""
+    jobs: int = 1
+    """How many stages are performed at once, in processes of this machine; each takes the CPUs that
+    the recipe gives it (resources), one by default."""
     address: str | None = None
     """HOST:PORT of the head of a Ray cluster to join, or auto for that of this machine; default
     starts Ray here. Every machine needs servax and the recordings."""
@@ -65,7 +72,7 @@ class Run:
         """Run the recipe, or show its stages."""
         from servax.cli import results, status
         from servax.experiments import load_recipe
-        from servax.stages import RayEngine, is_url, mirror, without_password
+        from servax.stages import Engine, ProcessEngine, RayEngine, is_url, mirror, without_password
 
         if self.dry_run and self.status:
             expected = "one of --dry-run and --status, not both"
@@ -74,13 +81,20 @@ class Run:
         if self.address is not None and self.engine != "ray" and not looks:
             expected = "--engine ray beside it: only Ray joins a cluster"
             raise SettingError("address", self.address, expected)
+        if self.jobs != 1 and self.engine == "ray":
+            expected = "none beside --engine ray, which performs as many as fit"
+            raise SettingError("jobs", self.jobs, expected)
         recipe = load_recipe(self.recipe)
         place = self.out or str(Path("runs") / recipe.name)
         if looks:
             folder = mirror(place) if is_url(place) else Path(place)
             shown = without_password(place)
             return status.show(recipe, shown, folder, status=self.status, as_json=self.json)
-        engine = RayEngine(self.address) if self.engine == "ray" else None
+        engine: Engine | None = None
+        if self.engine == "ray":
+            engine = RayEngine(self.address)
+        elif self.jobs != 1:
+            engine = ProcessEngine(self.jobs)
         return results.finished(recipe, place, as_json=self.json, engine=engine)
 
 

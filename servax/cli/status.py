@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ def run_bars() -> Iterator[RunBars]:
 
 
 class RunBars(Watcher):
-    """Bars of a run: the whole with its estimate, and the stage at work.
+    """Bars of a run: the whole with its estimate, and the stages at work.
 
     The estimate weighs each stage by its expected cost and learns the speed of this machine from
     what is done.
@@ -141,10 +141,8 @@ class RunBars(Watcher):
         self._progress = progress
         self._costs: dict[str, float] = {}
         self._whole: TaskID | None = None
-        self._stage: TaskID | None = None
         self._total = 0.0
-        self._share = 0.0
-        self._spent = 0.0
+        self._at_work: dict[str, _Bar] = {}
 
     def plan(self, stages: Sequence[tuple[str, float]]) -> None:
         """Open the bar of the whole run."""
@@ -156,25 +154,38 @@ class RunBars(Watcher):
 
     def start(self, stage: str, steps: int) -> None:
         """Open the bar of a stage."""
-        self._stage = self._progress.add_task(stage, total=steps, note="")
-        self._share, self._spent = self._costs.get(stage, 0.0) / max(1, steps), 0.0
+        bar = self._progress.add_task(stage, total=steps, note="")
+        self._at_work[stage] = _Bar(bar, self._costs.get(stage, 0.0) / max(1, steps))
 
-    def advance(self, note: str = "") -> None:
-        """Move both bars by one step."""
-        if self._stage is not None:
-            self._progress.update(self._stage, advance=1, note=note)
+    def advance(self, note: str = "", stage: str | None = None) -> None:
+        """Move the bars of a stage and of the whole by one step."""
+        bar = self._at_work.get(stage or next(reversed(self._at_work), ""))
+        if bar is None:
+            return
+        self._progress.update(bar.task, advance=1, note=note)
         if self._whole is not None:
-            self._progress.update(self._whole, advance=self._share)
-            self._spent += self._share
+            self._progress.update(self._whole, advance=bar.share)
+            bar.spent += bar.share
 
     def finish(self, stage: str, *, cached: bool) -> None:
         """Close the bar of a stage; early stopping gives its time back to the whole."""
+        bar = self._at_work.pop(stage, None)
         if self._whole is not None:
-            rest = self._costs.get(stage, 0.0) - (0.0 if cached else self._spent)
             # Work that is not done takes no time: it leaves the total instead of counting as done.
+            rest = self._costs.get(stage, 0.0) - (bar.spent if bar else 0.0)
             self._total = max(0.0, self._total - rest)
             self._progress.update(self._whole, total=self._total)
-        if self._stage is not None:
-            self._progress.remove_task(self._stage)
-            self._stage = None
+        if bar is not None:
+            self._progress.remove_task(bar.task)
         self._progress.console.print(f"{stage}: {'already done' if cached else 'done'}")
+
+
+@dataclass
+class _Bar:
+    """The bar of a stage at work."""
+
+    task: TaskID
+    share: float
+    """Cost of one step."""
+    spent: float = 0.0
+    """Cost of the steps that are done."""

@@ -22,7 +22,7 @@ from servax.experiments.recipe import AnyRecipe, EncoderRecipe, recipe_of
 from servax.files import remove_unfinished, write_whole
 from servax.recognition import MODEL, Recogniser
 from servax.report import Examples, ReportPaths, read_run, write_report
-from servax.stages import RayEngine, Storage, Task, Watcher, held
+from servax.stages import Engine, Storage, Task, Watcher, held
 from servax.training import LOG_NAME
 
 RECORDS, LOGS, MODELS, REPORT = "records", "logs", "models", "report"
@@ -122,7 +122,7 @@ def run(
     *,
     command: str,
     watcher: Watcher | None = None,
-    engine: RayEngine | None = None,
+    engine: Engine | None = None,
 ) -> Finished:
     """Do what a recipe says and leave records and report in `folder`.
 
@@ -133,7 +133,7 @@ def run(
         folder: The run, or an fsspec URL to keep it behind; made when missing.
         command: The command line, for the report's header.
         watcher: Is told how far the run is.
-        engine: Performs the stages; default this process.
+        engine: Performs the stages; default this process, one after another.
 
     Raises:
         ServaxError: The corpus is not there, a file cannot be read or written, training diverged,

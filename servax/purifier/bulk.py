@@ -30,6 +30,7 @@ from servax.kinds import COUNT
 from servax.purifier.files import cleaner_of, purify_file
 from servax.purifier.plans import LOGMEL, FileJob, Outcome
 from servax.runtime.host import cpus, one_thread
+from servax.runtime.processes import end_with_parent
 
 BYTES_WORTH_A_WORKER = 16 * 2**20
 """A worker begins in about 3 s, in which one that is there purifies so much 16-bit sound."""
@@ -111,6 +112,7 @@ def _spread(
 
 
 def _end_quietly() -> None:
+    end_with_parent()
     # Ends at Ctrl-C without a traceback; a file half written is removed on the way.
     signal.signal(signal.SIGINT, lambda number, _: sys.exit(128 + number))
 

@@ -13,19 +13,18 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
 from servax.errors import PathError, ServaxError, SettingError
 from servax.purifier.files import cleaner_of
+from servax.runtime.processes import end_with_parent
 from servax.service.decoding import Decoded, decode
 from servax.service.responses import (
     AttackMethod,
@@ -243,14 +242,7 @@ def _begin() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     os.close(nowhere)
-    threading.Thread(target=_end_with_server, daemon=True).start()
-
-
-def _end_with_server() -> None:
-    server = multiprocessing.parent_process()
-    if server is not None:
-        connection.wait([server.sentinel])
-        os._exit(1)
+    end_with_parent()
 
 
 def _load(settings: ServiceSettings) -> int:

@@ -38,8 +38,8 @@ class Watcher:
     def start(self, stage: str, steps: int) -> None:
         """Take note that a stage begins, which will advance at most `steps` times."""
 
-    def advance(self, note: str = "") -> None:
-        """Take note of one step of the current stage."""
+    def advance(self, note: str = "", stage: str | None = None) -> None:
+        """Take note of one step of a stage, by default of the one that began last."""
 
     def finish(self, stage: str, *, cached: bool) -> None:
         """Take note that a stage ended, or was found done."""
@@ -138,7 +138,8 @@ class Share:
     """What one stage takes of a machine."""
 
     cpus: int | None = None
-    """Threads of the stage, and CPUs it takes of a cluster; none: all here, one on a cluster."""
+    """Threads of the stage, and CPUs of a cluster; none: all where stages are performed one
+    after another, one where they are performed side by side."""
     gpus: float = 0.0
     """GPUs it takes of a cluster; below 1, stages share one."""
 
@@ -155,7 +156,7 @@ class Resources:
     """What the stages of a run take; says nothing about their results on one kind of machine.
 
     Sums in another number of threads round otherwise: results that must be equal bit for bit,
-    here and on a cluster, need the same `cpus` in both.
+    alone, side by side and on a cluster, need the same `cpus` everywhere.
     """
 
     train: Share = field(default_factory=Share)
@@ -181,10 +182,10 @@ class _Counter(Watcher):
     def __init__(self, watcher: Watcher) -> None:
         self._watcher, self.count = watcher, 0
 
-    def advance(self, note: str = "") -> None:
+    def advance(self, note: str = "", stage: str | None = None) -> None:
         """Count one step."""
         self.count += 1
-        self._watcher.advance(note)
+        self._watcher.advance(note, stage)
 
 
 @dataclass(frozen=True)

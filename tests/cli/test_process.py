@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from servax.cli import CHOICES, keep_freed_memory
+from servax.runtime.processes import CHOICES, keep_freed_memory
 
 PIECE = 100 * 2**20
 ROUNDS = 4
@@ -16,7 +16,7 @@ ON_GLIBC = platform.libc_ver()[0] == "glibc"
 CHILD = f"""
 import json, resource, sys
 import numpy as np
-from servax.cli import keep_freed_memory
+from servax.runtime.processes import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "keep" else False
 found = []
 for _ in range({ROUNDS}):

@@ -1,4 +1,4 @@
-"""The same run on Ray: equal to the local engine's to the last bit, also when a node is lost.
+"""The same run side by side and on Ray: equal to the last bit, also when a process or node is lost.
 
 The cluster is real: two nodes on loopback, begun with ``ray start``. Every process of it belongs to
 a session of its own, which the test ends; ``ray stop`` would end those of others too.
@@ -7,6 +7,7 @@ a session of its own, which the test ends; ``ray stop`` would end those of other
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import secrets
@@ -32,8 +33,9 @@ from servax.experiments import Finished, Recipe, load_recipe, run
 from servax.experiments.fold import RunData
 from servax.experiments.reading import build
 from servax.experiments.run import Plan
-from servax.stages import DONE, Order, RayEngine, Share, Watcher, ray_engine
-from servax.stages.ray_engine import check_room, perform_order
+from servax.stages import DONE, Order, ProcessEngine, RayEngine, Share, Watcher, engine
+from servax.stages.engine import Errand, perform_errand
+from servax.stages.ray_engine import check_room
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -47,13 +49,14 @@ DRIVER = """
 import sys, torch
 from servax.errors import ServaxError
 from servax.experiments import load_recipe, run
-from servax.stages import RayEngine, ray_session
+from servax.stages import ProcessEngine, RayEngine, ray_session
 ray_session.JOIN_SECONDS = 300
 torch.set_num_threads(1)
 sys.modules["servax.experiments.run"].write_report = lambda *_, **__: None  # figures take seconds
 recipe, out, address = sys.argv[1:]
 try:
-    engine = RayEngine(address or None, cpus=None if address else 2)
+    engine = ProcessEngine(2) if address == "processes" else None
+    engine = engine or RayEngine(address or None, cpus=None if address else 2)
     run(load_recipe(recipe), out, command="servax run small", engine=engine)
 except ServaxError as error:
     sys.exit(str(error))
@@ -219,6 +222,106 @@ def assert_same_run(folder: Path, local: tuple[Path, Finished]) -> None:
 
 @linux
 @pytest.mark.slow
+def test_side_by_side_through_two_kills(
+    small_file: Path, local: tuple[Path, Finished], processes: Processes, tmp_path: Path
+) -> None:
+    """A worker is killed, then the process that gave it work; nobody stays, and nothing is lost."""
+    folder = tmp_path / "run"
+
+    def at_work(name: str) -> tuple[subprocess.Popen[bytes], list[int]]:
+        driver = processes.drive(name, small_file, str(folder), "processes")
+        deadline = time.monotonic() + PATIENCE
+        while not (workers := spawned(driver.pid)) or not checkpoints_since(folder, began):
+            assert driver.poll() is None, processes.said(name)
+            assert time.monotonic() < deadline, "no worker was ever at work"
+            time.sleep(0.02)
+        return driver, workers
+
+    began = time.time()
+    driver, workers = at_work("hurt")
+    os.kill(workers[0], signal.SIGKILL)
+    assert driver.wait(timeout=PATIENCE) == 1
+    said = processes.said("hurt").strip()
+    assert re.fullmatch(r"fold 3: \S+: its process was lost \(killed, or out of .* is kept\.", said)
+    assert alone(driver.pid)
+
+    began = time.time()
+    driver, _ = at_work("killed")
+    driver.kill()
+    driver.wait(timeout=PATIENCE)
+    assert alone(driver.pid)
+
+    driver = processes.drive("whole", small_file, str(folder), "processes")
+    assert driver.wait(timeout=PATIENCE) == 0, processes.said("whole")
+    assert alone(driver.pid)
+    assert_same_run(folder, local)
+
+
+def spawned(driver: int) -> list[int]:
+    """Return the workers that a process has begun."""
+    found = []
+    for pid in session_of(driver):
+        with suppress(OSError):
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
+def checkpoints_since(run: Path, moment: float) -> list[Path]:
+    """Return what trainings that are at work have written of late."""
+    found = []
+    for path in run.glob("stages/*/checkpoint.pt"):
+        with suppress(OSError):
+            if path.stat().st_mtime > moment:
+                found.append(path)
+    return found
+
+
+def alone(leader: int) -> bool:
+    """Tell whether all that a process began ends within seconds of it."""
+    deadline = time.monotonic() + 20
+    while session_of(leader) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not session_of(leader)
+
+
+def test_a_refusal_ends_what_is_beside_it(
+    small: Recipe, local: tuple[Path, Finished], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(local[0] / "stages", folder / "stages")
+    for stage in folder.glob("stages/*"):
+        if not stage.name.startswith(("target-", "extractor-")):
+            shutil.rmtree(stage)
+    (weights,) = folder.glob("stages/extractor-*/model/weights.safetensors")
+    weights.write_bytes(weights.read_bytes()[:100])
+    notes = Steps()
+    with pytest.raises(CheckpointError) as refused:
+        run(small, tmp_path / "run", command=COMMAND)
+    with pytest.raises(ServaxError, match=f"^{re.escape(str(refused.value))}$"):
+        run(small, folder, command=COMMAND, watcher=notes, engine=ProcessEngine(2))
+    assert not multiprocessing.active_children()
+    assert set(notes.steps) <= set(notes.begun)
+    assert "fold 3: target" not in notes.begun
+
+
+class Steps(Watcher):
+    """A watcher that remembers what began, and the steps of each stage."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.steps: dict[str, int] = {}
+
+    def start(self, stage: str, steps: int) -> None:
+        self.begun.append(stage)
+
+    def advance(self, note: str = "", stage: str | None = None) -> None:
+        name = stage or self.begun[-1]
+        self.steps[name] = self.steps.get(name, 0) + 1
+
+
+@linux
+@pytest.mark.slow
 def test_two_nodes_one_of_which_is_lost(
     small: Recipe,
     small_file: Path,
@@ -360,7 +463,7 @@ def ordered(recipe: Recipe, folder: Path) -> tuple[Order, Plan]:
 def test_another_corpus_on_the_worker_is_refused(small: Recipe, tmp_path: Path) -> None:
     order, plan = ordered(small, tmp_path)
     name = plan.tasks[0].stage.name
-    refusal = perform_order(order, str(tmp_path), name, "another", 1)
+    refusal = perform_errand(Errand(order, str(tmp_path), name, "another", 1), Watcher())
     assert refusal is not None
     assert refusal.sentence == (
         f"{name}: this stage is another one on {socket.gethostname()}, expected the same servax "
@@ -372,12 +475,14 @@ def test_a_folder_that_is_not_shared_is_refused(
     small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order, plan = ordered(small, tmp_path)
-    refusal = perform_order(order, str(tmp_path / "gone"), "fold 3: target", "", 1)
+    refusal = perform_errand(
+        Errand(order, str(tmp_path / "gone"), "fold 3: target", "", 1), Watcher()
+    )
     assert refusal is not None
     assert refusal.sentence.startswith(f"{tmp_path}/gone: is not there on {socket.gethostname()};")
-    monkeypatch.setattr(ray_engine, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(engine, "PATIENCE_SECONDS", 0.0)
     late = next(task for task in plan.tasks if task.needs).stage
-    refusal = perform_order(order, str(tmp_path), late.name, late.key, 1)
+    refusal = perform_errand(Errand(order, str(tmp_path), late.name, late.key, 1), Watcher())
     assert refusal is not None
     assert "was done by another machine, but its result is not seen on" in refusal.sentence
 
@@ -389,12 +494,14 @@ def test_relative_paths_are_those_of_the_driver(
     with monkeypatch.context() as patch:
         patch.chdir(manifest.parent)
         order, plan = ordered(replace(small, corpus=corpus), tmp_path)
-    refusal = perform_order(order, str(tmp_path), plan.tasks[0].stage.name, "", 1)
+    refusal = perform_errand(
+        Errand(order, str(tmp_path), plan.tasks[0].stage.name, "", 1), Watcher()
+    )
     assert refusal is not None
     assert "this stage is another one" in refusal.sentence
     threads = torch.get_num_threads()
     stage = plan.tasks[0].stage
-    assert perform_order(order, str(tmp_path), stage.name, stage.key, 1) is None
+    assert perform_errand(Errand(order, str(tmp_path), stage.name, stage.key, 1), Watcher()) is None
     assert stage.result() is not None
     assert torch.get_num_threads() == threads
 

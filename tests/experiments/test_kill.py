@@ -60,7 +60,7 @@ class Telling(Watcher):
     def start(self, stage: str, steps: int) -> None:
         self._parent.send(stage)
 
-    def advance(self, note: str = "") -> None:
+    def advance(self, note: str = "", stage: str | None = None) -> None:
         time.sleep(0.01)
 
 

@@ -72,7 +72,7 @@ class Notes(Watcher):
         self.current = stage
         self.steps[stage], self.advanced[stage] = steps, 0
 
-    def advance(self, note: str = "") -> None:
+    def advance(self, note: str = "", stage: str | None = None) -> None:
         self.advanced[self.current] += 1
 
     def finish(self, stage: str, *, cached: bool) -> None:

@@ -25,7 +25,7 @@ class Notes:
     def start(self, stage: str, steps: int) -> None:
         self.told.append(("start", stage, steps))
 
-    def advance(self, note: str = "") -> None:
+    def advance(self, note: str = "", stage: str | None = None) -> None:
         self.told.append(("advance", note))
 
     def finish(self, stage: str, *, cached: bool) -> None:
