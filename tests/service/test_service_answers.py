@@ -398,6 +398,7 @@ def test_openapi_is_valid_and_complete(service: Running) -> None:
     assert references <= set(document["components"]["schemas"])
     # Second names of the probes, and a WebSocket, for which OpenAPI has no words.
     untold = {"/openapi.json", "/v1/stream", "/v2/health/live", "/v2/health/ready"}
+    untold |= {f"/v2/models/{model}/ready" for model in ("classify", "purify")}
     told = (set(ROUTES) - untold) | {"/v2/models/classify", "/v2/models/purify"}
     assert set(document["paths"]) == told
     for path in ("/v1/purify", "/v1/classify", "/v1/attack"):
