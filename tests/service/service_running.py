@@ -133,3 +133,13 @@ class Running:
     def lines(self) -> list[dict[str, Any]]:
         """Return the log so far."""
         return [json.loads(line) for line in self.log.getvalue().splitlines()]
+
+    def line(self, key: str, value: Any) -> dict[str, Any]:
+        """Return the line of the log that says so; it is written after the answer has gone."""
+
+        def said() -> list[dict[str, Any]]:
+            return [line for line in self.lines() if line.get(key) == value]
+
+        self.wait(said)
+        (line,) = said()
+        return line

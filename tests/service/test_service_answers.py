@@ -248,7 +248,7 @@ def test_a_request_keeps_its_id_if_it_may_stand_in_a_log(
 ) -> None:
     answer = service.post("/v1/purify", b"", X_Request_ID=given)
     assert (answer.headers["x-request-id"] == given) is kept
-    assert any(each.get("request") == answer.headers["x-request-id"] for each in service.lines())
+    assert service.line("request", answer.headers["x-request-id"])
 
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -263,7 +263,7 @@ def test_the_trace_that_a_request_belongs_to_is_logged(
     service: Running, given: str, kept: bool
 ) -> None:
     name = service.post("/v1/purify", b"", traceparent=given).headers["x-request-id"]
-    line = next(each for each in service.lines() if each.get("request") == name)
+    line = service.line("request", name)
     assert line.get("traceparent") == (given if kept else None)
 
 
@@ -431,8 +431,7 @@ def test_logs_are_json_and_hold_nothing_of_the_sound(service: Running) -> None:
     )
     assert answer.status_code == 200
     service.client.get("/v1/private/path?private=1")
-    lines = service.lines()
-    line = next(each for each in lines if each.get("request") == answer.headers["x-request-id"])
+    line = service.line("request", answer.headers["x-request-id"])
     assert set(line) == {
         "request", "method", "route", "status", "ms", "queued_ms", "bytes", "sound_seconds",
         "rate", "channels", "container", "event", "level", "time",

@@ -74,8 +74,7 @@ def test_sounds_of_one_body_share_the_limit_of_one(service: Running) -> None:
     sounds = service.post("/v1/purify", body, Content_Type="application/json").json()["sounds"]
     codes = [each["error"] and each["error"]["code"] for each in sounds]
     assert codes == [None, None, "too_long", "too_long"]
-    (line,) = (each for each in service.lines() if each.get("bytes") == len(body))
-    assert line["sound_seconds"] == 4.0
+    assert service.line("bytes", len(body))["sound_seconds"] == 4.0
 
 
 def test_parts_are_at_work_together(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
