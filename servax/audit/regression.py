@@ -7,7 +7,6 @@ sanity checks that look at classes, sound and speech of what was made.
 from __future__ import annotations
 
 import hashlib
-import io
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,29 +22,14 @@ from servax.errors import SettingError
 from servax.evaluation.checks import Finding, attacks_move, white_box
 from servax.evaluation.dataset import inputs_of, some
 from servax.evaluation.options import defended, surrogate
-from servax.evaluation.records import UNDEFENDED, WORST_CASE
-from servax.evaluation.regression import Spoken, answers, attacked, measured, suited
-from servax.evaluation.statistics import no_interval
+from servax.evaluation.records import UNDEFENDED
+from servax.evaluation.regression import Spoken, answers, attacked, suited
 from servax.evaluation.systems import System
 from servax.evaluation.threats import Threat
 from servax.evaluation.trial import shut
-from servax.files import json_text, write_whole
-from servax.perturbation import ratio_of
-from servax.report import Head, ReportPaths, Table
-from servax.report.rendering import Prose, Report, write
-from servax.report.tables import Field, Row, listing, number, short
+from servax.report import ReportPaths
+from servax.report.regression import RegressionResult
 from servax.stages import Task, Watcher, held, make_stage
-
-OWN_ANSWERS = (
-    "The corpus does not say what is true: what the bare model answers without attack stands in "
-    "its place, so errors say how far an attacker moves answers, not how good they were."
-)
-LEFT_OUT = (
-    "An attacker who does not know the defence (oblivious) attacks the bare model, and all "
-    "defences answer to the same inputs.",
-    "The worst case takes of each utterance the answer of largest error over all attacks.",
-    "Most sanity checks of other audits look at classes, and were not made.",
-)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -216,94 +200,21 @@ class RegressionAudit:
             for system in self.systems
         ]
 
-    def run(self, tasks: Sequence[Task], watcher: Watcher) -> tuple[Report, ReportPaths, bool]:
-        """Do what is not done yet; leave answers and report in the folder.
-
-        Returns:
-            The report, where it is, and whether a check found an error.
-        """
+    def run(self, tasks: Sequence[Task], watcher: Watcher) -> tuple[RegressionResult, ReportPaths]:
+        """Do what is not done yet; leave answers and report in the folder."""
         with held(self.folder):
             watcher.plan([(task.stage.name, task.cost) for task in tasks])
             rows = [row for task in tasks for row in task.perform(watcher)["rows"]]
             frame = pd.DataFrame(rows)
-            checked = self.findings(frame)
-            report = self.report(measured(frame, self.dataset.names), checked)
-            written = io.BytesIO()
-            frame.to_parquet(written, index=False)
-            write_whole(self.folder / "records/answers.parquet", written.getvalue())
-            wrong = any(each.severity == "error" for each in checked)
-            return report, write(report, self.folder / "report"), wrong
-
-    def report(self, found: pd.DataFrame, checked: Sequence[Finding]) -> Report:
-        """Return the pages of what was measured."""
-        table = self.table(found)
-        bare = found[found["defence"] == UNDEFENDED]
-        clean, worst = (
-            float(bare.loc[bare["attack"] == name, "squared error"].iloc[0])
-            for name in ("none", WORST_CASE)
-        )
-        sentences = [
-            f"Without attack the squared error of the bare model is {number(clean, digits=4)}, "
-            f"under the worst of all attacks {number(worst, digits=4)}."
-        ]
-        sentences += [OWN_ANSWERS] * self.own
-        few = no_interval(len(self.dataset.corpus.speakers))
-        sentences += [few] * bool(few)
-        sentences += [each.statement for each in checked if each.severity in ("error", "warning")]
-        told = {name: str(value) for name, value in self.origin.items()}
-        told |= {"machine": told.get("machine", platform.machine())}
-        told |= {each.name: each.source for each in (*self.systems, *self.surrogates)}
-        told |= {"settings": json_text(self.settings.to_json(), indent=None)}
-        document = {
-            "regression": True,
-            "dimensions": list(self.dataset.names),
-            "own answers stand for the truth": self.own,
-            "measures": found.to_dict("records"),
-            "findings": [each.to_json() for each in checked],
-            "provenance": dict(self.origin),
-            "settings": self.settings.to_json(),
-        }
-        return Report(
-            title=f"servax audit: {self.folder.name} on {self.dataset.corpus.name}",
-            findings=tuple(sentences),
-            provenance=tuple(told.items()),
-            sections=(table, Prose("What stands here, and what does not", LEFT_OUT)),
-            first=(table.place,),
-            files={"audit.json": json_text(document)},
-        )
-
-    def table(self, found: pd.DataFrame) -> Table:
-        """Return squared error and concordance of each condition."""
-
-        def strength(row: Row) -> str:
-            if row["attack"] in ("none", WORST_CASE):
-                return ""
-            size = row["strength"]
-            return f"{ratio_of(size):.4g} dB" if self.settings.ratios_db else short(size)
-
-        def interval(row: Row) -> str:
-            return f"{number(row['low'], digits=4)} to {number(row['high'], digits=4)}"
-
-        names, told = self.dataset.names, bool(found["low"].notna().any())
-
-        def value(name: str) -> Field:
-            return Field(Head(name), lambda row: number(row[name], digits=4))
-
-        return listing(
-            found,
-            [
-                Field(Head("system"), lambda row: str(row["defence"])),
-                Field(Head("attack"), lambda row: str(row["attack"])),
-                Field(Head("attacker"), lambda row: str(row["knowledge"]).replace("_", " ")),
-                Field(Head("size"), strength),
-                value("squared error"),
-                *([Field(Head("95 % over speakers"), interval)] if told else []),
-                *(value(f"{what} {name}") for what in ("CCC", "moved") for name in names),
-            ],
-            title="Squared error and concordance",
-            note="CCC is the concordance correlation coefficient (Lin 1989): 1 where answers and "
-            "truth agree, 0 where they have nothing in common. Moved is the mean way from the "
-            "answers without attack; an attack towards a dimension pushes that one up or down.",
-            name="regression",
-            columns_named=4,
-        )
+            systems = (*self.systems, *self.surrogates)
+            result = RegressionResult(
+                answers=frame,
+                dimensions=self.dataset.names,
+                own=self.own,
+                corpus=self.dataset.corpus.name,
+                findings=tuple(self.findings(frame)),
+                provenance={"machine": platform.machine(), **self.origin},
+                sources={each.name: each.source for each in systems},
+                settings=self.settings.to_json(),
+            )
+            return result, result.write(self.folder)

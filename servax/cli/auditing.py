@@ -16,6 +16,7 @@ from servax.audit.settings import Audit as Prepared, AuditSettings
 from servax.cli.audit import Audit
 from servax.cli.commands import part
 from servax.cli.output import bar, command_line, duration, note, print_json, print_table
+from servax.cli.results import show_numbers
 from servax.cli.status import run_bars
 from servax.corpora import Selection
 from servax.errors import SettingError
@@ -25,7 +26,6 @@ from servax.evaluation.suites import RATIOS_DB, SMOKE_UTTERANCES
 from servax.evaluation.systems import System
 from servax.evaluation.threats import LINF_OF_SOUND, Budget, known
 from servax.experiments.provenance import provenance
-from servax.report import Table
 from servax.report.audit import (
     MEASURES,
     demand_of,
@@ -196,16 +196,13 @@ def _in_numbers(command: Audit, system: System, settings: AuditSettings) -> int:
         found = [Estimate(e.stage.name, e.cost, done=bool(e.stage.done())) for e in tasks]
         return _show_estimates(command, prepared, found)
     with run_bars() as bars:
-        report, paths, wrong = prepared.run(tasks, bars)
+        result, paths = prepared.run(tasks, bars)
     if command.json:
-        print_json(json.loads(report.files["audit.json"]))
+        print_json(result.document())
     else:
-        table = next(each for each in report.sections if isinstance(each, Table))
-        print_table(table.title, table.columns, table.texts)
-        for sentence in report.findings:
-            note(sentence)
+        show_numbers(result)
     note(f"report: {paths.html}")
-    return UNTRUSTED if wrong else 0
+    return UNTRUSTED if result.errors else 0
 
 
 def _show_estimates(

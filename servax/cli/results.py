@@ -7,9 +7,12 @@ from pathlib import Path
 
 from servax.cli.output import command_line, note, print_json, print_table, room
 from servax.cli.status import run_bars
+from servax.errors import PathError
+from servax.evaluation.records import Records
 from servax.experiments import AnyRecipe, Finished, report_run, run
 from servax.report import Measures, Table, collect, home_of, table_1, write_comparison
 from servax.report.audit import AuditResult, main_table, read_results, write_audit
+from servax.report.regression import RegressionResult
 from servax.stages import Engine, is_url, without_password
 
 
@@ -54,6 +57,15 @@ def fitting(columns: Sequence[str], width: int | None) -> list[int]:
 def written_again(where: str, out: str | None, *, as_json: bool) -> int:
     """Write the report of a run or an audit from its records, and show its first table."""
     results = read_results(where)
+    if isinstance(results, RegressionResult):
+        home = home_of(where)
+        page = results.write_report(out or home / "report-again", home.name).html
+        if as_json:
+            print_json(results.document())
+        else:
+            show_numbers(results)
+        note(f"report: {page}")
+        return 0
     if isinstance(results, AuditResult):
         # The report that stands there alone holds the sounds.
         written = write_audit(results, out or home_of(where) / "report-again")
@@ -62,12 +74,20 @@ def written_again(where: str, out: str | None, *, as_json: bool) -> int:
     return _show(report_run(Path(where), out=folder), as_json=as_json)
 
 
+def show_numbers(found: RegressionResult) -> None:
+    """Print what an audit of a model that answers in numbers found."""
+    table = found.table()
+    print_table(table.title, table.columns, table.texts)
+    for sentence in found.sentences:
+        note(sentence)
+
+
 def compared(a: Path, b: Path, out: str | None, *, as_json: bool) -> int:
     """Write and show the comparison of two runs or audits."""
     names = run_names(a, b)
     flat = names[1].strip("/").replace("/", "-").replace("\\", "-")
     folder = Path(out) if out else home_of(a) / f"report-versus-{flat}"
-    table, written = write_comparison(read_results(a), read_results(b), folder, names=names)
+    table, written = write_comparison(_of_classes(a), _of_classes(b), folder, names=names)
     if as_json:
         rows = [] if table.numbers is None else table.numbers.to_dict("records")
         told = {"a": names[0], "b": names[1], "rows": rows}
@@ -77,6 +97,17 @@ def compared(a: Path, b: Path, out: str | None, *, as_json: bool) -> int:
         print_table(table.title, columns, table.texts)
     note(f"report: {written.html}")
     return 0
+
+
+def _of_classes(path: Path) -> Records | AuditResult:
+    found = read_results(path)
+    if isinstance(found, RegressionResult):
+        raise PathError(
+            path,
+            "is an audit of a model that answers in numbers, expected a run or an audit of "
+            "classes: others are not compared yet",
+        )
+    return found
 
 
 def run_names(first: Path, second: Path) -> tuple[str, str]:

@@ -9,8 +9,9 @@ down has the distance d that it went that way in place of the error: 1 / (1 + ex
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -212,15 +213,23 @@ def attacked(
     return pd.concat(frames, ignore_index=True)
 
 
-def concordance(truth: np.ndarray, answers: np.ndarray) -> float:
+def concordance(
+    truth: np.ndarray, answers: np.ndarray, mean: Callable[[np.ndarray], Any] = np.mean
+) -> Any:
     """Return the concordance correlation coefficient (Lin 1989) of two rows of numbers (N,).
 
     Twice the covariance, over both variances and the squared difference of the means; NaN where
     nothing varies and the means agree.
+
+    Args:
+        truth: The one.
+        answers: The other.
+        mean: Of a row of numbers (N,): over all of it, or one for each of several draws from it.
     """
-    both = np.cov(truth, answers, bias=True)
-    below = both[0, 0] + both[1, 1] + (truth.mean() - answers.mean()) ** 2
-    return float(2.0 * both[0, 1] / below) if below > 0 else float("nan")
+    x, y = truth - truth.mean(), answers - truth.mean()  # so that squares keep their digits
+    below = np.asarray(mean(x * x) + mean(y * y) - 2.0 * mean(x) * mean(y))
+    above = 2.0 * (mean(x * y) - mean(x) * mean(y))
+    return np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0)[()]
 
 
 def measured(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
@@ -231,10 +240,10 @@ def measured(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
         names: Of the dimensions.
 
     Returns:
-        Columns of `CONDITION`, ``squared error`` (mean over utterances and dimensions) with ``low``
-        and ``high`` (95 % over speakers; NaN of too few), and of each dimension ``CCC`` and
-        ``moved``, the mean way from the answers without attack. The worst case takes of each
-        utterance the answer of largest error.
+        Columns of `CONDITION`, ``squared error`` (mean over utterances and dimensions) and of each
+        dimension ``CCC`` and ``moved``, the mean way from the answers without attack. Beside the
+        error and each CCC stand ``, low`` and ``, high`` (95 % over speakers; NaN of too few). The
+        worst case takes of each utterance the answer of largest error.
     """
     truth = frame[[f"true {name}" for name in names]].to_numpy()
     squares = np.square(frame[list(names)].to_numpy() - truth).mean(axis=1)
@@ -244,20 +253,23 @@ def measured(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     frame = frame.assign(**{"squared error": squares}, **moved.add_prefix("moved "))
     worst = frame.loc[frame.groupby(["defence", "utterance"])["squared error"].idxmax()]
     worst = worst.assign(attack=WORST_CASE, knowledge="all", strength=frame["strength"].max())
-    found: list[Mapping[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for key, part in pd.concat([frame, worst]).groupby(CONDITION, sort=False):
-        ccc = {
-            f"CCC {name}": concordance(part[f"true {name}"].to_numpy(), part[name].to_numpy())
-            for name in names
-        }
         draws = SpeakerDraws.of(part["speaker"])
-        ends = (
-            (np.nan, np.nan) if draws is None else interval_of(draws.means(part["squared error"]))
-        )
-        error = {"squared error": part["squared error"].mean(), "low": ends[0], "high": ends[1]}
-        error |= {f"moved {name}": part[f"moved {name}"].mean() for name in names}
-        found.append(dict(zip(CONDITION, key, strict=True)) | error | ccc)
+        error = part["squared error"].to_numpy()
+        told = _told("squared error", lambda mean, error=error: mean(error), draws)
+        for name in names:
+            both = part[f"true {name}"].to_numpy(), part[name].to_numpy()
+            told |= _told(f"CCC {name}", partial(concordance, *both), draws)
+        told |= {f"moved {name}": part[f"moved {name}"].mean() for name in names}
+        found.append(dict(zip(CONDITION, key, strict=True)) | told)
     systems = list(dict.fromkeys(frame["defence"]))
     return pd.DataFrame(found).sort_values(
         "defence", key=lambda names: names.map(systems.index), kind="stable", ignore_index=True
     )
+
+
+def _told(name: str, statistic: Callable[..., Any], draws: SpeakerDraws | None) -> dict[str, float]:
+    """Return a statistic, a function of how means are taken, and the ends of its interval."""
+    ends = (np.nan, np.nan) if draws is None else interval_of(statistic(draws.means))
+    return {name: float(statistic(np.mean)), f"{name}, low": ends[0], f"{name}, high": ends[1]}

@@ -30,6 +30,7 @@ from servax.report.audit_sentences import definitions, summary, terms, verdict
 from servax.report.audit_tables import attack_rows, audit_tables, main_table, plain
 from servax.report.figures import Lines, size_curves
 from servax.report.predictions import Standing
+from servax.report.regression import ANSWERS, RegressionResult
 from servax.report.rendering import (
     KINDS,
     Clip,
@@ -87,7 +88,7 @@ def write_audit(audit: AuditResult, folder: str | Path) -> ReportPaths:
     return write(report(audit), Path(folder))
 
 
-def read_results(path: str | Path) -> Records | AuditResult:
+def read_results(path: str | Path) -> Records | AuditResult | RegressionResult:
     """Return the records of a run, or an audit from its records and ``report/audit.json``.
 
     Args:
@@ -100,36 +101,42 @@ def read_results(path: str | Path) -> Records | AuditResult:
         ServaxError: There are no records, they do not belong together, or the ``audit.json`` of
             an audit is not there or not what `write_audit` writes.
     """
-    records = read_run(path)
-    if "audit" not in records.provenance:
-        return records
-    source = home_of(path) / "report" / JSON
+    home = home_of(path)
+    source = home / "report" / JSON
     try:
-        told = json.loads(source.read_text(encoding="utf-8"))
-        frames = {
-            # null is what was not measured
-            name: None if (rows := told.get(name)) is None else pd.DataFrame(rows).infer_objects()
-            for name in ("measures", "realisability", "detection", "answers", "speech")
-        }
-        frames = {n: None if f is None else f.replace({None: np.nan}) for n, f in frames.items()}
-        measures = frames.pop("measures")
-        return AuditResult(
-            records=records,
-            findings=tuple(Finding(**finding) for finding in told["findings"]),
-            measures=pd.DataFrame() if measures is None else measures,
-            clips=(),
-            card=told["card"],
-            radius=told["radius"],
-            fail_under=told["fail_under_percent"],
-            judged_by=told.get("judged_by") or "uar",
-            **frames,
-        )
+        if (home / ANSWERS).exists():
+            return RegressionResult.read(home, json.loads(source.read_text(encoding="utf-8")))
+        records = read_run(path)
+        if "audit" not in records.provenance:
+            return records
+        return _read_audit(records, json.loads(source.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PathError(
             source,
             f"cannot be read as the {JSON} of an audit ({type(error).__name__}); expected the one "
             "that `servax audit` has written beside these records",
         ) from error
+
+
+def _read_audit(records: Records, told: Mapping[str, Any]) -> AuditResult:
+    frames = {
+        # null is what was not measured
+        name: None if (rows := told.get(name)) is None else pd.DataFrame(rows).infer_objects()
+        for name in ("measures", "realisability", "detection", "answers", "speech")
+    }
+    frames = {n: None if f is None else f.replace({None: np.nan}) for n, f in frames.items()}
+    measures = frames.pop("measures")
+    return AuditResult(
+        records=records,
+        findings=tuple(Finding(**finding) for finding in told["findings"]),
+        measures=pd.DataFrame() if measures is None else measures,
+        clips=(),
+        card=told["card"],
+        radius=told["radius"],
+        fail_under=told["fail_under_percent"],
+        judged_by=told.get("judged_by") or "uar",
+        **frames,
+    )
 
 
 def title(audit: AuditResult) -> str:

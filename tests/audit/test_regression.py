@@ -305,7 +305,7 @@ def test_the_worst_case_takes_the_largest_error_of_each_utterance() -> None:
     found = measured(frame.assign(**{"true valence": 3.0}), ["valence"]).set_index("attack")
     assert found["squared error"].to_dict() == {"none": 2.5, "pgd": 0.625, "worst-case": 2.5}
     assert found["moved valence"].to_dict() == {"none": 0.0, "pgd": 1.75, "worst-case": 0.0}
-    assert found["low"].isna().all()
+    assert found["squared error, low"].isna().all()
 
 
 def test_an_interval_is_that_of_whole_speakers() -> None:
@@ -317,8 +317,46 @@ def test_an_interval_is_that_of_whole_speakers() -> None:
     twice = pd.concat([frame, frame.assign(utterance=[f"{each}2" for each in "abcde"])])
     found = measured(twice, ["valence"]).iloc[0]
     means = [np.mean(drawn) for drawn in itertools.product(errors, repeat=5)]
-    assert found["low"] == pytest.approx(np.quantile(means, 0.025), abs=0.4)
-    assert found["high"] == pytest.approx(np.quantile(means, 0.975), abs=0.4)
+    assert found["squared error, low"] == pytest.approx(np.quantile(means, 0.025), abs=0.4)
+    assert found["squared error, high"] == pytest.approx(np.quantile(means, 0.975), abs=0.4)
+
+
+def test_the_interval_of_a_concordance_is_that_of_whole_speakers() -> None:
+    draws = np.random.default_rng(2)
+    speakers = np.repeat(list("abcde"), 4)
+    truth = draws.normal(size=20)
+    given = truth + draws.normal(size=20) * np.repeat([0.1, 0.5, 1.0, 2.0, 4.0], 4)
+    frame = pd.DataFrame({"speaker": speakers, "utterance": np.arange(20)})
+    frame = frame.assign(defence="undefended", attack="none", knowledge="none", strength=0.0)
+    found = measured(frame.assign(**{"true valence": truth, "valence": given}), ["valence"]).iloc[0]
+    rows = {name: np.flatnonzero(speakers == name) for name in "abcde"}
+    each = [
+        lin(truth[taken], given[taken])
+        for drawn in itertools.product("abcde", repeat=5)
+        for taken in [np.concatenate([rows[name] for name in drawn])]
+    ]
+    assert found["CCC valence, low"] == pytest.approx(np.quantile(each, 0.025), abs=0.06)
+    assert found["CCC valence, high"] == pytest.approx(np.quantile(each, 0.975), abs=0.02)
+
+
+def test_a_report_is_written_again(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("--corpus", "values.csv", "--defences", "low-pass:4000")
+    assert audit(*given, "--knowledge", "black_box,adaptive") == 0
+    before = {path.name: path.read_bytes() for path in Path("out/report").rglob("*.*")}
+    assert b"over speakers" in before["report.md"]
+    told = capsys.readouterr()
+    assert main(["report", "out"]) == 0
+    again = {path.name: path.read_bytes() for path in Path("out/report-again").rglob("*.*")}
+    assert again == before
+    after = capsys.readouterr()
+    assert after.out == told.out
+    assert main(["report", "out", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(before["audit.json"])
+    assert main(["report", "out", "out"]) == 2
+    assert "out: is an audit of a model that answers in numbers" in capsys.readouterr().err
+    Path("out/report/audit.json").write_text('{"regression": true}', encoding="utf-8")
+    assert main(["report", "out"]) == 2
+    assert "cannot be read as the audit.json of an audit" in capsys.readouterr().err
 
 
 def test_a_dimension_is_pushed_up_or_down_as_far_as_a_line_allows(voices: Path) -> None:
