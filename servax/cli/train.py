@@ -19,6 +19,7 @@ from servax.defences import (
     AdversarialTraining,
     DenoiserTraining,
     EncoderTuning,
+    NoiseTraining,
     Objective,
     train_denoiser,
 )
@@ -377,15 +378,18 @@ class TrainDenoiser(_Training):
 
 @dataclass(frozen=True)
 class TrainAdversarial(_Training):
-    """Train on adversarial inputs: the baseline of Ren et al. 2020, PGD-AT or TRADES."""
+    """Train on adversarial inputs (the baseline of Ren et al. 2020, PGD-AT, TRADES) or on noise."""
 
     _: KW_ONLY
     out: str = "runs/adversarial"
     """Folder for <name>/model of each model and the plain part that they share, in start (-o for
     short); checkpoints there are resumed."""
-    objective: Literal["vanilla", "similarity", "pgd-at", "trades"] = "similarity"
+    objective: Literal["vanilla", "similarity", "pgd-at", "trades", "smoothed"] = "similarity"
     """vanilla and similarity (Ren et al. 2020), pgd-at (Madry et al. 2018) or trades (Zhang et al.
-    2019)."""
+    2019); or smoothed, which hears noise instead of attacks (Cohen et al. 2019)."""
+    noise: float | None = None
+    """Standard deviation of the noise of smoothed, on the [0, 1] scale; default .1 (8 dB). What it
+    was trained for is asked for: audit the model with --defences gaussian-noise:0.1."""
     epsilon: float | None = None
     """Size of FGSM in training for vanilla and similarity, on the [0, 1] scale (.003 is .24 dB);
     default trains one model for each of .003, .006, .009, .012, .015."""
@@ -412,6 +416,13 @@ class TrainAdversarial(_Training):
         """The objectives asked for: one for each ε of the paper by default."""
         name, walk = self.objective, ("step", "radius", "steps")
         given = {key: value for key in walk if (value := getattr(self, key)) is not None}
+        if name == NoiseTraining.kind:
+            if given or self.epsilon is not None:
+                key, value = next(iter((given or {"epsilon": self.epsilon}).items()))
+                raise SettingError(key, value, f"none with {name}, which makes no attack")
+            return [NoiseTraining(0.1 if self.noise is None else self.noise)]
+        if self.noise is not None:
+            raise SettingError("noise", self.noise, f"none with {name}; use smoothed")
         if name in ITERATED:
             if self.epsilon is not None:
                 expected = f"none with {name}, whose reach is given as --radius"

@@ -1,5 +1,6 @@
 from .adversarial_objectives import (
     MadryPGD as MadryPGD,
+    NoiseTraining as NoiseTraining,
     Objective as Objective,
     Similarity as Similarity,
     SingleStep as SingleStep,

@@ -1,8 +1,9 @@
-"""What adversarial training minimises: two objectives of [18], PGD-AT and TRADES.
+"""What adversarial training minimises: two objectives of [18], PGD-AT and TRADES; and noise.
 
 - `Vanilla`, `Similarity`: Ren et al., ICASSP 2020 ([18] of the paper), and its published code.
 - `MadryPGD`: Madry et al. 2018, equation 2.1.
 - `Trades`: Zhang et al. 2019, equation 5 and algorithm 1, and its published code.
+- `NoiseTraining`: Cohen et al. 2019, section 3.3, for randomised smoothing.
 
 Adversarial inputs are made anew in each iteration, against a copy of the current network in
 evaluation mode whose batch norms are folded: the network itself keeps its mode, its running
@@ -31,6 +32,7 @@ from torch.nn import functional as F
 
 from servax.attacks import FGSM, PGD
 from servax.attacks.base import Attack, Labels
+from servax.defences.random_models import Smoothed, noisy
 from servax.kinds import COUNT, POSITIVE, Choice, Rule, Rules, check_types
 from servax.models import VGG16, frozen
 from servax.perturbation import Linf, ascend
@@ -57,6 +59,16 @@ class Objective(ABC):
     def name(self) -> str:
         """Name of the trained model in records, e.g. ``pgd-at``."""
         return self.kind
+
+    def answering(self, network: nn.Module, generator: torch.Generator) -> nn.Module:
+        """Return what answers with a trained network: the network itself, in most cases.
+
+        Args:
+            network: In evaluation mode.
+            generator: Draws what is random in an answer.
+        """
+        del generator
+        return network
 
     @abstractmethod
     def loss(
@@ -200,6 +212,37 @@ class Trades(SeveralSteps):
             start=x + START_DEVIATION * noise,
         )
         return list(walk)[-1]
+
+
+@dataclass(frozen=True)
+class NoiseTraining(Objective):
+    """Trains on inputs with white Gaussian noise alone; answers are means over noisy copies.
+
+    No attack is made in training. What is small beside the noise cannot move the answer far.
+    """
+
+    standard_deviation: float
+    """Of the noise, on the [0, 1] scale (.1 is 8 dB)."""
+    draws: int = 8
+    """Noisy copies whose mean probability is one answer."""
+
+    kind = "smoothed"
+    RULES: ClassVar[Rules] = {"standard_deviation": LENGTH, "draws": COUNT}
+
+    @property
+    def name(self) -> str:
+        """Name of the trained model in records, e.g. ``smoothed-0.1``."""
+        return f"{self.kind}-{self.standard_deviation:g}"
+
+    def answering(self, network: nn.Module, generator: torch.Generator) -> nn.Module:
+        """Return the smoothed classifier (`servax.defences.Smoothed`)."""
+        return Smoothed(network, self.standard_deviation, self.draws, generator).eval()
+
+    def loss(
+        self, network: VGG16, x: Tensor, y: Tensor, criterion: Criterion, generator: torch.Generator
+    ) -> Tensor:
+        """Return CE(x + noise)."""
+        return criterion(network(noisy(x, self.standard_deviation, generator)), y)
 
 
 def _divergence(clean: Tensor, moved: Tensor) -> Tensor:

@@ -75,6 +75,7 @@ class FoldPlan(FoldStages[Recipe]):
         self.target = self._recogniser("target")
         self.extractor = self._recogniser("extractor")
         self.purifiers = {name: self._purifier(name) for name in r.chosen}
+        self._objectives = r.adversarial.models()
         self.start, self.adversarial = self._adversarial()
         self.grid: AttackGrid = r.attacks
         threats: dict[str, Threat | None] = {"none": None}
@@ -204,7 +205,7 @@ class FoldPlan(FoldStages[Recipe]):
 
     def _adversarial(self) -> tuple[Task | None, dict[str, Task]]:
         """Return the plain start that all adversarial trainings share, and the trainings."""
-        objectives, training = self.recipe.adversarial.models(), self.recipe.adversarial.training
+        objectives, training = self._objectives, self.recipe.adversarial.training
         if not objectives:
             return None, {}
         width, seed = self.recipe.width, derive(self.seed, "adversarial", self.index)
@@ -347,13 +348,14 @@ class FoldPlan(FoldStages[Recipe]):
 
     def _system(self, name: str, target: nn.Module, attack: str) -> System:
         """Return a defence; what it draws is its own for each attack, whatever came before."""
+        draws = generator(self.seed, name, self.index, attack)
         if name in self.adversarial:
-            return System(name=name, model=self._network(self.adversarial[name]))
+            objective, network = self._objectives[name], self._network(self.adversarial[name])
+            return System(name=name, model=objective.answering(network, draws))
         bare = System(name=UNDEFENDED, model=target)
         if name in self.purifiers:
             folder = self.purifiers[name].stage.folder
             return before(bare, Purifier.from_pretrained(folder / MODEL).frozen(), name)
-        draws = generator(self.seed, name, self.index, attack)
         return before(bare, self._controls[name][1](draws), name)
 
 

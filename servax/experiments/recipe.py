@@ -20,6 +20,7 @@ from servax.defences import (
     GaussianNoise,
     MadryPGD,
     MeanFilter,
+    NoiseTraining,
     Objective,
     Quantise,
     Similarity,
@@ -57,7 +58,7 @@ SINGLE_STEP: dict[str, Made] = {"vanilla": Vanilla, "similarity": Similarity}
 """Objectives of [18], one model for each ε of its FGSM."""
 ITERATED = {"pgd-at": MadryPGD, "trades": Trades}
 """Objectives whose inner attack is a PGD."""
-OBJECTIVES = (*SINGLE_STEP, *ITERATED)
+OBJECTIVES = (*SINGLE_STEP, *ITERATED, NoiseTraining.kind)
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,8 @@ class Adversarial:
     """Adversarially trained recognisers to compare with: the baseline [18] and stronger ones."""
 
     objectives: tuple[str, ...] = ()
-    """Of `vanilla`, `similarity` (both [18]: one model per ε), `pgd-at`, `trades`; none at all."""
+    """Of `vanilla`, `similarity` (both [18]: one model per ε), `pgd-at`, `trades` and `smoothed`
+    (one model per noise; it hears noise instead of attacks); none at all."""
     epsilons: tuple[float, ...] = AttackGrid().epsilons
     """ε of the FGSM that `vanilla` and `similarity` train with, on the [0, 1] scale."""
     training: AdversarialTraining = field(default_factory=AdversarialTraining)
@@ -150,17 +152,19 @@ class Adversarial:
     """The inner attack of `pgd-at`."""
     trades: Trades = field(default_factory=Trades)
     """The inner attack and the weight of `trades`."""
+    noises: tuple[float, ...] = (0.1,)
+    """Standard deviations of the noise of `smoothed`, on the [0, 1] scale (.1 is 8 dB)."""
 
     def __post_init__(self) -> None:
         for name in self.objectives:
             if name not in OBJECTIVES:
                 raise SettingError.choice("objectives", name, OBJECTIVES)
-        for key in ("objectives", "epsilons"):
+        for key in ("objectives", "epsilons", "noises"):
             values = getattr(self, key)
             if len(set(values)) < len(values):
                 raise SettingError(key, list(values), "each once")
-        if not self.epsilons:
-            raise SettingError("epsilons", [], "at least one size")
+            if not values and key != "objectives":
+                raise SettingError(key, [], "at least one size")
         self.models()
 
     def models(self) -> dict[str, Objective]:
@@ -169,6 +173,8 @@ class Adversarial:
         for name in self.objectives:
             if name in SINGLE_STEP:
                 chosen += [SINGLE_STEP[name](epsilon) for epsilon in self.epsilons]
+            elif name == NoiseTraining.kind:
+                chosen += map(NoiseTraining, self.noises)
             else:
                 chosen.append(self.pgd if name == "pgd-at" else self.trades)
         return {objective.name: objective for objective in chosen}
@@ -329,6 +335,7 @@ class Recipe(Experiment):
             adversarial=replace(
                 adversarial,
                 epsilons=adversarial.epsilons[:1],
+                noises=adversarial.noises[:1],
                 training=replace(adversarial.training, plain_iterations=plain, iterations=rest),
             ),
             attacks=replace(self.attacks, steps=steps, adaptive_steps=steps),

@@ -197,7 +197,9 @@ def report_run(
 
 def _drawn(log: Path) -> bool:
     """Say whether a training has a picture: a dozen of the baselines' would bury the report."""
-    return not re.search(r"-(adversarial-(vanilla|similarity)-[0-9.]+|pgd-at|trades)$", log.stem)
+    return not re.search(
+        r"-((adversarial-(vanilla|similarity)|smoothed)-[0-9.]+|pgd-at|trades)$", log.stem
+    )
 
 
 def publish_plan(plan: Plan) -> None:

@@ -405,13 +405,13 @@ class Measures:
     @property
     def drawn_uar(self) -> tuple[str, ...]:
         """The defences of the curves of UAR: the best of each kind, and none at all."""
-        return self.drawn("similarity", "vanilla", "pgd-at", "trades", "control", UNDEFENDED)
+        return self.drawn(*TRAINED, "control", UNDEFENDED)
 
     @property
     def drawn_protection(self) -> tuple[str, ...]:
         """The defences of Figure 2: SSAD and the adversarially trained models, as the paper."""
         trained = self.best_of(*TRAINED) is not None
-        groups = ("similarity", "pgd-at", "trades") if trained else ("control",)
+        groups = ("similarity", "pgd-at", "trades", "smoothed") if trained else ("control",)
         defences = tuple(name for name in self.drawn(*groups) if name != UNDEFENDED)
         return defences or tuple(name for name in self.defences if name != UNDEFENDED)[:8]
 

@@ -298,8 +298,8 @@ def _cells(
     return found
 
 
-_TRAINED = re.compile(r"adversarial-(similarity|vanilla)-(\d+(?:\.\d+)?(?:e-?\d+)?)")
-TRAINED = ("similarity", "vanilla", "pgd-at", "trades")
+_TRAINED = re.compile(r"(?:adversarial-)?(similarity|vanilla|smoothed)-(\d+(?:\.\d+)?(?:e-?\d+)?)")
+TRAINED = ("similarity", "vanilla", "pgd-at", "trades", "smoothed")
 """Families of models that take the target's place."""
 _ORDER = (*TRAINED, "ssad", "control", UNDEFENDED)
 
@@ -307,8 +307,8 @@ _ORDER = (*TRAINED, "ssad", "control", UNDEFENDED)
 def family(defence: str) -> str:
     """Return the family of a defence.
 
-    One of ``similarity``, ``vanilla``, ``pgd-at``, ``trades``, ``ssad``, ``undefended``; whatever
-    is none of these is a ``control``: noise, filters, quantising.
+    One of `TRAINED`, ``ssad`` and ``undefended``; whatever is none of these is a ``control``:
+    noise, filters, quantising.
     """
     if trained := _TRAINED.fullmatch(defence):
         return trained[1]

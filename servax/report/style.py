@@ -49,6 +49,7 @@ _FIXED = {
 _FAMILIES = {
     "similarity": Look("#A3003B", "d"),
     "vanilla": Look("#8B5A2B", "h"),
+    "smoothed": Look("#2F4B26", "H"),
 }
 """Pictures show the best one of each."""
 
