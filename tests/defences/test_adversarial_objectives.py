@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from servax.defences import MadryPGD, Objective, Similarity, Trades, Vanilla
+from servax.defences import MadryPGD, NoiseTraining, Objective, Similarity, Trades, Vanilla
 from servax.errors import SettingError
 from servax.models import VGG16
 from servax.perturbation import Linf
@@ -26,6 +26,7 @@ OBJECTIVES: list[Objective] = [
     Similarity(0.02, labels="true"),
     MadryPGD(step=0.01, radius=0.02, steps=3),
     Trades(step=0.01, radius=0.02, steps=3),
+    NoiseTraining(0.1),
 ]
 WEIGHTS = torch.tensor([0.5, 1.0, 1.5, 2.0], dtype=torch.float64)
 both = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o.name)
@@ -113,6 +114,9 @@ def slow_loss(objective: Objective, network: VGG16, x: Tensor, y: Tensor) -> Ten
         if isinstance(objective, Vanilla):
             return 0.5 * loss + 0.5 * loss_adv
         return 0.4 * loss + 0.4 * loss_adv + 0.2 * ((z_adv - z) ** 2).sum() / z.numel()
+    if isinstance(objective, NoiseTraining):
+        noise = torch.randn(x.shape, generator=seeded(), dtype=x.dtype)
+        return slow_cross_entropy(network(x + objective.standard_deviation * noise), y)
     twin = copy.deepcopy(network).eval()
     if isinstance(objective, MadryPGD):
         start = (x + Linf(objective.radius).sample(x, seeded())).clamp(0.0, 1.0)
@@ -161,7 +165,7 @@ def test_loss_gradients_and_running_statistics_are_those_of_the_formula(
     # Each pass in training mode moved the statistics once; the attack did not.
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(network.state_dict()[name], value, rtol=1e-9, atol=1e-9)
-    passes = 1 if isinstance(objective, MadryPGD) else 2
+    passes = 1 if isinstance(objective, MadryPGD | NoiseTraining) else 2
     assert int(network.state_dict()["features.norm1_1.num_batches_tracked"]) == passes
 
 
@@ -282,7 +286,23 @@ def test_making_inputs_leaves_no_trace(
         assert parameter.requires_grad, name
 
 
-@pytest.mark.parametrize("objective", [MadryPGD(), Trades()], ids=lambda o: o.name)
+def test_what_was_trained_for_noise_answers_with_the_mean_over_noisy_copies(
+    network: VGG16, batch: tuple[Tensor, Tensor]
+) -> None:
+    x, _ = batch
+    network.eval()
+    found = NoiseTraining(0.2, draws=3).answering(network, seeded())(x).exp()
+    draws, chances = seeded(), torch.zeros(6, 4, dtype=x.dtype)
+    for _ in range(3):
+        noise = torch.randn(x.shape, generator=draws, dtype=x.dtype)
+        chances += network(x + 0.2 * noise).softmax(1) / 3
+    torch.testing.assert_close(found, chances, rtol=1e-9, atol=1e-9)
+    assert Vanilla(0.1).answering(network, seeded()) is network
+
+
+@pytest.mark.parametrize(
+    "objective", [MadryPGD(), Trades(), NoiseTraining(0.1)], ids=lambda o: o.name
+)
 def test_random_starts_come_from_the_generator(
     objective: Objective, network: VGG16, batch: tuple[Tensor, Tensor]
 ) -> None:
@@ -304,6 +324,7 @@ def test_names_are_those_of_the_records() -> None:
         *(f"adversarial-similarity-0.0{e}" for e in ("03", "06", "09", "12", "15")),
     ]
     assert (MadryPGD().name, Trades().name) == ("pgd-at", "trades")
+    assert NoiseTraining(0.05).name == "smoothed-0.05"
 
 
 UNIT = "expected a number in (0, 1], on the [0, 1] scale."
@@ -324,6 +345,8 @@ UNIT = "expected a number in (0, 1], on the [0, 1] scale."
             "labels is 'mine', expected one of predicted, true.",
         ),
         (lambda: MadryPGD(step=-0.1), f"step is -0.1, {UNIT}"),
+        (lambda: NoiseTraining(0.0), f"standard_deviation is 0.0, {UNIT}"),
+        (lambda: NoiseTraining(0.1, draws=0), "draws is 0, expected a whole number of at least 1."),
         (lambda: MadryPGD(radius=0.0), f"radius is 0.0, {UNIT}"),
         (lambda: MadryPGD(steps=0), "steps is 0, expected a whole number of at least 1."),
         (

@@ -35,11 +35,11 @@ def write(folder: Path, text: str) -> Path:
 def test_shipped_recipes_parse_and_tell_their_story(path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.name == path.stem
-    of_another_task = ("fsdd_digits_loso", "ravdess_gender", "ravdess_speaker")
+    without_ssad = ("fsdd_digits_loso", "ravdess_gender", "ravdess_noise", "ravdess_speaker")
     if isinstance(recipe, EncoderRecipe):
         assert "vaccinated-15" in recipe.rivals
     else:
-        assert ("ssad-plus" if path.stem in of_another_task else "ssad") in recipe.purifiers
+        assert ("ssad-plus" if path.stem in without_ssad else "ssad") in recipe.purifiers
     head = path.read_text(encoding="utf-8")
     for line in ("# Command:", "# Hardware:", "# Time:", "# Expected:"):
         assert line in head
@@ -248,8 +248,8 @@ MALFORMED = {
         "scale is 'zscore', expected one of window, z-score. Did you mean 'z-score'?"
     ),
     HEAD + "adversarial: {objectives: [vanila]}": (
-        "adversarial.objectives is 'vanila', expected one of pgd-at, similarity, trades, vanilla. "
-        "Did you mean 'vanilla'?"
+        "adversarial.objectives is 'vanila', expected one of pgd-at, similarity, smoothed, "
+        "trades, vanilla. Did you mean 'vanilla'?"
     ),
     HEAD + "adversarial: {epsilons: []}": "adversarial.epsilons is [], expected at least one size.",
     HEAD + "resources: {train: {gpus: 1.5}}": (
