@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from random import Random
+from typing import Any
 
 from messages import LIMIT, TOKEN, Builder, Draw, Message, Sounds, request
 from mutants import mutant
@@ -132,37 +133,53 @@ def stream(sounds: Sounds, draw: Draw) -> Message:
 
 
 def tensor(sounds: Sounds, draw: Draw) -> Message:
-    """Send samples as KServe does, or numbers, shapes and rates that are none."""
-    count = draw.choice((0, 1, 700, 1_600, 1_600, 1_600))
-    data: object = draw.choice(
-        (
-            [round(draw.uniform(-1, 1), 4) for _ in range(count)],
-            [draw.choice((1e39, -1e308, float("nan"), float("inf"), 0, 10**400))] * count,
-            [[0.5, -0.5]] * (count // 64),
-            draw.choice(("text", None, {}, [None], ["1"], [[1], [1, 2]], [True], [[[]]])),
-            ["1"] * count * 10 + ["1" * 90_000],
-        )
-    )
-    size = draw.choice(([count],) * 4 + ([1, count], [2, count // 2], [count, 1], [-1], [2**70]))
-    shape: object = draw.choice((size,) * 5 + ([], "1600", [1.0, count], [None], [0, 0], 7))
-    rate = draw.choice((16_000,) * 5 + (0, -1, 10**30, 8_000.0, "16000", None, True))
-    one = {
-        "name": draw.choice(("x", "../../etc/passwd", "", 1)),
-        "datatype": draw.choice(("FP32",) * 9 + ("FP64", "BYTES", None)),
-        "shape": shape,
-        "data": data,
-        "parameters": draw.choice(({"sample_rate": rate},) * 9 + ([], None, {})),
+    """Send samples as KServe does: a third without a fault, the others with one or two."""
+    count = draw.choice((800, 1_600, 3_200))
+    one: dict[str, object] = {
+        "name": "x",
+        "datatype": "FP32",
+        "shape": draw.choice(([count], [1, count], [count // 8, 8])),
+        "data": [round(draw.uniform(-1, 1), 4) for _ in range(count)],
+        "parameters": {"sample_rate": draw.choice((16_000, 16_000, 8_000, 44_100))},
     }
-    whole = {
-        "id": draw.choice(("a",) * 5 + ("../../etc/passwd", "\r\nX: y", 1, None, "é" * 99)),
-        "inputs": draw.choice(([one],) * 9 + ([one, one], [], one, [[]])),
-    }
+    whole: dict[str, object] = {"id": "a", "inputs": [one]}
+    path, cut = draw.choice((b"purify", b"classify")), None
+    for fault in draw.sample(sorted(TENSOR_FAULTS), draw.choice((0, 1, 2))):
+        value = draw.choice(TENSOR_FAULTS[fault])
+        if fault == "path":
+            path = value
+        elif fault == "text":
+            cut = value
+        elif fault == "rate":
+            one["parameters"] = {"sample_rate": value}
+        elif fault == "inputs":
+            whole["inputs"] = [one] * value if isinstance(value, int) else value
+        else:
+            (whole if fault == "id" else one)[fault] = value
     text = json.dumps(whole)
-    body = draw.choice((text,) * 9 + (text[: len(text) // 2], "[" * 100_000, '{"a":' * 30_000, ""))
-    path = draw.choice((b"purify",) * 4 + (b"classify",) * 4 + (b"..%2fpurify", b"other"))
-    sent = body.encode()[:LIMIT]
+    body = text if cut is None else cut or text[: len(text) // 2]
     to, headers = b"/v2/models/" + path + b"/infer", (b"Content-Type: application/json",)
-    return Message("tensor", request(to, sent, headers=headers))
+    return Message("tensor", request(to, body.encode()[:LIMIT], headers=headers))
+
+
+TENSOR_FAULTS: dict[str, tuple[Any, ...]] = {
+    "name": ("../../etc/passwd", "", 1),
+    "datatype": ("FP64", "BYTES", None),
+    "shape": ([-1], [2**70], [], "1600", [1.0, 1_600], [None], [0, 0], 7, [3, 5], [1, 1, 1_600]),
+    "data": (
+        *([value] * 1_600 for value in (1e39, -1e308, float("nan"), float("inf"), 10**400, 0)),
+        *("text", None, {}, [None], ["1"], [[1], [1, 2]], [True], [[[]]], []),
+        [[0.5, -0.5]] * 800,
+        ["1"] * 16_000 + ["1" * 90_000],
+    ),
+    "parameters": ([], None, {}),
+    "rate": (0, -1, 10**30, 8_000.0, "16000", None, True),
+    "id": ("../../etc/passwd", "\r\nX: y", 1, None, "é" * 99),
+    "inputs": (0, 2, [[]], {}, None),
+    "text": ("", "[" * 100_000, '{"a":' * 30_000, "{"),
+    "path": (b"..%2fpurify", b"other"),
+}
+"""What may be wrong about a tensor; an empty text stands for half of the right one."""
 
 
 BODIES: dict[str, tuple[Builder, ...]] = {
