@@ -77,6 +77,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "PsychoacousticMask": {"sample_rate": 16_000},
     "Selection": {"corpus": "synthetic"},
     "Noise": {"snr_db": 15.0},
+    "NoiseTraining": {"standard_deviation": 0.1},
     "NoisyCopy": {
         "lowest_snr_db": 5.0,
         "highest_snr_db": 40.0,

@@ -26,7 +26,7 @@ purifiers:
   ssad: {{epochs: 2, batch_size: 4, warmup_steps: 2, ssa: {{steps: 1}}}}
   ssad-residual: {{epochs: 2, batch_size: 4, warmup_steps: 2, ssa: {{steps: 1}}}}
 adversarial:
-  objectives: [similarity, trades]
+  objectives: [similarity, trades, smoothed]
   epsilons: [0.02]
   training: {{iterations: 8, plain_iterations: 4, batch_size: 4}}
   trades: {{steps: 2}}
