@@ -42,6 +42,7 @@ from servax.evaluation.trial import repeats
 from servax.features import Dataset, FrontEnd, FrontEndSettings, Scaling
 from servax.kinds import Precision
 from servax.models import WaveformClassifier, classes_of
+from servax.perturbation import into_16_bit
 from servax.training import Compute, generator
 
 FEW = 8
@@ -293,7 +294,8 @@ class AttackEngine:
             if apart and self.reseeds:
                 # Not the draws that it is scored with, nor where the last batch left off.
                 _start(source, self.identity.seed, "source", threat.name, threat.knowledge, number)
-            for strength, attacked in threat.moved(counting, x, y, generator=starts, mask=mask):
+            for strength, made in threat.moved(counting, x, y, generator=starts, mask=mask):
+                attacked = as_heard(made, heard.space)
                 for system in systems:
                     key = strength, system.name
                     if key in found:
@@ -438,6 +440,11 @@ def as_adaptive(frame: pd.DataFrame, threat: Threat) -> pd.DataFrame:
     """Return the bare model's records of an oblivious attack as those of one by who knows it."""
     bare = (frame["defence"] == UNDEFENDED) & frame["strength"].isin(threat.strengths)
     return frame[bare].assign(knowledge="adaptive")
+
+
+def as_heard(attacked: Tensor, space: str) -> Tensor:
+    """Return attacked inputs (B, ...) as systems get them: sound as a file of 16 bits holds it."""
+    return into_16_bit(attacked) if space == "waveform" else attacked
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from servax.attacks import APGD, NES, PGD, RandomNoise, Square, logits_of
 from servax.corpora import Corpus
 from servax.defences import Bpda, Defended, ExpectationOverDraws
-from servax.evaluation.engine import FEW, reseed
+from servax.evaluation.engine import FEW, as_heard, reseed
 from servax.evaluation.records import UNDEFENDED, WORST_CASE
 from servax.evaluation.statistics import SpeakerDraws, interval_of
 from servax.evaluation.systems import System
@@ -194,7 +194,7 @@ def attacked(
         y = torch.zeros(1, dtype=torch.int64)
         for strength, moved in threat.moved(near, x[None], y, generator=draws):
             if strength in found:
-                found[strength].append(moved.detach())
+                found[strength].append(as_heard(moved.detach(), source.inputs))
         tick()
     purpose = (threat.name, threat.knowledge)
     told: dict[str, Any] = {"seed": heard.seed, "names": heard.utterances}

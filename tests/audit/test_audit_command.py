@@ -64,7 +64,11 @@ def test_a_smoke_audit_on_sound_hears_few_unless_told(
     assert f"\n{count} utterances, 1 systems" in "\n" + capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "budget", ["--snr 85,80", "--norm linf --radius 1e-6", "--norm l2 --radius 1e-5"]
+)
 def test_a_budget_that_16_bits_take_back_does_not_pass(
+    budget: str,
     command: list[str],
     own: str,
     voices: Path,
@@ -73,7 +77,7 @@ def test_a_budget_that_16_bits_take_back_does_not_pass(
 ) -> None:
     command[1] = f"{own}:Sound"
     at = command.index("--radius")
-    command[at : at + 2] = ["--snr", "85,80"]
+    command[at : at + 2] = budget.split()
     for file in voices.parent.glob("*.wav"):  # far quieter than a ratio of 80 dB to one step
         sound, rate = soundfile.read(file)
         soundfile.write(tmp_path / file.name, sound / 100, rate)

@@ -251,7 +251,10 @@ def test_a_defence_without_gradients_is_attacked_by_bpda(place: Path) -> None:
     assert "No exact white-box attack was possible on Steps, since its gradient is zero" in report
 
 
-def test_an_audit_that_attacked_nobody_says_so(place: Path, voices: Path) -> None:
+@pytest.mark.parametrize(
+    "budget", ["--snr 85,80", "--norm linf --radius 1e-6", "--norm l2 --radius 1e-5"]
+)
+def test_an_audit_that_attacked_nobody_says_so(place: Path, voices: Path, budget: str) -> None:
     given = ["audit", "space_model:Space", "--groups", "3", "--tier", "smoke", "--out", "out"]
     given += ["--corpus", "values.csv", "--utterances", "2"]
     text = Path("values.csv").read_text(encoding="utf-8")
@@ -259,7 +262,7 @@ def test_an_audit_that_attacked_nobody_says_so(place: Path, voices: Path) -> Non
         sound, rate = soundfile.read(file)
         soundfile.write(place / file.name, sound / 100, rate)
     Path("values.csv").write_text(text.replace(f"{voices.parent}/", ""), encoding="utf-8")
-    assert main([*given, "--snr", "85,80"]) == 4
+    assert main([*given, *budget.split()]) == 4
     told = json.loads(Path("out/report/audit.json").read_text(encoding="utf-8"))
     severities = {each["check"]: each["severity"] for each in told["findings"]}
     assert severities == {"white-box": "passed", "attacks-move": "error"}
