@@ -192,6 +192,11 @@ class AdversarialTrainer(ClassifierTrainer[AdversarialTraining]):
         self._done = iteration + 1
         return team.means({"loss": loss}, share)
 
+    def _answering(self, epoch: int) -> nn.Module:
+        if self.objective is None:
+            return self.network
+        return self.objective.answering(self.network, generator(self.seed, "validation", epoch))
+
     def state(self) -> dict[str, Any]:
         """Return weights, optimiser state and the number of iterations done."""
         return super().state() | {"iterations_done": self._done}

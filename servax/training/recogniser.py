@@ -113,10 +113,15 @@ class ClassifierTrainer(NetworkTrainer[Settings]):
         """Return the batch's x (B, 1, M, F) as the network is trained on it."""
         return augmented(batch.x, draws, shift=self.settings.shift, augment=self.settings.augment)
 
+    def _answering(self, epoch: int) -> nn.Module:
+        """Return what answers for the network after an epoch."""
+        del epoch
+        return self.network
+
     def validate(self, epoch: int) -> Terms:
         """Return loss and UAR on the validation speakers."""
-        del epoch
-        logits, y = predict(self.network, self._validation, 64, compute=self.compute)
+        model = self._answering(epoch)
+        logits, y = predict(model, self._validation, 64, compute=self.compute)
         loss = nn.functional.cross_entropy(logits, y)
         hits = classes_of(logits) == y
         recalls = [float(hits[y == c].float().mean()) for c in y.unique()]  # type: ignore[no-untyped-call]

@@ -19,6 +19,7 @@ from servax.defences import (
     AdversarialTrainer,
     AdversarialTraining,
     MadryPGD,
+    NoiseTraining,
     Objective,
     Similarity,
     Trades,
@@ -62,6 +63,7 @@ OBJECTIVES: list[Objective] = [
     Similarity(0.02),
     MadryPGD(step=0.01, radius=0.02, steps=2),
     Trades(step=0.01, radius=0.02, steps=2),
+    NoiseTraining(0.1, draws=2),
 ]
 each = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o.name)
 
@@ -269,6 +271,19 @@ def test_more_accuracy_is_left_under_an_attack(make_dataset: Build, tmp_path: Pa
         trained.load_state(start.state())
         run(trained, tmp_path / objective.name)
         assert min(accuracies(trained)) > 0.9, objective.name
+
+
+def test_what_is_trained_for_noise_is_validated_through_it(pair: Pair) -> None:
+    trainer = trainer_of(pair, NoiseTraining(0.3, draws=3))
+    found = trainer.validate(2)["validation/loss"]
+    network, batch = trainer.network.eval(), pair[1].batch(np.arange(8))
+    draws, chances = generator(3, "validation", 2), torch.zeros(8, 4)
+    with torch.no_grad():
+        for _ in range(3):
+            noise = torch.randn(batch.x.shape, generator=draws)
+            chances += network(batch.x + 0.3 * noise).softmax(1) / 3
+    right = chances[torch.arange(8), batch.y]
+    assert found == pytest.approx(float(-right.log().mean()), rel=1e-5)
 
 
 def test_one_state_serves_several_objectives(pair: Pair) -> None:
