@@ -108,7 +108,10 @@ class L2:
     def project(self, change: Tensor) -> Tensor:
         """Return changes outside the ball scaled back to its surface."""
         norm = self.norm(change).clamp(min=torch.finfo(change.dtype).tiny)
-        return change * per_utterance((self.radius / norm).clamp(max=1.0), change)
+        # A number over a tensor is taken for the number times a reciprocal: rounded twice, it may be
+        # 1 where the norm is one step too long, which would then stay.
+        share = torch.full_like(norm, self.radius) / norm
+        return change * per_utterance(share.clamp(max=1.0), change)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """Return the gradient divided by its norm; a zero gradient stays zero."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from servax.perturbation import Linf, Masked, into_ball
+from servax.perturbation import L2, Linf, Masked, into_ball
 
 RADII = (0.02, 0.003, 0.5, 1 / 3, 1e-9, 0.1 * 3, 2.0**-7, 0.0)
 
@@ -39,6 +39,15 @@ def test_a_masked_ball_says_when_forbidden_elements_change():
     found = into_ball(x, x + 0.5, Masked(Linf(0.02), mask))
     assert torch.equal(found[..., 20:], x[..., 20:])
     assert ((found.double() - x.double()).abs() <= 0.02).all()
+
+
+def test_a_norm_that_is_one_step_too_long_is_brought_back():
+    draws = torch.Generator().manual_seed(0)
+    for _ in range(300):
+        moved = torch.randn(1, 12, generator=draws, dtype=torch.float64)
+        x, length = torch.zeros_like(moved), L2(1.0).norm(moved)
+        radius = float(torch.nextafter(length, torch.zeros_like(length)))
+        assert float(L2(1.0).norm(into_ball(x, moved, L2(radius)))) <= radius
 
 
 def test_one_input_stands_for_many_changes_of_it():
