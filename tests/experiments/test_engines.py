@@ -77,7 +77,9 @@ class Notes(Watcher):
 def small_file(recipe_file: Path) -> Path:
     """Write a recipe of one fold, one purifier and one adversarial model."""
     text = recipe_file.read_text(encoding="utf-8").replace("held_out: [1, 3]", "held_out: [3]")
-    text = re.sub(r"\n  ssad-residual: .*", "", text).replace("[similarity, trades]", "[trades]")
+    text = re.sub(r"\n  ssad-residual: .*", "", text).replace(
+        "[similarity, trades, smoothed]", "[trades]"
+    )
     path = recipe_file.with_name("small.yaml")
     path.write_text(text, encoding="utf-8")
     return path

@@ -36,6 +36,7 @@ NETWORKS = (
     "ssad-residual",
     "adversarial-similarity-0.02",
     "trades",
+    "smoothed-0.1",
 )
 DEFENCES = (
     "gaussian-noise",
@@ -43,6 +44,7 @@ DEFENCES = (
     "quantise-4",
     "adversarial-similarity-0.02",
     "trades",
+    "smoothed-0.1",
     "ssad",
     "ssad-residual",
 )
@@ -100,7 +102,7 @@ def test_a_run_leaves_records_and_report(whole: tuple[Path, Finished, Notes]) ->
     folder, finished, _ = whole
     frame = finished.records.frame
     # 16 + 8 test utterances under 8 defences: clean, FGSM and PGD, and both by who knows.
-    assert len(frame) == (16 + 8) * 8 * (1 + 2 + 2 + 2 + 1)
+    assert len(frame) == (16 + 8) * 9 * (1 + 2 + 2 + 2 + 1)
     assert sorted(frame["fold"].unique()) == [1, 3]
     assert set(frame["target"]) == {"vgg16-w2"}
     assert set(frame["defence"]) == {"undefended", *DEFENCES}
