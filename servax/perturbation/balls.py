@@ -108,8 +108,8 @@ class L2:
     def project(self, change: Tensor) -> Tensor:
         """Return changes outside the ball scaled back to its surface."""
         norm = self.norm(change).clamp(min=torch.finfo(change.dtype).tiny)
-        # A number over a tensor is taken for the number times a reciprocal: rounded twice, it may be
-        # 1 where the norm is one step too long, which would then stay.
+        # torch takes a number over a tensor for the number times a reciprocal: rounded twice, it
+        # may be 1 where the norm is one step too long, which would then stay.
         share = torch.full_like(norm, self.radius) / norm
         return change * per_utterance(share.clamp(max=1.0), change)
 
